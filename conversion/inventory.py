@@ -1,0 +1,260 @@
+"""What is there, what is missing, what is unknown: the source tree, before any voxel is read."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from lundprobe_zarr.errors import SourceNotFoundError, UsageError
+from lundprobe_zarr.vocabulary.files import SourceFile, expected_files
+from lundprobe_zarr.vocabulary.names import PARTS, STRUCTURES, is_patient_id
+
+from .sidefiles import Geometry, SideFiles, read_side_files, side_file_names
+
+_PART_FOLDERS = {"base": "basePart", "extended": "extendedPart"}
+#: The archive may unpack to lund-probe/ or lund-probe/lund-probe/.
+_NESTING = 2
+#: Folders below a patient: MR_StorT2/nnUNetOutput/folds is the deepest.
+_DEPTH = 4
+#: A patient's folders cannot be placed without their image.
+_REQUIRED = ("MR_StorT2/image.nii.gz", "sCT/image.nii.gz")
+
+
+@dataclass(frozen=True)
+class SourceEntry:
+    """One convertible file: path below the patient, what it fills, where it is, size and time."""
+
+    path: str
+    record: SourceFile
+    file: Path
+    bytes: int
+    mtime_ns: int
+
+
+@dataclass(frozen=True)
+class PatientSource:
+    """One patient of the source tree.
+
+    `folder` is relative to the source root. `absent` are expected files that are not there and
+    not listed as missing. `problem` is why the patient cannot be converted at all, if so.
+    """
+
+    patient_id: str
+    part: str
+    folder: str
+    entries: tuple[SourceEntry, ...]
+    absent: tuple[str, ...]
+    unknown: tuple[str, ...]
+    findings: tuple[str, ...]
+    geometry: Geometry | None
+    multi_component: tuple[str, ...]
+    problem: str | None = None
+
+    @property
+    def bytes(self) -> int:
+        """Size of the convertible files."""
+        return sum(e.bytes for e in self.entries)
+
+
+@dataclass(frozen=True)
+class Inventory:
+    """A source tree: its patients in order, folders that are none, and side-file findings."""
+
+    root: Path
+    patients: tuple[PatientSource, ...]
+    skipped: tuple[str, ...]
+    findings: tuple[str, ...]
+
+    @property
+    def bytes(self) -> int:
+        """Size of all convertible files."""
+        return sum(p.bytes for p in self.patients)
+
+
+def find_root(source: Path) -> Path:
+    """Folder that holds `basePart` or `extendedPart`: `source`, or up to two folders below.
+
+    Raises `SourceNotFoundError` if there is none, `UsageError` if there are several.
+    """
+    if not source.is_dir():
+        raise SourceNotFoundError(f"{source}: no such folder; expected the LUND-PROBE source tree")
+    level = [source]
+    for _ in range(_NESTING + 1):
+        found = [f for f in level if any((f / p).is_dir() for p in _PART_FOLDERS.values())]
+        if len(found) > 1:
+            raise UsageError(f"{source}: holds several source trees, {_names(found)}; name one")
+        if found:
+            return found[0].resolve()
+        level = [c for f in level for c in sorted(f.iterdir()) if c.is_dir()]
+    hint = f"; did you mean {source.parent}?" if source.name in _PART_FOLDERS.values() else ""
+    raise SourceNotFoundError(
+        f"{source}: neither basePart/ nor extendedPart/ in it or up to {_NESTING} folders below; "
+        f"expected the unpacked LUND-PROBE archive{hint}"
+    )
+
+
+def _names(paths: Sequence[Path]) -> str:
+    return ", ".join(str(p) for p in paths)
+
+
+def take_inventory(source: Path, follow_links: bool = False) -> Inventory:
+    """Everything below `source` that concerns a conversion; reads names, sizes and side files."""
+    root = find_root(source)
+    patients: list[PatientSource] = []
+    skipped, findings = _strangers(root), []
+    for part in PARTS:
+        folder = root / _PART_FOLDERS[part]
+        if not folder.is_dir():
+            continue
+        side = read_side_files(root, part)
+        findings += side.findings
+        for child in sorted(folder.iterdir()):
+            if is_patient_id(child.name) and (child.is_dir() or child.is_symlink()):
+                patients.append(_patient(root, child, part, side, follow_links))
+            else:
+                skipped.append(f"{folder.name}/{child.name}: its name is no patient id")
+        findings += _listed_strangers(part, side, [p.patient_id for p in patients])
+    return Inventory(root, _refuse_twins(patients), tuple(skipped), tuple(findings))
+
+
+def _strangers(root: Path) -> list[str]:
+    known = {*_PART_FOLDERS.values(), *side_file_names()}
+    return [
+        f"{child.name}: folder is no part"
+        for child in sorted(root.iterdir())
+        if child.is_dir() and child.name not in known
+    ]
+
+
+def _listed_strangers(part: str, side: SideFiles, patients: Sequence[str]) -> Iterator[str]:
+    there = set(patients)
+    for name, listed in (
+        ("patGeometryInformation", side.geometry),
+        ("missingStructures", side.missing or {}),
+        ("StructuresMoreThan1ConComp", side.multi_component),
+    ):
+        for patient in listed:
+            if patient not in there:
+                yield f"{name}_{part}Part: names {patient!r}, which is not in the part"
+
+
+def _refuse_twins(patients: Sequence[PatientSource]) -> tuple[PatientSource, ...]:
+    parts: dict[str, set[str]] = {}
+    for patient in patients:
+        parts.setdefault(patient.patient_id, set()).add(patient.part)
+    problem = "its id is in both basePart and extendedPart; expected one; remove or rename one"
+    return tuple(
+        replace(p, problem=problem) if len(parts[p.patient_id]) > 1 else p for p in patients
+    )
+
+
+def _patient(
+    root: Path, folder: Path, part: str, side: SideFiles, follow_links: bool
+) -> PatientSource:
+    expected = expected_files(part)
+    entries, unknown, problem = [], [], None
+    for path, file in _files(folder):
+        place = f"{folder.relative_to(root)}/{path}"
+        if path not in expected:
+            unknown.append(path)
+            continue
+        problem = problem or _link_problem(root, file, place, follow_links)
+        if problem is None:
+            status = file.stat()
+            entry = SourceEntry(path, expected[path], file, status.st_size, status.st_mtime_ns)
+            entries.append(entry)
+    there = {e.path for e in entries}
+    patient_id = folder.name
+    listed = None if side.missing is None else side.missing.get(patient_id, ())
+    order = {path: n for n, path in enumerate(expected)}
+    return PatientSource(
+        patient_id=patient_id,
+        part=part,
+        folder=folder.relative_to(root).as_posix(),
+        entries=tuple(sorted(entries, key=lambda e: order[e.path])),
+        absent=tuple(p for p in expected if p not in there),
+        unknown=tuple(unknown),
+        findings=tuple(_findings(expected, there, unknown, listed)),
+        geometry=side.geometry.get(patient_id),
+        multi_component=tuple(
+            s for s in STRUCTURES if s in side.multi_component.get(patient_id, ())
+        ),
+        problem=problem or _required_problem(folder.relative_to(root), there),
+    )
+
+
+def _files(folder: Path, depth: int = _DEPTH, prefix: str = "") -> Iterator[tuple[str, Path]]:
+    """Paths below a patient's folder, in order; link loops end at the known depth."""
+    if not folder.is_dir():
+        return
+    for entry in sorted(os.scandir(folder), key=lambda e: e.name):
+        path = f"{prefix}{entry.name}"
+        if entry.is_dir() and depth > 1 and not path.endswith(".nii.gz"):
+            yield from _files(Path(entry.path), depth - 1, f"{path}/")
+        else:
+            yield path, Path(entry.path)
+
+
+def _link_problem(root: Path, file: Path, place: str, follow_links: bool) -> str | None:
+    if not file.exists():
+        return f"{place}: a dangling link to {file.readlink()}; expected a file; restore it"
+    if not file.is_file():
+        return f"{place}: not a file; expected a readable file"
+    if follow_links or file.resolve().is_relative_to(root):
+        return None
+    return (
+        f"{place}: leads outside the source tree, to {file.resolve()}; expected a file within "
+        f"{root}; allow it with --follow-links"
+    )
+
+
+def _required_problem(folder: Path, there: set[str]) -> str | None:
+    for path in _REQUIRED:
+        if path not in there:
+            return (
+                f"{folder.as_posix()}: no {path}; expected it, since it fixes the grid of its "
+                "folder; fetch the patient again"
+            )
+    return None
+
+
+def _findings(
+    expected: dict[str, SourceFile],
+    there: set[str],
+    unknown: Sequence[str],
+    listed: Sequence[str] | None,
+) -> Iterator[str]:
+    for path, record in expected.items():
+        structure = record.labels.get("structure") if record.group.endswith("clinical") else None
+        is_listed = listed is not None and structure in listed
+        if path not in there and not is_listed:
+            yield f"absent: {path}" + (" (not listed as missing)" if structure else "")
+        if path in there and is_listed:
+            yield f"present although listed as missing: {path}"
+    yield from (f"unknown file left out: {path}" for path in unknown)
+
+
+def select(
+    inventory: Inventory, patients: Sequence[str] = (), part: tuple[int, int] | None = None
+) -> Inventory:
+    """Narrow an inventory to some patients, or to share i of N (1-based) for job arrays.
+
+    Raises `UsageError` for a patient that is not there or a share that cannot be.
+    """
+    chosen = inventory.patients
+    if patients:
+        absent = sorted(set(patients) - {p.patient_id for p in chosen})
+        if absent:
+            raise UsageError(
+                f"no patient {', '.join(absent)} in {inventory.root}; it holds {len(chosen)}, "
+                f"such as {', '.join(p.patient_id for p in chosen[:3]) or 'none'}"
+            )
+        chosen = tuple(p for p in chosen if p.patient_id in patients)
+    if part is not None:
+        share, shares = part
+        if not 1 <= share <= shares:
+            raise UsageError(f"part {share}/{shares}; expected i/N with 1 <= i <= N, e.g. 3/16")
+        chosen = chosen[share - 1 :: shares]
+    return replace(inventory, patients=chosen)

@@ -1,0 +1,344 @@
+"""Read one gzipped NIfTI whole: header, voxels and hashes in a single pass, in bounded memory.
+
+A NIfTI file holds its voxels with i fastest, so its bytes *are* a C-ordered (k, j, i) array:
+the (z, y, x) of a store, nothing transposed in memory, nothing flipped.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import struct
+from dataclasses import dataclass, replace
+from math import prod
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+import numpy.typing as npt
+from isal import igzip, igzip_lib
+from nibabel.nifti1 import Nifti1Header
+from nibabel.nifti2 import Nifti2Header
+from nibabel.spatialimages import HeaderDataError
+
+from lundprobe_zarr.errors import SourceError, SourceNotFoundError
+from lundprobe_zarr.vocabulary.geometry import SAME_GRID_MM, FloatArray, largest_shift
+
+#: DEFLATE cannot shrink by more than this (zlib's technical details): a bound on what a file
+#: may claim to hold, checked before a byte is allocated for it.
+_DEFLATE_MAX_RATIO = 1032
+#: Room for header extensions, and for bytes behind the last voxel; they are kept as attributes.
+_MAX_SIDE_BYTES = 1 << 20
+_PIECE = 1 << 21
+_HEADERS = {348: Nifti1Header, 540: Nifti2Header}
+
+
+@dataclass(frozen=True)
+class NiftiFile:
+    """A NIfTI file, read whole and checked.
+
+    `raw` holds the file's own numbers, (z, y, x), native byte order; the physical value is
+    `slope * raw + inter`. `affine` is (4, 4), voxel (i, j, k) -> mm, RAS. `header`, `extensions`
+    and `trailer` are the bytes before, between and behind the voxels; `dtype` is the type in the
+    file, with its byte order. `oddities` are things worth a finding that were read correctly.
+    """
+
+    raw: npt.NDArray[Any]
+    slope: float
+    inter: float
+    affine: FloatArray
+    header: bytes
+    extensions: bytes
+    trailer: bytes
+    dtype: np.dtype[Any]
+    description: str
+    bytes: int
+    sha256: str
+    nifti_sha256: str
+    oddities: tuple[str, ...]
+
+    @property
+    def is_scaled(self) -> bool:
+        """Whether physical values differ from the raw numbers."""
+        return (self.slope, self.inter) != (1.0, 0.0)
+
+
+@dataclass(frozen=True)
+class _Layout:
+    """What a header says of its file: (i, j, k) shape, type, offset of the voxels, scaling."""
+
+    shape: tuple[int, int, int]
+    dtype: np.dtype[Any]
+    offset: int
+    slope: float
+    inter: float
+    affine: FloatArray
+    description: str
+    oddities: tuple[str, ...]
+
+    @property
+    def voxel_bytes(self) -> int:
+        return prod(self.shape) * self.dtype.itemsize
+
+
+class _HashingFile(io.RawIOBase):
+    """A file that hashes and counts what is read from it."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file = file
+        self.sha256 = hashlib.sha256()
+        self.count = 0
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        data = self._file.read(len(buffer))
+        buffer[: len(data)] = data
+        self.sha256.update(data)
+        self.count += len(data)
+        return len(data)
+
+
+class _Uncompressed:
+    """The uncompressed bytes of a `.nii.gz`, hashed as they are read."""
+
+    def __init__(self, compressed: Any, where: str) -> None:
+        self._gzip = igzip.IGzipFile(fileobj=compressed, mode="rb")
+        self._where = where
+        self.sha256 = hashlib.sha256()
+
+    def fill(self, buffer: memoryview) -> int:
+        """Fill `buffer` as far as there are bytes; returns how many there were."""
+        done = 0
+        while done < len(buffer):
+            piece = buffer[done : done + _PIECE]
+            count = self._readinto(piece)
+            if not count:
+                break
+            self.sha256.update(piece[:count])
+            done += count
+        return done
+
+    def read(self, size: int) -> bytes:
+        buffer = bytearray(size)
+        count = self.fill(memoryview(buffer))
+        return bytes(buffer[:count])
+
+    def _readinto(self, piece: memoryview) -> int:
+        try:
+            return int(self._gzip.readinto(piece))
+        except EOFError as error:
+            raise SourceError(
+                f"{self._where}: the gzip stream ends too early (truncated file); "
+                "expected it whole; fetch the file again"
+            ) from error
+        except (igzip.BadGzipFile, igzip_lib.IsalError) as error:
+            raise SourceError(
+                f"{self._where}: not a sound gzip stream ({error}); expected .nii.gz; "
+                "fetch the file again"
+            ) from error
+
+
+def read_nifti(path: Path, where: str) -> NiftiFile:
+    """Read the `.nii.gz` at `path`; `where` is its name in errors.
+
+    Single pass: gzip (all members, trailers checked), header, voxels, SHA-256 of the file and of
+    its uncompressed bytes. Memory is bounded by what the file really holds. Raises `SourceError`
+    for anything that is not one whole 3-D NIfTI volume of real numbers.
+    """
+    try:
+        with path.open("rb") as file:
+            return _read(file, path.stat().st_size, where)
+    except FileNotFoundError as error:
+        raise SourceNotFoundError(
+            f"{where}: vanished or a dangling link; expected a readable file; restore it"
+        ) from error
+    except OSError as error:
+        if isinstance(error, SourceError):
+            raise
+        raise SourceError(f"{where}: cannot be read ({error.strerror or error})") from error
+
+
+def _read(file: IO[bytes], size: int, where: str) -> NiftiFile:
+    hashing = _HashingFile(file)
+    stream = _Uncompressed(io.BufferedReader(hashing, _PIECE), where)
+    header = _read_header(stream, where)
+    layout = parse_header(header, where)
+    _require_plausible(layout, size, where)
+    extensions = stream.read(layout.offset - len(header))
+    raw = _read_voxels(stream, layout, where)
+    trailer = _read_trailer(stream, where)
+    return NiftiFile(
+        raw=raw,
+        slope=layout.slope,
+        inter=layout.inter,
+        affine=layout.affine,
+        header=header,
+        extensions=extensions,
+        trailer=trailer,
+        dtype=layout.dtype,
+        description=layout.description,
+        bytes=hashing.count,
+        sha256=hashing.sha256.hexdigest(),
+        nifti_sha256=stream.sha256.hexdigest(),
+        oddities=layout.oddities,
+    )
+
+
+def _read_header(stream: _Uncompressed, where: str) -> bytes:
+    start = stream.read(4)
+    for order in "<>":
+        size = struct.unpack(f"{order}i", start)[0] if len(start) == 4 else 0
+        if size in _HEADERS:
+            header = start + stream.read(size - 4)
+            if len(header) == size:
+                return header
+    raise SourceError(
+        f"{where}: begins with bytes {start!r}, which no NIfTI header does, or ends within it; "
+        "expected NIfTI-1 or NIfTI-2; fetch the file again"
+    )
+
+
+def parse_header(header: bytes, where: str) -> _Layout:
+    """Layout that the 348 (NIfTI-1) or 540 (NIfTI-2) bytes of `header` describe.
+
+    Raises `SourceError` naming `where` and the field that cannot be.
+    """
+    kind: Any = _HEADERS[len(header)]
+    order = "<" if struct.unpack("<i", header[:4])[0] == len(header) else ">"
+    parsed = kind(header, endianness=order, check=False)
+    _require_single_file(parsed, where)
+    shape, oddities = _shape(parsed, where)
+    slope, inter = _scaling(parsed, where)
+    affine, disagreement = _affine(parsed, shape, where)
+    return _Layout(
+        shape=shape,
+        dtype=_dtype(parsed, where),
+        offset=_offset(parsed, len(header), where),
+        slope=slope,
+        inter=inter,
+        affine=affine,
+        description=bytes(parsed["descrip"].item()).split(b"\0")[0].decode("latin-1"),
+        oddities=oddities + disagreement + (("big-endian",) if order == ">" else ()),
+    )
+
+
+def _require_single_file(header: Any, where: str) -> None:
+    magic = bytes(header["magic"].item())
+    if not magic.startswith((b"n+1", b"n+2")):
+        raise SourceError(
+            f"{where}: NIfTI magic {magic!r}; expected b'n+1' or b'n+2' (header and voxels in one "
+            "file); rewrite it as a single .nii.gz"
+        )
+
+
+def _shape(header: Any, where: str) -> tuple[tuple[int, int, int], tuple[str, ...]]:
+    dim = [int(n) for n in header["dim"]]
+    sizes = dim[1 : 1 + dim[0]] if 1 <= dim[0] <= 7 else []
+    if len(sizes) < 3 or min(sizes[:3]) < 1 or any(n != 1 for n in sizes[3:]):
+        raise SourceError(
+            f"{where}: header dim {dim}; expected one volume of three dimensions, all positive"
+        )
+    odd = (f"{dim[0]}-D with one volume",) if dim[0] > 3 else ()
+    return (sizes[0], sizes[1], sizes[2]), odd
+
+
+def _dtype(header: Any, where: str) -> np.dtype[Any]:
+    code = int(header["datatype"])
+    try:
+        dtype: np.dtype[Any] = header.get_data_dtype()
+    except HeaderDataError as error:
+        raise SourceError(f"{where}: unknown NIfTI datatype code {code}") from error
+    if dtype.kind not in "iuf" or dtype.itemsize > 8:
+        raise SourceError(
+            f"{where}: NIfTI datatype {dtype} (code {code}); expected integers or floats of up to "
+            "64 bits"
+        )
+    return dtype
+
+
+def _offset(header: Any, header_size: int, where: str) -> int:
+    offset = float(header["vox_offset"])
+    if not header_size <= offset <= header_size + _MAX_SIDE_BYTES or offset != int(offset):
+        raise SourceError(
+            f"{where}: vox_offset {offset:g}; expected a whole number from {header_size} to "
+            f"{header_size + _MAX_SIDE_BYTES}"
+        )
+    return int(offset)
+
+
+def _scaling(header: Any, where: str) -> tuple[float, float]:
+    try:
+        slope, inter = header.get_slope_inter()
+    except HeaderDataError as error:
+        raise SourceError(f"{where}: scl_slope and scl_inter cannot be used ({error})") from error
+    return (1.0, 0.0) if slope is None else (float(slope), float(inter))
+
+
+def _affine(header: Any, shape: tuple[int, ...], where: str) -> tuple[FloatArray, tuple[str, ...]]:
+    """The affine nibabel chooses (sform before qform), and a finding if the two differ."""
+    sform, qform = int(header["sform_code"]) > 0, int(header["qform_code"]) > 0
+    if not (sform or qform):
+        raise SourceError(
+            f"{where}: qform_code and sform_code are both 0, so its place in the patient is "
+            "unknown; expected either above 0; write the orientation into the header"
+        )
+    try:
+        affine = np.asarray(header.get_best_affine(), dtype=np.float64)
+        other = np.asarray(header.get_qform(), dtype=np.float64) if qform else affine
+    except (HeaderDataError, ValueError, np.linalg.LinAlgError) as error:
+        raise SourceError(f"{where}: its orientation cannot be used ({error})") from error
+    if not np.isfinite(affine).all() or abs(np.linalg.det(affine[:3, :3])) < 1e-12:
+        raise SourceError(
+            f"{where}: affine {affine.tolist()}; expected finite numbers and three independent axes"
+        )
+    shift = largest_shift(affine, other, shape)
+    odd = f"sform and qform disagree by {shift:.3g} mm; the sform was used"
+    return affine, () if shift <= SAME_GRID_MM else (odd,)
+
+
+def _require_plausible(layout: _Layout, size: int, where: str) -> None:
+    claimed, most = layout.offset + layout.voxel_bytes, _DEFLATE_MAX_RATIO * size
+    if claimed > most:
+        raise SourceError(
+            f"{where}: the header claims {layout.shape} voxels of {layout.dtype}, {claimed} bytes; "
+            f"its {size} compressed bytes can hold at most {most}; the header is damaged: fetch "
+            "the file again"
+        )
+
+
+def _read_voxels(stream: _Uncompressed, layout: _Layout, where: str) -> npt.NDArray[Any]:
+    # Pages of np.empty cost memory only once written: a false claim costs what the file holds.
+    try:
+        buffer = np.empty(layout.voxel_bytes, np.uint8)
+    except MemoryError as error:
+        raise SourceError(
+            f"{where}: {layout.voxel_bytes} bytes of voxels, more than this machine's memory; "
+            "check the header, or convert on a larger machine"
+        ) from error
+    count = stream.fill(memoryview(buffer.data))
+    if count != layout.voxel_bytes:
+        raise SourceError(
+            f"{where}: {count} bytes of voxels; its header says {layout.shape} of {layout.dtype}, "
+            f"{layout.voxel_bytes} bytes; the file is truncated: fetch it again"
+        )
+    raw = buffer.view(layout.dtype).reshape(layout.shape[::-1])
+    if not layout.dtype.isnative:
+        raw = raw.byteswap(inplace=True).view(layout.dtype.newbyteorder("="))
+    return raw
+
+
+def _read_trailer(stream: _Uncompressed, where: str) -> bytes:
+    trailer = stream.read(_MAX_SIDE_BYTES + 1)
+    if len(trailer) > _MAX_SIDE_BYTES:
+        raise SourceError(
+            f"{where}: more than {_MAX_SIDE_BYTES} bytes behind the last voxel; expected none; "
+            "the header does not describe this file"
+        )
+    return trailer
+
+
+def without_voxels(file: NiftiFile) -> NiftiFile:
+    """The same file with its voxels let go, for when only header and hashes are still needed."""
+    return replace(file, raw=np.empty((0, 0, 0), file.raw.dtype))

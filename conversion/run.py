@@ -1,0 +1,285 @@
+"""Run a conversion: one dask task a patient, on a local cluster or any running scheduler."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any, Protocol
+
+from distributed import Client, LocalCluster, as_completed, get_worker
+
+from lundprobe_zarr.errors import UsageError
+from lundprobe_zarr.schema.precision import PRECISIONS, Precision
+from lundprobe_zarr.schema.tables import store_path
+from lundprobe_zarr.store.metadata import parse_store
+
+from .inventory import Inventory, PatientSource
+from .patient import PatientResult, convert_patient, remove_leftovers
+from .publish import finalise
+from .state import is_current, write_atomically
+
+#: Topic on which workers report bytes as files are stored.
+_TOPIC = "lundprobe-progress"
+#: Tasks in the scheduler's hands per worker: enough to keep it busy, few enough for any size.
+_AHEAD = 3
+
+
+class Reporter(Protocol):
+    """Hears how a conversion goes."""
+
+    def started(self, patients: int, source_bytes: int, workers: int) -> None:
+        """The work to do: patients and bytes that are not skipped."""
+
+    def advanced(self, source_bytes: int) -> None:
+        """A source file has been stored."""
+
+    def finished(self, result: PatientResult) -> None:
+        """A patient is done, one way or another."""
+
+
+class Silent:
+    """A reporter that says nothing."""
+
+    def started(self, patients: int, source_bytes: int, workers: int) -> None:
+        """Say nothing."""
+
+    def advanced(self, source_bytes: int) -> None:
+        """Say nothing."""
+
+    def finished(self, result: PatientResult) -> None:
+        """Say nothing."""
+
+
+@dataclass
+class Report:
+    """Outcome of a conversion: every patient's result, what was skipped or odd in the source."""
+
+    source: str
+    destination: str
+    precision: str
+    results: list[PatientResult] = field(default_factory=list)
+    skipped_folders: tuple[str, ...] = ()
+    findings: tuple[str, ...] = ()
+    seconds: float = 0.0
+    interrupted: bool = False
+
+    def count(self, status: str) -> int:
+        """Number of patients with that status."""
+        return sum(r.status == status for r in self.results)
+
+    @property
+    def failures(self) -> list[PatientResult]:
+        """Patients that could not be converted."""
+        return [r for r in self.results if r.status == "failed"]
+
+    def write(self, path: Path) -> None:
+        """Write the report as JSON."""
+        contents = {
+            "source": self.source,
+            "destination": self.destination,
+            "precision": self.precision,
+            "seconds": round(self.seconds, 3),
+            "interrupted": self.interrupted,
+            "counts": {s: self.count(s) for s in ("converted", "skipped", "failed")},
+            "skipped_folders": list(self.skipped_folders),
+            "findings": list(self.findings),
+            "patients": [r.to_json() for r in self.results],
+        }
+        write_atomically(path, json.dumps(contents, indent=2) + "\n")
+
+
+@dataclass(frozen=True)
+class Options:
+    """How to convert: where the work runs, what may be rounded, whether to redo what is done."""
+
+    workers: int | None = None
+    scheduler: str | None = None
+    precision: Precision = "standard"
+    overwrite: bool = False
+    publish: bool = True
+
+
+def convert(
+    inventory: Inventory,
+    destination: Path,
+    options: Options | None = None,
+    reporter: Reporter | None = None,
+) -> Report:
+    """Convert the patients of `inventory` into the dataset at `destination`.
+
+    Patients whose source has not changed are skipped; one that fails fails alone. Afterwards
+    tables, manifest and card are written of all stores there (unless `options.publish` is off,
+    as for the shares of a job array). An interrupt stops cleanly: the report says so.
+    Raises `UsageError` for options that make no sense or clash with what is there.
+    """
+    options, reporter = options or Options(), reporter or Silent()
+    _require_usable(inventory, destination, options)
+    started = time.perf_counter()
+    report = Report(
+        str(inventory.root),
+        str(destination),
+        options.precision,
+        skipped_folders=inventory.skipped,
+        findings=inventory.findings,
+    )
+    (destination / "patients").mkdir(parents=True, exist_ok=True)
+    todo = _skip_current(inventory, destination, options, report)
+    _convert_all(todo, destination, options, report, reporter)
+    report.seconds = time.perf_counter() - started
+    if options.publish and not report.interrupted and _has_stores(destination):
+        finalise(destination)
+    return report
+
+
+def _require_usable(inventory: Inventory, destination: Path, options: Options) -> None:
+    if options.precision not in PRECISIONS:
+        raise UsageError(f"precision {options.precision!r}; expected one of {PRECISIONS}")
+    if options.workers is not None and options.workers < 1:
+        raise UsageError(f"--workers {options.workers}; expected at least 1")
+    target = destination.resolve()
+    if target.is_relative_to(inventory.root) or inventory.root.is_relative_to(target):
+        raise UsageError(
+            f"destination {target} and source {inventory.root} overlap; expected separate folders"
+        )
+    if destination.exists() and not destination.is_dir():
+        raise UsageError(f"destination {destination} is a file; expected a folder or nothing")
+    if not options.overwrite:
+        _require_same_precision(destination, options.precision)
+
+
+def _require_same_precision(destination: Path, precision: Precision) -> None:
+    """One dataset, one precision: the first readable store tells which."""
+    for root in (destination / "patients").glob("[!.]*.zarr/zarr.json"):
+        there = parse_store(root.read_bytes(), str(root.parent)).attributes["precision"]
+        if there != precision:
+            raise UsageError(
+                f"{destination} was converted with precision {there}, not {precision}; choose "
+                f"--precision {there}, another destination, or convert all again with --overwrite"
+            )
+        return
+
+
+def _has_stores(destination: Path) -> bool:
+    return any((destination / "patients").glob("[!.]*.zarr"))
+
+
+def _skip_current(
+    inventory: Inventory, destination: Path, options: Options, report: Report
+) -> list[PatientSource]:
+    todo = []
+    for patient in inventory.patients:
+        remove_leftovers(destination / store_path(patient.patient_id))
+        if not options.overwrite and is_current(destination, patient, options.precision):
+            report.results.append(PatientResult(patient.patient_id, "skipped", patient.bytes))
+        else:
+            todo.append(patient)
+    return todo
+
+
+def _convert_all(
+    todo: Sequence[PatientSource],
+    destination: Path,
+    options: Options,
+    report: Report,
+    reporter: Reporter,
+) -> None:
+    if not todo:
+        reporter.started(0, 0, 0)
+        return
+    try:
+        with _client(options, len(todo)) as client:
+            workers = len(client.scheduler_info(n_workers=-1)["workers"])
+            reporter.started(len(todo), sum(p.bytes for p in todo), workers)
+            client.subscribe_topic(_TOPIC, _listener(reporter.advanced))
+            task = partial(_task, dataset=destination.resolve(), precision=options.precision)
+            for result in _results(client, task, todo):
+                report.results.append(result)
+                reporter.finished(result)
+    except KeyboardInterrupt:
+        report.interrupted = True
+    finally:
+        for patient in todo:
+            remove_leftovers(destination / store_path(patient.patient_id))
+
+
+def _listener(advanced: Callable[[int], None]) -> Callable[[Any], None]:
+    def listen(event: Any) -> None:
+        advanced(int(event[1]))
+
+    return listen
+
+
+@contextmanager
+def _client(options: Options, patients: int) -> Iterator[Client]:
+    if options.scheduler is not None:
+        try:
+            client = Client(options.scheduler, timeout="10s")
+        except (OSError, ValueError) as error:
+            raise UsageError(
+                f"--scheduler {options.scheduler}: {error}; expected the address of a running dask "
+                "scheduler, e.g. tcp://10.0.0.1:8786"
+            ) from error
+        with client:
+            yield client
+        return
+    with (
+        LocalCluster(
+            n_workers=min(options.workers or _cpus(), patients),
+            threads_per_worker=1,  # decoding and encoding hold the GIL in between
+            processes=True,
+            dashboard_address=None,
+            silence_logs=logging.ERROR,
+        ) as cluster,
+        Client(cluster) as client,
+    ):
+        yield client
+
+
+def _cpus() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _results(
+    client: Client, task: Callable[[PatientSource], PatientResult], todo: Sequence[PatientSource]
+) -> Iterator[PatientResult]:
+    """Submit patients, largest first, a bounded number ahead; yield results as they come."""
+    waiting = iter(sorted(todo, key=lambda p: -p.bytes))
+    patients: dict[Any, PatientSource] = {}
+    done = as_completed()
+
+    def submit() -> None:
+        patient = next(waiting, None)
+        if patient is not None:
+            future = client.submit(task, patient, pure=False, retries=0)
+            patients[future.key] = patient
+            done.add(future)
+
+    for _ in range(_AHEAD * max(1, len(client.scheduler_info(n_workers=-1)["workers"]))):
+        submit()
+    for future in done:
+        patient = patients.pop(future.key)
+        error = future.exception()
+        yield future.result() if error is None else _crashed(patient, error)
+        future.release()
+        submit()
+
+
+def _crashed(patient: PatientSource, error: BaseException) -> PatientResult:
+    """A task that did not return: its worker died, or the converter has a defect."""
+    reason = (
+        f"{patient.folder}: the conversion broke off ({type(error).__name__}: {error}); a worker "
+        "may have run out of memory: try fewer --workers"
+    )
+    return PatientResult(patient.patient_id, "failed", patient.bytes, error=reason)
+
+
+def _task(patient: PatientSource, dataset: Path, precision: Precision) -> PatientResult:
+    worker = get_worker()
+    return convert_patient(patient, dataset, precision, partial(worker.log_event, _TOPIC))

@@ -1,0 +1,135 @@
+"""The texts beside a dataset: its card (README.md) and its Intake catalog, from the manifest."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+
+from lundprobe_zarr.schema.layout import GROUP_TITLES
+from lundprobe_zarr.schema.manifest import Manifest
+from lundprobe_zarr.schema.tables import TABLES
+
+#: Rows and bytes of every table by part: table -> part -> (rows, bytes).
+Sizes = Mapping[str, Mapping[str, tuple[int, int]]]
+
+_NOTICE_SYNTHETIC = (
+    "> **Synthetic phantom.** Everything in this dataset was computed; no voxel comes from a "
+    "patient. It has the form of LUND-PROBE and none of its contents: never publish results on it "
+    "as results on LUND-PROBE.\n\n"
+)
+
+
+def dataset_card(manifest: Manifest, sizes: Sizes) -> str:
+    """Markdown of the dataset card, with the `configs:` that `datasets.load_dataset` reads."""
+    return f"{_front_matter(manifest, sizes)}\n{_body(manifest, sizes)}"
+
+
+def _front_matter(manifest: Manifest, sizes: Sizes) -> str:
+    lines = [
+        "---",
+        f"pretty_name: {json.dumps(manifest.name)}",
+        "license: other",
+        f"license_name: {'synthetic' if manifest.synthetic else 'controlled-access'}",
+        "task_categories:\n- image-segmentation",
+        "tags:\n- radiotherapy\n- medical\n- mri\n- prostate\n- dose",
+        "configs:",
+    ]
+    for name, parts in manifest.tables.items():
+        lines.append(f"- config_name: {name}")
+        if name == "patients":
+            lines.append("  default: true")
+        lines.append("  data_files:")
+        for part, files in parts.items():
+            lines += [f"  - split: {part}", "    path:", *(f"    - {f}" for f in files)]
+    lines.append("dataset_info:")
+    for name, by_part in sizes.items():
+        lines += [f"- config_name: {name}", "  splits:"]
+        for part, (rows, size) in by_part.items():
+            lines += [f"  - name: {part}", f"    num_examples: {rows}", f"    num_bytes: {size}"]
+    return "\n".join([*lines, "---", ""])
+
+
+def _body(manifest: Manifest, sizes: Sizes) -> str:
+    counts = ", ".join(f"{n} {part}" for part, n in manifest.patients.items())
+    tables = "\n".join(
+        f"| `{name}` | {TABLES[name].row} | {sum(rows for rows, _ in parts.values())} |"
+        for name, parts in sizes.items()
+    )
+    return f"""# {manifest.name}
+
+{_NOTICE_SYNTHETIC if manifest.synthetic else ""}\
+Patients: {counts}. Precision: `{manifest.precision}`. \
+Schema version {manifest.schema_version}, written by {manifest.converter} on {manifest.created}.
+
+**Access.** {manifest.access}
+
+**Cite.** {manifest.citation}
+
+## Tables
+
+| table | a row is | rows |
+|---|---|---|
+{tables}
+
+```python
+from datasets import load_dataset
+patients = load_dataset(".", "patients", split="{_first_part(manifest)}", streaming=True)
+```
+
+## Images
+
+`patients/<patient_id>.zarr` is one patient: Zarr v3 with consolidated metadata and labels as \
+coordinates. `z y x` are voxel centres in mm, DICOM patient frame (LPS); `affine` is the NIfTI \
+one (RAS).
+
+```python
+import xarray as xr
+patient = xr.open_datatree("patients/<patient_id>.zarr", engine="zarr", chunks={{}})
+patient["mri"].image.sel(modality="T2w")
+patient["mri/clinical"].mask.sel(structure="Rectum")  # KeyError if the patient lacks it
+```
+"""
+
+
+def _first_part(manifest: Manifest) -> str:
+    return next((part for part, n in manifest.patients.items() if n), "base")
+
+
+def dataset_catalog(manifest: Manifest, patient_id: str) -> str:
+    """Intake catalog (YAML) of a dataset, paths relative to itself; `patient_id` is the default."""
+    root = "{{ CATALOG_DIR }}"
+    lines = [
+        "metadata:",
+        "  version: 1",
+        f"  title: {json.dumps(manifest.name)}",
+        f"  access: {json.dumps(manifest.access)}",
+        "sources:",
+    ]
+    for name, parts in manifest.tables.items():
+        lines += [
+            f"  {name}:",
+            f"    description: {json.dumps('A row is ' + TABLES[name].row + '.')}",
+            "    driver: parquet",
+            "    args:",
+            "      urlpath:",
+            *(f'      - "{root}/{f}"' for files in parts.values() for f in files),
+        ]
+    lines += [
+        "  patient:",
+        "    description: One group of one patient's store, as an xarray Dataset.",
+        "    driver: zarr",
+        "    parameters:",
+        "      patient_id:",
+        "        description: patient identifier, see the patients table",
+        "        type: str",
+        f"        default: {patient_id}",
+        "      group:",
+        f"        description: one of {', '.join(GROUP_TITLES)}",
+        "        type: str",
+        "        default: mri",
+        "    args:",
+        f'      urlpath: "{root}/patients/{{{{ patient_id }}}}.zarr"',
+        '      group: "{{ group }}"',
+        "      consolidated: true",
+    ]
+    return "\n".join(lines) + "\n"

@@ -1,0 +1,91 @@
+"""The manifest `lundprobe.json`: what a dataset is, where its tables are, and who may use it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import PurePosixPath
+
+from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
+
+from lundprobe_zarr.errors import DatasetError, SchemaVersionError
+from lundprobe_zarr.schema.layout import SCHEMA_VERSION
+from lundprobe_zarr.schema.precision import Precision
+
+MANIFEST_NAME = "lundprobe.json"
+
+DOI = "10.23698/aida/lund-probe"
+DESCRIPTOR_DOI = "10.1038/s41597-025-04954-5"
+CITATION = (
+    "Rogowski et al., Sci Data 12, 611 (2025), https://doi.org/10.1038/s41597-025-04954-5; "
+    "LUND-PROBE version 1.0.0, AIDA Data Hub, https://doi.org/10.23698/aida/lund-probe"
+)
+ACCESS = (
+    "Controlled access: apply to the AIDA Data Hub (https://doi.org/10.23698/aida/lund-probe). "
+    "A conversion stays under the terms of its source; do not publish or pass it on."
+)
+ACCESS_SYNTHETIC = "Synthetic phantom, not patient data: no access terms apply."
+
+
+class Manifest(BaseModel):
+    """Contents of `lundprobe.json`.
+
+    `patients` counts patients by part; `tables` lists, for each table, the Parquet files of each
+    part that has patients, relative to the dataset.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    schema_version: int
+    name: str = "LUND-PROBE"
+    precision: Precision
+    synthetic: bool
+    doi: str = DOI
+    descriptor_doi: str = DESCRIPTOR_DOI
+    citation: str = CITATION
+    access: str
+    converter: str
+    created: str
+    patients: dict[str, int]
+    tables: dict[str, dict[str, list[str]]]
+
+    @field_validator("tables")
+    @classmethod
+    def _stay_inside(
+        cls, tables: dict[str, dict[str, list[str]]]
+    ) -> dict[str, dict[str, list[str]]]:
+        """Refuse table files outside the dataset: a manifest may come from anywhere."""
+        for file in (f for parts in tables.values() for files in parts.values() for f in files):
+            path = PurePosixPath(file)
+            if path.is_absolute() or ".." in path.parts or "\\" in file or ":" in file:
+                raise ValueError(f"table file {file!r} lies outside the dataset")
+        return tables
+
+    def dump(self) -> str:
+        """The manifest as the text of `lundprobe.json`."""
+        return json.dumps(self.model_dump(mode="json"), indent=2, ensure_ascii=False) + "\n"
+
+
+def parse_manifest(text: str | bytes, where: str) -> Manifest:
+    """Manifest of the text of a `lundprobe.json` found at `where`.
+
+    Raises `SchemaVersionError` if it is of a newer schema, `DatasetError` if it is damaged.
+    """
+    try:
+        raw = json.loads(text)
+    except ValueError as error:
+        raise DatasetError(
+            f"{where}: not readable as JSON ({error}); expected the manifest of a converted "
+            "dataset; write it anew with `lundprobe-zarr finalise`"
+        ) from error
+    version = raw.get("schema_version") if isinstance(raw, dict) else None
+    if isinstance(version, int) and version > SCHEMA_VERSION:
+        raise SchemaVersionError(
+            f"{where}: schema version {version}; this version of lundprobe-zarr reads up to "
+            f"{SCHEMA_VERSION}; upgrade with `pip install -U lundprobe-zarr`"
+        )
+    try:
+        return Manifest.model_validate(raw)
+    except ValidationError as error:
+        raise DatasetError(
+            f"{where}: not a valid manifest: {error}; write it anew with `lundprobe-zarr finalise`"
+        ) from error

@@ -1,0 +1,64 @@
+"""What a store remembers of each source file: enough to write the NIfTI file back."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict
+
+from lundprobe_zarr.vocabulary.files import Label
+
+#: Attribute of an array that lists the records of its source files.
+SOURCES = "sources"
+
+
+class SourceRecord(BaseModel):
+    """One source file of an array, as kept in the array's attribute `sources`.
+
+    Attributes:
+        labels: the slice it fills, label dimension -> label.
+        path: relative to the source root, `/`-separated.
+        bytes, sha256: of the file as it is on disk.
+        nifti_sha256: of its uncompressed bytes (None for text files).
+        header: the NIfTI header, base64.
+        extensions: everything between header and voxels, base64.
+        trailer: bytes behind the last voxel, base64; hardly ever any.
+        text: the contents of a text file.
+        dtype: NumPy name of the file's voxel type, with byte order.
+        exact: whether the stored values are the file's physical values bit for bit.
+        max_abs_error: largest difference where they are not, in the array's units.
+        restores: whether the file's uncompressed bytes can be rebuilt from the store.
+        foreground: the file's non-zero value, for masks that have any.
+        voxels: voxels of the foreground, for masks.
+        range: smallest and largest finite stored value, for anything but masks.
+        stored_bytes, stored_sha256: of the shard it fills; 0 and None if all its chunks are empty.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    labels: dict[str, Label]
+    path: str
+    bytes: int
+    sha256: str
+    nifti_sha256: str | None = None
+    header: str = ""
+    extensions: str = ""
+    trailer: str = ""
+    text: str | None = None
+    dtype: str = ""
+    exact: bool = True
+    max_abs_error: float = 0.0
+    restores: bool = True
+    foreground: float | None = None
+    voxels: int | None = None
+    range: tuple[float, float] | None = None
+    stored_bytes: int = 0
+    stored_sha256: str | None = None
+
+    def to_attribute(self) -> dict[str, Any]:
+        """JSON-ready form, without the fields that say nothing."""
+        return self.model_dump(mode="json", exclude_defaults=True) | {
+            "labels": self.labels,
+            "exact": self.exact,
+            "max_abs_error": self.max_abs_error,
+        }

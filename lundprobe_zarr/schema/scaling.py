@@ -1,0 +1,38 @@
+"""Raw NIfTI numbers <-> physical values: slope and intercept, as nibabel applies them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+Volume = npt.NDArray[Any]
+
+
+def scale(raw: Volume, slope: float, inter: float) -> Volume:
+    """Physical values of `raw`: `slope * raw + inter` in float64, or `raw` itself if unscaled.
+
+    Source of the rule: nibabel's `ArrayProxy`, which multiplies by a float64 slope.
+    """
+    if (slope, inter) == (1.0, 0.0):
+        return raw
+    return raw.astype(np.float64) * slope + inter if inter else raw.astype(np.float64) * slope
+
+
+def unscale(values: Volume, slope: float, inter: float, dtype: np.dtype[Any]) -> Volume:
+    """Raw numbers of type `dtype` that physical `values` come from; rounded for integer types."""
+    if (slope, inter) == (1.0, 0.0):
+        return values.astype(dtype)
+    raw = (values.astype(np.float64) - inter) / slope
+    return (np.rint(raw) if dtype.kind in "iu" else raw).astype(dtype)
+
+
+def recovers(values: Volume, raw: Volume, slope: float, inter: float) -> bool:
+    """Whether `unscale` gives back every bit of `raw`; both are (z, y, x)."""
+    bits = f"u{raw.dtype.itemsize}"
+    with np.errstate(invalid="ignore", over="ignore"):
+        return all(
+            bool(np.array_equal(unscale(v, slope, inter, raw.dtype).view(bits), r.view(bits)))
+            for v, r in zip(values, raw, strict=True)
+        )

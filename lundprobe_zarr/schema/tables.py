@@ -1,0 +1,150 @@
+"""The Parquet tables: every column with its type, unit and meaning.
+
+Descriptions and units travel in the Parquet field metadata (`description`, `unit`). Lists of
+three are in z, y, x; paths are relative to the dataset (stores) or the source root (files).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+
+from lundprobe_zarr.vocabulary.names import GRIDS, STRUCTURES
+
+_TRIPLE = pa.list_(pa.float64(), 3)
+_SHAPE = pa.list_(pa.int64(), 3)
+
+
+@dataclass(frozen=True)
+class Column:
+    """One column: Arrow type, what it means, its unit ("" where it has none), may it be null."""
+
+    name: str
+    type: pa.DataType
+    description: str
+    unit: str = ""
+    nullable: bool = False
+
+    def field(self) -> pa.Field:
+        """The Arrow field, description and unit in its metadata."""
+        metadata = {"description": self.description} | ({"unit": self.unit} if self.unit else {})
+        return pa.field(self.name, self.type, self.nullable, metadata)
+
+
+@dataclass(frozen=True)
+class Table:
+    """One table of a dataset: what a row is, and its columns."""
+
+    name: str
+    row: str
+    columns: tuple[Column, ...]
+
+    @property
+    def schema(self) -> pa.Schema:
+        """Arrow schema, column by column."""
+        return pa.schema(
+            [c.field() for c in self.columns], {"description": f"A row is {self.row}."}
+        )
+
+    def from_rows(self, rows: Iterable[Mapping[str, Any]]) -> pa.Table:
+        """Arrow table of `rows`; each must have exactly the table's columns."""
+        return pa.Table.from_pylist([dict(r) for r in rows], schema=self.schema)
+
+
+_WHO = (
+    Column("patient_id", pa.string(), "pseudonymous patient identifier"),
+    Column("part", pa.string(), "base or extended"),
+)
+_PROTOCOL = Column("protocol", pa.string(), "acquisition protocol: oldAcq or newAcq")
+
+
+def _grid_columns(grid: str) -> Iterable[Column]:
+    nullable = grid == "dose"  # a patient without dose_original has no planning grid
+    yield Column(f"{grid}_shape", _SHAPE, f"voxels of the {grid} grid (z, y, x)", "1", nullable)
+    yield Column(
+        f"{grid}_spacing_mm", _TRIPLE, f"voxel size of the {grid} grid (z, y, x)", "mm", nullable
+    )
+    yield Column(
+        f"{grid}_origin_mm",
+        _TRIPLE,
+        f"centre of the {grid} grid's first voxel (z, y, x), LPS",
+        "mm",
+        nullable,
+    )
+
+
+PATIENTS = Table(
+    "patients",
+    "one patient",
+    (
+        *_WHO,
+        _PROTOCOL,
+        Column("store", pa.string(), "path of the patient's Zarr store in the dataset"),
+        *(c for grid in GRIDS for c in _grid_columns(grid)),
+        *(
+            Column(f"missing_{s}", pa.bool_(), f"no clinical {s} mask on the MRI grid")
+            for s in STRUCTURES
+        ),
+        Column(
+            "missing_structures", pa.list_(pa.string()), "clinical structures missing (MRI grid)"
+        ),
+        Column(
+            "multi_component_structures",
+            pa.list_(pa.string()),
+            "clinical structures the authors list with more than one connected component",
+        ),
+        Column("n_fiducials", pa.int64(), "gold fiducials with a position", "1"),
+        Column("dose_min_gy", pa.float64(), "smallest dose on the planning grid", "Gy", True),
+        Column("dose_max_gy", pa.float64(), "largest dose on the planning grid", "Gy", True),
+        Column(
+            "sct_warning_text",
+            pa.bool_(),
+            "a warning text is burnt into the first 50 rows of the sCT (true for oldAcq)",
+        ),
+        Column(
+            "geometry_matches_csv",
+            pa.bool_(),
+            "the authors' geometry table agrees with the files; null without a readable row",
+            nullable=True,
+        ),
+        Column("findings", pa.list_(pa.string()), "what was odd about the patient's files"),
+        Column("source_bytes", pa.int64(), "size of the patient's converted source files", "byte"),
+        Column("store_bytes", pa.int64(), "size of all objects of the patient's store", "byte"),
+    ),
+)
+
+ARRAYS = Table(
+    "arrays",
+    "one source file and the slice of the array that it fills",
+    (
+        *_WHO,
+        Column("source_path", pa.string(), "path below the source root"),
+        Column("source_bytes", pa.int64(), "size of the file", "byte"),
+        Column("source_sha256", pa.string(), "SHA-256 of the file"),
+        Column("source_dtype", pa.string(), "voxel type in the file; null for text", nullable=True),
+        Column("source_shape", _SHAPE, "voxels in the file (z, y, x); null for text", "1", True),
+        Column("group", pa.string(), "group of the store"),
+        Column("variable", pa.string(), "variable of the group"),
+        Column("labels", pa.string(), "the slice it fills, JSON: dimension -> label"),
+        Column("stored_dtype", pa.string(), "type of the array"),
+        Column("exact", pa.bool_(), "stored bit for bit"),
+        Column("max_abs_error", pa.float64(), "largest rounding error, in the array's units"),
+        Column("stored_bytes", pa.int64(), "size of the shard it fills; 0 if empty", "byte"),
+    ),
+)
+
+#: Every table of a dataset, by name.
+TABLES: dict[str, Table] = {table.name: table for table in (PATIENTS, ARRAYS)}
+
+
+def table_file(table: str, part: str, number: int = 0) -> str:
+    """Path of a table's file in the dataset, e.g. `metadata/patients/base-00000.parquet`."""
+    return f"metadata/{table}/{part}-{number:05d}.parquet"
+
+
+def store_path(patient_id: str) -> str:
+    """Path of a patient's store in the dataset."""
+    return f"patients/{patient_id}.zarr"

@@ -1,0 +1,77 @@
+"""Open a converted dataset: its manifest, its tables, its stores' metadata."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from lundprobe_zarr.errors import (
+    DamagedStoreError,
+    DatasetError,
+    NotADatasetError,
+    UnknownLabelError,
+)
+from lundprobe_zarr.schema.manifest import MANIFEST_NAME, Manifest, parse_manifest
+from lundprobe_zarr.schema.tables import TABLES, store_path
+from lundprobe_zarr.store.location import Location, read_object
+from lundprobe_zarr.store.metadata import StoreMetadata, parse_store
+
+
+def open_manifest(location: Location) -> Manifest:
+    """The dataset's manifest; one request.
+
+    Raises `NotADatasetError` if there is none, `DatasetError` or `SchemaVersionError` if it
+    cannot be used.
+    """
+    where = location.path(MANIFEST_NAME)
+    try:
+        return parse_manifest(location.read(MANIFEST_NAME), where)
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise NotADatasetError(
+            f"{where}: not there; expected the root of a converted dataset; convert with "
+            "`lundprobe-zarr convert SRC DEST`, and after `--part` runs `lundprobe-zarr finalise`"
+        ) from error
+
+
+def read_table(
+    location: Location, manifest: Manifest, name: str, columns: Sequence[str] | None = None
+) -> pa.Table:
+    """A whole table of the dataset, all parts one after another.
+
+    Raises `UnknownLabelError` for a table there is none of, `DatasetError` for a damaged one.
+    """
+    if name not in manifest.tables:
+        raise UnknownLabelError(
+            f"no table {name!r} in {location.url}; it has {', '.join(sorted(manifest.tables))}"
+        )
+    files = [f for files in manifest.tables[name].values() for f in files]
+    if not files:
+        return TABLES[name].schema.empty_table()
+    return pa.concat_tables([_read_parquet(location, f, columns) for f in files])
+
+
+def _read_parquet(location: Location, file: str, columns: Sequence[str] | None) -> pa.Table:
+    data = read_object(location, file, "a table of the dataset")
+    try:
+        return pq.read_table(io.BytesIO(data), columns=list(columns) if columns else None)
+    except (pa.ArrowException, OSError) as error:
+        raise DatasetError(
+            f"{location.path(file)}: not a sound Parquet file ({error}); rebuild it with "
+            "`lundprobe-zarr finalise`"
+        ) from error
+
+
+def open_store(location: Location, patient_id: str) -> StoreMetadata:
+    """Metadata of one patient's store; one request. Raises `DamagedStoreError` if it is unsound."""
+    path = store_path(patient_id)
+    try:
+        text = location.read(f"{path}/zarr.json")
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise DamagedStoreError(
+            f"{location.path(path)}: no store of patient {patient_id} there; expected one; convert "
+            "the patient again, or copy the store again"
+        ) from error
+    return parse_store(text, location.path(path))

@@ -1,0 +1,157 @@
+"""One shard, encoded and decoded without zarr-python's per-chunk cost.
+
+A shard holds one whole volume (z, y, x) as Zarr v3's `sharding_indexed` codec lays it out: inner
+chunks, each Blosc and then a crc32c; an index of (offset, length) per chunk and its crc32c at the
+end. Source: https://zarr-specs.readthedocs.io/en/latest/v3/codecs/sharding-indexed/index.html.
+Tests read what is written here with zarr-python, and the other way round.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import product
+from typing import Any
+
+import google_crc32c
+import numpy as np
+import numpy.typing as npt
+from numcodecs import Blosc
+
+from lundprobe_zarr.errors import DamagedStoreError
+from lundprobe_zarr.schema.encoding import BloscSettings
+
+Volume = npt.NDArray[Any]
+Box = tuple[slice, slice, slice]
+#: Fetches `length` bytes of a shard from `offset`.
+ReadRange = Callable[[int, int], bytes]
+
+#: Offset and length of a chunk that is not written because it is all fill value.
+EMPTY = np.iinfo(np.uint64).max
+_CRC_BYTES = 4
+_SHUFFLES = {"noshuffle": Blosc.NOSHUFFLE, "shuffle": Blosc.SHUFFLE, "bitshuffle": Blosc.BITSHUFFLE}
+
+
+def _crc32c(data: bytes) -> bytes:
+    return int(google_crc32c.value(data)).to_bytes(_CRC_BYTES, "little")
+
+
+@dataclass(frozen=True)
+class ShardCodec:
+    """Encoder and decoder of shards of one array.
+
+    `shape` is the volume's (z, y, x), `chunk` the inner chunk's, `dtype` the stored type.
+    """
+
+    shape: tuple[int, int, int]
+    chunk: tuple[int, int, int]
+    dtype: np.dtype[Any]
+    blosc: BloscSettings
+
+    @cached_property
+    def _compressor(self) -> Any:
+        b = self.blosc
+        return Blosc(cname=b.cname, clevel=b.clevel, shuffle=_SHUFFLES[b.shuffle])
+
+    @property
+    def grid(self) -> tuple[int, int, int]:
+        """Number of inner chunks along z, y, x."""
+        z, y, x = (-(-n // c) for n, c in zip(self.shape, self.chunk, strict=True))
+        return z, y, x
+
+    @property
+    def index_bytes(self) -> int:
+        """Size of the index at the shard's end, its checksum included."""
+        return 16 * int(np.prod(self.grid)) + _CRC_BYTES
+
+    def boxes(self) -> Iterator[Box]:
+        """Voxels of each inner chunk, clipped to the volume, in the index's order."""
+        for place in product(*(range(n) for n in self.grid)):
+            z, y, x = (
+                slice(p * c, min((p + 1) * c, n))
+                for p, c, n in zip(place, self.chunk, self.shape, strict=True)
+            )
+            yield z, y, x
+
+    def encode(self, volume: Volume) -> Iterator[bytes]:
+        """Parts of the shard of `volume` (z, y, x), in order; none if every voxel is zero.
+
+        Values are cast to `dtype`, which must hold them. All-zero chunks are left out.
+        """
+        index = np.full((int(np.prod(self.grid)), 2), EMPTY, dtype="<u8")
+        offset = 0
+        for number, box in enumerate(self.boxes()):
+            chunk = self._padded(volume[box])
+            # Bits, not values: -0.0 equals the fill value and is yet another number.
+            if not chunk.view(f"u{chunk.dtype.itemsize}").any():
+                continue
+            payload = self._compressor.encode(chunk)
+            part = payload + _crc32c(payload)
+            index[number] = offset, len(part)
+            offset += len(part)
+            yield part
+        if offset:
+            table = index.tobytes()
+            yield table + _crc32c(table)
+
+    def _padded(self, values: Volume) -> Volume:
+        if values.shape == self.chunk:
+            return np.ascontiguousarray(values, dtype=self.dtype)
+        chunk = np.zeros(self.chunk, self.dtype)
+        chunk[tuple(slice(n) for n in values.shape)] = values
+        return chunk
+
+    def decode_index(self, tail: bytes, where: str) -> npt.NDArray[np.uint64]:
+        """Offsets and lengths (chunks, 2) of the shard that ends in `tail`.
+
+        Raises `DamagedStoreError`, naming `where`, if `tail` is short or fails its checksum.
+        """
+        if len(tail) != self.index_bytes:
+            raise DamagedStoreError(
+                f"{where}: {len(tail)} bytes of shard index; expected {self.index_bytes}; "
+                "the file is truncated: convert this patient again, or copy the store again"
+            )
+        table = tail[:-_CRC_BYTES]
+        if _crc32c(table) != tail[-_CRC_BYTES:]:
+            raise DamagedStoreError(
+                f"{where}: the shard's index fails its checksum; "
+                "convert this patient again, or copy the store again"
+            )
+        return np.frombuffer(table, "<u8").reshape(-1, 2).astype(np.uint64)
+
+    def decode_chunk(self, data: bytes, where: str) -> Volume:
+        """One inner chunk, in its full shape; `data` is its bytes with the checksum.
+
+        Raises `DamagedStoreError`, naming `where`, if the checksum fails.
+        """
+        payload = bytes(data[:-_CRC_BYTES])
+        if len(data) <= _CRC_BYTES or _crc32c(payload) != data[-_CRC_BYTES:]:
+            raise DamagedStoreError(
+                f"{where}: an inner chunk fails its checksum; "
+                "convert this patient again, or copy the store again"
+            )
+        chunk = np.empty(self.chunk, self.dtype)
+        self._compressor.decode(payload, out=chunk)
+        return chunk
+
+    def decode(self, read: ReadRange, size: int, where: str) -> Iterator[tuple[Box, Volume | None]]:
+        """Every inner chunk of a whole shard, clipped to the volume; None where it is empty.
+
+        `read(offset, length)` fetches bytes of the shard, `size` is its length; 0 is a shard that
+        was not written. Raises `DamagedStoreError` if anything read fails its checksum.
+        """
+        if not size:
+            yield from ((box, None) for box in self.boxes())
+            return
+        index = self.decode_index(self._read_index(read, size), where)
+        for (offset, length), box in zip(index.tolist(), self.boxes(), strict=True):
+            if offset == EMPTY:
+                yield box, None
+                continue
+            chunk = self.decode_chunk(read(offset, length), where)
+            yield box, chunk[tuple(slice(s.stop - s.start) for s in box)]
+
+    def _read_index(self, read: ReadRange, size: int) -> bytes:
+        length = min(self.index_bytes, size)
+        return read(size - length, length)

@@ -1,0 +1,112 @@
+"""Whole volumes out of a store, every byte checked, and the NIfTI file they came from."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from nibabel.nifti1 import Nifti1Header
+from nibabel.nifti2 import Nifti2Header
+
+from lundprobe_zarr.errors import DamagedStoreError
+from lundprobe_zarr.schema.records import SourceRecord
+from lundprobe_zarr.schema.scaling import unscale
+from lundprobe_zarr.schema.tables import store_path
+from lundprobe_zarr.store.location import Location
+from lundprobe_zarr.store.metadata import StoreMetadata, VolumeArray
+
+Volume = npt.NDArray[Any]
+_HEADERS = {348: Nifti1Header, 540: Nifti2Header}
+
+
+def read_volume(
+    location: Location, store: StoreMetadata, array: VolumeArray, record: SourceRecord
+) -> Volume:
+    """The volume (z, y, x) that a source file fills, in the array's type.
+
+    Raises `DamagedStoreError` naming store, array and shard if a byte is missing or wrong.
+    """
+    key = array.shard_key(store.index(array, record))
+    where = location.path(f"{store_path(store.patient_id)}/{key}")
+    shard = _read_shard(location, store, record, key, where)
+    volume = np.zeros(array.volume_shape, array.dtype)
+    for box, chunk in array.codec.decode(_reader(shard), len(shard), where):
+        if chunk is not None:
+            volume[box] = chunk
+    return volume
+
+
+def _reader(shard: bytes) -> Any:
+    return lambda offset, length: shard[offset : offset + length]
+
+
+def _read_shard(
+    location: Location, store: StoreMetadata, record: SourceRecord, key: str, where: str
+) -> bytes:
+    if record.stored_bytes == 0:
+        return b""
+    try:
+        shard = location.read(f"{store_path(store.patient_id)}/{key}")
+    except FileNotFoundError as error:
+        raise DamagedStoreError(
+            f"{where}: not there; expected a shard of {record.stored_bytes} bytes; convert this "
+            "patient again, or copy the store again"
+        ) from error
+    if len(shard) != record.stored_bytes:
+        raise DamagedStoreError(
+            f"{where}: {len(shard)} bytes; expected {record.stored_bytes}; convert this patient "
+            "again, or copy the store again"
+        )
+    return shard
+
+
+def nifti_parts(record: SourceRecord, volume: Volume) -> Iterator[bytes]:
+    """Uncompressed bytes of the NIfTI file of `record`, rebuilt from its stored `volume`.
+
+    They are the original's, byte for byte, if `record.restores`; else the voxels are the stored,
+    rounded ones in the file's own type.
+    """
+    header = base64.b64decode(record.header)
+    yield header
+    yield base64.b64decode(record.extensions)
+    slope, inter = _scaling(header)
+    dtype = np.dtype(record.dtype)
+    for plane in _physical(record, volume):
+        yield unscale(plane, slope, inter, dtype).tobytes()
+    yield base64.b64decode(record.trailer)
+
+
+def _physical(record: SourceRecord, volume: Volume) -> Iterator[Volume]:
+    """Planes of physical values: a mask's foreground is the value it had in the file."""
+    if volume.dtype != np.dtype(bool):
+        yield from volume
+        return
+    foreground = np.array(0.0 if record.foreground is None else record.foreground)
+    values = np.array([0, foreground], dtype=_mask_type(record))
+    for plane in volume:
+        yield values[plane.view(np.uint8)]
+
+
+def _mask_type(record: SourceRecord) -> np.dtype[Any]:
+    """Type that holds a mask's foreground: the file's own unless a slope made it a float."""
+    dtype = np.dtype(record.dtype).newbyteorder("=")
+    value = record.foreground or 0.0
+    return dtype if dtype.kind == "f" or dtype.type(value) == value else np.dtype(np.float64)
+
+
+def _scaling(header: bytes) -> tuple[float, float]:
+    kind: Any = _HEADERS[len(header)]
+    order = "<" if int.from_bytes(header[:4], "little") == len(header) else ">"
+    slope, inter = kind(header, endianness=order, check=False).get_slope_inter()
+    return (1.0, 0.0) if slope is None else (float(slope), float(inter))
+
+
+def nifti_bytes(record: SourceRecord, volume: Volume) -> bytes:
+    """All uncompressed bytes of a rebuilt NIfTI file; see `nifti_parts`."""
+    out = io.BytesIO()
+    out.writelines(nifti_parts(record, volume))
+    return out.getvalue()

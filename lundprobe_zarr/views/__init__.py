@@ -1,0 +1,1 @@
+"""Floor 4: ways to look at a dataset, independent of each other."""

@@ -1,0 +1,102 @@
+"""Write a patient's source tree back as NIfTI files."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+from zlib_ng import gzip_ng
+
+from lundprobe_zarr.errors import DamagedStoreError, UsageError
+from lundprobe_zarr.schema.records import SourceRecord
+from lundprobe_zarr.store.dataset import open_store
+from lundprobe_zarr.store.location import Location
+from lundprobe_zarr.store.metadata import StoreMetadata, VolumeArray
+from lundprobe_zarr.store.volumes import nifti_parts, read_volume
+
+#: What ITK writes with; zlib-ng's is about as small and several times as fast.
+_COMPRESSION_LEVEL = 6
+
+
+@dataclass(frozen=True)
+class Exported:
+    """Files written, relative to the output folder: restored byte for byte, or rounded."""
+
+    identical: tuple[str, ...]
+    rounded: tuple[str, ...]
+
+
+def export_patient(
+    location: Location,
+    patient_id: str,
+    out: Path,
+    on_file: Callable[[str], None] = lambda path: None,
+) -> Exported:
+    """Write every source file of a patient below `out`, in the source's own layout.
+
+    Each `.nii.gz` holds the original's uncompressed bytes, checked by SHA-256, unless conversion
+    rounded its values: those are listed in `rounded` and hold the stored values. `out` may hold
+    other patients. Raises `UsageError` if a file is there already, `DamagedStoreError` if a
+    rebuilt file is not the original.
+    """
+    store = open_store(location, patient_id)
+    _require_room(store, out)
+    identical: list[str] = []
+    rounded: list[str] = []
+    for array, record in store.records:
+        target = _target(out, record)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if array is None:
+            target.write_bytes((record.text or "").encode("utf-8"))
+        else:
+            _write_nifti(location, store, array, record, target)
+        (identical if record.restores else rounded).append(record.path)
+        on_file(record.path)
+    return Exported(tuple(identical), tuple(rounded))
+
+
+def _target(out: Path, record: SourceRecord) -> Path:
+    path = PurePosixPath(record.path)
+    if path.is_absolute() or ".." in path.parts:
+        raise DamagedStoreError(
+            f"source path {record.path!r} leads outside the output folder; expected a relative "
+            "path; the store is damaged or was tampered with"
+        )
+    return out / path
+
+
+def _require_room(store: StoreMetadata, out: Path) -> None:
+    for _, record in store.records:
+        if _target(out, record).exists():
+            raise UsageError(
+                f"{_target(out, record)} is there already; expected nothing in its place; choose "
+                "another output folder or remove it"
+            )
+
+
+def _write_nifti(
+    location: Location,
+    store: StoreMetadata,
+    array: VolumeArray,
+    record: SourceRecord,
+    target: Path,
+) -> None:
+    volume = read_volume(location, store, array, record)
+    sha256 = hashlib.sha256()
+    temporary = target.with_name(f".{target.name}.partial")
+    with temporary.open("wb") as raw:
+        # mtime 0: exporting twice gives the same file
+        with gzip_ng.GzipNGFile("", "wb", _COMPRESSION_LEVEL, raw, mtime=0) as file:
+            for part in nifti_parts(record, volume):
+                sha256.update(part)
+                file.write(part)
+    if record.restores and sha256.hexdigest() != record.nifti_sha256:
+        temporary.unlink()
+        raise DamagedStoreError(
+            f"{location.path(array.spec.path)} of patient {store.patient_id}: {record.path} cannot "
+            f"be rebuilt: SHA-256 {sha256.hexdigest()}; expected {record.nifti_sha256}; convert "
+            "this patient again"
+        )
+    temporary.replace(target)

@@ -1,0 +1,89 @@
+"""The field's words: structures, modalities, parts, protocols, observers and folds.
+
+Everything here is data; the README's tables and the store's labels are made from it.
+Source: Rogowski et al., Sci Data 12, 611 (2025), doi:10.1038/s41597-025-04954-5.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from lundprobe_zarr.errors import UnknownLabelError
+
+
+@dataclass(frozen=True)
+class Structure:
+    """A delineated organ or target: its label, what it is, and whether patients may lack it."""
+
+    label: str
+    description: str
+    optional: bool = False
+
+
+#: All nine structures, in the canonical order of every `structure` coordinate.
+STRUCTURE_TABLE: tuple[Structure, ...] = (
+    Structure("CTVT_427", "prostate clinical target volume, 42.7 Gy in 7 fractions"),
+    Structure("PTVT_427", "planning target volume: the CTV with an isotropic 7 mm margin"),
+    Structure("Rectum", "rectum"),
+    Structure("Bladder", "urinary bladder"),
+    Structure("PenileBulb", "penile bulb", optional=True),
+    Structure("Genitalia", "external genitalia", optional=True),
+    Structure("FemoralHead_L", "left femoral head"),
+    Structure("FemoralHead_R", "right femoral head"),
+    Structure("BODY", "external contour of the patient"),
+)
+STRUCTURES: tuple[str, ...] = tuple(s.label for s in STRUCTURE_TABLE)
+
+#: Structures that the networks segmented and the observers edited.
+TARGETS: tuple[str, ...] = ("CTVT_427", "Rectum")
+
+#: Imaging modality -> unit of its voxel values ("1" is dimensionless, as CF has it).
+MODALITY_UNITS: dict[str, str] = {"T2w": "1", "sCT": "HU"}
+PARTS: tuple[str, ...] = ("base", "extended")
+PROTOCOLS: tuple[str, ...] = ("oldAcq", "newAcq")
+GRIDS: tuple[str, ...] = ("mri", "sct", "dose")
+FOLDS: tuple[int, ...] = tuple(range(10))
+STEPS: tuple[int, ...] = (1, 2)
+OBSERVERS: tuple[str, ...] = ("obsB", "obsC", "obsD", "obsE")
+AXES: tuple[str, ...] = ("x", "y", "z")
+
+#: 42.7 Gy in 7 fractions (data descriptor, Methods): 100 % of the V-doses.
+PRESCRIPTION_GY = 42.7
+#: PTV = CTV + 7 mm isotropic (data descriptor, Methods).
+PTV_MARGIN_MM = 7.0
+#: HU of air in the synthetic CT, also painted over the warning text (authors' export code).
+AIR_HU = -999.5
+#: Rows of the oldAcq sCT that carry a burnt-in warning text.
+WARNING_TEXT_ROWS = 50
+
+_PATIENT_ID = re.compile(r"(oldAcq|newAcq)_[0-9a-f]{16}")
+
+
+def is_patient_id(name: str) -> bool:
+    """Whether `name` is `oldAcq_` or `newAcq_` and 16 lower-case hexadecimal digits."""
+    return _PATIENT_ID.fullmatch(name) is not None
+
+
+def protocol_of(patient_id: str) -> str:
+    """Acquisition protocol (`oldAcq` or `newAcq`) that a patient id begins with.
+
+    Raises `UnknownLabelError` if `patient_id` is no patient id.
+    """
+    match = _PATIENT_ID.fullmatch(patient_id)
+    if match is None:
+        raise UnknownLabelError(
+            f"{patient_id!r} is no patient id; expected oldAcq_ or newAcq_ and 16 hexadecimal "
+            "digits, e.g. newAcq_3fa9c0d211b7e845"
+        )
+    return match.group(1)
+
+
+def structure_order(label: str) -> int:
+    """Place of a structure in the canonical order; raises `UnknownLabelError` for any other."""
+    try:
+        return STRUCTURES.index(label)
+    except ValueError:
+        raise UnknownLabelError(
+            f"unknown structure {label!r}; expected one of {', '.join(STRUCTURES)}"
+        ) from None
