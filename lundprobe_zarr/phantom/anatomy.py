@@ -113,7 +113,7 @@ class Habitus:
 def draw_habitus(rng: np.random.Generator) -> Habitus:
     """Draw a patient's place in the scanner and his size."""
     x, y, z = rng.uniform((-9.0, -22.0, -45.0), (9.0, 12.0, 45.0))
-    return Habitus((float(x), float(y), float(z)), rng.uniform(154, 172), rng.uniform(94, 106))
+    return Habitus((float(x), float(y), float(z)), rng.uniform(160, 178), rng.uniform(98, 110))
 
 
 def draw_anatomy(rng: np.random.Generator, habitus: Habitus, size: Size) -> Anatomy:

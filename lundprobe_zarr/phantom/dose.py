@@ -72,14 +72,15 @@ def _relative(rng: np.random.Generator, anatomy: Anatomy, axes: Axes, voxel: flo
     points = mesh(axes)
     distance = anatomy.ptv.distance(points)
     # Coarse lattices blur the edge: the plateau then has to reach further beyond the PTV.
-    outside = np.maximum(distance - np.float32(1.5 + 0.62 * voxel), np.float32(0))
+    outside = np.maximum(distance - np.float32(0.3 + 0.55 * voxel), np.float32(0))
     bath = _bath_length(rng, anatomy, points)
     low = np.float32(0.36) * np.exp(-outside / bath)
     high = np.float32(0.64) * np.exp(-outside / np.float32(6.5))
     beyond = _beyond(anatomy, points[0], voxel)
     low_corner, high_corner = (np.array([a[i] for a in axes[::-1]]) for i in (0, -1))
     ripple = noise_field(rng, low_corner, high_corner, 14.0, 1.0).on(axes)
-    inside = np.float32(1.012) + np.float32(0.006) * np.clip(ripple, -2.5, 2.5)
+    level, hot = np.float32(rng.uniform(1.004, 1.012)), np.float32(rng.uniform(0.006, 0.018))
+    inside = level + hot * np.clip(ripple, np.float32(-1.2), np.float32(2.5))
     out: Array = (low * np.exp(-beyond / np.float32(11)) + high) * inside
     return out
 
@@ -87,11 +88,11 @@ def _relative(rng: np.random.Generator, anatomy: Anatomy, axes: Axes, voxel: flo
 def _bath_length(
     rng: np.random.Generator, anatomy: Anatomy, points: tuple[Float32, Float32, Float32]
 ) -> Array:
-    """Distance (mm) over which the low dose falls off: further sideways, left most of all."""
+    """Distance (mm) over which the low dose falls off: far to the left, near to the back."""
     x0, y0, _ = anatomy.prostate
     angle = np.arctan2(points[1] - np.float32(y0), points[2] - np.float32(x0))
     spokes = np.cos(7 * angle + np.float32(rng.uniform(0, 6.28)))
-    shape = 1 + 0.26 * np.cos(2 * angle) + 0.13 * np.cos(angle) - 0.1 * np.sin(angle)
+    shape = 1 + 0.26 * np.cos(2 * angle) + 0.22 * np.cos(angle) - 0.24 * np.sin(angle)
     out: Array = (52 * (shape + 0.07 * spokes)).astype(np.float32)
     return out
 

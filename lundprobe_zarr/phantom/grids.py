@@ -128,7 +128,7 @@ def _between(rng: np.random.Generator, limits: tuple[int, int]) -> int:
 
 def _around(centre: float, n: int, spacing: float, jitter: float) -> float:
     """First voxel centre of a row that is centred `jitter` mm off `centre`, 4 decimals."""
-    return round(centre + jitter - spacing * (n - 1) / 2, 4)
+    return round(float(centre + jitter - spacing * (n - 1) / 2), 4)
 
 
 def _mri_grid(
@@ -153,7 +153,7 @@ def _mri_grid(
         (
             _around(body[0], nx, pixel, jitter[0]),
             _around(body[1], ny, pixel, jitter[1]),
-            round(prostate_z - _BELOW * nz * thick + jitter[2], 4),
+            round(float(prostate_z - _BELOW * nz * thick + jitter[2]), 4),
         ),
     )
 

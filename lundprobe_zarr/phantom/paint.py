@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from lundprobe_zarr.phantom.anatomy import Anatomy
 from lundprobe_zarr.phantom.grids import Grid
-from lundprobe_zarr.phantom.sampling import Array, Float32
+from lundprobe_zarr.phantom.sampling import Float32
 from lundprobe_zarr.phantom.shapes import Ellipsoid, Shell, Solid, grown, mesh
 from lundprobe_zarr.vocabulary.names import AIR_HU
 
@@ -92,81 +92,75 @@ def _layers(anatomy: Anatomy) -> Iterator[tuple[Solid, Tissue]]:
 
 def paint(anatomy: Anatomy, grid: Grid, modality: Modality) -> Float32:
     """Noise-free image (z, y, x), float32, arbitrary units (`T2w`) or HU (`sCT`)."""
-    out = _body(anatomy, grid, modality)
-    edge = 0.7 * min(grid.spacing)
+    canvas = _Canvas(anatomy, grid, modality)
+    canvas.flesh()
     for solid, tissue in _layers(anatomy):
-        _lay(out, anatomy, grid, solid, tissue, modality, edge)
-    _trim(out, anatomy, grid, modality)
-    _details(out, anatomy, grid, modality)
-    return out
+        canvas.lay(solid, tissue)
+    canvas.trim()
+    canvas.details()
+    return canvas.out
 
 
-def _body(anatomy: Anatomy, grid: Grid, modality: Modality) -> Float32:
-    """Skin, subcutaneous fat and streaky muscle, slice by slice; outside, skin goes on."""
-    out = np.empty(grid.shape, dtype=np.float32)
-    axes = grid.axes
-    edge = np.float32(1 / max(1.2, 0.7 * grid.spacing[0]))
-    skin, fat, muscle = (np.float32(t.value(modality)) for t in (SKIN, FAT, MUSCLE))
-    parts = zip(
-        *(f.slices(axes) for f in (anatomy.body, anatomy.fat_thickness, anatomy.streaks,
-                                   anatomy.mottle)),
-        strict=True,
-    )  # fmt: skip
-    for k, (body, thick, streak, mottle) in enumerate(parts):
-        plane = np.where(body < -2, fat, skin)
-        fascia = body + np.float32(19) + np.float32(5) * thick
-        inside = np.clip(np.float32(0.5) - fascia * edge, 0, 1)
-        lean = 1 - np.float32(0.75) * np.exp(-((streak / np.float32(0.09)) ** 2))
-        plane += inside * lean * (muscle - plane)
-        strength = FAT.mottle(modality), MUSCLE.mottle(modality)
-        plane += mottle * (np.float32(strength[0]) + inside * np.float32(strength[1] - strength[0]))
-        out[k] = plane
-    return out
+class _Canvas:
+    """One image in the making: `out` (z, y, x) float32, and the texture `mottle` beside it."""
 
+    def __init__(self, anatomy: Anatomy, grid: Grid, modality: Modality) -> None:
+        self.anatomy = anatomy
+        self.grid = grid
+        self.modality: Modality = modality
+        self.out: Float32 = np.empty(grid.shape, dtype=np.float32)
+        self.mottle = anatomy.mottle.on(grid.axes)
+        #: Width (mm) over which tissues, and the skin, run into one another.
+        self.edge = np.float32(0.7 * min(grid.spacing))
+        self.skin_edge = np.float32(max(1.2, 0.7 * grid.spacing[0]))
 
-def _trim(out: Float32, anatomy: Anatomy, grid: Grid, modality: Modality) -> None:
-    """Set what lies outside the skin to air, exactly so in the synthetic CT."""
-    edge = np.float32(1 / max(1.2, 0.7 * grid.spacing[0]))
-    for plane, body in zip(out, anatomy.body.slices(grid.axes), strict=True):
-        if modality == "sCT":
-            plane[body > 0] = AIR_HU
-        else:
-            plane *= np.clip(np.float32(0.5) - body * edge, 0, 1)
+    def flesh(self) -> None:
+        """Skin, subcutaneous fat and streaky muscle, slice by slice; outside, skin goes on."""
+        axes, modality = self.grid.axes, self.modality
+        skin, fat, muscle = (np.float32(t.value(modality)) for t in (SKIN, FAT, MUSCLE))
+        rough, fine = (np.float32(t.mottle(modality)) for t in (FAT, MUSCLE))
+        fields = (self.anatomy.body, self.anatomy.fat_thickness, self.anatomy.streaks)
+        parts = zip(*(f.slices(axes) for f in fields), strict=True)
+        for k, (body, thick, streak) in enumerate(parts):
+            plane = np.where(body < -2, fat, skin)
+            fascia = body + np.float32(19) + np.float32(5) * thick
+            inside = np.clip(np.float32(0.5) - fascia / self.skin_edge, 0, 1)
+            lean = 1 - np.float32(0.75) * np.exp(-((streak / np.float32(0.09)) ** 2))
+            plane += inside * lean * (muscle - plane)
+            plane += self.mottle[k] * (rough + inside * (fine - rough))
+            self.out[k] = plane
 
+    def lay(self, solid: Solid, tissue: Tissue) -> None:
+        """Paint one solid with one tissue, edges blended except where it is air on CT."""
+        window = self.grid.crop(grown(solid.box, 2.0))
+        region = self.out[window]
+        if not region.size:
+            return
+        z, y, x = (a[s] for a, s in zip(self.grid.axes, window, strict=True))
+        distance = solid.distance(mesh((z, y, x)))
+        sharp = self.modality == "sCT" and tissue is GAS
+        weight = np.clip(
+            np.float32(0.5) - distance / (np.float32(1e-6) if sharp else self.edge), 0, 1
+        )
+        texture = np.float32(tissue.mottle(self.modality)) * self.mottle[window]
+        region += weight * (np.float32(tissue.value(self.modality)) + texture - region)
 
-def _lay(
-    out: Float32,
-    anatomy: Anatomy,
-    grid: Grid,
-    solid: Solid,
-    tissue: Tissue,
-    modality: Modality,
-    edge: float,
-) -> None:
-    """Paint one solid with one tissue, antialiased over `edge` mm except where it is air."""
-    window = grid.crop(grown(solid.box, 2.0))
-    region = out[window]
-    if not region.size:
-        return
-    z, y, x = (a[s] for a, s in zip(grid.axes, window, strict=True))
-    distance = solid.distance(mesh((z, y, x)))
-    sharp = modality == "sCT" and tissue is GAS
-    width = np.float32(1e-6 if sharp else edge)
-    weight = np.clip(np.float32(0.5) - distance / width, 0, 1)
-    value: Array = np.full(region.shape, tissue.value(modality), dtype=np.float32)
-    if tissue.mottle(modality):
-        value += np.float32(tissue.mottle(modality)) * anatomy.mottle.on((z, y, x))
-    region += weight * (value - region)
+    def trim(self) -> None:
+        """Set what lies outside the skin to air, exactly so in the synthetic CT."""
+        for plane, body in zip(self.out, self.anatomy.body.slices(self.grid.axes), strict=True):
+            if self.modality == "sCT":
+                plane[body > 0] = AIR_HU
+            else:
+                plane *= np.clip(np.float32(0.5) - body / self.skin_edge, 0, 1)
 
-
-def _details(out: Float32, anatomy: Anatomy, grid: Grid, modality: Modality) -> None:
-    """Seeds and skin markers: smaller than a voxel on coarse lattices, but always seen."""
-    small: list[tuple[Solid, Tissue]] = [
-        (Ellipsoid(p, (_VOID_MM, _VOID_MM, _VOID_MM)), SEED) for p in anatomy.fiducials
-    ]
-    small += [(s, MARKER) for s in anatomy.skin_markers]
-    for solid, tissue in small:
-        fill(out, grid, solid, tissue.value(modality))
+    def details(self) -> None:
+        """Seeds and skin markers: smaller than a voxel on coarse lattices, but always seen."""
+        small: list[tuple[Solid, Tissue]] = [
+            (Ellipsoid(p, (_VOID_MM, _VOID_MM, _VOID_MM)), SEED) for p in self.anatomy.fiducials
+        ]
+        small += [(s, MARKER) for s in self.anatomy.skin_markers]
+        for solid, tissue in small:
+            fill(self.out, self.grid, solid, tissue.value(self.modality))
 
 
 def fill(out: npt.NDArray[np.generic], grid: Grid, solid: Solid, value: float) -> None:

@@ -15,7 +15,7 @@ from lundprobe_zarr.vocabulary.names import FOLDS, OBSERVERS, STEPS
 Mask = npt.NDArray[np.bool_]
 
 #: How far (mm) beyond the organ the network's probabilities are computed; 0 further out.
-_MARGIN = 22.0
+_MARGIN = 16.0
 #: Width (mm) of the border over which a fold's probability falls from 0.73 to 0.27.
 _SOFTNESS = 1.1
 #: How much of the step-1 deviation an observer keeps, seeing the uncertainty map.
@@ -47,7 +47,8 @@ class Reading:
     @property
     def uncertainty(self) -> Float32:
         """Voxel-wise standard deviation (z, y, x), float32, of the folds' probabilities."""
-        return self.probabilities.std(axis=0, dtype=np.float64).astype(np.float32)
+        deviation: Float32 = self.probabilities.std(axis=0, dtype=np.float64).astype(np.float32)
+        return deviation
 
 
 def read_target(rng: np.random.Generator, organ: Sampled, grid: Grid) -> Reading:

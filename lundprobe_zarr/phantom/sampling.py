@@ -76,10 +76,9 @@ def resampled_slices(
         if fill is not None and not inside:
             yield np.full(outside.shape, fill, dtype=values.dtype)
             continue
-        row = mz.matrix.getrow(k)
-        plane = sum(
-            values.dtype.type(w) * values[j] for j, w in zip(row.indices, row.data, strict=True)
-        )
+        taps = slice(mz.matrix.indptr[k], mz.matrix.indptr[k + 1])
+        pairs = zip(mz.matrix.indices[taps], mz.matrix.data[taps], strict=True)
+        plane = sum(values.dtype.type(w) * values[j] for j, w in pairs if w)
         out = np.ascontiguousarray((wx @ (wy @ plane).T).T)
         if fill is not None:
             out[outside] = fill

@@ -142,10 +142,10 @@ class Sampled:
         axes = tuple(p.ravel().astype(np.float64) for p in points)
         clamped = [np.clip(a, f[0], f[-1]) for a, f in zip(axes, self.field.axes, strict=True)]
         away = mesh((axes[0] - clamped[0], axes[1] - clamped[1], axes[2] - clamped[2]))
-        out = self.field.on((axes[0], axes[1], axes[2])).astype(np.float32)
-        if not any(a.any() for a in away):
-            return out
-        return out + np.sqrt(away[0] ** 2 + away[1] ** 2 + away[2] ** 2)
+        out: Float32 = self.field.on((axes[0], axes[1], axes[2])).astype(np.float32)
+        if any(a.any() for a in away):
+            out += np.sqrt(away[0] ** 2 + away[1] ** 2 + away[2] ** 2)
+        return out
 
 
 def tabulate(solid: Solid, step: float, margin: float) -> Sampled:
