@@ -21,13 +21,19 @@ def read_fiducials(path: Path, where: str) -> tuple[FloatArray, SourceRecord]:
     Raises `SourceError` naming `where` for text that holds anything else.
     """
     try:
-        data = path.read_bytes()[: _MAX_BYTES + 1]
+        with path.open("rb") as file:
+            data = file.read(_MAX_BYTES + 1)
     except FileNotFoundError as error:
         raise SourceNotFoundError(
             f"{where}: vanished or a dangling link; expected a readable file; restore it"
         ) from error
     except OSError as error:
-        raise SourceError(f"{where}: cannot be read ({error.strerror or error})") from error
+        raise SourceError(
+            f"{where}: cannot be read ({error.strerror or error}); expected a readable file; check "
+            "its permissions and the disk"
+        ) from error
+    if len(data) > _MAX_BYTES:
+        raise SourceError(f"{where}: more than {_MAX_BYTES} bytes; expected {_EXPECTED}")
     positions = parse_fiducials(data, where)
     record = SourceRecord(
         labels={},

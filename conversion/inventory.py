@@ -7,8 +7,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from lundprobe_zarr.errors import SourceNotFoundError, UsageError
-from lundprobe_zarr.vocabulary.files import SourceFile, expected_files
+from lundprobe_zarr.errors import SourceError, SourceNotFoundError, UsageError
+from lundprobe_zarr.vocabulary.files import SourceFile, expected_files, parse_path
 from lundprobe_zarr.vocabulary.names import PARTS, STRUCTURES, is_patient_id
 
 from .sidefiles import Geometry, SideFiles, read_side_files, side_file_names
@@ -49,7 +49,7 @@ class PatientSource:
     unknown: tuple[str, ...]
     findings: tuple[str, ...]
     geometry: Geometry | None
-    multi_component: tuple[str, ...]
+    multi_component: tuple[str, ...] | None
     problem: str | None = None
 
     @property
@@ -87,12 +87,19 @@ def find_root(source: Path) -> Path:
             raise UsageError(f"{source}: holds several source trees, {_names(found)}; name one")
         if found:
             return found[0].resolve()
-        level = [c for f in level for c in sorted(f.iterdir()) if c.is_dir()]
+        level = [c for f in level for c in _subfolders(f)]
     hint = f"; did you mean {source.parent}?" if source.name in _PART_FOLDERS.values() else ""
     raise SourceNotFoundError(
         f"{source}: neither basePart/ nor extendedPart/ in it or up to {_NESTING} folders below; "
         f"expected the unpacked LUND-PROBE archive{hint}"
     )
+
+
+def _subfolders(folder: Path) -> list[Path]:
+    try:
+        return [c for c in sorted(folder.iterdir()) if c.is_dir()]
+    except OSError:  # one we may not look into, such as lost+found, holds no tree for us
+        return []
 
 
 def _names(paths: Sequence[Path]) -> str:
@@ -111,10 +118,13 @@ def take_inventory(source: Path, follow_links: bool = False) -> Inventory:
         side = read_side_files(root, part)
         findings += side.findings
         for child in sorted(folder.iterdir()):
-            if is_patient_id(child.name) and (child.is_dir() or child.is_symlink()):
-                patients.append(_patient(root, child, part, side, follow_links))
+            if not is_patient_id(child.name):
+                name = _printable(child.name)
+                skipped.append(f"{folder.name}/{name}: its name is no patient id")
+            elif child.exists() and not child.is_dir():
+                skipped.append(f"{folder.name}/{child.name}: not a folder")
             else:
-                skipped.append(f"{folder.name}/{child.name}: its name is no patient id")
+                patients.append(_patient(root, child, part, side, follow_links))
         findings += _listed_strangers(part, side, [p.patient_id for p in patients])
     return Inventory(root, _refuse_twins(patients), tuple(skipped), tuple(findings))
 
@@ -122,7 +132,7 @@ def take_inventory(source: Path, follow_links: bool = False) -> Inventory:
 def _strangers(root: Path) -> list[str]:
     known = {*_PART_FOLDERS.values(), *side_file_names()}
     return [
-        f"{child.name}: folder is no part"
+        f"{_printable(child.name)}: folder is no part"
         for child in sorted(root.iterdir())
         if child.is_dir() and child.name not in known
     ]
@@ -133,7 +143,7 @@ def _listed_strangers(part: str, side: SideFiles, patients: Sequence[str]) -> It
     for name, listed in (
         ("patGeometryInformation", side.geometry),
         ("missingStructures", side.missing or {}),
-        ("StructuresMoreThan1ConComp", side.multi_component),
+        ("StructuresMoreThan1ConComp", side.multi_component or {}),
     ):
         for patient in listed:
             if patient not in there:
@@ -146,7 +156,8 @@ def _refuse_twins(patients: Sequence[PatientSource]) -> tuple[PatientSource, ...
         parts.setdefault(patient.patient_id, set()).add(patient.part)
     problem = "its id is in both basePart and extendedPart; expected one; remove or rename one"
     return tuple(
-        replace(p, problem=problem) if len(parts[p.patient_id]) > 1 else p for p in patients
+        replace(p, problem=f"{p.folder}: {problem}") if len(parts[p.patient_id]) > 1 else p
+        for p in patients
     )
 
 
@@ -155,16 +166,23 @@ def _patient(
 ) -> PatientSource:
     expected = expected_files(part)
     entries, unknown, problem = [], [], None
-    for path, file in _files(folder):
-        place = f"{folder.relative_to(root)}/{path}"
-        if path not in expected:
-            unknown.append(path)
-            continue
-        problem = problem or _link_problem(root, file, place, follow_links)
-        if problem is None:
+    try:
+        for path, file in _files(folder):
+            if path not in expected:
+                unknown.append(_printable(path))
+                continue
+            _require_usable(root, file, follow_links)
             status = file.stat()
             entry = SourceEntry(path, expected[path], file, status.st_size, status.st_mtime_ns)
             entries.append(entry)
+    except SourceError as error:
+        problem = str(error)
+    except OSError as error:
+        place = Path(error.filename or folder).relative_to(root).as_posix()
+        problem = (
+            f"{place}: cannot be read ({error.strerror}); expected a readable file or folder; "
+            "check its permissions and the disk"
+        )
     there = {e.path for e in entries}
     patient_id = folder.name
     listed = None if side.missing is None else side.missing.get(patient_id, ())
@@ -178,36 +196,53 @@ def _patient(
         unknown=tuple(unknown),
         findings=tuple(_findings(expected, there, unknown, listed)),
         geometry=side.geometry.get(patient_id),
-        multi_component=tuple(
-            s for s in STRUCTURES if s in side.multi_component.get(patient_id, ())
-        ),
+        multi_component=_listed_components(side, patient_id),
         problem=problem or _required_problem(folder.relative_to(root), there),
     )
 
 
+def _listed_components(side: SideFiles, patient_id: str) -> tuple[str, ...] | None:
+    if side.multi_component is None:
+        return None
+    return tuple(s for s in STRUCTURES if s in side.multi_component.get(patient_id, ()))
+
+
+def _printable(name: str) -> str:
+    """A file name as text that can be written anywhere, whatever bytes it is made of."""
+    return name.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
 def _files(folder: Path, depth: int = _DEPTH, prefix: str = "") -> Iterator[tuple[str, Path]]:
     """Paths below a patient's folder, in order; link loops end at the known depth."""
-    if not folder.is_dir():
-        return
+    if prefix == "" and not folder.exists():
+        raise SourceNotFoundError(_dangling(folder, f"{folder.parent.name}/{folder.name}"))
     for entry in sorted(os.scandir(folder), key=lambda e: e.name):
-        path = f"{prefix}{entry.name}"
-        if entry.is_dir() and depth > 1 and not path.endswith(".nii.gz"):
-            yield from _files(Path(entry.path), depth - 1, f"{path}/")
+        path, file = f"{prefix}{entry.name}", Path(entry.path)
+        # A folder in place of a file is no folder to look into; a link that loops is no folder.
+        if depth > 1 and parse_path(path) is None and file.is_dir():
+            yield from _files(file, depth - 1, f"{path}/")
         else:
-            yield path, Path(entry.path)
+            yield path, file
 
 
-def _link_problem(root: Path, file: Path, place: str, follow_links: bool) -> str | None:
+def _require_usable(root: Path, file: Path, follow_links: bool) -> None:
+    place = file.relative_to(root).as_posix()
     if not file.exists():
-        return f"{place}: a dangling link to {file.readlink()}; expected a file; restore it"
+        raise SourceNotFoundError(_dangling(file, place))
     if not file.is_file():
-        return f"{place}: not a file; expected a readable file"
-    if follow_links or file.resolve().is_relative_to(root):
-        return None
-    return (
-        f"{place}: leads outside the source tree, to {file.resolve()}; expected a file within "
-        f"{root}; allow it with --follow-links"
-    )
+        raise SourceError(
+            f"{place}: not a file; expected a readable file; put the original in its place"
+        )
+    if not follow_links and not file.resolve().is_relative_to(root):
+        raise SourceError(
+            f"{place}: leads outside the source tree, to {file.resolve()}; expected a file within "
+            f"{root}; allow it with --follow-links"
+        )
+
+
+def _dangling(path: Path, place: str) -> str:
+    to = f"a dangling link to {path.readlink()}" if path.is_symlink() else "vanished"
+    return f"{place}: {to}; expected a readable file or folder; restore it"
 
 
 def _required_problem(folder: Path, there: set[str]) -> str | None:

@@ -16,9 +16,10 @@ import zarr
 from zarr.codecs import BloscCodec, Crc32cCodec
 from zarr.dtype import VariableLengthUTF8
 
-from lundprobe_zarr.schema.encoding import blosc_settings, inner_chunk, shard_shape
+from lundprobe_zarr.schema.encoding import shard_shape
 from lundprobe_zarr.schema.layout import AXIS_ATTRIBUTES, GROUP_TITLES, SPATIAL_DIMS
 from lundprobe_zarr.schema.records import SOURCES
+from lundprobe_zarr.store.shard import ShardCodec
 from lundprobe_zarr.vocabulary.geometry import axis_coordinates
 from lundprobe_zarr.vocabulary.names import AXES, MODALITY_UNITS
 
@@ -111,8 +112,7 @@ def _small(
 
 
 def _write_volume(group: zarr.Group, array: WrittenArray) -> None:
-    spec, volume = array.plan.spec, array.shape[-3:]
-    blosc = blosc_settings(spec.variable)
+    spec, codec = array.plan.spec, array.codec
     ones = (1,) * len(spec.label_dims)
     attributes: dict[str, Any] = {"units": spec.units, "long_name": spec.long_name}
     if "modality" in spec.label_dims:
@@ -121,24 +121,23 @@ def _write_volume(group: zarr.Group, array: WrittenArray) -> None:
     group.create_array(
         spec.variable,
         shape=array.shape,
-        dtype=array.dtype,
-        chunks=ones + inner_chunk(volume),
-        shards=ones + shard_shape(volume),
-        compressors=[
-            BloscCodec(
-                typesize=array.dtype.itemsize,
-                cname=blosc.cname,
-                clevel=blosc.clevel,
-                shuffle=blosc.shuffle,
-            ),
-            Crc32cCodec(),
-        ],
-        fill_value=array.dtype.type(0),
+        dtype=codec.dtype,
+        chunks=ones + codec.chunk,
+        shards=ones + shard_shape(codec.shape),
+        compressors=[_blosc(codec), Crc32cCodec()],
+        fill_value=codec.dtype.type(0),
         dimension_names=[*spec.label_dims, *SPATIAL_DIMS],
         attributes=attributes,
     )
     if spec.present is not None:
         _write_present(group, array)
+
+
+def _blosc(codec: ShardCodec) -> BloscCodec:
+    b = codec.blosc
+    return BloscCodec(
+        typesize=codec.dtype.itemsize, cname=b.cname, clevel=b.clevel, shuffle=b.shuffle
+    )
 
 
 def _write_present(group: zarr.Group, array: WrittenArray) -> None:

@@ -24,12 +24,16 @@ from nibabel.spatialimages import HeaderDataError
 from lundprobe_zarr.errors import SourceError, SourceNotFoundError
 from lundprobe_zarr.vocabulary.geometry import SAME_GRID_MM, FloatArray, largest_shift
 
+from .workspace import Workspace
+
 #: DEFLATE cannot shrink by more than this (zlib's technical details): a bound on what a file
 #: may claim to hold, checked before a byte is allocated for it.
 _DEFLATE_MAX_RATIO = 1032
 #: Room for header extensions, and for bytes behind the last voxel; they are kept as attributes.
 _MAX_SIDE_BYTES = 1 << 20
-_PIECE = 1 << 21
+_PIECE = 1 << 17
+_GZIP_ERRORS: Any = (igzip.BadGzipFile, igzip_lib.IsalError)
+_TYPES = "integers or floats of up to 64 bits"
 _HEADERS = {348: Nifti1Header, 540: Nifti2Header}
 
 
@@ -130,18 +134,18 @@ class _Uncompressed:
             return int(self._gzip.readinto(piece))
         except EOFError as error:
             raise SourceError(
-                f"{self._where}: the gzip stream ends too early (truncated file); "
-                "expected it whole; fetch the file again"
+                f"{self._where}: the gzip stream ends too early (truncated file, or stray bytes "
+                "behind it); expected it whole; fetch the file again"
             ) from error
-        except (igzip.BadGzipFile, igzip_lib.IsalError) as error:
+        except _GZIP_ERRORS as error:
             raise SourceError(
                 f"{self._where}: not a sound gzip stream ({error}); expected .nii.gz; "
                 "fetch the file again"
             ) from error
 
 
-def read_nifti(path: Path, where: str) -> NiftiFile:
-    """Read the `.nii.gz` at `path`; `where` is its name in errors.
+def read_nifti(path: Path, where: str, workspace: Workspace | None = None) -> NiftiFile:
+    """Read the `.nii.gz` at `path`; `where` is its name in errors, voxels go to `workspace`.
 
     Single pass: gzip (all members, trailers checked), header, voxels, SHA-256 of the file and of
     its uncompressed bytes. Memory is bounded by what the file really holds. Raises `SourceError`
@@ -149,7 +153,7 @@ def read_nifti(path: Path, where: str) -> NiftiFile:
     """
     try:
         with path.open("rb") as file:
-            return _read(file, path.stat().st_size, where)
+            return _read(file, path.stat().st_size, where, workspace or Workspace())
     except FileNotFoundError as error:
         raise SourceNotFoundError(
             f"{where}: vanished or a dangling link; expected a readable file; restore it"
@@ -157,17 +161,20 @@ def read_nifti(path: Path, where: str) -> NiftiFile:
     except OSError as error:
         if isinstance(error, SourceError):
             raise
-        raise SourceError(f"{where}: cannot be read ({error.strerror or error})") from error
+        raise SourceError(
+            f"{where}: cannot be read ({error.strerror or error}); expected a readable file; check "
+            "its permissions and the disk"
+        ) from error
 
 
-def _read(file: IO[bytes], size: int, where: str) -> NiftiFile:
+def _read(file: IO[bytes], size: int, where: str, workspace: Workspace) -> NiftiFile:
     hashing = _HashingFile(file)
     stream = _Uncompressed(io.BufferedReader(hashing, _PIECE), where)
     header = _read_header(stream, where)
     layout = parse_header(header, where)
     _require_plausible(layout, size, where)
     extensions = stream.read(layout.offset - len(header))
-    raw = _read_voxels(stream, layout, where)
+    raw = _read_voxels(stream, layout, where, workspace)
     trailer = _read_trailer(stream, where)
     return NiftiFile(
         raw=raw,
@@ -238,7 +245,8 @@ def _shape(header: Any, where: str) -> tuple[tuple[int, int, int], tuple[str, ..
     sizes = dim[1 : 1 + dim[0]] if 1 <= dim[0] <= 7 else []
     if len(sizes) < 3 or min(sizes[:3]) < 1 or any(n != 1 for n in sizes[3:]):
         raise SourceError(
-            f"{where}: header dim {dim}; expected one volume of three dimensions, all positive"
+            f"{where}: header dim {dim}; expected one volume of three dimensions, all positive; "
+            "fetch the file again, or correct its header"
         )
     odd = (f"{dim[0]}-D with one volume",) if dim[0] > 3 else ()
     return (sizes[0], sizes[1], sizes[2]), odd
@@ -248,12 +256,14 @@ def _dtype(header: Any, where: str) -> np.dtype[Any]:
     code = int(header["datatype"])
     try:
         dtype: np.dtype[Any] = header.get_data_dtype()
-    except HeaderDataError as error:
-        raise SourceError(f"{where}: unknown NIfTI datatype code {code}") from error
+    except (HeaderDataError, KeyError) as error:
+        raise SourceError(
+            f"{where}: unknown NIfTI datatype code {code}; expected {_TYPES}; fetch the file again"
+        ) from error
     if dtype.kind not in "iuf" or dtype.itemsize > 8:
         raise SourceError(
-            f"{where}: NIfTI datatype {dtype} (code {code}); expected integers or floats of up to "
-            "64 bits"
+            f"{where}: NIfTI datatype {dtype} (code {code}); expected {_TYPES}; rewrite the file "
+            "with such a type"
         )
     return dtype
 
@@ -263,7 +273,7 @@ def _offset(header: Any, header_size: int, where: str) -> int:
     if not header_size <= offset <= header_size + _MAX_SIDE_BYTES or offset != int(offset):
         raise SourceError(
             f"{where}: vox_offset {offset:g}; expected a whole number from {header_size} to "
-            f"{header_size + _MAX_SIDE_BYTES}"
+            f"{header_size + _MAX_SIDE_BYTES}; fetch the file again, or correct its header"
         )
     return int(offset)
 
@@ -272,7 +282,10 @@ def _scaling(header: Any, where: str) -> tuple[float, float]:
     try:
         slope, inter = header.get_slope_inter()
     except HeaderDataError as error:
-        raise SourceError(f"{where}: scl_slope and scl_inter cannot be used ({error})") from error
+        raise SourceError(
+            f"{where}: scl_slope and scl_inter cannot be used ({error}); expected finite numbers, "
+            "or slope 0 for none; correct the header"
+        ) from error
     return (1.0, 0.0) if slope is None else (float(slope), float(inter))
 
 
@@ -286,16 +299,28 @@ def _affine(header: Any, shape: tuple[int, ...], where: str) -> tuple[FloatArray
         )
     try:
         affine = np.asarray(header.get_best_affine(), dtype=np.float64)
-        other = np.asarray(header.get_qform(), dtype=np.float64) if qform else affine
     except (HeaderDataError, ValueError, np.linalg.LinAlgError) as error:
-        raise SourceError(f"{where}: its orientation cannot be used ({error})") from error
+        raise SourceError(
+            f"{where}: its orientation cannot be used ({error}); expected a qform or sform that "
+            "places the voxels; fetch the file again, or correct its header"
+        ) from error
     if not np.isfinite(affine).all() or abs(np.linalg.det(affine[:3, :3])) < 1e-12:
         raise SourceError(
-            f"{where}: affine {affine.tolist()}; expected finite numbers and three independent axes"
+            f"{where}: affine {affine.tolist()}; expected finite numbers and three independent "
+            "axes; fetch the file again, or correct its header"
         )
-    shift = largest_shift(affine, other, shape)
-    odd = f"sform and qform disagree by {shift:.3g} mm; the sform was used"
-    return affine, () if shift <= SAME_GRID_MM else (odd,)
+    return affine, _disagreement(header, affine, shape) if sform and qform else ()
+
+
+def _disagreement(header: Any, sform: FloatArray, shape: tuple[int, ...]) -> tuple[str, ...]:
+    """A finding if the qform, which was not used, says otherwise or nothing."""
+    try:
+        shift = largest_shift(sform, header.get_qform(), shape)
+    except (HeaderDataError, ValueError, np.linalg.LinAlgError) as error:
+        return (f"qform cannot be used ({error}); the sform was used",)
+    if shift <= SAME_GRID_MM:
+        return ()
+    return (f"sform and qform disagree by {shift:.3g} mm; the sform was used",)
 
 
 def _require_plausible(layout: _Layout, size: int, where: str) -> None:
@@ -308,10 +333,12 @@ def _require_plausible(layout: _Layout, size: int, where: str) -> None:
         )
 
 
-def _read_voxels(stream: _Uncompressed, layout: _Layout, where: str) -> npt.NDArray[Any]:
+def _read_voxels(
+    stream: _Uncompressed, layout: _Layout, where: str, workspace: Workspace
+) -> npt.NDArray[Any]:
     # Pages of np.empty cost memory only once written: a false claim costs what the file holds.
     try:
-        buffer = np.empty(layout.voxel_bytes, np.uint8)
+        buffer = workspace.take(layout.voxel_bytes)
     except MemoryError as error:
         raise SourceError(
             f"{where}: {layout.voxel_bytes} bytes of voxels, more than this machine's memory; "
@@ -334,7 +361,7 @@ def _read_trailer(stream: _Uncompressed, where: str) -> bytes:
     if len(trailer) > _MAX_SIDE_BYTES:
         raise SourceError(
             f"{where}: more than {_MAX_SIDE_BYTES} bytes behind the last voxel; expected none; "
-            "the header does not describe this file"
+            "the header does not describe this file: fetch it again"
         )
     return trailer
 

@@ -24,7 +24,9 @@ from lundprobe_zarr.vocabulary.geometry import spacing
 from lundprobe_zarr.vocabulary.names import protocol_of
 from lundprobe_zarr.vocabulary.version import package_version
 
+from .fragments import save_fragments
 from .inventory import PatientSource
+from .measure import Row, component_findings
 from .metadata import write_metadata
 from .plan import plan_store
 from .sidefiles import CSV_TOLERANCE_MM
@@ -67,14 +69,21 @@ def convert_patient(
             "failed",
             patient.bytes,
             time.perf_counter() - started,
-            error=_reason(error),
+            error=_reason(error, patient.folder),
         )
     seconds = time.perf_counter() - started
     return PatientResult(patient.patient_id, "converted", patient.bytes, seconds, findings)
 
 
-def _reason(error: BaseException) -> str:
-    return str(error) if isinstance(error, LundProbeError) else f"{type(error).__name__}: {error}"
+def _reason(error: BaseException, folder: str) -> str:
+    if isinstance(error, LundProbeError):
+        return str(error)
+    remedy = (
+        "try fewer --workers, or a machine with more memory"
+        if isinstance(error, MemoryError)
+        else "check the disks' space and permissions, then run again"
+    )
+    return f"{folder}: could not be converted ({type(error).__name__}: {error}); {remedy}"
 
 
 def _convert(
@@ -87,9 +96,10 @@ def _convert(
     folder = final.with_name(_partial_name(final))
     folder.mkdir(parents=True)
     try:
-        findings = _write_store(patient, folder, precision, progress)
+        findings, rows = _write_store(patient, folder, precision, progress)
         forget(dataset, patient.patient_id)
         _replace(folder, final)
+        save_fragments(dataset, patient.patient_id, rows)
         remember(dataset, patient, precision)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
@@ -98,16 +108,18 @@ def _convert(
 
 def _write_store(
     patient: PatientSource, folder: Path, precision: Precision, progress: Progress
-) -> tuple[str, ...]:
+) -> tuple[tuple[str, ...], dict[str, list[Row]]]:
     writer = VolumeWriter(folder, patient, precision, progress)
     for plan in plan_store(patient):
         writer.write(plan)
     writer.read_fiducials()
     contents = writer.contents
-    findings = (*patient.findings, *contents.findings)
+    found = component_findings(writer.measurements.components(), patient.multi_component)
+    findings = (*patient.findings, *contents.findings, *found)
     write_metadata(folder, contents, _root_attributes(patient, contents, precision, findings))
     require_witnesses(contents.arrays, zarr.open_group(str(folder), mode="r"), patient.patient_id)
-    return findings
+    grid = contents.grids["mri"]
+    return findings, writer.measurements.rows(grid.shape, grid.affine)
 
 
 def _root_attributes(
@@ -122,7 +134,7 @@ def _root_attributes(
         "converter": f"lundprobe-zarr {package_version()}",
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "synthetic": contents.synthetic,
-        "multi_component_structures": list(patient.multi_component),
+        "multi_component_structures": list(patient.multi_component or ()),
         "geometry_matches_csv": geometry_matches(patient, contents),
         "findings": list(findings),
     }

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -16,12 +14,13 @@ from lundprobe_zarr.errors import DatasetError, NotADatasetError
 from lundprobe_zarr.schema.card import dataset_card, dataset_catalog
 from lundprobe_zarr.schema.layout import SCHEMA_VERSION
 from lundprobe_zarr.schema.manifest import ACCESS, ACCESS_SYNTHETIC, MANIFEST_NAME, Manifest
-from lundprobe_zarr.schema.tables import TABLES, store_path, table_file
+from lundprobe_zarr.schema.tables import MEASURED, TABLES, store_path, table_file
+from lundprobe_zarr.store.describe import array_rows, patient_row
 from lundprobe_zarr.store.metadata import StoreMetadata, parse_store
 from lundprobe_zarr.vocabulary.names import PARTS
 from lundprobe_zarr.vocabulary.version import package_version
 
-from lundprobe_zarr.store.describe import array_rows, patient_row
+from .fragments import load_fragments, write_parquet
 from .state import write_atomically
 
 _SUFFIX = ".zarr"
@@ -35,12 +34,13 @@ class Published:
     left_out: tuple[str, ...]
 
 
-def finalise(dataset: Path) -> Published:
+def finalise(dataset: Path, rebuild: bool = False) -> Published:
     """Write tables, manifest, card and catalog of all complete stores in `dataset`.
 
-    Reads each store's metadata and no voxel. A store that cannot be read is left out and named.
-    The manifest comes last, so that a reader sees the old dataset or the new one. Raises
-    `NotADatasetError` if there is no store, `DatasetError` if stores differ in precision.
+    Reads each store's metadata, and voxels only where measured rows are lost or on `rebuild`. A
+    store that cannot be read is left out and named. The manifest comes last, so that a reader
+    sees the old dataset or the new one. Raises `NotADatasetError` if there is no store,
+    `DatasetError` if stores differ in precision.
     """
     stores, left_out = _stores(dataset)
     if not stores:
@@ -49,7 +49,7 @@ def finalise(dataset: Path) -> Published:
             "`lundprobe-zarr convert` first" + "".join(f"\n  {line}" for line in left_out)
         )
     manifest = _manifest(dataset, stores)
-    tables = _write_tables(dataset, stores)
+    tables = _write_tables(dataset, stores, rebuild)
     manifest = manifest.model_copy(update={"tables": tables})
     write_atomically(dataset / "README.md", dataset_card(manifest, _sizes(dataset, manifest)))
     write_atomically(dataset / "catalog.yaml", dataset_catalog(manifest, stores[0].patient_id))
@@ -111,33 +111,27 @@ def _is_synthetic(dataset: Path, stores: list[StoreMetadata]) -> bool:
     return bool(phantom)
 
 
-def _write_tables(dataset: Path, stores: list[StoreMetadata]) -> dict[str, dict[str, list[str]]]:
-    tables: dict[str, dict[str, list[str]]] = {name: {} for name in TABLES}
+def _write_tables(
+    dataset: Path, stores: list[StoreMetadata], rebuild: bool
+) -> dict[str, dict[str, list[str]]]:
+    files: dict[str, dict[str, list[str]]] = {name: {} for name in TABLES}
     for part in PARTS:
         chosen = [s for s in stores if s.attributes["part"] == part]
-        if not chosen:
-            continue
-        for name, rows in _rows(dataset, chosen).items():
+        for name, table in _tables(dataset, chosen, rebuild).items() if chosen else ():
             file = table_file(name, part)
-            _write_parquet(TABLES[name].from_rows(rows), dataset / file)
-            tables[name][part] = [file]
-    return tables
+            write_parquet(table, dataset / file)
+            files[name][part] = [file]
+    return files
 
 
-def _rows(dataset: Path, stores: list[StoreMetadata]) -> dict[str, list[dict[str, Any]]]:
+def _tables(dataset: Path, stores: list[StoreMetadata], rebuild: bool) -> dict[str, pa.Table]:
+    patients = [patient_row(s, _tree_bytes(dataset / store_path(s.patient_id))) for s in stores]
+    fragments = [load_fragments(dataset, s, rebuild) for s in stores]
     return {
-        "patients": [
-            patient_row(s, _tree_bytes(dataset / store_path(s.patient_id))) for s in stores
-        ],
-        "arrays": [row for s in stores for row in array_rows(s)],
+        "patients": TABLES["patients"].from_rows(patients),
+        "arrays": TABLES["arrays"].from_rows(row for s in stores for row in array_rows(s)),
+        **{name: pa.concat_tables([f[name] for f in fragments]) for name in MEASURED},
     }
-
-
-def _write_parquet(table: pa.Table, path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    pq.write_table(table, temporary, compression="zstd")
-    temporary.replace(path)
 
 
 def _tree_bytes(folder: Path) -> int:

@@ -5,11 +5,14 @@ from __future__ import annotations
 import json
 import logging
 import os
+import signal
+import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
+from multiprocessing import resource_tracker
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -229,17 +232,54 @@ def _client(options: Options, patients: int) -> Iterator[Client]:
         with client:
             yield client
         return
-    with (
-        LocalCluster(
-            n_workers=min(options.workers or _cpus(), patients),
-            threads_per_worker=1,  # decoding and encoding hold the GIL in between
-            processes=True,
-            dashboard_address=None,
-            silence_logs=logging.ERROR,
-        ) as cluster,
-        Client(cluster) as client,
-    ):
+    with ExitStack() as stack:
+        with _signals_held():
+            cluster = stack.enter_context(_local_cluster(options, patients))
+            client = stack.enter_context(Client(cluster))
         yield client
+
+
+def _local_cluster(options: Options, patients: int) -> LocalCluster:
+    return LocalCluster(
+        n_workers=min(options.workers or _cpus(), patients),
+        threads_per_worker=1,  # decoding and encoding hold the GIL in between
+        processes=True,
+        dashboard_address=None,
+        # No dashboard, but its server starts anyway: on a free port, for this machine alone.
+        scheduler_kwargs={"dashboard_address": "127.0.0.1:0"},
+        silence_logs=logging.ERROR,
+    )
+
+
+@contextmanager
+def _signals_held() -> Iterator[None]:
+    """Hold SIGINT and SIGTERM back; threads and processes started meanwhile never get them.
+
+    Ctrl-C goes to every process of a terminal: workers that took it would die with a traceback
+    each, and a cluster that is half started cannot be closed. They end when this process says.
+    """
+    if not hasattr(signal, "pthread_sigmask"):  # Windows has neither masks nor process groups
+        yield
+        return
+    _start_tracker()
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _start_tracker() -> None:
+    """Start the process that frees what killed workers leave, and let it do so without a word.
+
+    Started later, by the first worker, it would let the signals through again.
+    """
+    quiet = "ignore:resource_tracker:UserWarning"
+    sys.warnoptions.append(quiet)  # handed down as the tracker's command line
+    try:
+        resource_tracker.ensure_running()
+    finally:
+        sys.warnoptions.remove(quiet)
 
 
 def _cpus() -> int:

@@ -11,6 +11,7 @@ import io
 import json
 import re
 from dataclasses import dataclass, field
+from math import isfinite
 from pathlib import Path
 
 from lundprobe_zarr.vocabulary.files import structure_of_name
@@ -39,12 +40,12 @@ class SideFiles:
     """What the side files of one part say, by patient, and what was wrong with them.
 
     `geometry`: grid -> ((z, y, x) shape, (z, y, x) spacing in mm). `missing`: names of clinical
-    structures, or None where there is no readable list. `multi_component`: clinical structures.
+    structures. `multi_component`: clinical structures. Both None where there is no readable list.
     """
 
     geometry: dict[str, Geometry] = field(default_factory=dict)
     missing: dict[str, tuple[str, ...]] | None = None
-    multi_component: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    multi_component: dict[str, tuple[str, ...]] | None = None
     findings: list[str] = field(default_factory=list)
 
 
@@ -96,22 +97,30 @@ def parse_geometry(text: str, name: str, findings: list[str]) -> dict[str, Geome
     Cells are Python tuples as text: matrix (rows, columns, slices) = (y, x, z), voxel size
     (x, y, z) in mm, possibly as NumPy 2 prints them.
     """
-    reader = csv.DictReader(io.StringIO(text), delimiter=";")
+    rows: dict[str, Geometry] = {}
+    try:
+        _read_rows(csv.DictReader(io.StringIO(text), delimiter=";"), rows, name, findings)
+    except csv.Error as error:  # such as a quote that is never closed
+        findings.append(f"{name}: not a table ({error}); {len(rows)} rows were read")
+    return rows
+
+
+def _read_rows(
+    reader: csv.DictReader[str], rows: dict[str, Geometry], name: str, findings: list[str]
+) -> None:
     columns = [c.strip() for c in reader.fieldnames or []]
     wanted = ["patient", *(c for pair in _CSV_COLUMNS.values() for c in pair)]
     absent = [c for c in wanted if c not in columns]
     if absent:
         findings.append(f"{name}: no column {', '.join(absent)}; its geometry was not compared")
-        return {}
+        return
     reader.fieldnames = columns
-    rows: dict[str, Geometry] = {}
     for row in reader:
         patient = (row["patient"] or "").strip()
         try:
             rows[patient] = {grid: _cells(row, *pair) for grid, pair in _CSV_COLUMNS.items()}
         except ValueError as error:
             findings.append(f"{name}: line {reader.line_num} ({patient or 'no patient'}): {error}")
-    return rows
 
 
 def _cells(
@@ -124,8 +133,8 @@ def _cells(
 
 def _tuple(cell: str | None, column: str) -> list[float]:
     numbers = [float(n) for n in _NUMBER.findall(_NUMPY_TYPE.sub("", cell or ""))]
-    if len(numbers) != 3:
-        raise ValueError(f"{column} is {cell!r}; expected three numbers")
+    if len(numbers) != 3 or not all(map(isfinite, numbers)):
+        raise ValueError(f"{column} is {cell!r}; expected three finite numbers")
     return numbers
 
 

@@ -64,10 +64,13 @@ def forget(dataset: Path, patient_id: str) -> None:
     _state_file(dataset, patient_id).unlink(missing_ok=True)
 
 
-def is_current(dataset: Path, patient: PatientSource, precision: Precision) -> bool:
+def is_current(
+    dataset: Path, patient: PatientSource, precision: Precision, note: bool = True
+) -> bool:
     """Whether the patient's store is there and was converted from just these source files.
 
-    Sizes and times decide when they all agree; a file whose time alone differs is hashed.
+    Sizes and times decide when they all agree; a file whose time alone differs is hashed, and
+    the new times are noted unless `note` is off.
     """
     root = dataset / store_path(patient.patient_id) / "zarr.json"
     if patient.problem is not None or not root.is_file():
@@ -80,7 +83,8 @@ def is_current(dataset: Path, patient: PatientSource, precision: Precision) -> b
         return False
     if not _same_contents(root, patient, precision, noted, now):
         return False
-    remember(dataset, patient, precision)
+    if note:
+        remember(dataset, patient, precision)
     return True
 
 
@@ -124,7 +128,8 @@ def _same_circumstances(store: StoreMetadata, patient: PatientSource, precision:
         attributes["schema_version"] == SCHEMA_VERSION
         and attributes["precision"] == precision
         and attributes["part"] == patient.part
-        and tuple(attributes.get("multi_component_structures", ())) == patient.multi_component
+        and tuple(attributes.get("multi_component_structures", ()))
+        == (patient.multi_component or ())
         and found == patient.findings
     )
 

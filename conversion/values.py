@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from lundprobe_zarr.errors import PrecisionError, SourceError
 from lundprobe_zarr.schema.precision import Precision, Rounded, round_volume
-from lundprobe_zarr.schema.scaling import recovers, scale
+from lundprobe_zarr.schema.scaling import recovers, scale, unscale
 
 from .nifti import NiftiFile
 
@@ -21,46 +21,70 @@ Volume = npt.NDArray[Any]
 class Mask:
     """A two-valued volume: bool (z, y, x), the physical value of its foreground, voxel count.
 
-    `foreground` is None for a mask without any foreground.
+    `foreground` is None for a mask without any, an int for an unscaled file of integers.
     """
 
     values: npt.NDArray[np.bool_]
-    foreground: float | None
+    foreground: int | float | None
     voxels: int
 
 
 def read_mask(file: NiftiFile, where: str) -> Mask:
     """The mask a file holds: 0 and one other value, of any type.
 
-    Raises `SourceError` if it holds NaN, a third value, or no zero.
+    Raises `SourceError` if it holds inf, NaN, a third value, or no zero.
     """
     values = scale(file.raw, file.slope, file.inter)
-    mask = values != 0
+    if values.dtype == np.uint8 and int(values.max()) <= 1:
+        mask = values.view(np.bool_)  # by far the commonest file: no copy
+    else:
+        mask = values != 0
     voxels = int(np.count_nonzero(mask))
-    if voxels == 0:
-        return Mask(_zeros_alone(mask, values, where), None, 0)
-    foreground = values.reshape(-1)[int(mask.argmax())]
-    if int(np.count_nonzero(values == foreground)) != voxels:
-        others = np.unique(values[mask & (values != foreground)])[:4]
-        raise SourceError(
-            f"{where}: holds 0, {foreground} and {', '.join(str(v) for v in others)}; expected a "
-            "mask of 0 and one other value; correct the file or leave it out"
-        )
-    if voxels == mask.size:
-        raise SourceError(
-            f"{where}: every voxel is {foreground}; expected a mask of 0 and one other value; "
-            "correct the file or leave it out"
-        )
-    return Mask(_zeros_alone(mask, values, where), float(foreground), voxels)
+    _require_plain_zeros(file, voxels, where)
+    foreground = values.reshape(-1)[int(mask.argmax())] if voxels else None
+    if foreground is not None:
+        _require_two_values(values, mask, foreground, where)
+    if file.is_scaled:
+        _require_recoverable_mask(file, mask, 0.0 if foreground is None else foreground, where)
+    return Mask(mask, None if foreground is None else foreground.item(), voxels)
 
 
-def _zeros_alone(mask: npt.NDArray[np.bool_], values: Volume, where: str) -> npt.NDArray[np.bool_]:
+def _require_two_values(
+    values: Volume, mask: npt.NDArray[np.bool_], foreground: Any, where: str
+) -> None:
+    has_zero = not mask.all()
+    others = np.unique(values[mask & (values != foreground)])[:4]
+    if has_zero and not others.size and np.isfinite(foreground):
+        return
+    found = ", ".join(str(v) for v in ([0] if has_zero else []) + [foreground, *others])
+    raise SourceError(
+        f"{where}: holds {found}{'' if has_zero else ' and no 0'}; expected a mask of 0 and one "
+        "other, finite value; correct the file or leave it out"
+    )
+
+
+def _require_plain_zeros(file: NiftiFile, voxels: int, where: str) -> None:
     """Refuse -0.0 in float masks: it could not be told from 0 when the file is written back."""
-    if values.dtype.kind == "f" and bool(np.signbit(values[~mask]).any()):
+    bits = file.raw.view(f"u{file.raw.dtype.itemsize}")
+    if file.is_scaled or file.raw.dtype.kind != "f":
+        return
+    if int(np.count_nonzero(bits)) != voxels:
         raise SourceError(
             f"{where}: holds 0 and -0.0; expected a mask of 0 and one other value; correct the file"
         )
-    return mask
+
+
+def _require_recoverable_mask(
+    file: NiftiFile, mask: npt.NDArray[np.bool_], foreground: Any, where: str
+) -> None:
+    """Refuse a scaling under which the file's own two numbers do not come back."""
+    raw = file.raw
+    bits = f"u{raw.dtype.itemsize}"
+    with np.errstate(invalid="ignore", over="ignore"):
+        numbers = unscale(np.array([0.0, foreground]), file.slope, file.inter, raw.dtype).view(bits)
+    planes = zip(mask, raw, strict=True)
+    if not all(np.array_equal(numbers[m.view(np.uint8)], r.view(bits)) for m, r in planes):
+        raise PrecisionError(_unrecoverable(file, where))
 
 
 @dataclass(frozen=True)
@@ -102,11 +126,15 @@ def _require_recoverable(values: Volume, file: NiftiFile, precision: Precision, 
     if file.raw.dtype.kind == "f" and precision != "lossless":
         return
     if not recovers(values, file.raw, file.slope, file.inter):
-        raise PrecisionError(
-            f"{where}: scl_slope {file.slope!r} and scl_inter {file.inter!r} lose raw numbers of "
-            f"type {file.raw.dtype}: they do not come back from the physical values; expected a "
-            "scaling that can be undone; correct the header or rewrite the file unscaled"
-        )
+        raise PrecisionError(_unrecoverable(file, where))
+
+
+def _unrecoverable(file: NiftiFile, where: str) -> str:
+    return (
+        f"{where}: scl_slope {file.slope!r} and scl_inter {file.inter!r} lose raw numbers of type "
+        f"{file.raw.dtype}: they do not come back from the physical values; expected a scaling "
+        "that can be undone; correct the header or rewrite the file unscaled"
+    )
 
 
 def _finite_range(values: Volume) -> tuple[tuple[float, float] | None, int]:

@@ -8,8 +8,6 @@ through zarr-python, as a user would, so that metadata which misplaces voxels ca
 from __future__ import annotations
 
 import base64
-import hashlib
-import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,18 +17,21 @@ import numpy as np
 import numpy.typing as npt
 
 from lundprobe_zarr.errors import SourceError, VerificationError
-from lundprobe_zarr.schema.encoding import blosc_settings, inner_chunk
+from lundprobe_zarr.schema.encoding import MASK_BLOSC, inner_chunk
 from lundprobe_zarr.schema.precision import Precision, common_type, ladder_of
 from lundprobe_zarr.schema.records import SourceRecord
 from lundprobe_zarr.store.metadata import shard_key
-from lundprobe_zarr.store.shard import Box, ShardCodec
+from lundprobe_zarr.store.shard import ShardCodec, with_best_filter
 from lundprobe_zarr.vocabulary.geometry import SAME_GRID_MM, FloatArray, largest_shift
 
 from .fiducials import read_fiducials
 from .inventory import PatientSource, SourceEntry
+from .measure import Measurements
 from .nifti import NiftiFile, read_nifti, without_voxels
 from .plan import ArrayPlan
+from .shards import compare_shard, digest, put_shard
 from .values import Quantity, read_mask, read_quantity
+from .workspace import Workspace
 
 Volume = npt.NDArray[Any]
 #: Called with the bytes of each source file once it is stored.
@@ -60,7 +61,7 @@ class WrittenArray:
 
     plan: ArrayPlan
     shape: tuple[int, ...]
-    dtype: np.dtype[Any]
+    codec: ShardCodec
     records: tuple[SourceRecord, ...]
     witnesses: tuple[Witness, ...]
 
@@ -89,6 +90,9 @@ class VolumeWriter:
         self._patient = patient
         self._precision = precision
         self._progress = progress
+        self._workspace = Workspace()
+        self._dose: dict[str, Volume] = {}
+        self.measurements = Measurements(patient.patient_id, patient.part)
         self.contents = Contents()
 
     def write(self, plan: ArrayPlan) -> None:
@@ -96,6 +100,7 @@ class VolumeWriter:
         write = self._write_masks if plan.spec.is_mask else self._write_quantities
         array = write(plan)
         self.contents.arrays.append(array)
+        self._workspace.release()
 
     def read_fiducials(self) -> None:
         """Read the fiducial positions, if the patient has them."""
@@ -115,7 +120,7 @@ class VolumeWriter:
         self.contents.findings.append(f"{entry.path}: {finding}")
 
     def _read(self, entry: SourceEntry) -> NiftiFile:
-        file = read_nifti(entry.file, self._where(entry))
+        file = read_nifti(entry.file, self._where(entry), self._workspace)
         self._place(entry, file)
         for oddity in file.oddities:
             self._find(entry, oddity)
@@ -141,39 +146,41 @@ class VolumeWriter:
             )
 
     def _write_masks(self, plan: ArrayPlan) -> WrittenArray:
-        dtype = np.dtype(bool)
-        records: list[SourceRecord] = []
-        witnesses: list[Witness] = []
+        codec = self._codec(plan, np.dtype(bool))  # the grid's image, written before, fixes it
+        stored = []
         for entry in plan.entries:
             file = self._read(entry)
             mask = read_mask(file, self._where(entry))
             if mask.voxels == 0:
                 self._find(entry, "all-zero mask")
-            place = plan.index(entry.record.labels)
-            stored = self._write_shard(plan, place, mask.values, dtype, entry)
-            values = {"foreground": mask.foreground, "voxels": mask.voxels}
-            records.append(self._record(entry, file, stored, values))
-            witnesses += stored.witnesses
-        return self._written(plan, dtype, records, witnesses)
+            affine, dose = (
+                self.contents.grids[plan.spec.grid].affine,
+                self._dose.get(plan.spec.grid),
+            )
+            self.measurements.add(entry.record, mask.values, affine, dose)
+            facts = {"foreground": mask.foreground, "voxels": mask.voxels}
+            stored.append(self._store(plan, codec, entry, file, mask.values, facts))
+            self._workspace.release()
+        return self._written(plan, codec, stored)
 
     def _write_quantities(self, plan: ArrayPlan) -> WrittenArray:
         ready = [self._quantity(plan, entry) for entry in plan.entries]
         where = f"{self._patient.folder}: array {plan.spec.path}"
         dtype = common_type([q.rounded for _, q in ready], ladder_of(plan.spec.variable), where)
-        records: list[SourceRecord] = []
-        witnesses: list[Witness] = []
+        volumes = [q.rounded.values for _, q in ready]
+        codec = with_best_filter(self._codec(plan, dtype), volumes)
+        if plan.spec.variable == "dose":  # kept, with its memory, for the masks of its grid
+            self._dose = {plan.spec.grid: volumes[0].astype(dtype)}
+        stored = []
         for entry, (file, quantity) in zip(plan.entries, ready, strict=True):
-            place = plan.index(entry.record.labels)
-            stored = self._write_shard(plan, place, quantity.rounded.values, dtype, entry)
-            values = {
+            facts = {
                 "exact": quantity.rounded.exact,
                 "max_abs_error": quantity.rounded.max_abs_error,
                 "restores": quantity.restores,
                 "range": quantity.range,
             }
-            records.append(self._record(entry, file, stored, values))
-            witnesses += stored.witnesses
-        return self._written(plan, dtype, records, witnesses)
+            stored.append(self._store(plan, codec, entry, file, quantity.rounded.values, facts))
+        return self._written(plan, codec, stored)
 
     def _quantity(self, plan: ArrayPlan, entry: SourceEntry) -> tuple[NiftiFile, Quantity]:
         file = self._read(entry)
@@ -189,19 +196,41 @@ class VolumeWriter:
             self._find(entry, f"{quantity.nonfinite} voxels are inf or NaN")
         return without_voxels(file), quantity
 
-    def _written(
+    def _codec(self, plan: ArrayPlan, dtype: np.dtype[Any]) -> ShardCodec:
+        shape = self.contents.grids[plan.spec.grid].shape
+        return ShardCodec(shape, inner_chunk(shape), dtype, MASK_BLOSC)
+
+    def _written(self, plan: ArrayPlan, codec: ShardCodec, stored: list[_Stored]) -> WrittenArray:
+        blocks = tuple(len(plan.labels[d]) for d in plan.spec.label_dims)
+        records = tuple(s.record for s in stored)
+        witnesses = tuple(s.witness for s in stored if s.witness is not None)
+        return WrittenArray(plan, blocks + codec.shape, codec, records, witnesses)
+
+    def _store(
         self,
         plan: ArrayPlan,
-        dtype: np.dtype[Any],
-        records: list[SourceRecord],
-        witnesses: list[Witness],
-    ) -> WrittenArray:
-        blocks = tuple(len(plan.labels[d]) for d in plan.spec.label_dims)
-        shape = blocks + self.contents.grids[plan.spec.group.split("/")[0]].shape
-        return WrittenArray(plan, shape, dtype, tuple(records), tuple(witnesses))
+        codec: ShardCodec,
+        entry: SourceEntry,
+        file: NiftiFile,
+        volume: Volume,
+        facts: dict[str, Any],
+    ) -> _Stored:
+        """Write and verify the shard of one file; `facts` are what its values showed."""
+        place = plan.index(entry.record.labels)
+        key = shard_key(plan.spec, place)
+        size, sha256 = put_shard(self._folder / key, codec, volume)
+        box = compare_shard(self._folder / key, codec, volume, key)
+        self._progress(entry.bytes)
+        witness = None if box is None else Witness((*place, *box), digest(volume[box], codec.dtype))
+        return _Stored(self._record(entry, file, size, sha256, facts), witness)
 
     def _record(
-        self, entry: SourceEntry, file: NiftiFile, stored: _Stored, values: dict[str, Any]
+        self,
+        entry: SourceEntry,
+        file: NiftiFile,
+        size: int,
+        sha256: str | None,
+        facts: dict[str, Any],
     ) -> SourceRecord:
         return SourceRecord(
             labels=entry.record.labels,
@@ -213,92 +242,20 @@ class VolumeWriter:
             extensions=_base64(file.extensions),
             trailer=_base64(file.trailer),
             dtype=file.dtype.str,
-            stored_bytes=stored.bytes,
-            stored_sha256=stored.sha256,
-            **values,
+            stored_bytes=size,
+            stored_sha256=sha256,
+            **facts,
         )
-
-    def _write_shard(
-        self,
-        plan: ArrayPlan,
-        place: tuple[int, ...],
-        volume: Volume,
-        dtype: np.dtype[Any],
-        entry: SourceEntry,
-    ) -> _Stored:
-        shape = self.contents.grids[entry.record.grid].shape
-        codec = ShardCodec(shape, inner_chunk(shape), dtype, blosc_settings(plan.spec.variable))
-        key = shard_key(plan.spec, place)
-        stored = _put(self._folder / key, codec, volume)
-        box = _compare(self._folder / key, codec, volume, stored.bytes, key)
-        self._progress(entry.bytes)
-        witness = () if box is None else (Witness((*place, *box), _digest(volume[box], dtype)),)
-        return _Stored(stored.bytes, stored.sha256, witness)
 
 
 @dataclass(frozen=True)
 class _Stored:
-    """Size and hash of a shard; 0 and None if all its chunks are empty."""
-
-    bytes: int
-    sha256: str | None
-    witnesses: tuple[Witness, ...] = ()
+    record: SourceRecord
+    witness: Witness | None
 
 
 def _base64(data: bytes) -> str:
     return base64.b64encode(data).decode("ascii")
-
-
-def _digest(values: Volume, dtype: np.dtype[Any]) -> bytes:
-    return hashlib.sha256(np.ascontiguousarray(values, dtype=dtype).data).digest()
-
-
-def _put(path: Path, codec: ShardCodec, volume: Volume) -> _Stored:
-    """Write a shard to disk, down to the device: a store that appears must survive a power cut."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    sha256, size = hashlib.sha256(), 0
-    with path.open("wb") as file:
-        for part in codec.encode(volume):
-            file.write(part)
-            sha256.update(part)
-            size += len(part)
-        file.flush()
-        os.fsync(file.fileno())
-    if size == 0:
-        path.unlink()
-        return _Stored(0, None)
-    return _Stored(size, sha256.hexdigest())
-
-
-def _compare(path: Path, codec: ShardCodec, volume: Volume, size: int, key: str) -> Box | None:
-    """Compare a shard on disk with its volume bit for bit; the box of its first full chunk."""
-    if size == 0:
-        _compare_chunks(codec, volume, lambda offset, length: b"", 0, key)
-        return None
-    with path.open("rb") as file:
-
-        def read(offset: int, length: int) -> bytes:
-            file.seek(offset)
-            return file.read(length)
-
-        return _compare_chunks(codec, volume, read, os.fstat(file.fileno()).st_size, key)
-
-
-def _compare_chunks(
-    codec: ShardCodec, volume: Volume, read: Callable[[int, int], bytes], size: int, key: str
-) -> Box | None:
-    bits = f"u{codec.dtype.itemsize}"
-    first = None
-    for box, chunk in codec.decode(read, size, key):
-        expected = np.ascontiguousarray(volume[box], dtype=codec.dtype).view(bits)
-        same = not expected.any() if chunk is None else np.array_equal(chunk.view(bits), expected)
-        if not same:
-            raise VerificationError(
-                f"{key}: voxels {box} read back differ from what was written; expected the same "
-                "bits; check the disk, then convert this patient again"
-            )
-        first = box if first is None and chunk is not None else first
-    return first
 
 
 def require_witnesses(arrays: list[WrittenArray], group: Any, where: str) -> None:
@@ -309,7 +266,7 @@ def require_witnesses(arrays: list[WrittenArray], group: Any, where: str) -> Non
     for array in arrays:
         stored = group[array.plan.spec.path]
         for witness in array.witnesses:
-            if _digest(stored[witness.index], array.dtype) != witness.sha256:
+            if digest(stored[witness.index], array.codec.dtype) != witness.sha256:
                 raise VerificationError(
                     f"{where}: zarr reads other voxels at {array.plan.spec.path}{witness.index} "
                     "than were written; please report this, with the versions of zarr and numcodecs"

@@ -12,8 +12,8 @@ import pyarrow as pa
 
 from lundprobe_zarr.errors import QueryError, UnknownLabelError
 from lundprobe_zarr.schema.manifest import Manifest
-from lundprobe_zarr.schema.tables import PATIENTS, store_path
-from lundprobe_zarr.store.dataset import open_manifest, open_store, read_table
+from lundprobe_zarr.schema.tables import PATIENTS
+from lundprobe_zarr.store.dataset import open_manifest, read_table
 from lundprobe_zarr.store.location import Location
 
 if TYPE_CHECKING:
@@ -117,18 +117,13 @@ class Patient:
 
     @cached_property
     def tree(self) -> xr.DataTree:
-        """The store as a lazy, dask-backed DataTree; a dask chunk is one whole volume.
+        """The store as a lazy, dask-backed DataTree; a dask chunk is a slab of slices.
 
         Raises `DamagedStoreError` if the store is missing or its metadata unsound.
         """
-        import xarray as xr
+        from lundprobe_zarr.store.tree import open_tree
 
-        open_store(self._location, self.patient_id)  # a better message than xarray's
-        store = self._location.zarr_store(store_path(self.patient_id))
-        chunks: Any = {d: 1 for d in ("modality", "structure", "fold", "step", "observer")}
-        return xr.open_datatree(
-            store, engine="zarr", chunks=chunks | {"z": -1, "y": -1, "x": -1}, consolidated=True
-        )
+        return open_tree(self._location, self.patient_id)
 
     @property
     def mri(self) -> xr.Dataset:

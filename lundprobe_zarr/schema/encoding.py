@@ -24,15 +24,22 @@ class BloscSettings:
     shuffle: Literal["noshuffle", "shuffle", "bitshuffle"] = "bitshuffle"
 
 
-#: Dose holds float32 multiples of one scaling: their bytes repeat as wholes, and any shuffle
-#: tears that apart (51-57 MB against 91 MB with bitshuffle at full size). Booleans are so
-#: repetitive that a fast match finder on plain bytes wins.
-_NO_SHUFFLE = frozenset({"dose", "mask", "fold_mask", "fiducial_mask"})
+#: Booleans are so repetitive that a fast match finder on plain bytes wins; shuffling one byte
+#: does nothing and shuffling bits only slows reading.
+MASK_BLOSC = BloscSettings(shuffle="noshuffle")
 
-
-def blosc_settings(variable: str) -> BloscSettings:
-    """Compressor settings of a variable (`image`, `dose`, `mask` …)."""
-    return BloscSettings(shuffle="noshuffle" if variable in _NO_SHUFFLE else "bitshuffle")
+#: Filters tried on a sample of each array that is no mask, the fastest to undo first. Which one
+#: wins depends on the data: dose that is whole multiples of one scaling repeats as whole floats
+#: (any shuffle tears that apart), noisy images compress by their high bytes.
+FILTERS: tuple[BloscSettings, ...] = (
+    BloscSettings(shuffle="shuffle"),
+    BloscSettings(shuffle="noshuffle"),
+    BloscSettings(shuffle="bitshuffle"),
+)
+#: A later filter must be smaller than the first by this factor to be worth its slower reading.
+FILTER_GAIN = 0.97
+#: Chunks of each volume that the choice is made on, spread evenly over it.
+FILTER_SAMPLE = 12
 
 
 def chunk_length(length: int, target: int) -> int:

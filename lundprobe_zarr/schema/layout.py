@@ -43,6 +43,11 @@ class ArraySpec:
         return f"{self.group}/{self.variable}"
 
     @property
+    def grid(self) -> str:
+        """Voxel lattice the array lies on: `mri`, `sct` or `dose`."""
+        return self.group.split("/")[0]
+
+    @property
     def dims(self) -> tuple[str, ...]:
         """All dimensions, label dimensions first."""
         return self.label_dims + SPATIAL_DIMS

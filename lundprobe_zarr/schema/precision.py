@@ -43,8 +43,9 @@ COMPACT_BOUND: dict[str, float] = {"dose": 1e-3, "uncertainty": 1e-3}
 #: of two leaves trailing zero bits in the mantissa, which is what then compresses.
 COMPACT_STEP = 2.0**-9
 
-#: Slices worked on at once; 4 slices of 1024×1024 float64 are 32 MiB.
-_SLAB = 4
+#: Slices worked on at once: 16 MiB of 1024×1024 float64, which malloc still serves from memory it
+#: has; from 32 MiB up every temporary is fresh pages, zeroed by the system.
+_SLAB = 2
 
 
 @dataclass(frozen=True)
@@ -78,6 +79,16 @@ def _bits(values: Volume) -> Volume:
 
 def _slab_fits(slab: Volume, target: np.dtype[Any]) -> bool:
     """Whether a slab survives a round trip through `target` bit for bit."""
+    if slab.dtype.kind == "f" and target.kind in "iu":
+        # What lies beyond wraps on one processor and saturates on another: never cast it. Both
+        # limits are powers of two or 0, which a float holds exactly; NaN is within none.
+        info = np.iinfo(target)
+        low, beyond = (
+            slab.dtype.type(info.min),
+            slab.dtype.type(2.0 ** (info.bits - (info.min < 0))),
+        )
+        if not bool(((slab >= low) & (slab < beyond)).all()):
+            return False
     with np.errstate(invalid="ignore", over="ignore"):
         back = slab.astype(target).astype(slab.dtype)
     return bool(np.array_equal(_bits(back), _bits(slab)))
@@ -187,9 +198,20 @@ def _largest(dtype: str) -> float:
     return float(np.finfo(kind).max) if kind.kind == "f" else float(np.iinfo(kind).max)
 
 
+def _over(volume: Volume, dtype: Any) -> Volume:
+    """An array of `dtype` laid over the buffer of `volume`: half the memory at full size.
+
+    Written slab by slab from the start, it overwrites only what was read before.
+    """
+    if np.dtype(dtype).itemsize > volume.dtype.itemsize:
+        return np.empty(volume.shape, dtype)
+    over: Volume = volume.reshape(-1).view(dtype)[: volume.size].reshape(volume.shape)
+    return over
+
+
 def _single(volume: Volume, ladder: Iterable[str], where: str) -> Rounded:
-    """Round float64 to float32 within the buffer itself: half the memory at full size."""
-    narrow = volume.reshape(-1).view(np.float32)[: volume.size].reshape(volume.shape)
+    """Round float64 to float32."""
+    narrow = _over(volume, np.float32)
     worst = 0.0
     for start in range(0, len(volume), _SLAB):
         wide = volume[start : start + _SLAB].copy()
@@ -206,7 +228,11 @@ def _single(volume: Volume, ladder: Iterable[str], where: str) -> Rounded:
 def _worst(rounded: Volume, original: Volume) -> float:
     """Largest finite difference; inf and NaN are kept as they are and differ by nothing."""
     with np.errstate(invalid="ignore"):
-        difference = np.abs(np.subtract(original, rounded, dtype=np.float64))
+        difference = np.subtract(original, rounded, dtype=np.float64)
+    worst = max(float(difference.max(initial=0.0)), -float(difference.min(initial=0.0)))
+    if np.isfinite(worst):
+        return worst
+    np.abs(difference, out=difference)
     return float(np.max(difference, initial=0.0, where=np.isfinite(difference)))
 
 
@@ -217,10 +243,10 @@ def _whole_hounsfield(volume: Volume, where: str) -> Rounded:
     if low < info.min or high > info.max:
         raise _overflow(where, low if low < info.min else high, "int32")
     exact = fits(volume, "int32")
-    whole = np.empty(volume.shape, np.int32)
+    whole = _over(volume, np.int32)
     worst = 0.0
     for start in range(0, len(volume), _SLAB):
-        original = volume[start : start + _SLAB]
+        original = volume[start : start + _SLAB].copy()
         whole[start : start + _SLAB] = np.rint(original)
         worst = max(worst, _worst(whole[start : start + _SLAB], original))
     return Rounded(whole, exact, worst, holders(whole))
@@ -228,10 +254,10 @@ def _whole_hounsfield(volume: Volume, where: str) -> Rounded:
 
 def _quantised(volume: Volume, bound: float, where: str) -> Rounded:
     """Round to multiples of `COMPACT_STEP` in float32; raises if `bound` would be exceeded."""
-    out = np.empty(volume.shape, np.float32)
+    out = _over(volume, np.float32)
     worst = 0.0
     for start in range(0, len(volume), _SLAB):
-        original = volume[start : start + _SLAB].astype(np.float64)
+        original = volume[start : start + _SLAB].astype(np.float64)  # always a copy
         with np.errstate(over="ignore"):
             out[start : start + _SLAB] = np.rint(original / COMPACT_STEP) * COMPACT_STEP
         worst = max(worst, _worst_bounded(out[start : start + _SLAB], original, bound, where))

@@ -49,7 +49,7 @@ class SourceRecord(BaseModel):
     exact: bool = True
     max_abs_error: float = 0.0
     restores: bool = True
-    foreground: float | None = None
+    foreground: int | float | None = None
     voxels: int | None = None
     range: tuple[float, float] | None = None
     stored_bytes: int = 0

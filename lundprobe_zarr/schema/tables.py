@@ -12,7 +12,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from lundprobe_zarr.vocabulary.names import GRIDS, STRUCTURES
+from lundprobe_zarr.vocabulary.names import GRIDS, PRESCRIPTION_GY, STRUCTURES
 
 _TRIPLE = pa.list_(pa.float64(), 3)
 _SHAPE = pa.list_(pa.int64(), 3)
@@ -136,8 +136,104 @@ ARRAYS = Table(
     ),
 )
 
+#: Percent of the prescribed 42.7 Gy at or above which the V-columns count volume.
+V_LEVELS = (65, 75, 90, 95, 100)
+#: Percent of the volume that receives at least the dose of the D-columns.
+D_LEVELS = (2, 50, 95, 98)
+
+STRUCTURES_TABLE = Table(
+    "structures",
+    "one segmentation: a clinical mask on either grid, a network's, a fold's or an observer's",
+    (
+        *_WHO,
+        _PROTOCOL,
+        Column("grid", pa.string(), "voxel lattice: mri or sct"),
+        Column("source", pa.string(), "clinical, nnunet, nnunet_fold or observer"),
+        Column("structure", pa.string(), "delineated structure"),
+        Column("fold", pa.int64(), "fold of the network, 0 to 9", nullable=True),
+        Column("step", pa.int64(), "1: edited without, 2: with the uncertainty map", nullable=True),
+        Column("observer", pa.string(), "obsB, obsC, obsD or obsE", nullable=True),
+        Column("voxels", pa.int64(), "voxels of the mask", "1"),
+        Column("volume_cc", pa.float64(), "voxels times the volume of one", "cm3"),
+        Column("bbox_start", _SHAPE, "first voxel of the bounding box (z, y, x)", "1", True),
+        Column("bbox_stop", _SHAPE, "end of the bounding box, exclusive (z, y, x)", "1", True),
+        Column("centroid_mm", _TRIPLE, "mean voxel centre (z, y, x), LPS", "mm", True),
+        Column("components", pa.int64(), "26-connected components", "1"),
+        Column("empty_slices", pa.int64(), "axial slices without a voxel inside the extent", "1"),
+        Column("dose_mean_gy", pa.float64(), "mean dose; null without dose or voxels", "Gy", True),
+        Column("dose_min_gy", pa.float64(), "smallest dose", "Gy", True),
+        Column("dose_max_gy", pa.float64(), "largest dose", "Gy", True),
+        *(
+            Column(
+                f"d{x}_gy",
+                pa.float64(),
+                f"D{x}: dose that {x} % of the volume receives at least, "
+                f"numpy.percentile(dose, {100 - x})",
+                "Gy",
+                True,
+            )
+            for x in D_LEVELS
+        ),
+        *(
+            Column(
+                f"v{x}_pct",
+                pa.float64(),
+                f"V{x}: percent of the volume at or above {x} % of {PRESCRIPTION_GY} Gy "
+                f"({PRESCRIPTION_GY * x / 100:.3f} Gy)",
+                "%",
+                True,
+            )
+            for x in V_LEVELS
+        ),
+    ),
+)
+
+SLICES = Table(
+    "slices",
+    "one axial slice of the MRI grid",
+    (
+        *_WHO,
+        _PROTOCOL,
+        Column("z_index", pa.int64(), "index along z, 0 first in the array", "1"),
+        Column("z_mm", pa.float64(), "z of the slice, LPS; null if oblique", "mm", True),
+        *(
+            Column(
+                f"voxels_{s}",
+                pa.int64(),
+                f"voxels of the clinical {s} mask; null where the patient lacks it",
+                "1",
+                True,
+            )
+            for s in STRUCTURES
+        ),
+    ),
+)
+
+#: Most voxels of a structure that the `foreground` table samples.
+FOREGROUND_SAMPLE = 1000
+
+FOREGROUND = Table(
+    "foreground",
+    "one clinical structure of a patient on the MRI grid",
+    (
+        *_WHO,
+        Column("structure", pa.string(), "delineated structure"),
+        Column("total", pa.int64(), "voxels of the mask", "1"),
+        Column(
+            "indices",
+            pa.list_(_SHAPE),
+            f"seeded sample of up to {FOREGROUND_SAMPLE} of its voxels (z, y, x), in order",
+            "1",
+        ),
+    ),
+)
+
 #: Every table of a dataset, by name.
-TABLES: dict[str, Table] = {table.name: table for table in (PATIENTS, ARRAYS)}
+TABLES: dict[str, Table] = {
+    table.name: table for table in (PATIENTS, STRUCTURES_TABLE, SLICES, FOREGROUND, ARRAYS)
+}
+#: Tables whose rows come from voxels, not from a store's metadata.
+MEASURED: tuple[str, ...] = ("structures", "slices", "foreground")
 
 
 def table_file(table: str, part: str, number: int = 0) -> str:

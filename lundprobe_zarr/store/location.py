@@ -76,8 +76,8 @@ def read_object(location: Location, relative: str, expected: str) -> bytes:
         return location.read(relative)
     except FileNotFoundError as error:
         raise DatasetError(
-            f"{location.path(relative)}: not there; expected {expected}; copy the dataset again, or "
-            "write it anew with `lundprobe-zarr convert` and `finalise`"
+            f"{location.path(relative)}: not there; expected {expected}; copy the dataset again, "
+            "or write it anew with `lundprobe-zarr convert` and `finalise`"
         ) from error
     except OSError as error:
         raise DatasetError(f"{location.path(relative)}: cannot be read ({error})") from error

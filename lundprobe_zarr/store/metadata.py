@@ -103,7 +103,7 @@ def parse_store(text: str | bytes, where: str) -> StoreMetadata:
         _require_readable(attributes["schema_version"], where)
         nodes = raw["consolidated_metadata"]["metadata"]
         groups = {p: n["attributes"] for p, n in nodes.items() if n["node_type"] == "group"}
-        arrays = {p: _array(p, n) for p, n in nodes.items() if p in ARRAY_SPECS}
+        arrays = {p: _array(p, nodes[p]) for p in ARRAY_SPECS if p in nodes}
         _ = attributes["patient_id"], attributes["part"], attributes["protocol"]
         fiducials = _fiducials(nodes)
     except (ValueError, KeyError, TypeError, IndexError, AttributeError, ValidationError) as error:

@@ -75,27 +75,20 @@ def nifti_parts(record: SourceRecord, volume: Volume) -> Iterator[bytes]:
     yield base64.b64decode(record.extensions)
     slope, inter = _scaling(header)
     dtype = np.dtype(record.dtype)
-    for plane in _physical(record, volume):
+    for plane in _physical(record, volume, (slope, inter) != (1.0, 0.0)):
         yield unscale(plane, slope, inter, dtype).tobytes()
     yield base64.b64decode(record.trailer)
 
 
-def _physical(record: SourceRecord, volume: Volume) -> Iterator[Volume]:
+def _physical(record: SourceRecord, volume: Volume, is_scaled: bool) -> Iterator[Volume]:
     """Planes of physical values: a mask's foreground is the value it had in the file."""
     if volume.dtype != np.dtype(bool):
         yield from volume
         return
-    foreground = np.array(0.0 if record.foreground is None else record.foreground)
-    values = np.array([0, foreground], dtype=_mask_type(record))
+    dtype = np.dtype(np.float64 if is_scaled else record.dtype)
+    values = np.array([0, record.foreground or 0], dtype.newbyteorder("="))
     for plane in volume:
         yield values[plane.view(np.uint8)]
-
-
-def _mask_type(record: SourceRecord) -> np.dtype[Any]:
-    """Type that holds a mask's foreground: the file's own unless a slope made it a float."""
-    dtype = np.dtype(record.dtype).newbyteorder("=")
-    value = record.foreground or 0.0
-    return dtype if dtype.kind == "f" or dtype.type(value) == value else np.dtype(np.float64)
 
 
 def _scaling(header: bytes) -> tuple[float, float]:

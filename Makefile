@@ -1,0 +1,56 @@
+# Everything a checkout needs, with nothing but Python 3.11 or later, pip, make and git.
+#
+#   make demo     convert a synthetic LUND-PROBE into .demo and show what can be done with it
+#   make test     run the tests            make check   run linters, types, docs
+#   make bench    run the benchmarks       make format  format the code
+#   make clean    remove what these make
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+# Installed anew only when pyproject.toml changes.
+INSTALLED := $(VENV)/.installed
+INSTALLED_DEV := $(VENV)/.installed-dev
+WORKERS ?= 2
+BENCHMARKS := $(filter-out __init__ record,$(basename $(notdir $(wildcard benchmarks/*.py))))
+
+.PHONY: demo test check bench format clean
+
+demo: $(INSTALLED)
+	$(BIN)/lundprobe-zarr demo .demo --workers $(WORKERS)
+
+test: $(INSTALLED_DEV)
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadscope $(PYTEST_ARGS)
+
+check: $(INSTALLED_DEV)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/python scripts/check_links.py
+	$(BIN)/python scripts/generate_docs.py --check
+
+bench: $(INSTALLED_DEV)
+	set -e; for name in $(BENCHMARKS); do $(BIN)/python -m benchmarks.$$name; done
+
+format: $(INSTALLED_DEV)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+	$(BIN)/python scripts/generate_docs.py
+
+clean:
+	rm -rf $(VENV) .demo build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis \
+	  .import_linter_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(BIN)/python:
+	$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or later is needed, this is " + sys.version.split()[0] + "; try make PYTHON=python3.11") if sys.version_info < (3, 11) else None'
+	$(PYTHON) -m venv $(VENV)
+
+$(INSTALLED): pyproject.toml | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable .
+	@touch $@
+
+$(INSTALLED_DEV): pyproject.toml | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	@touch $(INSTALLED) $@

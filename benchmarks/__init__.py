@@ -1,0 +1,1 @@
+"""Full-size measurements; each writes its figures, machine and versions to benchmarks/results."""

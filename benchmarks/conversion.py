@@ -1,0 +1,192 @@
+"""Converting full-size patients: time against a floor, memory, size, files.
+
+The floor is what no converter can do without: gunzip every file with the fastest decoder
+available and Blosc-encode every array with the codec and chunks the store has, on as many
+worker processes, and nothing else: no hashing, checking, writing, reading back or describing.
+Floor and conversion alternate in one run; the ratio quoted is the median of the pairs.
+
+    python -m benchmarks.conversion --work /tmp/lundprobe-bench
+"""
+
+from __future__ import annotations
+
+import argparse
+import multiprocessing
+import os
+import statistics
+import subprocess
+import sys
+import threading
+import time
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+
+from benchmarks.record import write_results
+from lundprobe_zarr.phantom import write_phantom
+from lundprobe_zarr.store.dataset import open_manifest, open_store, read_table
+from lundprobe_zarr.store.location import Location
+from lundprobe_zarr.store.metadata import StoreMetadata
+
+
+def main() -> None:
+    """Measure and write benchmarks/results/conversion.json."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--work", type=Path, default=Path(__file__).parent / "work")
+    parser.add_argument("--patients", type=int, default=2)
+    parser.add_argument("--extended", type=int, default=1)
+    parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--repeats", type=int, default=3)
+    options = parser.parse_args()
+    source = options.work / f"source-{options.patients}-{options.extended}"
+    if not source.exists():
+        write_phantom(
+            source,
+            patients=options.patients,
+            extended=options.extended,
+            size="full",
+            workers=options.workers,
+        )
+    figures = measure(source, options)
+    print(write_results("conversion", figures))
+    for name, value in figures.items():
+        print(f"{name}: {value}")
+
+
+def measure(source: Path, options: argparse.Namespace) -> dict[str, Any]:
+    """All figures of one run."""
+    pairs, peaks = [], []
+    converted = convert(source, options.work / "standard", "standard", options.workers)
+    stores = open_stores(options.work / "standard")
+    for _ in range(options.repeats):
+        floor_seconds = floor(source, stores, options.workers)
+        converted = convert(source, options.work / "standard", "standard", options.workers)
+        pairs.append((converted["seconds"], floor_seconds))
+        peaks.append(converted["peak_worker_mib"])
+    figures: dict[str, Any] = {
+        "patients": len(stores),
+        "workers": options.workers,
+        "floor_decoder": fastest_decoder(source).__module__,
+        "seconds_conversion": [round(c, 2) for c, _ in pairs],
+        "seconds_floor": [round(f, 2) for _, f in pairs],
+        "ratio_to_floor_median": round(statistics.median(c / f for c, f in pairs), 3),
+        "peak_worker_mib": max(peaks),
+        "standard": sizes(options.work / "standard"),
+    }
+    for precision in ("compact", "lossless"):
+        outcome = convert(source, options.work / precision, precision, options.workers)
+        figures[precision] = sizes(options.work / precision) | {
+            "seconds": round(outcome["seconds"], 2),
+            "peak_worker_mib": outcome["peak_worker_mib"],
+        }
+    return figures
+
+
+def convert(source: Path, destination: Path, precision: str, workers: int) -> dict[str, Any]:
+    """Run the command as a user would; wall seconds, and the largest memory of a worker."""
+    command = [sys.executable, "-m", "lundprobe_zarr", "convert", str(source), str(destination)]
+    command += ["--precision", precision, "--workers", str(workers), "--overwrite"]
+    started = time.perf_counter()
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL) as process:
+        peak = watch_memory(process)
+    if process.returncode:
+        raise SystemExit(f"{' '.join(command)} ended with {process.returncode}")
+    return {"seconds": time.perf_counter() - started, "peak_worker_mib": round(peak / 2**20)}
+
+
+def watch_memory(process: subprocess.Popen[bytes]) -> int:
+    """Largest resident memory of any child of a process, sampled until it ends."""
+    peak, done = [0], threading.Event()
+
+    def sample() -> None:
+        while not done.wait(0.02):
+            try:
+                children = psutil.Process(process.pid).children(recursive=True)
+                peak[0] = max([peak[0], *(c.memory_info().rss for c in children)])
+            except psutil.NoSuchProcess:
+                continue  # ended between being listed and being asked
+
+    watcher = threading.Thread(target=sample)
+    watcher.start()
+    process.wait()
+    done.set()
+    watcher.join()
+    return peak[0]
+
+
+def open_stores(dataset: Path) -> list[StoreMetadata]:
+    """Metadata of every store of a converted dataset."""
+    location = Location(dataset)
+    table = read_table(location, open_manifest(location), "patients")
+    return [open_store(location, i) for i in table.column("patient_id").to_pylist()]
+
+
+def sizes(dataset: Path) -> dict[str, Any]:
+    """Bytes against the source's, and files a store, by part."""
+    location = Location(dataset)
+    rows = read_table(location, open_manifest(location), "patients").to_pylist()
+    files: dict[str, int] = {}
+    for row in rows:
+        count = len(location.find(row["store"]))
+        files[row["part"]] = max(files.get(row["part"], 0), count)
+    source, stored = (sum(r[f"{k}_bytes"] for r in rows) for k in ("source", "store"))
+    return {
+        "source_mb": round(source / 1e6, 1),
+        "store_mb": round(stored / 1e6, 1),
+        "ratio": round(stored / source, 3),
+        "most_files_a_store": files,
+    }
+
+
+def fastest_decoder(source: Path) -> Any:
+    """`open` of whichever gzip reader is quickest on one of the files."""
+    from gzip import open as stdlib_open
+
+    from isal.igzip import open as isal_open
+    from zlib_ng.gzip_ng import open as zlib_ng_open
+
+    file = next(source.rglob("MR_StorT2/image.nii.gz"))
+
+    def seconds(opener: Any) -> float:
+        started = time.perf_counter()
+        with opener(file) as stream:
+            while stream.read(1 << 24):
+                pass
+        return time.perf_counter() - started
+
+    return min((stdlib_open, isal_open, zlib_ng_open), key=seconds)
+
+
+def floor(source: Path, stores: list[StoreMetadata], workers: int) -> float:
+    """Wall seconds of the floor, on a pool of fresh processes, largest patient first."""
+    ordered = sorted(stores, key=lambda s: -sum(r.bytes for _, r in s.records))
+    opener = fastest_decoder(source)
+    context = multiprocessing.get_context("spawn")
+    started = time.perf_counter()
+    with ProcessPoolExecutor(workers, mp_context=context) as pool:
+        for future in [pool.submit(floor_of_patient, source, s, opener) for s in ordered]:
+            future.result()
+    return time.perf_counter() - started
+
+
+def floor_of_patient(source: Path, store: StoreMetadata, opener: Any) -> None:
+    """Gunzip and encode every volume of one patient."""
+    for array in store.arrays.values():
+        for record in array.sources:
+            with opener(source / record.path) as stream:
+                data = stream.read()
+            dtype, count = np.dtype(record.dtype), int(np.prod(array.volume_shape))
+            volume = np.frombuffer(data, dtype, count, len(data) - count * dtype.itemsize)
+            volume = volume.reshape(array.volume_shape)
+            if array.dtype == bool:
+                volume = volume != 0
+            for _ in array.codec.encode(volume):
+                pass
+
+
+if __name__ == "__main__":
+    os.environ.setdefault("PYTHONWARNINGS", "ignore")
+    main()

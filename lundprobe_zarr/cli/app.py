@@ -1,0 +1,78 @@
+"""The commands in one list, and what becomes of their errors."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from lundprobe_zarr.cli.convert import convert, finalise
+from lundprobe_zarr.cli.demo import demo
+from lundprobe_zarr.cli.export import export, preview
+from lundprobe_zarr.cli.info import info
+from lundprobe_zarr.cli.phantom import phantom
+from lundprobe_zarr.cli.query import query
+from lundprobe_zarr.cli.status import INTERRUPTED, WRONG_USAGE, describe, exit_status
+from lundprobe_zarr.cli.validate import validate
+from lundprobe_zarr.errors import LundProbeError
+
+
+class _Commands(TyperGroup):
+    """The group of commands; errors raised on purpose become a line and an exit status."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the command that was named."""
+        try:
+            return super().invoke(ctx)
+        except BrokenPipeError:
+            raise  # `lundprobe-zarr … | head`: typer ends quietly
+        except (LundProbeError, OSError) as error:
+            typer.echo(f"error: {describe(error)}", err=True)
+            raise typer.Exit(exit_status(error)) from error
+        except KeyboardInterrupt:
+            typer.echo("Interrupted.", err=True)
+            raise typer.Exit(INTERRUPTED) from None
+
+
+app = typer.Typer(
+    cls=_Commands,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,  # plain help: importing rich would double the time it takes
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    help="LUND-PROBE radiotherapy data as labelled, chunked, streamable Zarr.",
+    epilog="Exit status: 0 done; 1 some patients failed; 2 wrong usage; 3 not a converted "
+    "dataset, or damaged; 130 interrupted.",
+)
+
+#: Each command with an example that runs, in this order, in an empty folder.
+COMMANDS: tuple[tuple[Callable[..., Any], str], ...] = (
+    (phantom, "phantom SOURCE --patients 3 --extended 1"),
+    (convert, "convert SOURCE DATASET --workers 2"),
+    (finalise, "finalise DATASET"),
+    (validate, "validate DATASET --deep"),
+    (info, "info DATASET"),
+    (query, "query DATASET \"protocol = 'newAcq' AND NOT missing_PenileBulb\""),
+    (export, "export DATASET newAcq_cba26d19714d0247 OUT"),
+    (preview, "preview DATASET newAcq_cba26d19714d0247 picture.png"),
+    (demo, "demo DEMO"),
+)
+
+for _command, _example in COMMANDS:
+    app.command(epilog=f"Example: lundprobe-zarr {_example}")(_command)
+
+
+@app.callback(invoke_without_command=True)
+def _root(
+    context: typer.Context,
+    version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False,
+) -> None:
+    if version:
+        from lundprobe_zarr.vocabulary.version import package_version
+
+        typer.echo(f"lundprobe-zarr {package_version()}")
+    elif context.invoked_subcommand is None:
+        typer.echo(context.get_help())
+        raise typer.Exit(WRONG_USAGE)

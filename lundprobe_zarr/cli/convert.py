@@ -1,0 +1,178 @@
+"""`convert` and `finalise`: from a source tree to a dataset."""
+
+from __future__ import annotations
+
+import re
+from enum import Enum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from lundprobe_zarr.cli.status import FAILED, NO_DATASET
+from lundprobe_zarr.errors import SourceNotFoundError, UsageError
+
+if TYPE_CHECKING:
+    from conversion.inventory import Inventory
+    from conversion.run import Options, Report
+
+
+class Precision(str, Enum):
+    """What may be rounded."""
+
+    lossless = "lossless"
+    standard = "standard"
+    compact = "compact"
+
+
+Source = Annotated[Path, typer.Argument(help="The unpacked LUND-PROBE archive.", metavar="SRC")]
+Destination = Annotated[Path, typer.Argument(help="Folder of the dataset.", metavar="DEST")]
+Workers = Annotated[
+    int | None, typer.Option(help="Worker processes on this machine [default: one a core].")
+]
+Scheduler = Annotated[
+    str | None,
+    typer.Option(help="Address of a running dask scheduler, e.g. tcp://10.0.0.1:8786."),
+]
+HowPrecise = Annotated[
+    Precision,
+    typer.Option(
+        help="lossless: every value bit for bit. standard: float64 that float32 cannot hold is "
+        "rounded to float32. compact: for training, sCT to whole HU, dose within 1 mGy."
+    ),
+]
+Patients = Annotated[
+    list[str] | None,
+    typer.Option(metavar="ID[,ID...]", help="Only these patients; may be given several times."),
+]
+Part = Annotated[
+    str | None,
+    typer.Option(metavar="i/N", help="Only share i of N, for job arrays; then run `finalise`."),
+]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Convert again what is there.")]
+FollowLinks = Annotated[
+    bool, typer.Option("--follow-links", help="Follow links that lead outside SRC.")
+]
+DryRun = Annotated[
+    bool, typer.Option("--dry-run", help="Say what is there and what would be done; write nothing.")
+]
+ReportFile = Annotated[
+    Path | None, typer.Option("--report", help="Write the outcome of every patient here, as JSON.")
+]
+
+
+def convert(
+    source: Source,
+    destination: Destination,
+    workers: Workers = None,
+    scheduler: Scheduler = None,
+    precision: HowPrecise = Precision.standard,
+    patients: Patients = None,
+    part: Part = None,
+    overwrite: Overwrite = False,
+    follow_links: FollowLinks = False,
+    dry_run: DryRun = False,
+    report: ReportFile = None,
+) -> None:
+    """Convert a copy of LUND-PROBE into a dataset.
+
+    Patients converted before are skipped unless their source has changed, so the same command
+    continues a run that was broken off. A patient that fails fails alone.
+    """
+    from lundprobe_zarr.cli import converter
+
+    if dry_run and report is not None:
+        raise UsageError(
+            f"--dry-run writes nothing, so no --report {report}; leave one of them out"
+        )
+    share = parse_share(part)
+    inventory = converter.select(_inventory(source, follow_links), split_ids(patients or []), share)
+    how = converter.options(
+        workers=workers,
+        scheduler=scheduler,
+        precision=precision.value,
+        overwrite=overwrite,
+        publish=share is None,
+    )
+    if dry_run:
+        from lundprobe_zarr.cli.plan import show_plan
+
+        show_plan(inventory, destination, how)
+        return
+    raise typer.Exit(run(inventory, destination, how, report))
+
+
+def _inventory(source: Path, follow_links: bool) -> Inventory:
+    from lundprobe_zarr.cli import converter
+
+    inventory = converter.take_inventory(source, follow_links)
+    if not inventory.patients:
+        raise SourceNotFoundError(
+            f"{inventory.root}: no patient in basePart/ or extendedPart/; expected folders named "
+            "oldAcq_ or newAcq_ and 16 hexadecimal digits; check that the archive was unpacked"
+        )
+    return inventory
+
+
+def run(
+    inventory: Inventory, destination: Path, how: Options, report_file: Path | None = None
+) -> int:
+    """Convert with progress, print the outcome and return the exit status."""
+    from lundprobe_zarr.cli import converter
+    from lundprobe_zarr.cli.interrupt import interruptible
+    from lundprobe_zarr.cli.outcome import show_interrupted, show_outcome
+    from lundprobe_zarr.cli.progress import reporter
+
+    report: Report | None = None
+    heard = reporter(len(inventory.patients))
+    with interruptible(heard.stopping) as interrupt:
+        try:
+            with heard:
+                report = converter.convert(inventory, destination, how, heard)
+        except KeyboardInterrupt:
+            pass  # before the first patient or after the last; what is done is done
+    if report is not None and report_file is not None:
+        report.write(report_file)
+    if report is None or report.interrupted:
+        # Counted on disk: a patient may have come to its end while workers were stopping.
+        done = sum(converter.is_current(destination, p, how.precision) for p in inventory.patients)
+        show_interrupted(done, len(inventory.patients), destination)
+        return interrupt.status
+    show_outcome(report, destination, published=how.publish)
+    return FAILED if report.failures else 0
+
+
+def parse_share(text: str | None) -> tuple[int, int] | None:
+    """Share `i/N` of a job array as two numbers."""
+    if text is None:
+        return None
+    match = re.fullmatch(r"(\d+)/(\d+)", text)
+    if match is None:
+        raise UsageError(f"--part {text!r}; expected i/N with 1 <= i <= N, e.g. 3/16")
+    return int(match[1]), int(match[2])
+
+
+def split_ids(given: list[str]) -> list[str]:
+    """Patient ids given one by one or separated by commas, or both."""
+    return [i.strip() for text in given for i in text.split(",") if i.strip()]
+
+
+def finalise(
+    dataset: Annotated[Path, typer.Argument(help="Folder of the dataset.")],
+) -> Any:
+    """Write tables, manifest and card from the patients' stores.
+
+    `convert` does so itself, but for `--part`: run this once all shares are done. It may be run
+    at any time, and repairs tables that were lost.
+    """
+    from lundprobe_zarr.cli import converter
+    from lundprobe_zarr.cli.console import count, listing, say
+
+    published = converter.finalise(dataset)
+    counts = " and ".join(f"{n} {part}" for part, n in published.manifest.patients.items())
+    say(f"Wrote the tables, manifest and card of {counts} patients in {dataset}.")
+    if published.left_out:
+        say(f"Left out {count(len(published.left_out), 'store')}; convert them again:")
+        listing(published.left_out)
+        raise typer.Exit(NO_DATASET)
+    say(f"Next: lundprobe-zarr info {dataset}")

@@ -1,0 +1,72 @@
+"""The converter, found through its entry point: nothing here imports it by name.
+
+It is `conversion` in a checkout and `lundprobe_zarr.conversion` once installed; the types below
+are for the type checker alone.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lundprobe_zarr.errors import LundProbeError
+
+if TYPE_CHECKING:
+    from conversion.inventory import Inventory, PatientSource
+    from conversion.publish import Published
+    from conversion.run import Options, Report, Reporter
+    from lundprobe_zarr.schema.precision import Precision
+
+GROUP = "lundprobe_zarr.converter"
+
+
+def _module(name: str) -> Any:
+    """A module of the converter; raises `LundProbeError` if no converter is installed."""
+    for entry in entry_points(group=GROUP):
+        try:
+            return import_module(f"{entry.value}.{name}")
+        except ModuleNotFoundError as error:
+            if error.name is None or not f"{entry.value}.{name}".startswith(error.name):
+                raise  # the converter is there, one of its own imports is not
+    raise LundProbeError(
+        f"the converter is not installed: nothing usable in the entry point group {GROUP!r}; "
+        "expected lundprobe-zarr to be installed whole; run `pip install .` in its checkout"
+    )
+
+
+def take_inventory(source: Path, follow_links: bool) -> Inventory:
+    """What is in the source tree."""
+    inventory: Inventory = _module("inventory").take_inventory(source, follow_links)
+    return inventory
+
+
+def select(inventory: Inventory, patients: list[str], part: tuple[int, int] | None) -> Inventory:
+    """Some patients of the inventory, or a share."""
+    selected: Inventory = _module("inventory").select(inventory, patients, part)
+    return selected
+
+
+def is_current(destination: Path, patient: PatientSource, precision: Precision) -> bool:
+    """Whether a patient need not be converted again; writes nothing."""
+    current: bool = _module("state").is_current(destination, patient, precision, note=False)
+    return current
+
+
+def options(**chosen: Any) -> Options:
+    """Options of a conversion."""
+    made: Options = _module("run").Options(**chosen)
+    return made
+
+
+def convert(inventory: Inventory, destination: Path, how: Options, reporter: Reporter) -> Report:
+    """Convert the patients of the inventory."""
+    report: Report = _module("run").convert(inventory, destination, how, reporter)
+    return report
+
+
+def finalise(dataset: Path) -> Published:
+    """Write tables, manifest and card of the stores there are."""
+    published: Published = _module("publish").finalise(dataset)
+    return published

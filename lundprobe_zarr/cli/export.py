@@ -1,0 +1,60 @@
+"""`export` and `preview`: one patient out of a dataset, as NIfTI files or as a picture."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from lundprobe_zarr.cli.validate import Dataset
+from lundprobe_zarr.errors import UsageError
+
+PatientId = Annotated[str, typer.Argument(help="A patient's id.", metavar="PATIENT")]
+
+
+def export(
+    dataset: Dataset,
+    patient: PatientId,
+    out: Annotated[Path, typer.Argument(help="Folder to write below; may hold other patients.")],
+) -> None:
+    """Write a patient back as the NIfTI files it came from.
+
+    Each file is checked against the hash of the original's uncompressed bytes, but for those
+    whose values conversion rounded; they are listed.
+    """
+    from lundprobe_zarr.cli.console import count, listing, say
+    from lundprobe_zarr.cli.phantom import steps
+    from lundprobe_zarr.cohort import open_cohort
+    from lundprobe_zarr.store.dataset import open_store
+    from lundprobe_zarr.store.location import Location
+    from lundprobe_zarr.views.export import export_patient
+
+    location = Location(dataset)
+    known = open_cohort(dataset)[patient].patient_id
+    total = len(open_store(location, known).records)
+    with steps("Exporting", total) as step:
+        exported = export_patient(location, known, out, on_file=step)
+    say(f"Wrote {count(total, 'file')} to {out.resolve()}.")
+    say(f"{len(exported.identical)} byte for byte the original's (uncompressed, SHA-256 compared)")
+    if exported.rounded:
+        say(f"{len(exported.rounded)} with the values that conversion rounded:")
+        listing(exported.rounded, most=100)
+
+
+def preview(
+    dataset: Dataset,
+    patient: PatientId,
+    out: Annotated[Path, typer.Argument(help="Picture to write.", metavar="OUT.png")],
+) -> None:
+    """Draw a patient's images, contours and dose as a PNG."""
+    from lundprobe_zarr.cli.console import say
+    from lundprobe_zarr.cohort import open_cohort
+    from lundprobe_zarr.store.location import Location
+    from lundprobe_zarr.views.preview import save_preview
+
+    if out.suffix.lower() != ".png":
+        raise UsageError(f"{out}: expected a name that ends in .png")
+    known = open_cohort(dataset)[patient].patient_id
+    save_preview(Location(dataset), known, out)
+    say(f"Drew {known} into {out.resolve()}.")

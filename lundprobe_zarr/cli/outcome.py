@@ -1,0 +1,63 @@
+"""What a conversion came to, and what to type next."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from lundprobe_zarr.cli.console import count, duration, heading, listing, say
+
+if TYPE_CHECKING:
+    from conversion.run import Report
+
+
+def show_outcome(report: Report, destination: Path, published: bool) -> None:
+    """Print the summary of a run that went to its end."""
+    _show_failures(report)
+    _show_findings(report)
+    say()
+    say(f"{_counts(report)} in {duration(report.seconds)}.", "bold")
+    say(f"Dataset: {destination.resolve()}")
+    for line in _next(report, destination, published):
+        say(line)
+
+
+def _counts(report: Report) -> str:
+    skipped = f"{report.count('skipped')} skipped (converted before, unchanged)"
+    return f"{report.count('converted')} converted, {skipped}, {report.count('failed')} failed"
+
+
+def _next(report: Report, destination: Path, published: bool) -> Iterator[str]:
+    quoted = shlex.quote(str(destination))
+    if report.failures:
+        yield "Next: mend what failed and run the same command; it converts only what is missing."
+    if not published:
+        yield f"Next, once every share is done: lundprobe-zarr finalise {quoted}"
+    elif report.count("converted") + report.count("skipped"):
+        yield f"Next: lundprobe-zarr validate {quoted}"
+        yield f"      lundprobe-zarr info {quoted}"
+
+
+def _show_failures(report: Report) -> None:
+    if report.failures:
+        heading(f"Failed: {count(len(report.failures), 'patient')}")
+        for result in report.failures:
+            say(f"  {result.patient_id}", "red")
+            say(f"    {result.error}")
+
+
+def _show_findings(report: Report) -> None:
+    of_patients = [f"{r.patient_id}: {f}" for r in report.results for f in r.findings]
+    lines = [*report.findings, *report.skipped_folders, *of_patients]
+    if lines:
+        heading(f"Odd, and converted all the same: {count(len(lines), 'finding')}")
+        listing(lines)
+
+
+def show_interrupted(done: int, known: int, destination: Path) -> None:
+    """Print what is done after an interrupt, and how to go on."""
+    say()
+    say(f"Stopped: {done} of {count(known, 'patient')} done and safe in {destination.resolve()}.")
+    say("The same command continues where this one stopped.")

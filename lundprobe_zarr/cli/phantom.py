@@ -1,0 +1,65 @@
+"""`phantom`: a synthetic source tree to try everything on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from enum import Enum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+class Size(str, Enum):
+    """Size of the MRI matrix."""
+
+    tiny = "tiny"
+    small = "small"
+    full = "full"
+
+
+def phantom(
+    destination: Annotated[
+        Path, typer.Argument(help="Folder to write; empty or not there yet.", metavar="DEST")
+    ],
+    patients: Annotated[int, typer.Option(help="Patients of the base part.")] = 3,
+    extended: Annotated[int, typer.Option(help="Patients of the extended part.")] = 1,
+    size: Annotated[
+        Size, typer.Option(help="MRI of about 56×48×14, 256×240×32 or 1024×1024×88 voxels.")
+    ] = Size.tiny,
+    seed: Annotated[int, typer.Option(help="Same seed, same tree.")] = 0,
+    workers: Annotated[int, typer.Option(help="Processes.")] = 1,
+) -> None:
+    """Write a synthetic LUND-PROBE: no patient, every detail."""
+    from lundprobe_zarr.cli.console import count, say
+    from lundprobe_zarr.phantom import write_phantom
+
+    with steps("Writing", patients + extended) as step:
+        write_phantom(
+            destination,
+            patients=patients,
+            extended=extended,
+            size=size.value,
+            seed=seed,
+            workers=workers,
+            progress=step,
+        )
+    say(f"Wrote {count(patients + extended, 'synthetic patient')} to {destination.resolve()}.")
+    say(f"Next: lundprobe-zarr convert {destination} DATASET")
+
+
+@contextmanager
+def steps(title: str, total: int) -> Iterator[Callable[[str], None]]:
+    """A callable to be told of every step: a bar on a terminal, elsewhere a line a step."""
+    from lundprobe_zarr.cli.console import console, say
+
+    if not console().is_terminal:
+        yield lambda text: say(text)
+        return
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(bar_width=None), MofNCompleteColumn())
+    with Progress(*columns, console=console(), expand=True, transient=True) as progress:
+        task = progress.add_task(title, total=total)
+        yield lambda text: progress.advance(task)

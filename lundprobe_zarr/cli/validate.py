@@ -1,0 +1,52 @@
+"""`validate`: is a dataset whole and sound?"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from lundprobe_zarr.cli.status import NO_DATASET
+
+Dataset = Annotated[str, typer.Argument(help="Path or URL of a dataset.")]
+
+
+def validate(
+    dataset: Dataset,
+    deep: Annotated[
+        bool,
+        typer.Option("--deep", help="Read every byte: checksums, hashes, and the NIfTI files."),
+    ] = False,
+    workers: Annotated[int, typer.Option(min=1, help="Stores looked at at a time.")] = 2,
+    report: Annotated[
+        Path | None, typer.Option("--report", help="Write what was found here, as JSON.")
+    ] = None,
+) -> None:
+    """Look whether a dataset is whole and sound.
+
+    The quick look compares metadata, tables and the sizes of objects. The deep one decodes every
+    chunk, hashes every shard and rebuilds every NIfTI file that was stored exactly.
+    Exit status 3 if anything is wrong.
+    """
+    from lundprobe_zarr.cli.console import count, listing, say
+    from lundprobe_zarr.cli.phantom import steps
+    from lundprobe_zarr.store.dataset import open_manifest
+    from lundprobe_zarr.store.location import Location
+    from lundprobe_zarr.store.validate import validate as look
+
+    location = Location(dataset)
+    total = sum(open_manifest(location).patients.values())
+    with steps("Validating", total) as step:
+        found = look(location, deep, workers, on_store=lambda patient: step(f"{patient} looked at"))
+    if report is not None:
+        report.write_text(found.to_json(), encoding="utf-8")
+    seen = f"{count(found.stores, 'store')}, {count(found.volumes, 'volume')}"
+    if not found.problems:
+        how = "every byte read" if deep else "quick look; --deep reads every byte"
+        say(f"Sound: {seen} ({how}).")
+        return
+    say(f"Damaged: {count(len(found.problems), 'problem')} in {seen}:", "red")
+    listing((str(problem) for problem in found.problems), most=50)
+    say("Remedy: convert the patients named again, or copy their stores again; see above.")
+    raise typer.Exit(NO_DATASET)

@@ -1,0 +1,129 @@
+"""Write the generated sections of README.md and docs/ from the package's own data.
+
+A section stands between `<!-- generated: NAME -->` and `<!-- end -->`. With `--check` nothing is
+written, and the exit status is 1 if a section is stale.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+
+from lundprobe_zarr.cli.info import type_name
+from lundprobe_zarr.schema.layout import ARRAY_SPECS, GROUP_TITLES
+from lundprobe_zarr.schema.tables import TABLES
+from lundprobe_zarr.store.metadata import FIDUCIAL_PATH
+from lundprobe_zarr.vocabulary.files import KNOWN_FILES, SourceFile
+from lundprobe_zarr.vocabulary.names import FOLDS, OBSERVERS, STEPS, STRUCTURE_TABLE, TARGETS
+
+_ROOT = Path(__file__).resolve().parent.parent
+_SECTION = re.compile(r"(<!-- generated: (?P<name>[\w-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
+
+
+def _table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    lines = [header, ["---"] * len(header), *rows]
+    return "".join(f"| {' | '.join(cells)} |\n" for cells in lines)
+
+
+def structures() -> str:
+    """The nine structures, in canonical order."""
+    rows = [
+        (f"`{s.label}`", s.description, "some patients lack it" if s.optional else "")
+        for s in STRUCTURE_TABLE
+    ]
+    return _table(("structure", "what it is", ""), rows)
+
+
+def layout() -> str:
+    """The groups of a store and their arrays."""
+    rows = [
+        (f"`/{group}`", title, ", ".join(f"`{array}`" for array in _arrays(group)))
+        for group, title in GROUP_TITLES.items()
+    ]
+    return _table(("group", "what it holds", "arrays"), rows)
+
+
+def _arrays(group: str) -> Iterator[str]:
+    specs = [spec for spec in ARRAY_SPECS.values() if spec.group == group]
+    yield from (f"{s.variable} ({', '.join(s.dims)})" for s in specs)
+    yield from (f"{s.present} ({', '.join(s.label_dims)})" for s in specs if s.present)
+    if FIDUCIAL_PATH.rpartition("/")[0] == group:
+        yield f"{FIDUCIAL_PATH.rpartition('/')[2]} (fiducial, axis)"
+
+
+#: What a label stands for in a file name, so that a hundred files make a few lines.
+_PLACEHOLDERS = {"fold": ("<n>", "_fold_"), "step": ("<s>", "_step"), "observer": ("<obs>", "_")}
+
+
+def files() -> str:
+    """Every kind of source file and the slice of the array it fills."""
+    rows = dict.fromkeys(_file_row(path, record) for path, record in KNOWN_FILES.items())
+    legend = (
+        f"`<Structure>` is any of the nine, `<Target>` is {' or '.join(f'`{t}`' for t in TARGETS)}; "
+        f"n = {FOLDS[0]} … {FOLDS[-1]}, s = {' or '.join(map(str, STEPS))}, "
+        f"obs = {', '.join(f'`{o}`' for o in OBSERVERS)}.\n"
+    )
+    return f"{_table(('file of a patient', 'array', 'slice'), rows)}\n{legend}"
+
+
+def _file_row(path: str, record: SourceFile) -> tuple[str, str, str]:
+    name, labels = path, []
+    for dim, label in record.labels.items():
+        token = str(label)
+        if dim == "structure":
+            token = "<Target>" if record.is_extended else "<Structure>"
+            name = name.replace(f"mask_{label}", f"mask_{token}")
+        elif dim in _PLACEHOLDERS:
+            token, before = _PLACEHOLDERS[dim]
+            name = name.replace(f"{before}{label}", f"{before}{token}")
+        labels.append(f"{dim}={token}")
+    place = f"`/{record.group}/{record.variable}`"
+    return f"`{name}`", place, f"`{', '.join(labels)}`" if labels else ""
+
+
+def tables() -> str:
+    """Every column of every table."""
+    parts = []
+    for table in TABLES.values():
+        rows = [
+            (f"`{c.name}`", type_name(c.type), "yes" if c.nullable else "", c.unit, c.description)
+            for c in table.columns
+        ]
+        head = ("column", "type", "null", "unit", "meaning")
+        parts.append(f"## {table.name}\n\nA row is {table.row}.\n\n{_table(head, rows)}")
+    return "\n".join(parts)
+
+
+SECTIONS: dict[str, Callable[[], str]] = {
+    "structures": structures,
+    "layout": layout,
+    "files": files,
+    "tables": tables,
+}
+
+
+def generate(text: str) -> str:
+    """The text of a Markdown file with its generated sections as they should be."""
+    return _SECTION.sub(lambda m: f"{m[1]}\n{SECTIONS[m['name']]()}\n{m[3]}", text)
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Write, or check, README.md and everything in docs/."""
+    stale = []
+    for file in (_ROOT / "README.md", *sorted((_ROOT / "docs").rglob("*.md"))):
+        text = file.read_text(encoding="utf-8")
+        if (fresh := generate(text)) != text:
+            stale.append(file.relative_to(_ROOT))
+            if "--check" not in arguments:
+                file.write_text(fresh, encoding="utf-8")
+    if "--check" in arguments and stale:
+        print(f"stale: {', '.join(map(str, stale))}; run `python scripts/generate_docs.py`")
+        return 1
+    print(f"generated sections: {', '.join(map(str, stale)) + ' written' if stale else 'fresh'}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

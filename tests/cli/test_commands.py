@@ -1,0 +1,255 @@
+"""Every command that reads a dataset: what it prints, how it ends, what it says of nonsense."""
+
+from __future__ import annotations
+
+import csv
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from lundprobe_zarr.cohort import open_cohort
+from lundprobe_zarr.schema.tables import TABLES
+from lundprobe_zarr.vocabulary.version import package_version
+
+
+@pytest.fixture(scope="session")
+def extended(dataset: Path) -> str:
+    return open_cohort(dataset).where("part = 'extended'")[0].patient_id
+
+
+def copy_of(dataset: Path, folder: Path) -> Path:
+    return Path(shutil.copytree(dataset, folder / "copy"))
+
+
+def test_version(cli):
+    assert cli("--version").out == f"lundprobe-zarr {package_version()}\n"
+
+
+def test_without_a_command_help_is_printed_and_usage_is_wrong(cli):
+    ran = cli()
+    assert ran.status == 2
+    assert "Commands:" in ran.out
+
+
+@pytest.mark.parametrize(
+    "command",
+    ["phantom", "convert", "finalise", "validate", "info", "query", "export", "preview", "demo"],
+)
+def test_help_has_an_example(cli, command):
+    ran = cli(command, "--help")
+    assert ran.status == 0
+    assert f"Example: lundprobe-zarr {command} " in ran.out
+
+
+def test_unknown_option_is_wrong_usage(cli):
+    ran = cli("info", "--nonsense")
+    assert ran.status == 2
+    assert "--nonsense" in ran.err
+
+
+def test_phantom_writes_a_tree(cli, tmp_path):
+    ran = cli("phantom", tmp_path / "new", "--patients", 1, "--extended", 0, "--seed", 3)
+    assert ran.status == 0
+    assert "(1 of 1)" in ran.out
+    assert len(list((tmp_path / "new" / "basePart").iterdir())) == 1
+
+
+def test_phantom_refuses_a_folder_that_is_not_empty(cli, phantom_source):
+    ran = cli("phantom", phantom_source)
+    assert ran.status == 2
+    assert ran.err.startswith("error: ")
+    assert "is not empty" in ran.err
+
+
+def test_info_of_a_dataset(cli, dataset):
+    ran = cli("info", dataset)
+    assert ran.status == 0
+    for said in ("Synthetic phantom", "standard", "Rogowski", "of the source's", "no access terms"):
+        assert said in ran.out
+    assert "base      3 (" in ran.out
+    assert "extended  1 (1 newAcq)" in ran.out
+    rows = dict(line.split()[:2] for line in ran.out.splitlines() if len(line.split()) > 1)
+    assert rows["patients"] == "4"
+    assert rows["arrays"] == str(sum(1 for _ in _arrays(dataset)))
+
+
+def _arrays(dataset):
+    import pyarrow.parquet as pq
+
+    for file in (dataset / "metadata" / "arrays").glob("*.parquet"):
+        yield from pq.read_table(file).column("patient_id")
+
+
+def test_info_of_a_patient(cli, dataset, extended):
+    ran = cli("info", dataset, extended)
+    assert ran.status == 0
+    for said in ("extended, newAcq", "/mri/observers", "obsB, obsC, obsD, obsE", "float32", " mm"):
+        assert said in ran.out
+
+
+def test_info_names_missing_structures_and_findings(cli, dataset):
+    lacking = open_cohort(dataset).where("missing_PenileBulb")[0].patient_id
+    odd = open_cohort(dataset).where("len(findings) > 0")[0].patient_id
+    assert "missing structures  PenileBulb" in cli("info", dataset, lacking).out
+    assert "Findings: 1" in cli("info", dataset, odd).out
+
+
+def test_info_columns_names_every_column(cli, dataset):
+    ran = cli("info", dataset, "--columns")
+    assert ran.status == 0
+    for table in TABLES.values():
+        for column in table.columns:
+            assert column.name in ran.out
+            assert column.description in ran.out
+
+
+def test_query_prints_a_table(cli, dataset, extended):
+    ran = cli("query", dataset, "part = 'extended'")
+    assert ran.status == 0
+    assert extended in ran.out
+    assert "1 of 4 patients" in ran.out
+
+
+def test_query_as_csv_has_every_column(cli, dataset):
+    rows = list(csv.DictReader(cli("query", dataset, "true", "--format", "csv").out.splitlines()))
+    assert len(rows) == 4
+    assert list(rows[0]) == [c.name for c in TABLES["patients"].columns]
+    assert len(json.loads(rows[0]["mri_shape"])) == 3
+
+
+def test_query_as_json_with_chosen_columns(cli, dataset):
+    ran = cli("query", dataset, "true", "--format", "json", "--columns", "patient_id,mri_shape")
+    cohort = open_cohort(dataset)
+    assert json.loads(ran.out) == [
+        {"patient_id": row.patient_id, "mri_shape": list(row.mri_shape)}
+        for row in cohort.patients.itertuples()
+    ]
+
+
+def test_query_that_chooses_nobody(cli, dataset):
+    assert "0 of 4 patients" in cli("query", dataset, "false").out
+
+
+def test_query_says_which_column_does_not_exist(cli, dataset):
+    ran = cli("query", dataset, "nonsense > 1")
+    assert ran.status == 2
+    assert "nonsense" in ran.err
+    ran = cli("query", dataset, "true", "--columns", "patient_id,nonsense")
+    assert ran.status == 2
+    assert "no column nonsense" in ran.err
+
+
+def test_validate_a_sound_dataset(cli, dataset, tmp_path):
+    report = tmp_path / "report.json"
+    ran = cli("validate", dataset, "--deep", "--report", report)
+    assert ran.status == 0
+    assert "Sound: 4 stores" in ran.out
+    assert json.loads(report.read_text())["sound"] is True
+
+
+def test_validate_names_what_is_damaged(cli, dataset, extended, tmp_path):
+    damaged = copy_of(dataset, tmp_path)
+    shard = damaged / "patients" / f"{extended}.zarr" / "mri/image/c/0/0/0/0"
+    data = bytearray(shard.read_bytes())
+    data[len(data) // 2] ^= 0xFF
+    shard.write_bytes(data)
+    assert cli("validate", damaged).status == 0  # a quick look reads no voxel
+    ran = cli("validate", damaged, "--deep")
+    assert ran.status == 3
+    assert "Damaged: " in ran.out
+    assert f"patients/{extended}.zarr/mri/image/c/0/0/0/0" in ran.out
+    shard.unlink()
+    ran = cli("validate", damaged)
+    assert ran.status == 3
+    assert "not there" in ran.out
+
+
+def test_finalise_rebuilds_lost_tables(cli, dataset, tmp_path):
+    copy = copy_of(dataset, tmp_path)
+    shutil.rmtree(copy / "metadata")
+    (copy / "lundprobe.json").unlink()
+    assert cli("info", copy).status == 3
+    ran = cli("finalise", copy)
+    assert ran.status == 0
+    assert "3 base and 1 extended patients" in ran.out
+    assert cli("validate", copy, "--deep").status == 0
+
+
+def test_finalise_names_a_store_that_cannot_be_read(cli, dataset, extended, tmp_path):
+    copy = copy_of(dataset, tmp_path)
+    (copy / "patients" / f"{extended}.zarr" / "zarr.json").write_text("{")
+    ran = cli("finalise", copy)
+    assert ran.status == 3
+    assert f"{extended}.zarr" in ran.out
+
+
+def test_export_says_what_is_the_originals_and_what_was_rounded(
+    cli, dataset, extended, phantom_source, tmp_path
+):
+    ran = cli("export", dataset, extended, tmp_path / "out")
+    assert ran.status == 0
+    assert "Wrote 66 files" in ran.out
+    assert "65 byte for byte" in ran.out
+    assert f"{extended}/sCT/image_reg2MRI.nii.gz" in ran.out.partition("rounded:")[2]
+    written = {p.relative_to(tmp_path / "out") for p in (tmp_path / "out").rglob("*.*")}
+    assert written == {
+        p.relative_to(phantom_source)
+        for p in (phantom_source / "extendedPart" / extended).rglob("*.*")
+    }
+    again = cli("export", dataset, extended, tmp_path / "out")
+    assert again.status == 2
+    assert "is there already" in again.err
+
+
+def test_preview_draws(cli, dataset, extended, tmp_path):
+    ran = cli("preview", dataset, extended, tmp_path / "p.png")
+    assert ran.status == 0
+    assert (tmp_path / "p.png").read_bytes().startswith(b"\x89PNG")
+    assert cli("preview", dataset, extended, tmp_path / "p.gif").status == 2
+
+
+@pytest.mark.parametrize("command", ["info", "export", "preview"])
+def test_an_unknown_patient_is_wrong_usage(cli, dataset, tmp_path, command):
+    out = [] if command == "info" else [tmp_path / "out.png"]
+    ran = cli(command, dataset, "newAcq_ffffffffffffffff", *out)
+    assert ran.status == 2
+    assert "no patient 'newAcq_ffffffffffffffff'" in ran.err
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("info",),
+        ("validate",),
+        ("finalise",),
+        ("query", "true"),
+        ("export", "newAcq_0000000000000000", "out"),
+        ("preview", "newAcq_0000000000000000", "out.png"),
+    ],
+)
+def test_what_is_no_dataset_says_so(cli, tmp_path, arguments):
+    command, *others = arguments
+    ran = cli(command, tmp_path / "nowhere", *others)
+    assert ran.status == 3
+    assert ran.err.startswith("error: ")
+    assert str(tmp_path / "nowhere") in ran.err
+    assert "expected" in ran.err
+    assert "Traceback" not in ran.err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_damaged_table_is_named(cli, dataset, tmp_path):
+    copy = copy_of(dataset, tmp_path)
+    (copy / "metadata" / "arrays" / "base-00000.parquet").write_bytes(b"nonsense")
+    ran = cli("info", copy)
+    assert ran.status == 3
+    assert "arrays/base-00000.parquet" in ran.err
+
+
+def test_a_place_that_cannot_be_written_is_named(cli, dataset, extended, tmp_path):
+    (tmp_path / "file").write_text("")
+    ran = cli("export", dataset, extended, tmp_path / "file" / "out")
+    assert ran.status == 1
+    assert str(tmp_path / "file") in ran.err

@@ -1,0 +1,72 @@
+"""The package as installed: what a wheel holds, what importing it pulls in, who imports whom."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+HEAVY = ("torch", "datasets", "duckdb", "distributed")
+
+
+def run(*command: str, cwd: Path = ROOT) -> str:
+    done = subprocess.run(command, cwd=cwd, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def sources() -> set[str]:
+    """Files of the tree that belong in a wheel, by their path in it."""
+    library = {
+        p.relative_to(ROOT).as_posix()
+        for p in (ROOT / "lundprobe_zarr").rglob("*")
+        if p.suffix == ".py" or p.name == "py.typed"
+    }
+    converter = {f"lundprobe_zarr/conversion/{p.name}" for p in (ROOT / "conversion").glob("*.py")}
+    return library | converter
+
+
+def test_wheel_holds_the_tree(tmp_path):
+    run(
+        sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(tmp_path / "d"),
+        str(copy_of_tree(tmp_path / "tree")), cwd=tmp_path,
+    )  # fmt: skip
+    (wheel,) = (tmp_path / "d").glob("*.whl")
+    names = {n for n in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in n}
+    assert names == sources()
+
+
+def copy_of_tree(folder: Path) -> Path:
+    """The files that git knows of, or would: building leaves its traces there, not here."""
+    listed = run("git", "ls-files", "-co", "--exclude-standard").splitlines()
+    for name in listed:
+        if (ROOT / name).is_file():
+            target = folder / name
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_bytes((ROOT / name).read_bytes())
+    return folder
+
+
+@pytest.mark.parametrize("module", ["lundprobe_zarr", "lundprobe_zarr.cli.app"])
+def test_importing_pulls_in_nothing_heavy(module, tmp_path):
+    heavy = (*HEAVY, "numpy", "pyarrow", "zarr", "xarray", "dask", "rich.console")
+    code = f"import sys, {module}; print([m for m in {heavy!r} if m in sys.modules])"
+    assert run(sys.executable, "-c", code) == "[]\n"
+
+
+def test_public_names_import_lazily():
+    code = f"import sys, lundprobe_zarr as lp; lp.write_phantom; print([m for m in {HEAVY!r} if m in sys.modules])"
+    assert run(sys.executable, "-c", code) == "[]\n"
+
+
+def test_import_contracts_hold():
+    command = "from importlinter.cli import lint_imports; raise SystemExit(lint_imports())"
+    assert "0 broken" in run(sys.executable, "-c", command)
+
+
+def test_module_runs_as_the_command_does():
+    assert run(sys.executable, "-m", "lundprobe_zarr", "--version").startswith("lundprobe-zarr ")
