@@ -30,7 +30,7 @@ from .measure import Row, component_findings
 from .metadata import write_metadata
 from .plan import plan_store
 from .sidefiles import CSV_TOLERANCE_MM
-from .state import forget, remember
+from .state import forget, remember, side_digest
 from .write import Contents, VolumeWriter, require_witnesses
 
 Progress = Callable[[int], None]
@@ -137,6 +137,7 @@ def _root_attributes(
         "multi_component_structures": list(patient.multi_component or ()),
         "geometry_matches_csv": geometry_matches(patient, contents),
         "findings": list(findings),
+        "side_files_sha256": side_digest(patient),
     }
 
 

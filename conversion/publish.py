@@ -14,7 +14,7 @@ from lundprobe_zarr.errors import DatasetError, NotADatasetError
 from lundprobe_zarr.schema.card import dataset_card, dataset_catalog
 from lundprobe_zarr.schema.layout import SCHEMA_VERSION
 from lundprobe_zarr.schema.manifest import ACCESS, ACCESS_SYNTHETIC, MANIFEST_NAME, Manifest
-from lundprobe_zarr.schema.tables import MEASURED, TABLES, store_path, table_file
+from lundprobe_zarr.schema.tables import COHORT_FILE, MEASURED, TABLES, store_path, table_file
 from lundprobe_zarr.store.describe import array_rows, patient_row
 from lundprobe_zarr.store.metadata import StoreMetadata, parse_store
 from lundprobe_zarr.vocabulary.names import PARTS
@@ -50,7 +50,8 @@ def finalise(dataset: Path, rebuild: bool = False) -> Published:
         )
     manifest = _manifest(dataset, stores)
     tables = _write_tables(dataset, stores, rebuild)
-    manifest = manifest.model_copy(update={"tables": tables})
+    write_parquet(_all_parts(dataset, tables["patients"]), dataset / COHORT_FILE)
+    manifest = manifest.model_copy(update={"tables": tables, "cohort": COHORT_FILE})
     write_atomically(dataset / "README.md", dataset_card(manifest, _sizes(dataset, manifest)))
     write_atomically(dataset / "catalog.yaml", dataset_catalog(manifest, stores[0].patient_id))
     write_atomically(dataset / MANIFEST_NAME, manifest.dump())
@@ -66,7 +67,7 @@ def _stores(dataset: Path) -> tuple[list[StoreMetadata], list[str]]:
             continue
         try:
             store = parse_store((path / "zarr.json").read_bytes(), str(path))
-        except (DatasetError, FileNotFoundError) as error:
+        except (DatasetError, OSError) as error:  # or no folder at all
             left_out.append(f"{path.name}: {error}")
             continue
         if store_path(store.patient_id) == f"patients/{path.name}":
@@ -122,6 +123,10 @@ def _write_tables(
             write_parquet(table, dataset / file)
             files[name][part] = [file]
     return files
+
+
+def _all_parts(dataset: Path, files: dict[str, list[str]]) -> pa.Table:
+    return pa.concat_tables([pq.read_table(dataset / f) for part in files.values() for f in part])
 
 
 def _tables(dataset: Path, stores: list[StoreMetadata], rebuild: bool) -> dict[str, pa.Table]:

@@ -18,7 +18,7 @@ from typing import Any, Protocol
 
 from distributed import Client, LocalCluster, as_completed, get_worker
 
-from lundprobe_zarr.errors import UsageError
+from lundprobe_zarr.errors import DamagedStoreError, UsageError
 from lundprobe_zarr.schema.precision import PRECISIONS, Precision
 from lundprobe_zarr.schema.tables import store_path
 from lundprobe_zarr.store.metadata import parse_store
@@ -160,7 +160,10 @@ def _require_usable(inventory: Inventory, destination: Path, options: Options) -
 def _require_same_precision(destination: Path, precision: Precision) -> None:
     """One dataset, one precision: the first readable store tells which."""
     for root in (destination / "patients").glob("[!.]*.zarr/zarr.json"):
-        there = parse_store(root.read_bytes(), str(root.parent)).attributes["precision"]
+        try:
+            there = parse_store(root.read_bytes(), str(root.parent)).attributes["precision"]
+        except DamagedStoreError:  # to be converted again
+            continue
         if there != precision:
             raise UsageError(
                 f"{destination} was converted with precision {there}, not {precision}; choose "
@@ -200,11 +203,11 @@ def _convert_all(
         with _client(options, len(todo)) as client:
             workers = len(client.scheduler_info(n_workers=-1)["workers"])
             reporter.started(len(todo), sum(p.bytes for p in todo), workers)
-            client.subscribe_topic(_TOPIC, _listener(reporter.advanced))
             task = partial(_task, dataset=destination.resolve(), precision=options.precision)
-            for result in _results(client, task, todo):
-                report.results.append(result)
-                reporter.finished(result)
+            with _subscription(client, reporter.advanced):
+                for result in _results(client, task, todo):
+                    report.results.append(result)
+                    reporter.finished(result)
     except KeyboardInterrupt:
         report.interrupted = True
     finally:
@@ -212,11 +215,21 @@ def _convert_all(
             remove_leftovers(destination / store_path(patient.patient_id))
 
 
-def _listener(advanced: Callable[[int], None]) -> Callable[[Any], None]:
+@contextmanager
+def _subscription(client: Client, advanced: Callable[[int], None]) -> Iterator[None]:
+    """Within, `advanced` hears of the bytes that workers store.
+
+    It ends before the client closes: the scheduler complains of events that it cannot deliver.
+    """
+
     def listen(event: Any) -> None:
         advanced(int(event[1]))
 
-    return listen
+    client.subscribe_topic(_TOPIC, listen)
+    try:
+        yield
+    finally:
+        client.unsubscribe_topic(_TOPIC)
 
 
 @contextmanager

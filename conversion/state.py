@@ -38,7 +38,7 @@ def write_atomically(path: Path, text: str) -> None:
     temporary.replace(path)
 
 
-def _side_digest(patient: PatientSource) -> str:
+def side_digest(patient: PatientSource) -> str:
     """Digest of what the side files and names say of a patient, beyond its files' contents."""
     said = [patient.part, patient.findings, patient.multi_component, patient.geometry]
     return hashlib.sha256(json.dumps(said).encode()).hexdigest()
@@ -48,7 +48,7 @@ def _state(patient: PatientSource, precision: Precision) -> dict[str, Any]:
     return {
         "schema_version": SCHEMA_VERSION,
         "precision": precision,
-        "side": _side_digest(patient),
+        "side": side_digest(patient),
         "files": {f"{patient.folder}/{e.path}": [e.bytes, e.mtime_ns] for e in patient.entries},
     }
 
@@ -81,7 +81,10 @@ def is_current(
         return True
     if noted is not None and noted.get("side") != now["side"]:
         return False
-    if not _same_contents(root, patient, precision, noted, now):
+    try:
+        if not _same_contents(root, patient, precision, noted, now):
+            return False
+    except (DatasetError, OSError):  # the conversion will say what cannot be read
         return False
     if note:
         remember(dataset, patient, precision)
@@ -104,10 +107,7 @@ def _same_contents(
     now: dict[str, Any],
 ) -> bool:
     """Whether hashes prove what sizes and times could not."""
-    try:
-        store = parse_store(root.read_bytes(), str(root.parent))
-    except DatasetError:
-        return False
+    store = parse_store(root.read_bytes(), str(root.parent))
     if not _same_circumstances(store, patient, precision):
         return False
     recorded = _recorded(store)
@@ -123,14 +123,10 @@ def _same_contents(
 
 def _same_circumstances(store: StoreMetadata, patient: PatientSource, precision: Precision) -> bool:
     attributes = store.attributes
-    found = tuple(attributes.get("findings", ()))[: len(patient.findings)]
     return (
         attributes["schema_version"] == SCHEMA_VERSION
         and attributes["precision"] == precision
-        and attributes["part"] == patient.part
-        and tuple(attributes.get("multi_component_structures", ()))
-        == (patient.multi_component or ())
-        and found == patient.findings
+        and attributes.get("side_files_sha256") == side_digest(patient)
     )
 
 

@@ -9,21 +9,42 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from lundprobe_zarr.errors import LundProbeError
+from lundprobe_zarr.store.extensions import extend_trees
 from lundprobe_zarr.vocabulary.version import package_version
 
 if TYPE_CHECKING:
-    from lundprobe_zarr.cohort import Cohort, Patient, open_cohort
+    from lundprobe_zarr.cohort import (
+        Cohort,
+        Patient,
+        Splits,
+        load_cohort,
+        load_splits,
+        open_cohort,
+    )
     from lundprobe_zarr.phantom import write_phantom
+    from lundprobe_zarr.views.labelled import CommonGrid, Region, to_xarray
 
-__all__ = ["Cohort", "LundProbeError", "Patient", "open_cohort", "write_phantom"]
+__all__ = [
+    "Cohort",
+    "CommonGrid",
+    "LundProbeError",
+    "Patient",
+    "Region",
+    "Splits",
+    "load_cohort",
+    "load_splits",
+    "open_cohort",
+    "to_xarray",
+    "write_phantom",
+]
 __version__ = package_version()
 
-_LAZY = {
-    "Cohort": "lundprobe_zarr.cohort",
-    "Patient": "lundprobe_zarr.cohort",
-    "open_cohort": "lundprobe_zarr.cohort",
-    "write_phantom": "lundprobe_zarr.phantom",
-}
+_COHORT = ("Cohort", "Patient", "Splits", "load_cohort", "load_splits", "open_cohort")
+_LAZY = dict.fromkeys(_COHORT, "lundprobe_zarr.cohort")
+_LABELLED = ("CommonGrid", "Region", "to_xarray")
+_LAZY |= dict.fromkeys(_LABELLED, "lundprobe_zarr.views.labelled")
+_LAZY["write_phantom"] = "lundprobe_zarr.phantom"
+extend_trees("lundprobe_zarr.views.labelled")  # the accessor `.lp`, with the first opened tree
 
 
 def __getattr__(name: str) -> Any:

@@ -37,7 +37,7 @@ def anchors(text: str) -> set[str]:
 
 def dead_links(file: Path, root: Path) -> Iterator[str]:
     """What is wrong with the relative links of one file."""
-    text = file.read_text(encoding="utf-8")
+    text = _read(file)
     for target in _LINK.findall(_CODE.sub("", _FENCE.sub("", text))):
         if _ELSEWHERE.match(target):
             continue
@@ -46,9 +46,12 @@ def dead_links(file: Path, root: Path) -> Iterator[str]:
         where = f"{file.relative_to(root)}: link to {target!r}"
         if not there.exists():
             yield f"{where}: no such file"
-        elif anchor and there.suffix == ".md":
-            if anchor not in anchors(there.read_text(encoding="utf-8")):
-                yield f"{where}: no such heading"
+        elif anchor and there.suffix == ".md" and anchor not in anchors(_read(there)):
+            yield f"{where}: no such heading"
+
+
+def _read(file: Path) -> str:
+    return file.read_text(encoding="utf-8")
 
 
 def main() -> int:

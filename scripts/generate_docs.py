@@ -61,7 +61,8 @@ def files() -> str:
     """Every kind of source file and the slice of the array it fills."""
     rows = dict.fromkeys(_file_row(path, record) for path, record in KNOWN_FILES.items())
     legend = (
-        f"`<Structure>` is any of the nine, `<Target>` is {' or '.join(f'`{t}`' for t in TARGETS)}; "
+        "`<Structure>` is any of the nine, "
+        f"`<Target>` is {' or '.join(f'`{t}`' for t in TARGETS)}; "
         f"n = {FOLDS[0]} … {FOLDS[-1]}, s = {' or '.join(map(str, STEPS))}, "
         f"obs = {', '.join(f'`{o}`' for o in OBSERVERS)}.\n"
     )

@@ -9,6 +9,7 @@ import typer
 from typer.core import TyperGroup
 
 from lundprobe_zarr.cli.convert import convert, finalise
+from lundprobe_zarr.cli.copy import copy
 from lundprobe_zarr.cli.demo import demo
 from lundprobe_zarr.cli.export import export, preview
 from lundprobe_zarr.cli.info import info
@@ -53,6 +54,7 @@ COMMANDS: tuple[tuple[Callable[..., Any], str], ...] = (
     (convert, "convert SOURCE DATASET --workers 2"),
     (finalise, "finalise DATASET"),
     (validate, "validate DATASET --deep"),
+    (copy, "copy DATASET COPY"),
     (info, "info DATASET"),
     (query, "query DATASET \"protocol = 'newAcq' AND NOT missing_PenileBulb\""),
     (export, "export DATASET newAcq_cba26d19714d0247 OUT"),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from enum import Enum
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from conversion.run import Options, Report
 
 
-class Precision(str, Enum):
+class Precision(StrEnum):
     """What may be rounded."""
 
     lossless = "lossless"
@@ -82,9 +82,7 @@ def convert(
     from lundprobe_zarr.cli import converter
 
     if dry_run and report is not None:
-        raise UsageError(
-            f"--dry-run writes nothing, so no --report {report}; leave one of them out"
-        )
+        raise UsageError(f"--dry-run writes nothing, so no --report {report}; leave out either")
     share = parse_share(part)
     inventory = converter.select(_inventory(source, follow_links), split_ids(patients or []), share)
     how = converter.options(

@@ -6,7 +6,7 @@ import shlex
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -17,7 +17,8 @@ from lundprobe_zarr.errors import UsageError
 if TYPE_CHECKING:
     from lundprobe_zarr.cohort import Cohort
 
-_PATIENTS, _EXTENDED, _SIZE, _SEED = 4, 1, "small", 0
+_PATIENTS, _EXTENDED, _SEED = 3, 1, 0
+_SIZE: Literal["tiny", "small", "full"] = "small"
 _PREDICATE = "protocol = 'newAcq' AND NOT missing_PenileBulb"
 #: A training patch (z, y, x); clipped to a part of small volumes.
 _PATCH = (32, 192, 192)
@@ -157,13 +158,10 @@ def _read_patch(dataset: Path, patient: str) -> None:
             f'mri.image.sel(modality="T2w").isel(z={z}, y={y}, x={x}).values',
         ),
     )
-    shape = " × ".join(map(str, read.shape))
-    whole = " × ".join(map(str, read.volume_shape))
-    say(f"   Read {shape} of {whole} voxels in {duration(read.seconds)}: {read.chunks} of")
-    say(
-        f"   {read.volume_chunks} chunks, {size(read.bytes)} of the volume's {size(read.volume_bytes)}."
-    )
-    say("   A .nii.gz has to be decompressed whole.")
+    shape, whole = (" × ".join(map(str, n)) for n in (read.shape, read.volume_shape))
+    say(f"   Read {shape} of {whole} voxels in {duration(read.seconds)}:")
+    say(f"   {read.chunks} of {read.volume_chunks} chunks, {size(read.bytes)}.")
+    say(f"   The whole volume is {size(read.volume_bytes)}, and a .nii.gz has to be read whole.")
 
 
 def _draw(dataset: Path, patients: Sequence[str], folder: Path) -> None:

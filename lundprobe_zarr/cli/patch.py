@@ -40,7 +40,10 @@ class _CountingStore(LocalStore):
     count = 0
 
     async def get(
-        self, key: str, prototype: BufferPrototype, byte_range: ByteRequest | None = None
+        self,
+        key: str,
+        prototype: BufferPrototype | None = None,
+        byte_range: ByteRequest | None = None,
     ) -> Buffer | None:
         """Read an object or a range of it."""
         value = await super().get(key, prototype, byte_range)

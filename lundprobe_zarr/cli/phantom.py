@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from enum import Enum
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 
-class Size(str, Enum):
+class Size(StrEnum):
     """Size of the MRI matrix."""
 
     tiny = "tiny"

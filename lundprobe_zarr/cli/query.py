@@ -6,7 +6,7 @@ import csv
 import json
 import sys
 from collections.abc import Sequence
-from enum import Enum
+from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 _SHOWN = ("patient_id", "part", "protocol", "missing_structures", "n_fiducials", "dose_max_gy")
 
 
-class Format(str, Enum):
+class Format(StrEnum):
     """Form of the output."""
 
     table = "table"
@@ -50,8 +50,9 @@ def query(
     cohort = open_cohort(dataset)
     chosen = cohort.where(predicate)
     frame = chosen.patients
-    default = [c for c in _SHOWN if c in frame] if output is Format.table else list(frame)
-    names = _chosen(columns, list(frame)) if columns is not None else default
+    known = [str(c) for c in frame.columns]
+    default = [c for c in _SHOWN if c in known] if output is Format.table else known
+    names = _chosen(columns, known) if columns is not None else default
     rows = records(frame[names])
     if output is Format.json:
         typer.echo(json.dumps(rows, indent=2))

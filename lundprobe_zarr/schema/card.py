@@ -96,13 +96,26 @@ def _first_part(manifest: Manifest) -> str:
 
 
 def dataset_catalog(manifest: Manifest, patient_id: str) -> str:
-    """Intake catalog (YAML) of a dataset, paths relative to itself; `patient_id` is the default."""
+    """Intake catalog (YAML) of a dataset, paths relative to itself; `patient_id` is the default.
+
+    Parameters are the catalog's, `catalog(patient_id=…, group=…).patient`: intake-xarray 2.0
+    ignores those of entries without a word, and would open the default patient.
+    """
     root = "{{ CATALOG_DIR }}"
     lines = [
         "metadata:",
         "  version: 1",
         f"  title: {json.dumps(manifest.name)}",
         f"  access: {json.dumps(manifest.access)}",
+        "  parameters:",
+        "    patient_id:",
+        "      description: patient identifier, see the patients table",
+        "      type: str",
+        f"      default: {patient_id}",
+        "    group:",
+        f"      description: one of {', '.join(GROUP_TITLES)}",
+        "      type: str",
+        "      default: mri",
         "sources:",
     ]
     for name, parts in manifest.tables.items():
@@ -118,15 +131,6 @@ def dataset_catalog(manifest: Manifest, patient_id: str) -> str:
         "  patient:",
         "    description: One group of one patient's store, as an xarray Dataset.",
         "    driver: zarr",
-        "    parameters:",
-        "      patient_id:",
-        "        description: patient identifier, see the patients table",
-        "        type: str",
-        f"        default: {patient_id}",
-        "      group:",
-        f"        description: one of {', '.join(GROUP_TITLES)}",
-        "        type: str",
-        "        default: mri",
         "    args:",
         f'      urlpath: "{root}/patients/{{{{ patient_id }}}}.zarr"',
         '      group: "{{ group }}"',

@@ -30,7 +30,8 @@ class Manifest(BaseModel):
     """Contents of `lundprobe.json`.
 
     `patients` counts patients by part; `tables` lists, for each table, the Parquet files of each
-    part that has patients, relative to the dataset.
+    part that has patients, relative to the dataset. `cohort` is the patients table of all parts in
+    one file, so that opening a cohort takes two requests; None in datasets without.
     """
 
     model_config = ConfigDict(frozen=True, extra="ignore")
@@ -47,6 +48,7 @@ class Manifest(BaseModel):
     created: str
     patients: dict[str, int]
     tables: dict[str, dict[str, list[str]]]
+    cohort: str | None = None
 
     @field_validator("tables")
     @classmethod
@@ -55,14 +57,25 @@ class Manifest(BaseModel):
     ) -> dict[str, dict[str, list[str]]]:
         """Refuse table files outside the dataset: a manifest may come from anywhere."""
         for file in (f for parts in tables.values() for files in parts.values() for f in files):
-            path = PurePosixPath(file)
-            if path.is_absolute() or ".." in path.parts or "\\" in file or ":" in file:
-                raise ValueError(f"table file {file!r} lies outside the dataset")
+            _require_inside(file)
         return tables
+
+    @field_validator("cohort")
+    @classmethod
+    def _stays_inside(cls, file: str | None) -> str | None:
+        if file is not None:
+            _require_inside(file)
+        return file
 
     def dump(self) -> str:
         """The manifest as the text of `lundprobe.json`."""
         return json.dumps(self.model_dump(mode="json"), indent=2, ensure_ascii=False) + "\n"
+
+
+def _require_inside(file: str) -> None:
+    path = PurePosixPath(file)
+    if path.is_absolute() or ".." in path.parts or "\\" in file or ":" in file:
+        raise ValueError(f"table file {file!r} lies outside the dataset")
 
 
 def parse_manifest(text: str | bytes, where: str) -> Manifest:

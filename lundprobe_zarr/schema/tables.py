@@ -241,6 +241,10 @@ def table_file(table: str, part: str, number: int = 0) -> str:
     return f"metadata/{table}/{part}-{number:05d}.parquet"
 
 
+#: The patients table of all parts in one file, beside those by part.
+COHORT_FILE = "metadata/patients.parquet"
+
+
 def store_path(patient_id: str) -> str:
     """Path of a patient's store in the dataset."""
     return f"patients/{patient_id}.zarr"

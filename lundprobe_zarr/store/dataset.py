@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -15,9 +16,12 @@ from lundprobe_zarr.errors import (
     UnknownLabelError,
 )
 from lundprobe_zarr.schema.manifest import MANIFEST_NAME, Manifest, parse_manifest
-from lundprobe_zarr.schema.tables import TABLES, store_path
+from lundprobe_zarr.schema.tables import PATIENTS, TABLES, store_path
 from lundprobe_zarr.store.location import Location, read_object
 from lundprobe_zarr.store.metadata import StoreMetadata, parse_store
+
+#: Files of a table read at a time.
+_THREADS = 8
 
 
 def open_manifest(location: Location) -> Manifest:
@@ -48,9 +52,12 @@ def read_table(
             f"no table {name!r} in {location.url}; it has {', '.join(sorted(manifest.tables))}"
         )
     files = [f for files in manifest.tables[name].values() for f in files]
+    if name == PATIENTS.name and manifest.cohort is not None:
+        files = [manifest.cohort]
     if not files:
         return TABLES[name].schema.empty_table()
-    return pa.concat_tables([_read_parquet(location, f, columns) for f in files])
+    with ThreadPoolExecutor(_THREADS) as pool:
+        return pa.concat_tables(pool.map(lambda f: _read_parquet(location, f, columns), files))
 
 
 def _read_parquet(location: Location, file: str, columns: Sequence[str] | None) -> pa.Table:
@@ -66,12 +73,19 @@ def _read_parquet(location: Location, file: str, columns: Sequence[str] | None) 
 
 def open_store(location: Location, patient_id: str) -> StoreMetadata:
     """Metadata of one patient's store; one request. Raises `DamagedStoreError` if it is unsound."""
+    return parse_store(*read_store(location, patient_id))
+
+
+def read_store(location: Location, patient_id: str) -> tuple[bytes, str]:
+    """Text of a store's root `zarr.json` and the store's name for messages; one request.
+
+    Raises `DamagedStoreError` if there is no such store.
+    """
     path = store_path(patient_id)
     try:
-        text = location.read(f"{path}/zarr.json")
-    except (FileNotFoundError, NotADirectoryError) as error:
+        return location.read(f"{path}/zarr.json"), location.path(path)
+    except FileNotFoundError as error:
         raise DamagedStoreError(
             f"{location.path(path)}: no store of patient {patient_id} there; expected one; convert "
             "the patient again, or copy the store again"
         ) from error
-    return parse_store(text, location.path(path))

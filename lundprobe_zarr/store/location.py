@@ -1,61 +1,322 @@
-"""Where a dataset lives: a local path or any URL that fsspec knows, and reading its objects."""
+"""Where a dataset lives: a local path or any URL that fsspec knows, and the objects there."""
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import os
-from collections.abc import Mapping
+import time
+import uuid
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn, TypeVar
+from urllib.parse import parse_qsl, unquote, urlsplit, urlunsplit
 
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
 from lundprobe_zarr.errors import DatasetError, UsageError
+from lundprobe_zarr.store.failures import (
+    explain,
+    failures,
+    is_missing,
+    is_past_end,
+    is_transient,
+    redacted,
+    secrets_in,
+)
+
+#: What to install for a protocol: the names of this package's extras.
+EXTRAS = {
+    **dict.fromkeys(("s3", "s3a"), "s3"),
+    **dict.fromkeys(("gs", "gcs"), "gcs"),
+    **dict.fromkeys(("az", "abfs", "abfss", "adl"), "azure"),
+    **dict.fromkeys(("http", "https"), "http"),
+}
+_WEB = ("http", "https")
+#: A request that failed for a passing reason is made this often in all, after these pauses.
+_PAUSES = (0.1, 0.5)
+#: Requests at a time where the file system itself makes one after another.
+_THREADS = 16
+#: Connections a bucket client may hold. botocore's 10 would make a patch of five arrays queue.
+_POOL = 64
+_T = TypeVar("_T")
+
+
+@dataclass(frozen=True)
+class Range:
+    """Bytes [start, stop) of the object `name`, relative to the dataset."""
+
+    name: str
+    start: int
+    stop: int
+
+
+@dataclass(frozen=True)
+class Entry:
+    """What a listing says of an object: its size, and its MD5 where the server vouches for one."""
+
+    size: int
+    md5: bytes | None
 
 
 class Location:
     """A dataset's root and the objects below it, by `/`-separated relative path.
 
-    `url` is a path or URL; `storage_options` go to fsspec and are neither stored nor printed.
+    `url` is a path or URL, as it may be shown: what it held of credentials is taken out. Those and
+    `storage_options` go to fsspec alone. Pickles with its options, so that workers can read; opens
+    anew in a forked or spawned process.
     """
 
     def __init__(
         self, url: str | os.PathLike[str], storage_options: Mapping[str, Any] | None = None
     ) -> None:
-        self.url = os.fspath(url)
-        self._options = dict(storage_options or {})
-        try:
-            self._fs, self._root = fsspec.core.url_to_fs(self.url, **self._options)
-        except (ValueError, ImportError) as error:
-            raise UsageError(
-                f"{self.url}: {error}; expected a path, or a URL whose protocol is installed, e.g. "
-                "`pip install lundprobe-zarr[s3]`"
-            ) from error
+        self._target, self._options = _separate(os.fspath(url), dict(storage_options or {}))
+        self.url = redacted(self._target)
+        self._opened: tuple[int, Any, str] | None = None
+        _ = self._fs  # a protocol that is not installed is said now, not at the first read
 
     def __repr__(self) -> str:
         return f"Location({self.url!r})"
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_opened": None}
+
+    def _open(self) -> tuple[int, Any, str]:
+        try:
+            fs, root = fsspec.core.url_to_fs(self._target, **self._options)
+        except (ValueError, ImportError) as error:
+            raise UsageError(
+                f"{self.url}: {redacted(str(error), self._secrets)}; expected a path, or a URL "
+                f"whose protocol is installed, e.g. `pip install 'lundprobe-zarr[{self._extra}]'`"
+            ) from None  # the cause may quote the options
+        return os.getpid(), fs, root
+
+    @property
+    def _current(self) -> tuple[int, Any, str]:
+        # Connections and event loops do not survive a fork.
+        if self._opened is None or self._opened[0] != os.getpid():
+            self._opened = self._open()
+        return self._opened
+
+    @property
+    def _fs(self) -> Any:
+        return self._current[1]
+
+    @property
+    def _extra(self) -> str:
+        return EXTRAS.get(_protocol(self._target), "s3")
+
+    @property
+    def _secrets(self) -> frozenset[str]:
+        return secrets_in(self._options)
+
+    @property
+    def _pauses(self) -> tuple[float, ...]:
+        return _PAUSES if _protocol(self._target) in _WEB else ()
 
     @property
     def is_local(self) -> bool:
         """Whether the dataset is on a local disk."""
         return isinstance(self._fs, LocalFileSystem)
 
+    @property
+    def can_list(self) -> bool:
+        """Whether `listing` works; web servers have none that could be relied on."""
+        return _protocol(self._target) not in _WEB
+
     def path(self, relative: str) -> str:
         """Full name of an object, for messages and other libraries."""
         return f"{self.url.rstrip('/')}/{relative}"
 
     def _full(self, relative: str) -> str:
-        return f"{self._root.rstrip('/')}/{relative}" if relative else self._root
+        root = self._current[2]
+        return f"{root.rstrip('/')}/{relative}" if relative else root
+
+    @contextmanager
+    def _translated(self, relative: str) -> Iterator[None]:
+        try:
+            yield
+        except failures() as error:
+            self._raise(error, relative)
+
+    def _raise(self, error: BaseException, relative: str) -> NoReturn:
+        """Raise our own error for a library's; `from None`, since the cause may hold secrets."""
+        if isinstance(error, DatasetError):
+            raise error
+        if is_missing(error):
+            raise FileNotFoundError(2, "not there", self.path(relative)) from None
+        raise explain(error, self.path(relative), self._secrets, self.is_local) from None
+
+    def _persist(self, attempt: Callable[[], _T]) -> _T:
+        """Repeat a request that failed for a passing reason; clients of buckets do so anyway."""
+        for pause in self._pauses:
+            try:
+                return attempt()
+            except failures() as error:
+                if not is_transient(error):
+                    raise
+            time.sleep(pause)
+        return attempt()
 
     def read(self, relative: str) -> bytes:
-        """Contents of one object; raises `FileNotFoundError` if there is none."""
-        return bytes(self._fs.cat_file(self._full(relative)))
+        """Contents of one object; one request.
+
+        Raises `FileNotFoundError` if there is none, `DatasetError` if it cannot be read.
+        """
+        with self._translated(relative):
+            return self._persist(lambda: bytes(self._fs.cat_file(self._full(relative))))
+
+    def read_ranges(self, ranges: Sequence[Range]) -> list[bytes]:
+        """Bytes of every range, requested at the same time; one request a range.
+
+        A range behind the object's end gives what there is of it: fewer bytes, or none. Raises
+        `FileNotFoundError` or `DatasetError` for the first range that cannot be read.
+        """
+        if self.is_local:
+            return self._read_local(ranges)
+        results = self._attempt_ranges(ranges)
+        for pause in self._pauses:
+            again = [i for i, r in enumerate(results) if _may_pass(r)]
+            if not again:
+                break
+            time.sleep(pause)
+            repeated = self._attempt_ranges([ranges[i] for i in again])
+            for i, result in zip(again, repeated, strict=True):
+                results[i] = result
+        return [self._settled(r, result) for r, result in zip(ranges, results, strict=True)]
+
+    def _attempt_ranges(self, ranges: Sequence[Range]) -> list[Any]:
+        names = [self._full(r.name) for r in ranges]
+        starts, stops = [r.start for r in ranges], [r.stop for r in ranges]
+        found: list[Any] = self._fs.cat_ranges(names, starts, stops, on_error="return")
+        return found
+
+    def _settled(self, wanted: Range, result: Any) -> bytes:
+        if isinstance(result, BaseException):
+            if is_past_end(result):
+                return b""
+            self._raise(result, wanted.name)
+        data = bytes(result)
+        if len(data) > wanted.stop - wanted.start:  # the server takes no ranges: all of the object
+            return data[wanted.start : wanted.stop]
+        return data
+
+    def _read_local(self, ranges: Sequence[Range]) -> list[bytes]:
+        out = [b""] * len(ranges)
+        by_name: dict[str, list[int]] = {}
+        for i, wanted in enumerate(ranges):
+            by_name.setdefault(wanted.name, []).append(i)
+        for name, members in by_name.items():
+            with self._translated(name), Path(self._full(name)).open("rb", buffering=0) as file:
+                for i in members:
+                    length = ranges[i].stop - ranges[i].start
+                    out[i] = os.pread(file.fileno(), length, ranges[i].start)
+        return out
 
     def find(self, relative: str) -> dict[str, int]:
-        """Size of every object below a folder, by path relative to that folder."""
+        """Size of every object below a folder, by path relative to that folder.
+
+        Raises `DatasetError` where objects cannot be listed: see `can_list` and `sizes`.
+        """
+        return {name: entry.size for name, entry in self.listing(relative).items()}
+
+    def listing(self, relative: str) -> dict[str, Entry]:
+        """Every object below a folder, by path relative to that folder; raises as `find` does."""
+        if not self.can_list:
+            raise DatasetError(
+                f"{self.path(relative)}: a web server gives no listing; expected a path or a "
+                "bucket; ask for objects by name"
+            )
         base = self._full(relative).rstrip("/") + "/"
-        found = self._fs.find(base, detail=True)
-        return {name[len(base) :]: int(info["size"]) for name, info in found.items()}
+        try:
+            with self._translated(relative):
+                self._fs.invalidate_cache()
+                found = self._fs.find(base, detail=True)
+        except FileNotFoundError:  # some file systems say so of a folder without objects
+            return {}
+        return {name[len(base) :]: _entry(info) for name, info in found.items()}
+
+    def sizes(self, names: Iterable[str]) -> dict[str, int]:
+        """Sizes of those of the objects `names` that are there; one request an object."""
+        wanted = list(names)
+        with ThreadPoolExecutor(_THREADS) as pool:
+            found = pool.map(self.size, wanted)
+            return {n: s for n, s in zip(wanted, found, strict=True) if s is not None}
+
+    def size(self, relative: str) -> int | None:
+        """Size of an object in bytes; None if there is none."""
+        try:
+            with self._translated(relative):
+                return int(self._persist(lambda: self._fs.info(self._full(relative))["size"]))
+        except FileNotFoundError:
+            return None
+
+    def md5(self, relative: str) -> bytes | None:
+        """MD5 that the server computed of an object; None if it gives none. One request.
+
+        Raises `FileNotFoundError` if there is no such object.
+        """
+        if self.is_local:
+            return None
+        with self._translated(relative):
+            return _md5_of(self._fs.info(self._full(relative)))
+
+    def exists(self, relative: str) -> bool:
+        """Whether there is an object of this name."""
+        return self.size(relative) is not None
+
+    def write(self, relative: str, data: bytes) -> None:
+        """Write an object: it appears whole or, if this is broken off, stays what it was.
+
+        On a local disk by a temporary name and a rename, synced to the device. Raises
+        `UsageError` for a web server, `DatasetError` if the object cannot be written.
+        """
+        with self._writing(relative):
+            if self.is_local:
+                _write_local(Path(self._full(relative)), data)
+            else:
+                self._fs.pipe_file(self._full(relative), data)
+
+    def write_file(self, relative: str, file: Path) -> None:
+        """Write an object from a local file, without holding it in memory; as `write` does."""
+        with self._writing(relative):
+            if self.is_local:
+                _copy_local(file, Path(self._full(relative)))
+            else:
+                self._fs.put_file(str(file), self._full(relative))
+
+    def delete(self, relative: str) -> None:
+        """Delete an object if it is there; raises as `write` does."""
+        self.require_writable()
+        try:
+            with self._translated(relative):
+                self._fs.rm_file(self._full(relative))
+        except FileNotFoundError:
+            return
+
+    def require_writable(self) -> None:
+        """Raise `UsageError` where nothing can ever be written."""
+        if not self.can_list:
+            raise UsageError(
+                f"{self.url}: a web server cannot be written to; expected a path or a bucket, e.g. "
+                "s3://bucket/lund-probe"
+            )
+
+    @contextmanager
+    def _writing(self, relative: str) -> Iterator[None]:
+        self.require_writable()
+        try:
+            with self._translated(relative):
+                yield
+        except FileNotFoundError:
+            raise DatasetError(
+                f"{self.path(relative)}: cannot be written: no such bucket or folder; expected it "
+                "to be there; create it, or check the URL"
+            ) from None
 
     def zarr_store(self, relative: str) -> Any:
         """What zarr and xarray open: a path on a local disk, else a read-only fsspec store."""
@@ -63,8 +324,91 @@ class Location:
             return str(Path(self._full(relative)))
         from zarr.storage import FsspecStore
 
-        url = self.path(relative)
+        url = f"{self._target.rstrip('/')}/{relative}"
         return FsspecStore.from_url(url, storage_options=dict(self._options), read_only=True)
+
+
+def _protocol(url: str) -> str:
+    """Protocol of a URL, `file` for a path; of a chained one the last, where the bytes live."""
+    return url.rpartition("::")[2].partition("://")[0] if "://" in url else "file"
+
+
+def _separate(url: str, options: dict[str, Any]) -> tuple[str, dict[str, Any]]:
+    """`url` without the credentials it holds, and `options` with them.
+
+    A web URL's query goes with every request, as the signature of a shared folder must.
+    """
+    protocol = _protocol(url)
+    if protocol in ("s3", "s3a"):  # botocore's own limit is 10 connections
+        given = options.get("config_kwargs", {})
+        options["config_kwargs"] = {"max_pool_connections": _POOL} | given
+    parts = urlsplit(url)
+    if protocol not in _WEB or parts.scheme not in _WEB:
+        _refuse_password(url, protocol)
+        return url, options
+    if parts.query:
+        options["params"] = dict(parse_qsl(parts.query, True)) | options.get("params", {})
+    user, at, host = parts.netloc.rpartition("@")
+    if at:
+        token = base64.b64encode(unquote(user).encode()).decode()
+        options["headers"] = {"Authorization": f"Basic {token}"} | options.get("headers", {})
+    return urlunsplit((parts.scheme, host, parts.path, "", "")), options
+
+
+def _refuse_password(url: str, protocol: str) -> None:
+    if protocol in EXTRAS and redacted(url) != url and "@" in url:
+        raise UsageError(
+            f"{redacted(url)}: credentials in the URL of a bucket; expected them as "
+            "`storage_options`, or set up as the provider's own tools expect them"
+        )
+
+
+def _may_pass(result: Any) -> bool:
+    return isinstance(result, failures()) and is_transient(result)
+
+
+def _entry(info: Mapping[str, Any]) -> Entry:
+    return Entry(int(info["size"]), _md5_of(info))
+
+
+def _md5_of(info: Mapping[str, Any]) -> bytes | None:
+    """MD5 that the server computed: S3's ETag of an object sent in one piece, GCS's md5Hash."""
+    tag = str(info.get("ETag", "")).strip('"')
+    if len(tag) == 32 and set(tag) <= set("0123456789abcdef"):
+        return bytes.fromhex(tag)
+    google = info.get("md5Hash")
+    return base64.b64decode(google) if isinstance(google, str) else None
+
+
+@contextmanager
+def _appearing(path: Path) -> Iterator[Any]:
+    """An open file that takes the place of `path` once it is written and synced."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
+    try:
+        with temporary.open("wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _write_local(path: Path, data: bytes) -> None:
+    with _appearing(path) as file:
+        file.write(data)
+
+
+def _copy_local(source: Path, path: Path) -> None:
+    with source.open("rb") as original, _appearing(path) as file:
+        while block := original.read(1 << 22):
+            file.write(block)
+
+
+def md5(data: bytes) -> bytes:
+    """MD5 of `data`, to compare with a server's; no protection against intent."""
+    return hashlib.md5(data, usedforsecurity=False).digest()
 
 
 def read_object(location: Location, relative: str, expected: str) -> bytes:
@@ -79,5 +423,3 @@ def read_object(location: Location, relative: str, expected: str) -> bytes:
             f"{location.path(relative)}: not there; expected {expected}; copy the dataset again, "
             "or write it anew with `lundprobe-zarr convert` and `finalise`"
         ) from error
-    except OSError as error:
-        raise DatasetError(f"{location.path(relative)}: cannot be read ({error})") from error

@@ -2,51 +2,69 @@
 
 xarray's own opener reads every coordinate to build its indexes, some twenty objects. Labels are
 repeated in the groups' attributes and axes follow from the affine, so here nothing is read but
-one `zarr.json`. A plain `xr.open_datatree` gives an equal tree (tests compare them).
+one `zarr.json`. A plain `xr.open_datatree` gives an equal tree (tests compare them). Voxels come
+through our own reader, which knows a missing or damaged shard when it meets one.
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Hashable, Mapping
 from typing import Any
 
 import dask.array as da
 import numpy as np
 import xarray as xr
-import zarr
 
+from lundprobe_zarr.errors import DamagedStoreError
 from lundprobe_zarr.schema.layout import AXIS_ATTRIBUTES
-from lundprobe_zarr.schema.tables import store_path
-from lundprobe_zarr.store.dataset import open_store
+from lundprobe_zarr.store.dataset import read_store
+from lundprobe_zarr.store.lazy import LazyVolumes, SmallArray
 from lundprobe_zarr.store.location import Location
-from lundprobe_zarr.store.metadata import StoreMetadata
+from lundprobe_zarr.store.metadata import StoreMetadata, parse_store
+from lundprobe_zarr.store.patch import PatchReader
 from lundprobe_zarr.vocabulary.geometry import axis_coordinates
 from lundprobe_zarr.vocabulary.names import AXES, MODALITY_UNITS
+
+Nodes = Mapping[str, Mapping[str, Any]]
 
 
 def open_tree(location: Location, patient_id: str) -> xr.DataTree:
     """The patient's store; dask chunks are slabs of slices, one volume deep in the labels.
 
-    Raises `DamagedStoreError` if the store is missing or its metadata unsound.
+    Select labels and box in one call, `.isel(modality=0, z=…, y=…, x=…)`: dask hands one selection
+    down to the reader, which fetches that box; of several it does the later ones on whole slabs.
+    One request. Raises `DamagedStoreError` if the store is missing or its metadata unsound, and
+    so does whatever reads voxels from the tree later, for a shard that is missing or damaged.
     """
-    metadata = open_store(location, patient_id)
-    root = zarr.open_group(location.zarr_store(store_path(patient_id)), mode="r")
-    datasets = {f"/{path}": _dataset(root, metadata, path) for path in metadata.groups}
+    text, where = read_store(location, patient_id)
+    metadata = parse_store(text, where)
+    reader = PatchReader(location, metadata)
+    try:
+        nodes = json.loads(text)["consolidated_metadata"]["metadata"]
+        datasets = {f"/{path}": _dataset(reader, nodes, path) for path in metadata.groups}
+    except (KeyError, TypeError, ValueError) as error:
+        raise DamagedStoreError(
+            f"{where}: not the metadata of a complete store ({type(error).__name__}: {error}); "
+            "convert this patient again, or copy the store again"
+        ) from error
     return xr.DataTree.from_dict({"/": xr.Dataset(attrs=metadata.attributes)} | datasets)
 
 
-def _dataset(root: zarr.Group, metadata: StoreMetadata, path: str) -> xr.Dataset:
-    group = root[path]
-    assert isinstance(group, zarr.Group)
-    arrays = {name: node for name, node in group.members() if isinstance(node, zarr.Array)}
+def _dataset(reader: PatchReader, nodes: Nodes, path: str) -> xr.Dataset:
+    metadata = reader.metadata
+    here = {p.rpartition("/")[2]: n for p, n in nodes.items() if p.rpartition("/")[0] == path}
+    arrays = {name: node for name, node in here.items() if node["node_type"] == "array"}
     coords = _coordinates(metadata, path, arrays)
-    variables = {n: _variable(a) for n, a in arrays.items() if n not in coords}
+    variables = {
+        name: _variable(reader, f"{path}/{name}", node)
+        for name, node in arrays.items()
+        if name not in coords
+    }
     return xr.Dataset(variables, coords, metadata.groups[path])
 
 
-def _coordinates(
-    metadata: StoreMetadata, path: str, arrays: Mapping[str, zarr.Array[Any]]
-) -> dict[Hashable, xr.Variable]:
+def _coordinates(metadata: StoreMetadata, path: str, arrays: Nodes) -> dict[Hashable, xr.Variable]:
     attributes = metadata.groups[path]
     coords: dict[Hashable, xr.Variable] = {}
     if "affine" in attributes:
@@ -54,10 +72,11 @@ def _coordinates(
         coords |= {a: xr.Variable((a,), v, AXIS_ATTRIBUTES[a]) for a, v in axes.items()}
     labels = metadata.labels(path) | ({"axis": list(AXES)} if "axis" in arrays else {})
     for dim, values in labels.items():
-        coords[dim] = xr.Variable((dim,), _label_array(values), dict(arrays[dim].attrs))
+        coords[dim] = xr.Variable((dim,), _label_array(values), dict(arrays[dim]["attributes"]))
     if "modality" in labels:
         units = [MODALITY_UNITS[m] for m in labels["modality"]]
-        coords["unit"] = xr.Variable(("modality",), _label_array(units), dict(arrays["unit"].attrs))
+        about = dict(arrays["unit"]["attributes"])
+        coords["unit"] = xr.Variable(("modality",), _label_array(units), about)
     return coords
 
 
@@ -67,11 +86,16 @@ def _label_array(values: list[Any]) -> Any:
     return np.array(values, dtype=np.int64)
 
 
-def _variable(array: zarr.Array[Any]) -> xr.Variable:
-    dims = getattr(array.metadata, "dimension_names", None) or ()
-    chunks = tuple(
-        n if d in ("y", "x") else c for d, c, n in zip(dims, array.chunks, array.shape, strict=True)
-    )
-    lazy = da.from_array(array, chunks=chunks, name=False, inline_array=True)
-    attributes = {k: v for k, v in array.attrs.items() if k != "coordinates"}
-    return xr.Variable(dims, lazy, attributes)
+def _variable(reader: PatchReader, path: str, node: Mapping[str, Any]) -> xr.Variable:
+    array: LazyVolumes | SmallArray
+    if path in reader.metadata.arrays:
+        array = LazyVolumes(reader, path)
+        depth, (_, y, x) = reader.array(path).chunk[0], array.shape[-3:]
+        chunks = (*(1 for _ in array.shape[:-3]), depth, y, x)
+    else:
+        array = SmallArray(reader.location, reader.metadata.patient_id, path, node)
+        chunks = array.shape
+    meta = np.empty((0,) * array.ndim, array.dtype)
+    lazy = da.from_array(array, chunks=chunks, name=False, inline_array=True, meta=meta)
+    attributes = {k: v for k, v in node["attributes"].items() if k != "coordinates"}
+    return xr.Variable(node["dimension_names"], lazy, attributes)

@@ -24,6 +24,7 @@ from lundprobe_zarr.store.dataset import open_manifest, open_store, read_table
 from lundprobe_zarr.store.describe import array_rows, patient_row
 from lundprobe_zarr.store.location import Location
 from lundprobe_zarr.store.metadata import StoreMetadata, VolumeArray
+from lundprobe_zarr.store.objects import object_sizes
 from lundprobe_zarr.store.volumes import nifti_parts, read_volume
 
 
@@ -92,6 +93,10 @@ def _counts(
         there = sum(r["part"] == part for r in rows.values())
         if there != count:
             yield Problem("manifest", f"counts {count} {part} patients; the table has {there}")
+    if manifest.cohort is not None:
+        by_part = manifest.model_copy(update={"cohort": None})
+        if read_table(location, by_part, "patients").to_pylist() != list(rows.values()):
+            yield Problem(manifest.cohort, "differs from the patients tables by part; run finalise")
     if location.is_local:
         stores = {k.split("/")[0].removesuffix(".zarr") for k in location.find("patients")}
         for patient in sorted(s for s in stores - set(rows) if not s.startswith(".")):
@@ -122,7 +127,7 @@ def _objects(location: Location, store: StoreMetadata, row: dict[str, Any]) -> I
     place = store_path(store.patient_id)
     if store.attributes["precision"] is None:
         yield Problem(place, "no precision in its attributes")
-    there = location.find(place)
+    there = object_sizes(location, store.patient_id)
     for _, record, key in store.shards():
         size = there.get(key)
         if record.stored_bytes and size is None:

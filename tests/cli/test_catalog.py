@@ -1,4 +1,4 @@
-"""The checkout's Intake catalog opens every entry of a dataset."""
+"""The checkout's Intake catalog, and a dataset's own, open every entry of a dataset."""
 
 from __future__ import annotations
 
@@ -24,12 +24,15 @@ pytestmark = [
 Open = Callable[..., Any]
 
 
-@pytest.fixture
-def catalog(dataset: Path) -> Open:
+@pytest.fixture(params=["the checkout's", "the dataset's"])
+def catalog(request: pytest.FixtureRequest, dataset: Path) -> Open:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # importing intake warns of its own dependencies
         import intake
 
+    if request.param == "the dataset's":
+        own = intake.open_catalog(str(dataset / "catalog.yaml"))
+        return lambda **parameters: own(**parameters)
     opened = intake.open_catalog(str(ROOT / "catalog.yaml"))
     return lambda **parameters: opened(root=str(dataset), **parameters)
 

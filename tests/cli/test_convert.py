@@ -149,18 +149,18 @@ def test_patients_one_by_one_or_separated_by_commas(cli, phantom_source, tmp_pat
 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_signal_stops_in_order_and_the_same_command_continues(cli, tmp_path, number, status):
-    source = write_phantom(tmp_path / "source", patients=4, extended=0, size="small", workers=2)
+    source = write_phantom(tmp_path / "source", patients=8, extended=0)
     command = ("convert", source, tmp_path / "out", "--workers", 1)
     process = start(*command, cwd=tmp_path)
     assert process.stdout is not None
     for line in process.stdout:
-        if line.startswith("[1/4]"):
+        if line.startswith("[1/8]"):
             break
     # As a terminal does: to the process and all it has started.
     os.killpg(process.pid, number) if number == signal.SIGINT else process.send_signal(number)
     out, err = process.communicate(timeout=60)
     assert process.returncode == status, err
-    assert re.search(r"Stopped: [1-3] of 4 patients done", out)
+    assert re.search(r"Stopped: [1-7] of 8 patients done", out)
     assert "The same command continues" in out
     assert err == "Stopping: ending the workers …\n"
     assert [p.name for p in (tmp_path / "out" / "patients").iterdir() if p.name[0] == "."] == []
@@ -168,7 +168,7 @@ def test_a_signal_stops_in_order_and_the_same_command_continues(cli, tmp_path, n
     ran = cli(*command)
     assert ran.status == 0
     assert "0 failed" in ran.out
-    assert len(open_cohort(tmp_path / "out")) == 4
+    assert len(open_cohort(tmp_path / "out")) == 8
 
 
 def assert_ends(group: int) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import shlex
 import sys
@@ -65,12 +64,12 @@ def test_examples_of_help_run_in_order(cli, tmp_path, monkeypatch):
     again = cli("demo", "DEMO")
     assert again.status == 0
     assert "There from an earlier run" in again.out
-    assert "5 skipped" in again.out
+    assert "4 skipped" in again.out
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "file").write_text("mine")
     refused = cli("demo", "other")
     assert refused.status == 2
-    assert os.listdir(tmp_path / "other") == ["file"]
+    assert [p.name for p in (tmp_path / "other").iterdir()] == ["file"]
 
 
 def test_no_link_is_dead():

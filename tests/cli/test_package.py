@@ -59,7 +59,10 @@ def test_importing_pulls_in_nothing_heavy(module, tmp_path):
 
 
 def test_public_names_import_lazily():
-    code = f"import sys, lundprobe_zarr as lp; lp.write_phantom; print([m for m in {HEAVY!r} if m in sys.modules])"
+    code = (
+        "import sys, lundprobe_zarr as lp; lp.write_phantom; "
+        f"print([m for m in {HEAVY!r} if m in sys.modules])"
+    )
     assert run(sys.executable, "-c", code) == "[]\n"
 
 

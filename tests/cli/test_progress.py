@@ -15,7 +15,7 @@ from lundprobe_zarr.cli.console import count, duration, size
 
 @pytest.mark.parametrize(
     ("number", "text"),
-    [(0, "0 B"), (999, "999 B"), (1000, "1 kB"), (1_755_000, "1.76 MB"), (176.5e9, "176 GB"),
+    [(0, "0 B"), (999, "999 B"), (1000, "1 kB"), (1_756_000, "1.76 MB"), (176.5e9, "176 GB"),
      (999_600, "1 MB"), (3.2e15, "3.2e+03 TB")],
 )  # fmt: skip
 def test_size(number, text):

@@ -7,7 +7,17 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from trees import MRI, NEW, OLD, PART_FOLDER, SCT, convert_tree, write_patient, write_side_files
+from trees import (
+    LIGHT,
+    MRI,
+    NEW,
+    OLD,
+    PART_FOLDER,
+    SCT,
+    convert_tree,
+    write_patient,
+    write_side_files,
+)
 
 from conversion.inventory import take_inventory
 from conversion.patient import PatientResult, convert_patient
@@ -45,10 +55,10 @@ class Workplace:
 
 @pytest.fixture(scope="session")
 def sound(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A whole base patient, converted, and beside it one of two files, not converted."""
+    """A base patient of a few files, converted, and beside it one of two files, not converted."""
     home = tmp_path_factory.mktemp("sound")
     source = home / "source"
-    write_patient(source)
+    write_patient(source, only=LIGHT)
     write_side_files(source, patients=(NEW, OLD))
     done = convert_tree(source, home / "dataset")
     assert [r.status for r in done.values()] == ["converted"]
@@ -58,9 +68,25 @@ def sound(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def work(sound: Path, tmp_path: Path) -> Workplace:
-    """A copy of `sound` to damage."""
+    """A copy of `sound` to damage; times are kept, so the copy is current."""
     shutil.copytree(sound / "source", tmp_path / "source")
     shutil.copytree(sound / "dataset", tmp_path / "dataset")
+    return Workplace(tmp_path / "source", tmp_path / "dataset")
+
+
+@pytest.fixture(scope="session")
+def sound_whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The source of a whole base patient."""
+    source = tmp_path_factory.mktemp("whole") / "source"
+    write_patient(source)
+    write_side_files(source)
+    return source
+
+
+@pytest.fixture
+def whole(sound_whole: Path, tmp_path: Path) -> Workplace:
+    """A copy of `sound_whole`, not yet converted."""
+    shutil.copytree(sound_whole, tmp_path / "source")
     return Workplace(tmp_path / "source", tmp_path / "dataset")
 
 

@@ -138,7 +138,7 @@ def test_a_mask_of_zero_and_any_other_value_comes_back_as_it_was(
     voxels = np.zeros(SHAPES["mri"], dtype)
     voxels[1:3, 2:5, 3:6] = foreground
     write_nifti(work.folder / MASK, voxels, AFFINES["mri"])
-    assert convert(work) == ()
+    assert not any(f.startswith(f"{MASK}: ") for f in convert(work))
     with xr.open_zarr(work.store, group="mri/clinical") as clinical:
         stored = clinical.mask.sel(structure="Rectum").values
     assert stored.dtype == bool
@@ -166,7 +166,7 @@ def test_a_mask_with_a_slope_is_read_as_scaled_and_comes_back(
     voxels = np.full(SHAPES["mri"], raw[0], dtype)
     voxels[1:3, 2:5, 3:6] = raw[1]
     write_nifti(work.folder / MASK, voxels, AFFINES["mri"], slope=slope, inter=inter)
-    assert convert(work) == ()
+    assert not any(f.startswith(f"{MASK}: ") for f in convert(work))
     with xr.open_zarr(work.store, group="mri/clinical") as clinical:
         stored = clinical.mask.sel(structure="Rectum").values
     np.testing.assert_array_equal(stored, voxels == np.array(raw[1], dtype))
@@ -194,34 +194,34 @@ def test_a_file_name_that_is_no_text_is_named_in_findings_and_tables(work: Workp
     assert "unknown file left out: mask_\\udcff.nii.gz" in patients(work)[NEW]["findings"]
 
 
-def test_absent_structures_that_are_not_listed_are_found(work: Workplace) -> None:
-    (work.folder / MASK).unlink()
-    (work.folder / "sCT/mask_PenileBulb.nii.gz").unlink()
-    assert set(convert(work)) == {
+def test_absent_structures_that_are_not_listed_are_found(whole: Workplace) -> None:
+    (whole.folder / MASK).unlink()
+    (whole.folder / "sCT/mask_PenileBulb.nii.gz").unlink()
+    assert set(convert(whole)) == {
         f"absent: {MASK} (not listed as missing)",
         "absent: sCT/mask_PenileBulb.nii.gz (not listed as missing)",
     }
-    with xr.open_datatree(work.store, engine="zarr") as tree:
+    with xr.open_datatree(whole.store, engine="zarr") as tree:
         assert "Rectum" not in tree["mri/clinical"].structure.values
         assert "Rectum" in tree["sct/clinical"].structure.values
         with pytest.raises(KeyError):
             tree["mri/clinical"].mask.sel(structure="Rectum")
-    row = patients(work)[NEW]
+    row = patients(whole)[NEW]
     assert row["missing_Rectum"] is True
     assert row["missing_structures"] == ["Rectum"]
 
 
-def test_absent_structures_that_are_listed_are_no_finding(work: Workplace) -> None:
+def test_absent_structures_that_are_listed_are_no_finding(whole: Workplace) -> None:
     for grid in ("MR_StorT2", "sCT"):
-        (work.folder / grid / "mask_PenileBulb.nii.gz").unlink()
+        (whole.folder / grid / "mask_PenileBulb.nii.gz").unlink()
     listing = f'{{"{NEW}": ["mask_PenileBulb.nii.gz"]}}'
-    (work.source / "missingStructures_basePart.json").write_text(listing)
-    assert convert(work) == ()
+    (whole.source / "missingStructures_basePart.json").write_text(listing)
+    assert convert(whole) == ()
 
 
-def test_structures_that_are_listed_as_missing_but_there_are_found(work: Workplace) -> None:
-    (work.source / "missingStructures_basePart.json").write_text(f'{{"{NEW}": ["Genitalia"]}}')
-    assert set(convert(work)) == {
+def test_structures_that_are_listed_as_missing_but_there_are_found(whole: Workplace) -> None:
+    (whole.source / "missingStructures_basePart.json").write_text(f'{{"{NEW}": ["Genitalia"]}}')
+    assert set(convert(whole)) == {
         f"present although listed as missing: {grid}/mask_Genitalia.nii.gz"
         for grid in ("MR_StorT2", "sCT")
     }
@@ -334,7 +334,7 @@ def test_nifti_2_and_a_gzip_of_several_members_are_read_whole(
     data = nifti(voxels, AFFINES["mri"], version=2)
     members = [data[:100], data[100:541], b"", data[541:700], data[700:]]
     path.write_bytes(b"".join(gzip.compress(m) for m in members) + bytes(64))  # zero padding
-    assert convert(work) == ()
+    assert not any(f.startswith(f"{MRI}: ") for f in convert(work))
     with xr.open_zarr(work.store, group="mri") as mri:
         np.testing.assert_array_equal(mri.image.sel(modality="T2w").values, voxels)
         source = mri.image.attrs["sources"][0]

@@ -23,13 +23,27 @@ from nibabel.nifti2 import Nifti2Header
 from conversion.inventory import take_inventory
 from conversion.patient import PatientResult, convert_patient
 from lundprobe_zarr.schema.precision import Precision
-from lundprobe_zarr.vocabulary.files import SourceFile, expected_files
+from lundprobe_zarr.vocabulary.files import FIDUCIAL_TEXT, SourceFile, expected_files
 
 Volume = npt.NDArray[Any]
 
 NEW = "newAcq_00000000000000a1"
 OLD = "oldAcq_00000000000000b2"
 MRI, SCT = "MR_StorT2/image.nii.gz", "sCT/image.nii.gz"
+#: Enough of a patient for most tests: every kind of file, on every grid, and the optional ones.
+LIGHT = (
+    MRI,
+    "sCT/image_reg2MRI.nii.gz",
+    SCT,
+    "MR_StorT2/dose_interpolated.nii.gz",
+    "sCT/dose_original.nii.gz",
+    "MR_StorT2/mask_Rectum.nii.gz",
+    "MR_StorT2/mask_Bladder.nii.gz",
+    "MR_StorT2/mask_PenileBulb.nii.gz",
+    "sCT/mask_PenileBulb.nii.gz",
+    "sCT/mask_BODY.nii.gz",
+    FIDUCIAL_TEXT,
+)
 PART_FOLDER = {"base": "basePart", "extended": "extendedPart"}
 
 #: Voxels along (z, y, x), and ITK's way of writing an identity direction: RAS with -x and -y.
@@ -123,7 +137,7 @@ def voxels_of(record: SourceFile, seed: int) -> Volume:
     if record.kind == "mask":
         mask = np.zeros(shape, np.float32 if record.variable == "fiducial_mask" else np.uint8)
         mask[1:3, 1:3, 1:3] = 1
-        mask[tuple(rng.integers(0, n) for n in shape)] = 1
+        mask[3, rng.integers(1, 3), rng.integers(1, 3)] = 1  # differs by file, and is connected
         return mask
     if record.labels.get("modality") == "T2w":
         return rng.integers(0, 2000, shape).astype(np.int16)

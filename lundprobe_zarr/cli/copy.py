@@ -1,0 +1,89 @@
+"""`copy`: a finished dataset from anywhere to a folder or bucket."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from lundprobe_zarr.cli.status import FAILED
+
+if TYPE_CHECKING:
+    from lundprobe_zarr.store.copy import CopiedStore, CopyReport
+
+
+def copy(
+    source: Annotated[str, typer.Argument(help="Path or URL of a dataset.", metavar="SRC")],
+    destination: Annotated[
+        str, typer.Argument(help="Folder, or URL of a bucket's folder.", metavar="DEST")
+    ],
+    workers: Annotated[int, typer.Option(min=1, help="Objects on their way at a time.")] = 8,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace another dataset that is there.")
+    ] = False,
+    reverify: Annotated[
+        bool, typer.Option("--reverify", help="Compare every byte of what is there already.")
+    ] = False,
+    report: Annotated[
+        Path | None,
+        typer.Option("--report", help="Write the outcome here, as JSON."),
+    ] = None,
+) -> None:
+    """Copy a dataset to a folder or bucket, and check that it arrived.
+
+    The same command continues a copy that was broken off: what is there already is not sent
+    again. The manifest comes last, so that no reader sees half a dataset. Credentials are taken
+    from where the provider's own tools look for them.
+    Exit status 1 if some stores could not be copied; the others are.
+    """
+    from lundprobe_zarr.cli.console import say
+    from lundprobe_zarr.cli.interrupt import interruptible
+    from lundprobe_zarr.cli.phantom import steps
+    from lundprobe_zarr.store.copy import copy_dataset
+    from lundprobe_zarr.store.dataset import open_manifest
+    from lundprobe_zarr.store.location import Location
+
+    start, end = Location(source), Location(destination)
+    total = sum(open_manifest(start).patients.values())
+    stopping = "Stopping: waiting for the objects on their way …"
+    with interruptible(lambda: typer.echo(stopping, err=True)) as interrupt:
+        try:
+            with steps("Copying", total) as step:
+                done = copy_dataset(
+                    start, end, workers, overwrite, reverify, lambda s: step(_verdict(s))
+                )
+        except KeyboardInterrupt:
+            say("The same command continues where this one stopped.")
+            raise typer.Exit(interrupt.status) from None
+    if report is not None:
+        report.write_text(done.to_json(), encoding="utf-8")
+    _show(done, end.url)
+    if done.failures:
+        raise typer.Exit(FAILED)
+
+
+def _verdict(store: CopiedStore) -> str:
+    from lundprobe_zarr.cli.console import count, size
+
+    if store.error is not None:
+        return f"{store.patient_id} failed: {store.error}"
+    if not store.sent:
+        return f"{store.patient_id} was there"
+    return f"{store.patient_id} copied ({count(store.sent, 'object')}, {size(store.sent_bytes)})"
+
+
+def _show(report: CopyReport, url: str) -> None:
+    from lundprobe_zarr.cli.console import count, heading, say, size
+
+    if report.failures:
+        heading(f"Failed: {count(len(report.failures), 'store')}")
+        for store in report.failures:
+            say(f"  {store.patient_id}", "red")
+            say(f"    {store.error}")
+        say("No manifest was written. Mend what failed and run the same command.")
+        return
+    stores = count(len(report.stores), "store")
+    say(f"{stores} in {url}; sent {count(report.sent, 'object')}, {size(report.sent_bytes)}.")
+    say(f"Next: lundprobe-zarr validate {shlex.quote(url)}")

@@ -1,0 +1,9 @@
+"""Cohorts and patients: select with SQL, split, save, and hold lazy labelled data."""
+
+from __future__ import annotations
+
+from lundprobe_zarr.cohort.core import Cohort, load_cohort, open_cohort
+from lundprobe_zarr.cohort.patient import Patient
+from lundprobe_zarr.cohort.splits import Fold, Splits, load_splits
+
+__all__ = ["Cohort", "Fold", "Patient", "Splits", "load_cohort", "load_splits", "open_cohort"]

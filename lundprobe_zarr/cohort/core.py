@@ -1,0 +1,293 @@
+"""Cohorts: any set of patients of one dataset, chosen with SQL, by number or by id."""
+
+from __future__ import annotations
+
+import operator
+import os
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, SupportsIndex, overload
+
+import numpy as np
+import pyarrow as pa
+
+from lundprobe_zarr.cohort.patient import Patient
+from lundprobe_zarr.cohort.predicate import parse_predicate
+from lundprobe_zarr.cohort.query import run_query
+from lundprobe_zarr.cohort.saved import SavedCohort, check_dataset, check_patients, read_saved
+from lundprobe_zarr.cohort.source import Rows, Source
+from lundprobe_zarr.cohort.splits import Splits, make_splits
+from lundprobe_zarr.errors import UnknownLabelError, UsageError
+from lundprobe_zarr.store.dataset import open_manifest
+from lundprobe_zarr.store.location import Location
+from lundprobe_zarr.vocabulary.nearest import suggestion
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from lundprobe_zarr.schema.manifest import Manifest
+
+
+def open_cohort(
+    url: str | os.PathLike[str], storage_options: Mapping[str, Any] | None = None
+) -> Cohort:
+    """All patients of the converted dataset at `url` (a path, or any URL fsspec knows).
+
+    Reads the manifest and the patients table, no store; other tables are read when first asked
+    for. Raises `NotADatasetError` if there is no dataset, `SchemaVersionError` if it is of a
+    newer schema, `DatasetError` if a file of it is damaged.
+    """
+    location = Location(url, storage_options)
+    source = Source(location, open_manifest(location))
+    source.table("patients")
+    return Cohort(source)
+
+
+def load_cohort(
+    path: str | os.PathLike[str],
+    url: str | os.PathLike[str],
+    storage_options: Mapping[str, Any] | None = None,
+) -> Cohort:
+    """The cohort that `Cohort.save` wrote to the local file `path`, of the dataset at `url`.
+
+    Raises `UsageError` if the file is not sound or was changed, if it was saved from another
+    dataset (the message says what differs) or if a patient is absent; else as `open_cohort`.
+    """
+    saved = read_saved(path, SavedCohort)
+    cohort = open_cohort(url, storage_options)
+    source, where = cohort._source, cohort.location.url
+    check_patients(path, saved.patient_ids, set(source.row_of), where)
+    check_dataset(path, saved, source.identity, where)
+    return cohort._pick(saved.patient_ids, tuple(saved.selection))
+
+
+class PatientIndexError(UnknownLabelError, IndexError):
+    """A patient's number beyond the end of its cohort."""
+
+
+class Cohort:
+    """A set of patients of one dataset, always in the order of its patients table.
+
+    `selection` says in words how they were chosen: predicates as they were given, and other steps
+    in square brackets. Tables are read once for all cohorts taken from one `open_cohort`.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        choose: Callable[[], Rows] | None = None,
+        selection: tuple[str, ...] = (),
+    ) -> None:
+        self._source = source
+        self._choose = choose
+        self.selection = selection
+
+    @cached_property
+    def _rows(self) -> Rows:
+        if self._choose is None:
+            return np.arange(len(self._source.ids), dtype=np.int64)
+        return self._choose()
+
+    def __getstate__(self) -> dict[str, Any]:
+        rows = self._rows  # workers get the outcome, not the way to it
+        return {"_source": self._source, "selection": self.selection, "_rows": rows}
+
+    @property
+    def location(self) -> Location:
+        """Where the dataset is."""
+        return self._source.location
+
+    _location = location
+
+    @property
+    def manifest(self) -> Manifest:
+        """The dataset's manifest."""
+        return self._source.manifest
+
+    def __repr__(self) -> str:
+        """How many of whom, by part and protocol; of which dataset; how chosen."""
+        chosen = "".join(f"\n  where {step}" for step in self.selection)
+        return (
+            f"<Cohort: {len(self)} of {len(self._source.ids)} patients ({self._counts()}) "
+            f"of {self.location.url}{chosen}>"
+        )
+
+    def _counts(self) -> str:
+        table = self._source.columns("patients", ["part", "protocol"]).take(pa.array(self._rows))
+        pairs = Counter(zip(*table.to_pydict().values(), strict=True))
+        counted = [f"{n} {part} {protocol}" for (part, protocol), n in sorted(pairs.items())]
+        return ", ".join(counted) or "none"
+
+    @cached_property
+    def ids(self) -> list[str]:
+        """Patient ids, in order."""
+        known = self._source.ids
+        return [known[row] for row in self._rows.tolist()]
+
+    @cached_property
+    def patients(self) -> pd.DataFrame:
+        """The cohort's rows of the patients table."""
+        frame: pd.DataFrame = self._source.table("patients").take(pa.array(self._rows)).to_pandas()
+        return frame
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __iter__(self) -> Iterator[Patient]:
+        return (Patient(self._source, i) for i in self.ids)
+
+    def __contains__(self, patient: object) -> bool:
+        """Whether a patient, or a patient id, is in the cohort."""
+        return (patient.patient_id if isinstance(patient, Patient) else patient) in self._row_of
+
+    @cached_property
+    def _row_of(self) -> dict[str, int]:
+        return dict(zip(self.ids, self._rows.tolist(), strict=True))
+
+    @overload  # a str is an iterable of str, too: the first that fits counts
+    def __getitem__(self, key: str | SupportsIndex) -> Patient: ...  # type: ignore[overload-overlap]
+    @overload
+    def __getitem__(self, key: slice | Iterable[str]) -> Cohort: ...
+    def __getitem__(self, key: str | SupportsIndex | slice | Iterable[str]) -> Patient | Cohort:
+        """A patient by id or number; a cohort by slice or by several ids.
+
+        Raises `UnknownLabelError` for an id that is not in the cohort or a number beyond its end
+        (then an `IndexError` too).
+        """
+        if isinstance(key, str):
+            return Patient(self._source, self._known(key))
+        if isinstance(key, slice):
+            rows = self._rows[key]
+            name = ":".join("" if v is None else str(v) for v in (key.start, key.stop, key.step))
+            return self._derive(lambda: np.sort(rows), f"[patients {name}]")
+        if isinstance(key, SupportsIndex):
+            return Patient(self._source, self._numbered(operator.index(key)))
+        return self._pick([self._known(i) for i in key], (*self.selection, "[chosen by id]"))
+
+    def _known(self, patient_id: str) -> str:
+        if patient_id in self._row_of:
+            return patient_id
+        if patient_id in self._source.row_of:
+            raise UnknownLabelError(
+                f"patient {patient_id!r} is in the dataset but not in this cohort of {len(self)}"
+            )
+        raise UnknownLabelError(
+            f"no patient {patient_id!r} in {self.location.url}; "
+            f"{suggestion(patient_id, self._source.ids)}"
+        )
+
+    def _numbered(self, number: int) -> str:
+        if -len(self) <= number < len(self):
+            return self.ids[number]
+        raise PatientIndexError(f"no patient number {number} in this cohort of {len(self)}")
+
+    def where(self, predicate: str) -> Cohort:
+        """The patients of this cohort for whom an SQL predicate holds.
+
+        It may speak of any column of the patients table, and of any structure by name:
+        `Rectum.volume_cc` is the clinical delineation on the MRI grid, `sct.Rectum.volume_cc` the
+        one on the synthetic CT's, `nnunet.Rectum.volume_cc` the network's; the fields are the
+        measured columns of the structures table. What a patient lacks is NULL: a comparison with
+        it does not hold, nor does its negation, and `Rectum IS NULL` asks for it.
+
+            cohort.where("protocol = 'newAcq' AND NOT missing_PenileBulb")
+            cohort.where("Rectum.volume_cc > 60 AND CTVT_427.d95_gy >= 0.95 * 42.7")
+
+        Raises `QueryError` at once for a mistake in the predicate, before anything is read. Who is
+        chosen is decided when first asked for, and only then can a table fail to be read, or a
+        cast in the predicate fail on a patient's value.
+        """
+        parsed = parse_predicate(predicate)
+        return self._derive(lambda: parsed.choose(self._source, self._rows), predicate)
+
+    def _derive(self, choose: Callable[[], Rows], step: str) -> Cohort:
+        return Cohort(self._source, choose, (*self.selection, step))
+
+    def _pick(self, ids: Iterable[str], selection: tuple[str, ...]) -> Cohort:
+        rows = np.unique(np.array([self._source.row_of[i] for i in ids], np.int64))
+        return Cohort(self._source, lambda: rows, selection)
+
+    def sql(self, query: str) -> pd.DataFrame:
+        """What a SELECT over the dataset's tables gives, as DuckDB has it.
+
+        The tables are patients, structures, slices, foreground and arrays, with the rows of this
+        cohort's patients; those that the query names are read, once. Nothing else can be reached,
+        and nothing written.
+
+            cohort.sql("SELECT protocol, avg(volume_cc) FROM structures GROUP BY ALL")
+
+        Raises `QueryError` for a query that is not one SELECT of these tables, or cannot be run.
+        """
+        return run_query(self._source, query, self._rows)
+
+    def __and__(self, other: Cohort) -> Cohort:
+        """Patients of both."""
+        return self._combine(other, operator.and_, "({}) AND ({})", "[both of: {} | {}]")
+
+    def __or__(self, other: Cohort) -> Cohort:
+        """Patients of either."""
+        return self._combine(other, operator.or_, "({}) OR ({})", "[either of: {} | {}]")
+
+    def __sub__(self, other: Cohort) -> Cohort:
+        """Patients of this and not the other."""
+        return self._combine(
+            other, operator.sub, "({}) AND ({}) IS NOT TRUE", "[first but not second of: {} | {}]"
+        )
+
+    def _combine(
+        self, other: Cohort, how: Callable[[set[str], set[str]], set[str]], sql: str, words: str
+    ) -> Cohort:
+        if not isinstance(other, Cohort):
+            return NotImplemented
+        if other._source is not self._source:
+            differences = self._source.identity.differences(other._source.identity)
+            if differences:
+                raise UsageError(
+                    f"cohorts of two datasets: {self.location.url} has {'; '.join(differences)} as "
+                    f"{other.location.url} has; combine cohorts of one dataset"
+                )
+        ids = how(set(self.ids), set(other.ids))
+        if self.predicate is None or other.predicate is None:
+            step = words.format("; ".join(self.selection), "; ".join(other.selection))
+        else:
+            step = sql.format(self.predicate, other.predicate)
+        return self._pick(ids, (step,))
+
+    @property
+    def predicate(self) -> str | None:
+        """One predicate that chooses this cohort from the dataset; None if other steps did."""
+        if any(step.startswith("[") for step in self.selection):
+            return None
+        if len(self.selection) == 1:
+            return self.selection[0]
+        return " AND ".join(f"({step})" for step in self.selection) or "true"
+
+    def split(
+        self,
+        test: float = 0.15,
+        folds: int = 5,
+        stratify: Sequence[str] = ("protocol",),
+        seed: int = 0,
+    ) -> Splits:
+        """A test set and `folds` folds of the rest, by patient, each stratum spread evenly.
+
+        `test` is the share of patients held out, rounded to a whole number of them; `stratify`
+        names columns of the patients table whose values make up a stratum. The same ids, columns
+        and seed give the same splits on any machine and with any version of any library. Raises
+        `UsageError` for a share, a number of folds or a seed that makes no sense, and for an
+        unknown column.
+        """
+        return make_splits(self, test, folds, stratify, seed)
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write who is in this cohort, how they were chosen and from which dataset, as JSON.
+
+        The local file is small, can be cited, and holds no URL and no credentials; `load_cohort`
+        opens it. Raises `OSError` if it cannot be written.
+        """
+        SavedCohort(
+            dataset=self._source.identity,
+            selection=list(self.selection),
+            patient_ids=self.ids,
+        ).write(path)

@@ -1,0 +1,131 @@
+"""One patient: rows of the tables, and the store as lazy labelled data."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from lundprobe_zarr.cohort.source import Source
+from lundprobe_zarr.errors import MissingStructureError, UnknownLabelError, UsageError
+from lundprobe_zarr.vocabulary.names import STRUCTURES
+from lundprobe_zarr.vocabulary.nearest import suggestion
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import xarray as xr
+
+    from lundprobe_zarr.store.location import Location
+
+
+class Patient:
+    """One patient of a dataset. Its store is opened when first asked for, from its metadata."""
+
+    def __init__(self, source: Source, patient_id: str) -> None:
+        self._source = source
+        self.patient_id = patient_id
+
+    def __repr__(self) -> str:
+        return f"<Patient {self.patient_id} of {self.location.url}>"
+
+    @property
+    def location(self) -> Location:
+        """Where the patient's dataset is."""
+        return self._source.location
+
+    _location = location
+
+    @cached_property
+    def row(self) -> dict[str, Any]:
+        """The patient's row of the patients table: column -> value."""
+        return self._source.patient(self.patient_id)
+
+    @property
+    def structures(self) -> pd.DataFrame:
+        """The patient's rows of the structures table, one a segmentation.
+
+        Raises `DatasetError` if the table cannot be read.
+        """
+        frame: pd.DataFrame = self._source.patient_rows("structures", self.patient_id).to_pandas()
+        return frame.reset_index(drop=True)
+
+    @cached_property
+    def tree(self) -> xr.DataTree:
+        """The store as a lazy, dask-backed DataTree; a dask chunk is a slab of slices.
+
+        Raises `DamagedStoreError` if the store is missing or its metadata unsound.
+        """
+        from lundprobe_zarr.store.tree import open_tree
+
+        return open_tree(self.location, self.patient_id)
+
+    @property
+    def mri(self) -> xr.Dataset:
+        """Images and dose on the MRI grid."""
+        return self._dataset("mri")
+
+    @property
+    def sct(self) -> xr.Dataset:
+        """Synthetic CT and dose on its own grid."""
+        return self._dataset("sct")
+
+    @property
+    def dose(self) -> xr.Dataset:
+        """Dose on the planning grid. Raises `UnknownLabelError` for a patient without."""
+        return self._dataset("dose")
+
+    @property
+    def clinical(self) -> xr.Dataset:
+        """Clinical delineations and fiducials on the MRI grid."""
+        return self._dataset("mri/clinical")
+
+    @property
+    def nnunet(self) -> xr.Dataset:
+        """The networks' masks, folds and uncertainty. Raises `UnknownLabelError` without."""
+        return self._dataset("mri/nnunet", "nnU-Net output")
+
+    @property
+    def observers(self) -> xr.Dataset:
+        """The four observers' masks in two steps. Raises `UnknownLabelError` without."""
+        return self._dataset("mri/observers", "observer masks")
+
+    def _dataset(self, group: str, extra: str = "") -> xr.Dataset:
+        if f"/{group}" in self.tree.groups:
+            return self.tree[group].to_dataset()
+        if extra and self.tree.attrs["part"] == "base":
+            raise UnknownLabelError(
+                f"patient {self.patient_id} has no {extra}: base patients have none; choose others "
+                "with cohort.where(\"part = 'extended'\")"
+            )
+        groups = ", ".join(g.strip("/") for g in self.tree.groups if g != "/")
+        raise UnknownLabelError(
+            f"patient {self.patient_id} has no group {group!r}: its source had none of its files; "
+            f"it has {groups}"
+        )
+
+    def mask(self, structure: str, grid: str = "mri") -> xr.DataArray:
+        """A clinical mask, lazy: bool (z, y, x) on the `mri` or the `sct` grid.
+
+        Raises `MissingStructureError` for a structure that this patient lacks,
+        `UnknownLabelError` for one that nobody has, `UsageError` for another grid.
+        """
+        if grid not in ("mri", "sct"):
+            raise UsageError(f"grid {grid!r} has no masks; expected 'mri' or 'sct'")
+        if structure not in STRUCTURES:
+            raise UnknownLabelError(
+                f"unknown structure {structure!r}; {suggestion(structure, STRUCTURES)}; expected "
+                f"one of {', '.join(STRUCTURES)}"
+            )
+        present = self._present(grid)
+        if structure not in present:
+            raise MissingStructureError(
+                f"patient {self.patient_id} lacks {structure} on the {grid} grid: it was not "
+                f"delineated; there are {', '.join(present) or 'none'}"
+            )
+        mask: xr.DataArray = self.tree[f"{grid}/clinical"].to_dataset().mask
+        return mask.sel(structure=structure)
+
+    def _present(self, grid: str) -> list[str]:
+        if f"/{grid}/clinical" not in self.tree.groups:
+            return []
+        labels = self.tree[f"{grid}/clinical"].to_dataset().coords.get("structure")
+        return [] if labels is None else [str(label) for label in labels.values]

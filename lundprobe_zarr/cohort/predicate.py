@@ -1,0 +1,230 @@
+"""Predicates: SQL over the patients columns and named structures, e.g. `Rectum.volume_cc > 60`.
+
+A structure is a column of type STRUCT whose fields are the measured columns of the structures
+table, so DuckDB itself understands `Rectum.volume_cc`; only what a predicate mentions is read. A
+structure that a patient lacks is NULL.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from itertools import groupby
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from lundprobe_zarr.cohort.source import SEGMENTATION_KEYS, Rows, Source
+from lundprobe_zarr.errors import QueryError, UsageError
+from lundprobe_zarr.schema.tables import PATIENTS, STRUCTURES_TABLE
+from lundprobe_zarr.store.sql import (
+    Node,
+    changing_functions,
+    check_parameter,
+    nodes,
+    parse_select,
+    session,
+    shown,
+)
+from lundprobe_zarr.vocabulary.names import STRUCTURES
+from lundprobe_zarr.vocabulary.nearest import suggestion
+
+#: What may stand before a structure -> grid and source of the segmentation it means.
+SEGMENTATIONS: dict[str, tuple[str, str]] = {
+    "": ("mri", "clinical"),
+    "mri": ("mri", "clinical"),
+    "sct": ("sct", "clinical"),
+    "nnunet": ("mri", "nnunet"),
+}
+_COLUMNS = {c.name.lower(): c.name for c in PATIENTS.columns}
+_STRUCTURES = {s.lower(): s for s in STRUCTURES}
+_WHO = {*SEGMENTATION_KEYS, "part", "protocol", "fold", "step", "observer"}
+#: Columns of the structures table that say something of a segmentation: fields of its shorthand.
+FIELDS: tuple[str, ...] = tuple(c.name for c in STRUCTURES_TABLE.columns if c.name not in _WHO)
+#: Of (grid, source, structure) the fields asked for, a value a patient.
+SegmentationReader = Callable[[str, str, str, list[str]], pa.StructArray]
+_ROW = "row of the patients table"
+#: Tests for which any field of a structure will do: it is there, or it is not.
+_NULL_TESTS = ("OPERATOR_IS_NULL", "OPERATOR_IS_NOT_NULL")
+_SHELL = "SELECT 1 FROM patients WHERE\n{}\n"
+
+
+@dataclass(frozen=True, order=True)
+class Mention:
+    """A structure's field that a predicate mentions: of which segmentation ("" the clinical)."""
+
+    prefix: str
+    structure: str
+    field: str
+
+
+@dataclass(frozen=True)
+class Predicate:
+    """A predicate that was found sound: what it says, and what has to be read to decide it."""
+
+    text: str
+    columns: tuple[str, ...]
+    mentions: tuple[Mention, ...]
+
+    def choose(self, source: Source, among: Rows) -> Rows:
+        """Those of the patients (by row) for whom it holds.
+
+        Raises `QueryError` if it fails on a patient's values, such as a cast that cannot be made.
+        """
+        if self.mentions:  # all that is needed of the structures in one read
+            source.segmentations({m.field for m in self.mentions})
+        patients = source.columns("patients", self.columns)
+        patients = patients.append_column(_ROW, pa.array(np.arange(patients.num_rows)))
+        patients = self._with_structures(patients, source.segmentation)
+        if len(among) < patients.num_rows:
+            patients = patients.take(pa.array(among))
+        query = f'SELECT "{_ROW}" FROM patients WHERE (\n{self.text}\n)'
+        with session(self.text, {"patients": patients}) as connection:
+            found = connection.execute(query).fetchnumpy()[_ROW]
+        return np.sort(np.asarray(found, np.int64))
+
+    def check(self) -> None:
+        """Bind it to an empty table; raises `QueryError` unless DuckDB takes it as a predicate."""
+        empty = self._with_structures(PATIENTS.schema.empty_table(), _nobody)
+        with session(self.text, {"patients": empty}) as connection:
+            query = f"DESCRIBE SELECT (\n{self.text}\n) FROM patients WHERE (\n{self.text}\n)"
+            kind = connection.execute(query).fetchall()[0][1]
+        if kind != "BOOLEAN":
+            raise QueryError(
+                f"{shown(self.text)}: is {kind}, not true or false; expected a condition such as "
+                "n_fiducials = 3"
+            )
+
+    def _with_structures(self, patients: pa.Table, value_of: SegmentationReader) -> pa.Table:
+        """The patients with a STRUCT column for every structure, or prefix, that is mentioned."""
+        for prefix, of_prefix in groupby(self.mentions, lambda m: m.prefix):
+            values = {
+                structure: value_of(*SEGMENTATIONS[prefix], structure, [m.field for m in mentions])
+                for structure, mentions in groupby(of_prefix, lambda m: m.structure)
+            }
+            if prefix:
+                packed = pa.StructArray.from_arrays(list(values.values()), names=list(values))
+                values = {prefix: packed}
+            for name, value in values.items():
+                patients = patients.append_column(name, value)
+        return patients
+
+
+def _nobody(grid: str, source: str, structure: str, fields: list[str]) -> pa.StructArray:
+    schema = STRUCTURES_TABLE.schema
+    return pa.array([], pa.struct([(f, schema.field(f).type) for f in fields]))
+
+
+def parse_predicate(text: str) -> Predicate:
+    """The predicate that `text` is, checked against the schema with nothing read.
+
+    Raises `QueryError` if it is none, naming what is wrong and the nearest real names.
+    """
+    if not isinstance(text, str):
+        raise UsageError(
+            f"predicate {text!r}: is {type(text).__name__}; expected SQL text such as "
+            "\"protocol = 'newAcq'\"; choose patients by id with cohort[[...]]"
+        )
+    condition = _condition(text)
+    for node in nodes(condition):
+        _check_node(node, text)
+    predicate = _resolve(condition, text)
+    predicate.check()
+    return predicate
+
+
+def _condition(text: str) -> Node:
+    """Syntax tree of a predicate; anything around the WHERE clause is more than a predicate."""
+    if not text.strip():
+        raise QueryError("the predicate is empty; expected a condition such as n_fiducials = 3")
+    trees = [parse_select(t, _SHELL.format(t)) for t in (text, "true")]
+    condition, _ = (tree.pop("where_clause", None) for tree in trees)
+    if trees[0] != trees[1]:
+        raise QueryError(
+            f"{shown(text)}: holds more than a condition; expected what comes after WHERE, without "
+            "ORDER BY, LIMIT, GROUP BY or UNION"
+        )
+    found: Node = condition
+    return found
+
+
+def _check_node(node: Node, text: str) -> None:
+    if node.get("class") == "SUBQUERY":
+        raise QueryError(
+            f"{shown(text)}: holds a subquery; ask with cohort.sql(...), then choose by id: "
+            "cohort[list(frame.patient_id)]"
+        )
+    if node.get("class") == "PARAMETER":
+        check_parameter(node, text)
+    if node.get("class") == "FUNCTION" and not node["is_operator"]:
+        name = str(node["function_name"]).lower()
+        if name in changing_functions():
+            raise QueryError(
+                f"{shown(text)}: the value of {name}() changes from run to run; expected a "
+                "condition on the tables alone, so that a cohort stays the same"
+            )
+
+
+def _resolve(condition: Any, text: str) -> Predicate:
+    columns, mentions = {"patient_id"}, set[Mention]()
+    tests = [n for n in nodes(condition) if n.get("type") in _NULL_TESTS]
+    tested = {id(child) for n in tests for child in n["children"]}
+    for node in _column_references(condition):
+        names = node["column_names"]
+        qualified = names[0].lower() == "patients" and len(names) > 1
+        path = names[1:] if qualified else names
+        if path[0].lower() in _COLUMNS:
+            columns.add(_COLUMNS[path[0].lower()])
+        else:
+            mentions |= _mentioned(path, text, FIELDS[:1] if id(node) in tested else FIELDS)
+    if any(node.get("class") == "STAR" for node in nodes(condition)):  # COLUMNS('missing_.*')
+        columns |= set(_COLUMNS.values())
+    return Predicate(text, tuple(sorted(columns)), tuple(sorted(mentions)))
+
+
+def _mentioned(names: list[str], text: str, whole: tuple[str, ...]) -> set[Mention]:
+    """What a name that is no column mentions; `whole` are the fields of a structure as such."""
+    prefix = names[0].lower() if names[0].lower() in SEGMENTATIONS else ""
+    path = names[1:] if prefix else names
+    if not path or path[0].lower() not in _STRUCTURES:
+        raise QueryError(f"{shown(text)}: {_unknown(prefix, path, text)}")
+    structure = _STRUCTURES[path[0].lower()]
+    if len(path) == 1:
+        return {Mention(prefix, structure, f) for f in whole}
+    fields = [f for f in FIELDS if f == path[1].lower()]
+    if not fields:
+        raise QueryError(
+            f"{shown(text)}: {structure} has no {path[1]!r}; {suggestion(path[1], FIELDS)}"
+        )
+    return {Mention(prefix, structure, fields[0])}
+
+
+def _unknown(prefix: str, path: list[str], text: str) -> str:
+    if prefix:
+        name = path[0] if path else ""
+        return (
+            f"no structure {name!r} after {prefix}; {suggestion(name, STRUCTURES)}; write e.g. "
+            f"{prefix}.Rectum.volume_cc"
+        )
+    name = path[0]
+    if name.lower() in FIELDS:
+        return f"{name!r} is of a structure: say of which, e.g. Rectum.{name.lower()}"
+    if f'"{name}"' in text:
+        return f"no column {name!r}; a text takes single quotes: '{name}'"
+    return f"no column {name!r}; {suggestion(name, [*_COLUMNS.values(), *STRUCTURES])}"
+
+
+def _column_references(tree: Any) -> Iterator[Node]:
+    """Every reference to a column, parameters of lambdas left out."""
+    stack: list[tuple[Any, frozenset[str]]] = [(tree, frozenset())]
+    while stack:
+        item, bound = stack.pop()
+        if isinstance(item, list):
+            stack.extend((i, bound) for i in item)
+        elif isinstance(item, dict):
+            if item.get("class") == "LAMBDA":
+                bound |= {n["column_names"][0] for n in nodes(item["lhs"]) if "column_names" in n}
+            if item.get("class") == "COLUMN_REF" and item["column_names"][0] not in bound:
+                yield item
+            stack.extend((value, bound) for value in item.values())

@@ -1,0 +1,51 @@
+"""Read-only SQL over a dataset's tables, restricted to the patients of a cohort."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from lundprobe_zarr.cohort.source import Rows, Source
+from lundprobe_zarr.schema.tables import TABLES
+from lundprobe_zarr.store.sql import parse_select, session, tables_of
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+def run_query(source: Source, text: str, rows: Rows) -> pd.DataFrame:
+    """Result of a SELECT over the tables, as seen by the patients in `rows`.
+
+    Raises `QueryError` if it is not one SELECT of these tables alone, before anything is read.
+    """
+    names = tables_of(parse_select(text), TABLES, text)
+    with session(text, {n: TABLES[n].schema.empty_table() for n in names}) as connection:
+        connection.execute(f"EXPLAIN\n{text}")
+    tables = {name: _restricted(source, name, rows) for name in names}
+    with session(text, tables) as connection:
+        result = connection.sql(text).to_arrow_table()
+        frame: pd.DataFrame = pa.table(
+            [_plain(column) for column in result.columns], names=result.column_names
+        ).to_pandas()
+    return frame
+
+
+def _plain(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    """A column as people compute with it: a sum of whole numbers is a decimal to DuckDB."""
+    if not pa.types.is_decimal(column.type):
+        return column
+    largest = pc.max(pc.abs(column)).as_py() or 0
+    whole = column.type.scale == 0 and largest < 2**63
+    return column.cast(pa.int64() if whole else pa.float64())
+
+
+def _restricted(source: Source, name: str, rows: Rows) -> pa.Table:
+    table = source.table(name)
+    if len(rows) == len(source.ids):
+        return table
+    if name == "patients":
+        return table.take(pa.array(rows))
+    ids = source.columns("patients", ["patient_id"]).column(0).take(pa.array(rows))
+    return table.filter(pc.is_in(table.column("patient_id"), value_set=ids.combine_chunks()))

@@ -1,0 +1,155 @@
+"""Small JSON files that a paper can cite: sealed with a hash, and tied to one dataset.
+
+They hold patient ids and what chose them; never a URL, a path or credentials.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from pathlib import Path
+from typing import Any, ClassVar, Self, TypeVar
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from lundprobe_zarr.errors import UsageError
+
+FORMAT_VERSION = 1
+
+
+class DatasetIdentity(BaseModel):
+    """What tells one converted dataset from another.
+
+    `digest` is the SHA-256 of the patients' ids, parts, protocols, stores and source sizes;
+    `created` is for the record, since finalising a dataset again changes nothing else.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str
+    doi: str
+    schema_version: int
+    precision: str
+    patients: int
+    digest: str
+    created: str
+
+    def differences(self, other: DatasetIdentity) -> list[str]:
+        """How `other` differs from this one, a phrase each; empty if they are the same."""
+        pairs = [(f, getattr(self, f), getattr(other, f)) for f in type(self).model_fields]
+        found = [f"{f} {a!r}, not {b!r}" for f, a, b in pairs if a != b and f not in _UNTOLD]
+        if not found and self.digest != other.digest:
+            found.append("the same number of patients, but not the same ones or not the same files")
+        return found
+
+
+_UNTOLD = ("created", "digest")
+
+
+class SavedFile(BaseModel):
+    """What every such file holds; `sha256` seals all the rest but the time of conversion."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    KIND: ClassVar[str]
+    kind: str
+    format_version: int = FORMAT_VERSION
+    dataset: DatasetIdentity
+    sha256: str = ""
+
+    def seal(self) -> str:
+        """Hash of the contents; the same wherever and with whatever versions it is computed."""
+        contents = self.model_dump(mode="json", exclude={"sha256": True, "dataset": {"created"}})
+        text = json.dumps(contents, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+        return hashlib.sha256(text.encode()).hexdigest()
+
+    def sealed(self) -> Self:
+        """The same with its hash."""
+        return self.model_copy(update={"sha256": self.seal()})
+
+    def write(self, path: str | os.PathLike[str]) -> None:
+        """Write the file, sealed."""
+        text = json.dumps(self.sealed().model_dump(mode="json"), indent=2, ensure_ascii=False)
+        Path(path).write_text(text + "\n", encoding="utf-8")
+
+
+class SavedCohort(SavedFile):
+    """A cohort: the steps that chose it, and who was chosen."""
+
+    KIND: ClassVar[str] = "lundprobe cohort"
+    kind: str = KIND
+    selection: list[str]
+    patient_ids: list[str]
+
+
+class SavedSplits(SavedFile):
+    """Test set and folds: the patients who validate each, the others training."""
+
+    KIND: ClassVar[str] = "lundprobe splits"
+    kind: str = KIND
+    selection: list[str]
+    seed: int
+    test_share: float
+    stratify: list[str]
+    test: list[str]
+    validation: list[list[str]]
+
+
+Saved = TypeVar("Saved", bound=SavedFile)
+
+
+def read_saved(path: str | os.PathLike[str], expected: type[Saved]) -> Saved:
+    """The contents of a saved file.
+
+    Raises `UsageError` if it is not there, not such a file, of a newer format, or was changed
+    since it was written.
+    """
+    saved = _parse(Path(path), expected)
+    if saved.seal() != saved.sha256:
+        raise UsageError(
+            f"{path}: its contents have the hash {saved.seal()}, not {saved.sha256!r} as it says; "
+            "it was changed or damaged since it was saved; get the original again"
+        )
+    return saved
+
+
+def _parse(path: Path, expected: type[Saved]) -> Saved:
+    try:
+        raw: Any = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UsageError(
+            f"{path}: cannot be read ({error}); expected a file of {expected.KIND}"
+        ) from error
+    found = raw.get("kind") if isinstance(raw, dict) else None
+    if found != expected.KIND:
+        raise UsageError(f"{path}: kind {found!r}; expected {expected.KIND!r}")
+    if isinstance(raw["format_version"], int) and raw["format_version"] > FORMAT_VERSION:
+        raise UsageError(
+            f"{path}: format version {raw['format_version']}; this version of lundprobe-zarr reads "
+            f"up to {FORMAT_VERSION}; upgrade with `pip install -U lundprobe-zarr`"
+        )
+    try:
+        return expected.model_validate(raw)
+    except ValidationError as error:
+        raise UsageError(f"{path}: not a sound file of {expected.KIND}: {error}") from error
+
+
+def check_dataset(path: object, saved: SavedFile, dataset: DatasetIdentity, where: str) -> None:
+    """Refuse a dataset that is not the one a file was saved from; raises `UsageError`."""
+    differences = saved.dataset.differences(dataset)
+    if differences:
+        raise UsageError(
+            f"{path}: saved from another dataset than {where}: it had {'; '.join(differences)}; "
+            "open the dataset it names, or choose the patients anew"
+        )
+
+
+def check_patients(path: object, ids: list[str], known: set[str], where: str) -> None:
+    """Refuse patients who are not among those known; raises `UsageError`."""
+    absent = sorted(set(ids) - known)
+    if absent:
+        raise UsageError(
+            f"{path}: {len(absent)} of its {len(ids)} patients are not in {where}, e.g. "
+            f"{', '.join(absent[:3])}; open the dataset it was saved from"
+        )

@@ -1,0 +1,141 @@
+"""The dataset that cohorts choose from: its manifest, and its tables read once, when needed."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Collection, Sequence
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from lundprobe_zarr.cohort.saved import DatasetIdentity
+from lundprobe_zarr.errors import DatasetError
+from lundprobe_zarr.schema.manifest import Manifest
+from lundprobe_zarr.store.dataset import read_table
+from lundprobe_zarr.store.location import Location
+
+#: Row numbers in the patients table, ascending: what a cohort is.
+Rows = npt.NDArray[np.int64]
+
+#: Columns that tell one segmentation of a patient from another, folds and observers aside.
+SEGMENTATION_KEYS = ("patient_id", "grid", "source", "structure")
+
+#: What makes two patients tables the same: who is in them, and from how many bytes.
+_IDENTIFYING = ("patient_id", "part", "protocol", "store", "source_bytes")
+
+
+class Source:
+    """One converted dataset, shared by the cohorts taken from it and their patients."""
+
+    def __init__(self, location: Location, manifest: Manifest) -> None:
+        self.location = location
+        self.manifest = manifest
+        self._whole: dict[str, pa.Table] = {}
+        self._parts: dict[str, pa.Table] = {}
+        self._row_of_segmentation: dict[tuple[str, str, str], Rows] = {}
+
+    def table(self, name: str) -> pa.Table:
+        """A whole table, read once.
+
+        Raises `DatasetError` if it cannot be read, `UnknownLabelError` if there is none.
+        """
+        if name not in self._whole:
+            self._whole[name] = read_table(self.location, self.manifest, name)
+            self._row_of_segmentation.clear()  # of the table as it was read before
+        return self._whole[name]
+
+    def columns(self, name: str, columns: Collection[str]) -> pa.Table:
+        """Some columns of a table; what was read before is not read again, and no others are.
+
+        Raises as `table` does, and `DatasetError` if the table lacks one of the columns.
+        """
+        table = self._whole.get(name, self._parts.get(name))
+        known = set() if table is None else set(table.column_names)
+        if table is None or not (name in self._whole or known.issuperset(columns)):
+            wanted = sorted(known.union(columns))
+            table = self._parts[name] = read_table(self.location, self.manifest, name, wanted)
+            self._row_of_segmentation.clear()  # of the table as it was read before
+        absent = [c for c in columns if c not in table.column_names]
+        if absent:
+            raise DatasetError(
+                f"{self.location.url}: the table {name} has no column {', '.join(absent)}; expected"
+                " every column of its schema; rebuild it with `lundprobe-zarr finalise --rebuild`"
+            )
+        return table.select(list(columns))
+
+    @cached_property
+    def ids(self) -> list[str]:
+        """Every patient's id, in the order of the patients table."""
+        ids: list[str] = self.columns("patients", ["patient_id"]).column(0).to_pylist()
+        return ids
+
+    @cached_property
+    def row_of(self) -> dict[str, int]:
+        """Row of every patient in the patients table."""
+        return {patient_id: row for row, patient_id in enumerate(self.ids)}
+
+    def segmentations(self, fields: Collection[str]) -> pa.Table:
+        """The structures table with what says whose a row is, and these fields of it."""
+        return self.columns("structures", [*SEGMENTATION_KEYS, *sorted(fields)])
+
+    def segmentation(
+        self, grid: str, source: str, structure: str, fields: Sequence[str]
+    ) -> pa.StructArray:
+        """Fields of one segmentation, a value for every patient; null for one who lacks it."""
+        table = self.segmentations(fields)
+        key = (grid, source, structure)
+        if key not in self._row_of_segmentation:
+            self._row_of_segmentation[key] = self._find(table, key)
+        rows = self._row_of_segmentation[key]
+        lacking = rows < 0
+        taken = pa.array(rows, mask=lacking)
+        values = [table.column(f).take(taken).combine_chunks() for f in fields]
+        return pa.StructArray.from_arrays(values, names=list(fields), mask=pa.array(lacking))
+
+    def _find(self, table: pa.Table, key: tuple[str, str, str]) -> Rows:
+        """Row of the structures table for every patient, -1 for those who have none."""
+        wanted = pc.equal(table.column("structure"), key[2])
+        for column, value in (("grid", key[0]), ("source", key[1])):
+            wanted = pc.and_(wanted, pc.equal(table.column(column), value))
+        rows = np.flatnonzero(wanted.to_numpy())
+        everyone = self.columns("patients", ["patient_id"]).column(0).combine_chunks()
+        whose = pc.index_in(table.column("patient_id").take(pa.array(rows)), value_set=everyone)
+        patient = pc.fill_null(whose, -1).to_numpy()
+        found = np.full(len(everyone), -1, np.int64)
+        found[patient[patient >= 0]] = rows[patient >= 0]
+        return found
+
+    def patient_rows(self, name: str, patient_id: str) -> pa.Table:
+        """The rows of a table that are of one patient."""
+        table = self.table(name)
+        return table.filter(pc.equal(table.column("patient_id"), patient_id))
+
+    def patient(self, patient_id: str) -> dict[str, Any]:
+        """A patient's row of the patients table."""
+        row: dict[str, Any] = (
+            self.table("patients").slice(self.row_of[patient_id], 1).to_pylist()[0]
+        )
+        return row
+
+    @cached_property
+    def identity(self) -> DatasetIdentity:
+        """What tells this dataset from any other; needs no more than the patients table."""
+        manifest = self.manifest
+        return DatasetIdentity(
+            name=manifest.name,
+            doi=manifest.doi,
+            schema_version=manifest.schema_version,
+            precision=str(manifest.precision),
+            patients=len(self.ids),
+            digest=self._digest(),
+            created=manifest.created,
+        )
+
+    def _digest(self) -> str:
+        columns = self.columns("patients", _IDENTIFYING).to_pydict().values()
+        lines = sorted("\t".join(map(str, row)) for row in zip(*columns, strict=True))
+        return hashlib.sha256("\n".join(lines).encode()).hexdigest()

@@ -1,0 +1,177 @@
+"""Test set and cross-validation folds by patient, the same on every machine, for good.
+
+Patients are put in order by a hash of seed and id, which no library's generator can change.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from itertools import chain
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from lundprobe_zarr.cohort.saved import SavedSplits, check_dataset, check_patients, read_saved
+from lundprobe_zarr.errors import UsageError
+from lundprobe_zarr.vocabulary.nearest import suggestion
+
+if TYPE_CHECKING:
+    from lundprobe_zarr.cohort.core import Cohort
+
+#: Stratum -> its patients' ids; a stratum is the JSON text of its values.
+Strata = Mapping[str, Sequence[str]]
+
+
+@dataclass(frozen=True)
+class Fold:
+    """One fold: who trains and who validates; nobody of the test set."""
+
+    train: Cohort
+    val: Cohort
+
+
+class Splits:
+    """A test set, and folds of the patients who are not in it. Made by `Cohort.split`."""
+
+    def __init__(self, cohort: Cohort, saved: SavedSplits) -> None:
+        self._saved = saved.sealed()
+        name = f"seed {saved.seed}"
+        validation = [set(ids) for ids in saved.validation]
+        everyone = set[str]().union(*validation)
+        self.test: Cohort = cohort._pick(saved.test, (*saved.selection, f"[test set, {name}]"))
+        self.folds: tuple[Fold, ...] = tuple(
+            Fold(
+                cohort._pick(everyone - ids, (*saved.selection, f"[train {n}, {name}]")),
+                cohort._pick(ids, (*saved.selection, f"[val {n}, {name}]")),
+            )
+            for n, ids in enumerate(validation)
+        )
+
+    def __repr__(self) -> str:
+        sizes = ", ".join(f"{len(f.train)} + {len(f.val)}" for f in self.folds)
+        return f"<Splits: test {len(self.test)}, folds (train + val) {sizes}, {self.sha256[:12]}>"
+
+    @property
+    def seed(self) -> int:
+        """The seed they were made with."""
+        return self._saved.seed
+
+    @property
+    def sha256(self) -> str:
+        """Hash of dataset, arguments and every patient's place; as in the saved file."""
+        return self._saved.sha256
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write them to a local JSON file with their hash, for `load_splits` and for citing."""
+        self._saved.write(path)
+
+    def save_nnunet(self, path: str | os.PathLike[str]) -> None:
+        """Write the folds as nnU-Net's `splits_final.json`; the test set is in none of them."""
+        folds = [{"train": fold.train.ids, "val": fold.val.ids} for fold in self.folds]
+        Path(path).write_text(json.dumps(folds, indent=4) + "\n", encoding="utf-8")
+
+
+def load_splits(path: str | os.PathLike[str], cohort: Cohort) -> Splits:
+    """The splits saved in a local file, of the patients of `cohort`.
+
+    Raises `UsageError` if the file was changed or is none, if its sets overlap, if it was saved
+    from another dataset (the message says what differs), or if a patient is not in `cohort`.
+    """
+    saved = read_saved(path, SavedSplits)
+    seen: set[str] = set()
+    for patient_id in chain(saved.test, *saved.validation):
+        if patient_id in seen:
+            raise UsageError(
+                f"{path}: patient {patient_id} is in two of its sets; expected test set and folds "
+                "without a common patient; make the splits anew with Cohort.split"
+            )
+        seen.add(patient_id)
+    where = cohort.location.url
+    check_dataset(path, saved, cohort._source.identity, where)
+    check_patients(path, sorted(seen), set(cohort.ids), f"the cohort of {where}")
+    return Splits(cohort, saved)
+
+
+def make_splits(
+    cohort: Cohort, test: float, folds: int, stratify: Sequence[str], seed: int
+) -> Splits:
+    """Splits of a cohort's patients; see `Cohort.split`, which documents and raises the same."""
+    _check_arguments(test, folds, seed)
+    columns = [stratify] if isinstance(stratify, str) else list(stratify)
+    strata = {
+        key: order_patients(ids, seed) for key, ids in sorted(_strata(cohort, columns).items())
+    }
+    held_out = _held_out(strata, test)
+    remaining = [ids[held_out[key] :] for key, ids in strata.items()]
+    validation = deal(chain(*remaining), folds)
+    if not all(validation):
+        raise UsageError(
+            f"folds={folds}: more than the {sum(map(len, remaining))} patients that are not in the "
+            "test set; ask for fewer folds or a smaller test set"
+        )
+    saved = SavedSplits(
+        dataset=cohort._source.identity,
+        selection=list(cohort.selection),
+        seed=seed,
+        test_share=float(test),
+        stratify=columns,
+        test=sorted(chain(*(ids[: held_out[key]] for key, ids in strata.items()))),
+        validation=[sorted(ids) for ids in validation],
+    )
+    return Splits(cohort, saved)
+
+
+def _check_arguments(test: float, folds: int, seed: int) -> None:
+    if isinstance(test, bool) or not isinstance(test, (int, float)) or not 0 <= test < 1:
+        raise UsageError(f"test={test!r}; expected a share of the patients, from 0 to below 1")
+    for name, value, least in (("folds", folds, 2), ("seed", seed, None)):
+        if isinstance(value, bool) or not isinstance(value, int):
+            raise UsageError(f"{name}={value!r}; expected a whole number")
+        if least is not None and value < least:
+            raise UsageError(f"{name}={value}; expected at least {least}")
+
+
+def _strata(cohort: Cohort, columns: list[str]) -> Strata:
+    known = cohort._source.table("patients").column_names
+    for column in columns:
+        if column not in known:
+            raise UsageError(
+                f"stratify: no column {column!r} in the patients table; {suggestion(column, known)}"
+            )
+    rows = cohort._source.columns("patients", ["patient_id", *columns]).take(cohort._rows)
+    strata: dict[str, list[str]] = {}
+    for row in rows.to_pylist():
+        key = json.dumps([row[c] for c in columns], default=str)
+        strata.setdefault(key, []).append(row["patient_id"])
+    return strata
+
+
+def order_patients(ids: Iterable[str], seed: int) -> list[str]:
+    """Patient ids in the order that a seed gives them: by SHA-256 of `<seed>:<id>`."""
+    return sorted(ids, key=lambda i: (hashlib.sha256(f"{seed}:{i}".encode()).digest(), i))
+
+
+def _held_out(strata: Strata, share: float) -> dict[str, int]:
+    """Patients to hold out of every stratum; in all, the share rounded half up.
+
+    Largest remainder, in fractions of the decimal number that was written: 0.15 of 20 is 3.
+    """
+    exact = Fraction(str(share))
+    total = int(exact * sum(map(len, strata.values())) + Fraction(1, 2))
+    whole = {key: int(exact * len(ids)) for key, ids in strata.items()}
+    rest = {key: exact * len(ids) - whole[key] for key, ids in strata.items()}
+    for key in sorted(rest, key=lambda k: (-rest[k], k))[: total - sum(whole.values())]:
+        whole[key] += 1
+    return whole
+
+
+def deal(ids: Iterable[str], hands: int) -> list[list[str]]:
+    """Ids dealt in turn: every run of them, such as a stratum, is spread evenly over the hands."""
+    dealt: list[list[str]] = [[] for _ in range(hands)]
+    for number, patient_id in enumerate(ids):
+        dealt[number % hands].append(patient_id)
+    return dealt

@@ -1,0 +1,253 @@
+"""Copy a finished dataset from anywhere to anywhere that can be written, and prove it arrived.
+
+What a reader starts from comes last: in each store its root `zarr.json`, in the dataset the
+manifest. So whoever reads meanwhile finds a whole dataset or none. A copy that was broken off goes
+on where it stopped: what is there already is compared, not sent again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import threading
+from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
+from dataclasses import asdict, dataclass
+
+from lundprobe_zarr.errors import (
+    DamagedStoreError,
+    DatasetError,
+    UsageError,
+    VerificationError,
+)
+from lundprobe_zarr.schema.manifest import MANIFEST_NAME
+from lundprobe_zarr.schema.tables import store_path
+from lundprobe_zarr.store.dataset import open_manifest, read_store, read_table
+from lundprobe_zarr.store.location import Entry, Location, Range, md5, read_object
+from lundprobe_zarr.store.objects import ROOT, SIDE_FILES, StoreObject, store_objects, table_files
+
+#: Objects up to this size are compared whole with what is there already: as cheap as asking.
+_SMALL = 1 << 20
+#: Of larger ones the last bytes are: the index of a shard, with the place, the length and the
+#: checksum of its chunks, so that equal ends of shards of equal size mean equal shards.
+_END = 1 << 16
+
+
+@dataclass(frozen=True)
+class CopiedStore:
+    """How the copying of a store went: objects and bytes sent, and why it failed, if it did."""
+
+    patient_id: str
+    objects: int = 0
+    sent: int = 0
+    sent_bytes: int = 0
+    error: str | None = None
+
+
+@dataclass(frozen=True)
+class CopyReport:
+    """What `copy_dataset` did: every store, and tables and side files sent, manifest included."""
+
+    stores: tuple[CopiedStore, ...]
+    files: int = 0
+    file_bytes: int = 0
+
+    @property
+    def failures(self) -> tuple[CopiedStore, ...]:
+        """Stores that are not at the destination now."""
+        return tuple(s for s in self.stores if s.error is not None)
+
+    @property
+    def sent(self) -> int:
+        """Objects that were sent."""
+        return self.files + sum(s.sent for s in self.stores)
+
+    @property
+    def sent_bytes(self) -> int:
+        """Bytes that were sent."""
+        return self.file_bytes + sum(s.sent_bytes for s in self.stores)
+
+    def to_json(self) -> str:
+        """Machine-readable form."""
+        about = {"complete": not self.failures, "sent": self.sent, "sent_bytes": self.sent_bytes}
+        return json.dumps(about | asdict(self), indent=2) + "\n"
+
+
+def copy_dataset(
+    source: Location,
+    destination: Location,
+    workers: int = 8,
+    overwrite: bool = False,
+    reverify: bool = False,
+    on_store: Callable[[CopiedStore], None] = lambda store: None,
+) -> CopyReport:
+    """Copy the dataset at `source` to `destination`; run again, it goes on where it stopped.
+
+    Each object that is sent is then compared with the source, by the server's MD5 where it gives
+    one, else read back. Objects there already are kept if size and contents agree: small ones
+    wholly, shards by their size and index, or all of them wholly with `reverify`. `workers`
+    objects travel at a time, each of them in memory: as much as the largest shard, some 100 MB.
+
+    A store that cannot be copied is reported, the others go on, and the manifest is then not
+    written. Raises `UsageError` if another dataset is there and not `overwrite`, `NotADatasetError`
+    if `source` is none, `DatasetError` if a table cannot be read or written.
+    """
+    destination.require_writable()
+    manifest = open_manifest(source)
+    patients = read_table(source, manifest, "patients", ["patient_id"]).column(0).to_pylist()
+    with ThreadPoolExecutor(max(1, workers)) as pool:
+        copier = _Copier(source, destination, pool, reverify)
+        copier.prepare(overwrite)
+        files = copier.files(f for f in SIDE_FILES if source.exists(f))
+        stores = []
+        for patient_id in patients:
+            stores.append(copier.store(patient_id))
+            on_store(stores[-1])
+        if all(s.error is None for s in stores):
+            files += copier.files(table_files(manifest))
+            files += copier.files([MANIFEST_NAME])
+    return CopyReport(tuple(stores), len(files), sum(f.size for f in files))
+
+
+@dataclass(frozen=True)
+class _Sent:
+    """An object that was sent, relative to the dataset, and what its bytes were."""
+
+    name: str
+    size: int
+    md5: bytes
+    sha256: bytes
+
+
+class _Copier:
+    """Copies objects from one place to the other, comparing; `pool` does several at a time."""
+
+    def __init__(
+        self, source: Location, destination: Location, pool: ThreadPoolExecutor, reverify: bool
+    ) -> None:
+        self._source = source
+        self._destination = destination
+        self._pool = pool
+        self._reverify = reverify
+
+    def prepare(self, overwrite: bool) -> None:
+        """Take away the manifest of another dataset, or refuse to; readers then find none."""
+        there = self._contents(MANIFEST_NAME)
+        if there is None or there == self._source.read(MANIFEST_NAME):
+            return
+        if not overwrite:
+            raise UsageError(
+                f"{self._destination.path(MANIFEST_NAME)}: another dataset, or another version of "
+                f"{self._source.url}; expected that one or none; choose another destination, or "
+                "replace it with --overwrite (overwrite=True)"
+            )
+        self._destination.delete(MANIFEST_NAME)
+
+    def store(self, patient_id: str) -> CopiedStore:
+        """Copy one store, its root metadata last."""
+        place = store_path(patient_id)
+        try:
+            text, where = read_store(self._source, patient_id)
+            objects = store_objects(text, where)
+            there = self._destination.listing(place)
+            if ROOT in there and self._contents(f"{place}/{ROOT}") != text:
+                self._destination.delete(f"{place}/{ROOT}")
+                del there[ROOT]
+            sent = self._send(place, objects, there)
+            self._prove(sent, self._destination.listing(place) if sent else {}, place)
+            sent += self.files([f"{place}/{ROOT}"])
+        except (DatasetError, VerificationError) as error:
+            return CopiedStore(patient_id, error=str(error))
+        return CopiedStore(patient_id, len(objects) + 1, len(sent), sum(s.size for s in sent))
+
+    def files(self, names: Iterable[str]) -> list[_Sent]:
+        """Copy single objects, relative to the dataset; those that had to be sent, proved."""
+        sent = []
+        for name in names:
+            size = self._destination.size(name)
+            there = None if size is None else Entry(size, None)
+            if (one := self._copy(name, StoreObject(name), there)) is not None:
+                self._require_arrived(one, self._destination.md5(name))
+                sent.append(one)
+        return sent
+
+    def _send(
+        self, place: str, objects: Iterable[StoreObject], there: Mapping[str, Entry]
+    ) -> list[_Sent]:
+        """Copy the objects of a store; those that had to be sent."""
+        stop = threading.Event()
+
+        def copy(item: StoreObject) -> _Sent | None:
+            if stop.is_set():
+                return None
+            return self._copy(f"{place}/{item.name}", item, there.get(item.name))
+
+        futures = [self._pool.submit(copy, item) for item in objects]
+        try:
+            wait(futures, return_when=FIRST_EXCEPTION)
+            return [sent for f in _failed_first(futures) if (sent := f.result()) is not None]
+        finally:
+            stop.set()  # after an error, or on an interrupt, what has not begun does not begin
+            wait(futures)
+
+    def _prove(self, sent: Iterable[_Sent], listed: Mapping[str, Entry], place: str) -> None:
+        """Require that all arrived; one listing tells of most where the server gives MD5s."""
+
+        def prove(one: _Sent) -> None:
+            entry = listed.get(one.name.removeprefix(f"{place}/"))
+            self._require_arrived(one, entry.md5 if entry else None)
+
+        list(self._pool.map(prove, sent))
+
+    def _copy(self, name: str, item: StoreObject, there: Entry | None) -> _Sent | None:
+        """Copy one object, unless it is there."""
+        if there is not None and self._is_same_by_its_end(name, item, there):
+            return None
+        data = read_object(self._source, name, "an object of the dataset")
+        sent = _Sent(name, len(data), md5(data), hashlib.sha256(data).digest())
+        self._require_sound(sent, item)
+        if there is not None and there.size == len(data) and self._holds(sent, there.md5):
+            return None
+        self._destination.write(name, data)
+        return sent
+
+    def _is_same_by_its_end(self, name: str, item: StoreObject, there: Entry) -> bool:
+        """Whether a shard that is there is surely the right one, seen without reading it all."""
+        size = item.size
+        if self._reverify or size is None or size <= _SMALL or there.size != size:
+            return False
+        end = [Range(name, size - _END, size)]
+        return self._source.read_ranges(end) == self._destination.read_ranges(end)
+
+    def _require_sound(self, read: _Sent, item: StoreObject) -> None:
+        if item.sha256 is not None and read.sha256.hex() != item.sha256:
+            raise DamagedStoreError(
+                f"{self._source.path(read.name)}: {read.size} bytes that are not those written at "
+                f"conversion ({item.size} bytes, SHA-256 {item.sha256}); convert this patient "
+                "again, then copy again"
+            )
+
+    def _require_arrived(self, sent: _Sent, known: bytes | None) -> None:
+        if not self._holds(sent, known):
+            raise VerificationError(
+                f"{self._destination.path(sent.name)}: other bytes arrived than the {sent.size} "
+                "that were sent; expected the same; run the copy again"
+            )
+
+    def _holds(self, wanted: _Sent, known: bytes | None) -> bool:
+        """Whether the object at the destination is as wanted: by its MD5 if known, or read back."""
+        if known is not None and known == wanted.md5:
+            return True
+        there = self._contents(wanted.name)
+        return there is not None and hashlib.sha256(there).digest() == wanted.sha256
+
+    def _contents(self, name: str) -> bytes | None:
+        try:
+            return self._destination.read(name)
+        except FileNotFoundError:
+            return None
+
+
+def _failed_first(futures: list[Future[_Sent | None]]) -> list[Future[_Sent | None]]:
+    """Futures, those that failed first, so that the error raised is the cause, not its sequel."""
+    return sorted(futures, key=lambda f: not (f.done() and f.exception() is not None))

@@ -1,0 +1,138 @@
+"""What a file system's error means to whoever reads or writes a dataset, with nothing secret in it.
+
+botocore, aiohttp, azure-core and gcsfs each fail in their own words and classes, some of which
+repeat the URL with its signature. Here they become one sentence: what was found, what to do.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+from lundprobe_zarr.errors import DatasetError
+
+#: Base classes of what the libraries below fsspec raise; looked up only where they are loaded.
+_FOREIGN = (
+    ("aiohttp", "ClientError"),
+    ("botocore.exceptions", "BotoCoreError"),
+    ("botocore.exceptions", "ClientError"),
+    ("azure.core.exceptions", "AzureError"),
+    ("gcsfs.retry", "HttpError"),
+    ("google.auth.exceptions", "GoogleAuthError"),
+)
+_NO_CREDENTIALS = re.compile(r"Credential|Auth|RefreshError|TokenRetrieval|SSO")
+_UNREACHABLE = re.compile(r"Connect|Disconnect|Timeout|ServiceRequest|DNS|Transport")
+#: Statuses that may pass by themselves.
+_TRANSIENT = (429, 500, 502, 503, 504)
+#: Options that say where, not who: worth showing in a message.
+_PUBLIC_OPTIONS = ("endpoint_url", "region_name", "account_name", "project", "account_host")
+_SHORTEST_SECRET = 4
+#: `user:password@`, greedily, since secret keys may hold slashes; a bare `user@` only where it is
+#: no container name, as it is in `abfs://container@account`.
+_USER_AND_PASSWORD = re.compile(r"(://)[^/@\s]*:\S*@|((?:https?|s?ftp)://)[^/@\s]+@")
+_QUERY = re.compile(r"(://[^\s?'\"]*)\?[^\s'\")]*")
+
+
+def failures() -> tuple[type[BaseException], ...]:
+    """Every class that reading or writing may raise for reasons outside this program."""
+    loaded = (getattr(sys.modules[m], name) for m, name in _FOREIGN if m in sys.modules)
+    return OSError, *loaded
+
+
+def _chain(error: BaseException | None) -> Iterator[BaseException]:
+    while error is not None:
+        yield error
+        error = error.__cause__
+
+
+def _status_of(error: BaseException) -> int | None:
+    """HTTP status of aiohttp's, azure's, gcsfs's or botocore's error; None if it has none."""
+    response = getattr(error, "response", None)
+    answer = response.get("ResponseMetadata", {}) if isinstance(response, Mapping) else {}
+    found = (
+        answer.get("HTTPStatusCode"),
+        *(getattr(error, a, None) for a in ("status", "status_code", "code")),
+    )
+    return next((int(s) for s in found if isinstance(s, int | str) and str(s).isdigit()), None)
+
+
+def http_status(error: BaseException) -> int | None:
+    """HTTP status that an error comes from; None if it comes from none."""
+    return next((s for s in map(_status_of, _chain(error)) if s is not None), None)
+
+
+def is_missing(error: BaseException) -> bool:
+    """Whether the error says that there is no such object, and nothing else went wrong."""
+    status = http_status(error)
+    if status is not None:
+        return status in (404, 410)
+    absent = isinstance(error, FileNotFoundError | NotADirectoryError | IsADirectoryError)
+    return absent and not _is_named(error, _UNREACHABLE)
+
+
+def is_past_end(error: BaseException) -> bool:
+    """Whether a byte range was asked for that begins behind the object's end."""
+    return http_status(error) == 416
+
+
+def is_transient(error: BaseException) -> bool:
+    """Whether the same request may well succeed a moment later."""
+    status = http_status(error)
+    return status in _TRANSIENT if status is not None else _is_named(error, _UNREACHABLE)
+
+
+def _is_named(error: BaseException, pattern: re.Pattern[str]) -> bool:
+    return any(pattern.search(type(e).__name__) for e in _chain(error))
+
+
+def secrets_in(options: Mapping[str, Any]) -> frozenset[str]:
+    """Every text in `options` that must not be shown: all but the few that say where."""
+    return frozenset(s for s in _leaves(options) if len(s) >= _SHORTEST_SECRET)
+
+
+def _leaves(value: Any) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping):
+        for key, inner in value.items():
+            if key not in _PUBLIC_OPTIONS:
+                yield from _leaves(inner)
+    elif isinstance(value, Iterable) and not isinstance(value, bytes):
+        for inner in value:
+            yield from _leaves(inner)
+
+
+def redacted(text: str, secrets: Iterable[str] = ()) -> str:
+    """`text` with `***` for secrets, and for users, passwords and queries in URLs."""
+    for secret in sorted(secrets, key=len, reverse=True):
+        text = text.replace(secret, "***")
+    text = _USER_AND_PASSWORD.sub(lambda m: f"{m[1] or m[2]}***@", text)
+    return _QUERY.sub(r"\1?***", text)
+
+
+def explain(error: BaseException, where: str, secrets: Iterable[str], local: bool) -> DatasetError:
+    """The error to raise for anything but a missing object: URL, finding, remedy."""
+    finding, remedy = _finding(error, local)
+    said = " ".join(redacted(str(error), secrets).split())
+    detail = f"{type(error).__name__}: {said}" if said else type(error).__name__
+    return DatasetError(f"{where}: {finding} ({detail}); {remedy}")
+
+
+def _finding(error: BaseException, local: bool) -> tuple[str, str]:
+    status = http_status(error)
+    denied = isinstance(error, PermissionError) or status in (401, 403)
+    if local:
+        return "cannot be read or written", "check that the place is there and may be used"
+    if denied or _is_named(error, _NO_CREDENTIALS):
+        return (
+            "access denied" if denied else "no usable credentials",
+            "expected credentials that are valid, not expired, and allowed there; pass them as "
+            "`storage_options`, or set them up as the provider's own tools expect them",
+        )
+    if status is not None:
+        return f"the server answered {status}", "try again later, or ask whoever runs it"
+    if _is_named(error, _UNREACHABLE):
+        return "the server cannot be reached", "check the URL, the network and the proxy settings"
+    return "cannot be read or written", "check the URL and `storage_options`"

@@ -1,0 +1,151 @@
+"""The same dataset gives the same answers wherever it lives."""
+
+from __future__ import annotations
+
+import multiprocessing
+import pickle
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+import xarray as xr
+from places import SECRET, Place
+from servers import file_server
+
+from lundprobe_zarr import open_cohort
+from lundprobe_zarr.errors import UsageError
+from lundprobe_zarr.store.location import Location
+from lundprobe_zarr.store.patch import PatchReader
+from lundprobe_zarr.store.validate import validate
+
+BOX = (slice(2, 9), slice(5, 30), slice(7, 40))
+VOLUMES = [
+    ("mri/image", {"modality": "T2w"}),
+    ("mri/image", {"modality": "sCT"}),
+    ("mri/dose", {}),
+    ("mri/clinical/mask", {"structure": "Rectum"}),
+    ("mri/nnunet/fold_mask", {"structure": "CTVT_427", "fold": 3}),
+]
+
+
+def plain(dataset: Path, patient_id: str) -> xr.DataTree:
+    return xr.open_datatree(dataset / "patients" / f"{patient_id}.zarr", engine="zarr")
+
+
+def test_cohort_tables_and_patients(place, patient_ids):
+    cohort = open_cohort(place.url, place.options)
+    assert list(cohort.patients["patient_id"]) == patient_ids
+    assert len(cohort.where("part = 'base'")) == len(patient_ids) - 1
+
+
+def test_patches_equal_plain_xarray(place, dataset, extended):
+    found = PatchReader.open(place.location, extended).read(VOLUMES, BOX)
+    with plain(dataset, extended) as tree:
+        for (path, labels), voxels in zip(VOLUMES, found, strict=True):
+            expected = tree[path].sel(labels)[BOX]
+            assert voxels.dtype == expected.dtype
+            np.testing.assert_array_equal(voxels, expected.values)
+
+
+def test_trees_equal_plain_xarray(place, dataset, extended):
+    tree = open_cohort(place.url, place.options)[extended].tree
+    with plain(dataset, extended) as expected:
+        assert [n.path for n in tree.subtree] == [n.path for n in expected.subtree]
+        for node in expected.subtree:
+            ours = tree[node.path].to_dataset(inherit=False)
+            xr.testing.assert_identical(ours.load(), node.to_dataset(inherit=False).load())
+
+
+def test_validates_everywhere(place):
+    found = validate(place.location)
+    assert found.problems == ()
+    assert found.volumes > 100
+
+
+def test_opens_as_zarr_does(place, extended):
+    store = place.location.zarr_store(f"patients/{extended}.zarr")
+    with xr.open_zarr(store, group="mri", chunks=None) as mri:
+        assert list(mri.modality.values) == ["T2w", "sCT"]
+
+
+def mean(reader: PatchReader) -> float:
+    return float(reader.read(VOLUMES[:1], BOX)[0].mean())
+
+
+@pytest.mark.parametrize("method", ["spawn", "fork"])
+@pytest.mark.parametrize("name", ["web", "s3"])
+def test_readers_work_in_other_processes(request, name, method, extended):
+    place = request.getfixturevalue(name)
+    reader = PatchReader.open(place.location, extended)
+    here = mean(reader)
+    if method == "fork":
+        there = forked(reader)
+    else:
+        context = multiprocessing.get_context(method)
+        with ProcessPoolExecutor(1, mp_context=context) as pool:
+            there = pool.submit(mean, reader).result(timeout=60)
+    assert there == here
+
+
+# Forking with threads about is what training loaders do, and what Python 3.12 warns of.
+@pytest.mark.filterwarnings("ignore:.*use of fork.*:DeprecationWarning")
+def forked(reader: PatchReader) -> float:
+    """What a forked child reads with the very reader that its parent has used."""
+    context = multiprocessing.get_context("fork")
+    receiver, sender = context.Pipe(duplex=False)
+    child = context.Process(target=lambda: sender.send(mean(reader)))
+    child.start()
+    assert receiver.poll(30), "the child hangs"
+    value = float(receiver.recv())
+    child.join(10)
+    return value
+
+
+def test_dask_workers_compute_what_a_process_reads(web, extended):
+    image = open_cohort(web.url)[extended].mri.image.isel(modality=0)
+    assert pickle.loads(pickle.dumps(image)).sum().compute(scheduler="sync") == image.sum()
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(1, mp_context=context) as pool:
+        assert float(image.sum().compute(scheduler="processes", pool=pool)) == float(image.sum())
+
+
+def test_server_without_ranges_gives_right_voxels(dataset, extended, tmp_path):
+    with file_server(dataset, takes_ranges=False) as (url, _):
+        found = PatchReader.open(Location(url), extended).read(VOLUMES[:1], BOX)
+    with plain(dataset, extended) as tree:
+        np.testing.assert_array_equal(found[0], tree["mri/image"].sel(modality="T2w")[BOX].values)
+
+
+def test_writes_appear_whole(place):
+    if not place.location.can_list:
+        with pytest.raises(UsageError, match="cannot be written"):
+            place.location.write("new", b"12")
+        return
+    location = (place if place.url.startswith("file") is False else Place("memory://w/x")).location
+    location.write("scratch/a", b"12")
+    assert location.exists("scratch/a")
+    assert (location.size("scratch/a"), location.read("scratch/a")) == (2, b"12")
+    assert location.find("scratch") == {"a": 2}
+    location.delete("scratch/a")
+    location.delete("scratch/a")
+    assert not location.exists("scratch/a")
+
+
+def test_local_writes_leave_nothing_behind(tmp_path):
+    location = Location(tmp_path / "d")
+    location.write("a/b", b"1")
+    location.write("a/b", b"22")
+    (tmp_path / "source").write_bytes(b"333")
+    location.write_file("c", tmp_path / "source")
+    assert location.find("") == {"a/b": 2, "c": 3}
+
+
+def test_query_and_user_of_a_web_url_travel_and_stay_hidden(dataset):
+    with file_server(dataset) as (url, traffic):
+        location = Location(f"{url.replace('://', '://me:pass@')}?sig={SECRET}")
+        location.read("lundprobe.json")
+    assert traffic.requests[-1].path.startswith("/lundprobe.json?sig=wJal")
+    shown = f"{location!r} {location.url} {location.path('x')}"
+    assert "pass" not in shown
+    assert "wJal" not in shown
