@@ -197,18 +197,27 @@ def _alive(pid: int) -> bool:
 
 def _replace(folder: Path, final: Path) -> None:
     """Let a complete store appear under its name; the old one goes only once it has."""
+    _sync_tree(folder)
     old = None
     if final.exists():
         old = final.with_name(f".{final.name}{_REPLACED}{uuid.uuid4().hex[:8]}")
         final.rename(old)
     folder.rename(final)
-    _sync_folder(final.parent)
+    _sync(final.parent)
     if old is not None:
         shutil.rmtree(old)
 
 
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
+def _sync_tree(folder: Path) -> None:
+    """Bring a store down to the device, files before the folders that name them."""
+    for root, _, files in os.walk(folder, topdown=False):
+        for name in files:
+            _sync(Path(root) / name)
+        _sync(Path(root))
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:

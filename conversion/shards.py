@@ -1,4 +1,4 @@
-"""Shards on disk: written down to the device, read back and compared bit for bit."""
+"""Shards on disk: written, read back and compared bit for bit."""
 
 from __future__ import annotations
 
@@ -25,8 +25,7 @@ def digest(values: Volume, dtype: np.dtype[Any]) -> bytes:
 def put_shard(path: Path, codec: ShardCodec, volume: Volume) -> tuple[int, str | None]:
     """Write the shard of `volume` (z, y, x); returns its size and SHA-256.
 
-    Nothing is written for an all-zero volume: then 0 and None. Synced to the device, since a
-    store that appears under its name must survive a power cut.
+    Nothing is written for an all-zero volume: then 0 and None.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     sha256, size = hashlib.sha256(), 0
@@ -35,8 +34,6 @@ def put_shard(path: Path, codec: ShardCodec, volume: Volume) -> tuple[int, str |
             file.write(part)
             sha256.update(part)
             size += len(part)
-        file.flush()
-        os.fsync(file.fileno())
     if size == 0:
         path.unlink()
         return 0, None

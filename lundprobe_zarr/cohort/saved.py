@@ -124,9 +124,10 @@ def _parse(path: Path, expected: type[Saved]) -> Saved:
     found = raw.get("kind") if isinstance(raw, dict) else None
     if found != expected.KIND:
         raise UsageError(f"{path}: kind {found!r}; expected {expected.KIND!r}")
-    if isinstance(raw["format_version"], int) and raw["format_version"] > FORMAT_VERSION:
+    version = raw.get("format_version")
+    if isinstance(version, int) and version > FORMAT_VERSION:
         raise UsageError(
-            f"{path}: format version {raw['format_version']}; this version of lundprobe-zarr reads "
+            f"{path}: format version {version}; this version of lundprobe-zarr reads "
             f"up to {FORMAT_VERSION}; upgrade with `pip install -U lundprobe-zarr`"
         )
     try:

@@ -15,6 +15,7 @@ import pyarrow.compute as pc
 from lundprobe_zarr.cohort.saved import DatasetIdentity
 from lundprobe_zarr.errors import DatasetError
 from lundprobe_zarr.schema.manifest import Manifest
+from lundprobe_zarr.schema.tables import PATIENTS
 from lundprobe_zarr.store.dataset import read_table
 from lundprobe_zarr.store.location import Location
 
@@ -37,6 +38,12 @@ class Source:
         self._whole: dict[str, pa.Table] = {}
         self._parts: dict[str, pa.Table] = {}
         self._row_of_segmentation: dict[tuple[str, str, str], Rows] = {}
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Another process gets the small table; the large ones it reads if it asks for them.
+        small = {n: t for n, t in self._whole.items() if n == PATIENTS.name}
+        dropped = {"_whole": small, "_parts": {}, "_row_of_segmentation": {}}
+        return self.__dict__ | dropped
 
     def table(self, name: str) -> pa.Table:
         """A whole table, read once.

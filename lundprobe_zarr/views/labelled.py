@@ -15,7 +15,13 @@ import xarray as xr
 from lundprobe_zarr.errors import UsageError
 from lundprobe_zarr.views.labelled_cohort import CommonGrid, cohort_on_grid, cohort_tree
 from lundprobe_zarr.views.labelled_crop import Region, Tables, Target, crop_to, region_of
-from lundprobe_zarr.views.labelled_grid import AnyLabelled, Labelled, grid_of, tracked
+from lundprobe_zarr.views.labelled_grid import (
+    AnyLabelled,
+    Labelled,
+    grid_of,
+    require_volume,
+    tracked,
+)
 from lundprobe_zarr.views.labelled_resample import resample_to, respaced
 from lundprobe_zarr.views.labelled_select import select_structure
 from lundprobe_zarr.vocabulary.geometry import FloatArray, origin_lps
@@ -66,7 +72,7 @@ class _Accessor(Generic[Labelled]):
         For oblique grids, which have no coordinates in mm: with these, `affine` stays right
         whatever slicing follows. Raises as `affine` does.
         """
-        return tracked(self._data, grid_of(self._data))
+        return tracked(require_volume(self._data), grid_of(self._data))
 
     def resample(
         self, spacing_mm: float | Sequence[float], *, order: int | None = None
@@ -86,7 +92,7 @@ class _Accessor(Generic[Labelled]):
         volume, the outermost value is carried on; nothing beyond is asked for.
 
         Variables without `z y x` stay as they are. Raises `UsageError` if spacing or order make
-        no sense, or as `affine` does.
+        no sense, if `z`, `y` or `x` is no dimension any more, or as `affine` does.
         """
         return resample_to(self._data, respaced(grid_of(self._data), spacing_mm), order)
 

@@ -18,7 +18,7 @@ import xarray as xr
 from lundprobe_zarr.errors import MissingStructureError, UnknownLabelError, UsageError
 from lundprobe_zarr.schema.layout import AXIS_ATTRIBUTES, SPATIAL_DIMS
 from lundprobe_zarr.views.labelled_grid import Grid
-from lundprobe_zarr.views.labelled_resample import resample_to
+from lundprobe_zarr.views.labelled_resample import resample_to, voxel_sizes
 from lundprobe_zarr.views.labelled_tables import centroids, require_known
 from lundprobe_zarr.vocabulary.geometry import FloatArray, ras_to_lps
 from lundprobe_zarr.vocabulary.names import AXES, MODALITY_UNITS, STRUCTURES
@@ -44,9 +44,8 @@ class CommonGrid:
     centre: str = "CTVT_427"
 
     def __post_init__(self) -> None:
-        sizes, shape = self.sizes, np.asarray(self.shape)
-        if not (np.isfinite(sizes) & (sizes > 0)).all():
-            raise UsageError(f"spacing_mm is {self.spacing_mm!r}; expected positive millimetres")
+        voxel_sizes(self.spacing_mm)
+        shape = np.asarray(self.shape)
         if shape.shape != (3,) or shape.dtype.kind not in "iu" or (shape < 1).any():
             raise UsageError(f"shape is {self.shape!r}; expected three voxel counts (z, y, x)")
         require_known(self.centre)
@@ -54,7 +53,7 @@ class CommonGrid:
     @property
     def sizes(self) -> FloatArray:
         """Voxel size (z, y, x), mm."""
-        return np.broadcast_to(np.asarray(self.spacing_mm, dtype=np.float64), (3,))
+        return voxel_sizes(self.spacing_mm)
 
     def axes(self) -> dict[str, FloatArray]:
         """Voxel centres along z, y, x, mm from the centre."""

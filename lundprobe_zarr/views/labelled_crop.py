@@ -23,6 +23,7 @@ from lundprobe_zarr.views.labelled_grid import (
     grid_of,
     home_of,
     over_volumes,
+    require_volume,
     tracked,
     unplaced,
 )
@@ -35,7 +36,7 @@ Triple = Sequence[float]
 _ROUNDING = 1e-6
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Region:
     """A box in the patient: `corners` (8, 3), z y x, mm, LPS, on the outer edges of voxels.
 
@@ -149,7 +150,7 @@ def crop_to(data: Labelled, region: Region, margin_mm: float, fill: float | None
     """`data` around a region, clipped to the volume, or padded if there is a `fill`."""
     if not margin_mm >= 0:
         raise UsageError(f"margin_mm is {margin_mm!r}; expected millimetres, 0 or more")
-    grid = grid_of(data)
+    grid = grid_of(require_volume(data))
     start, stop = _voxels(grid, region, margin_mm)
     first, last = np.maximum(start, 0), np.minimum(stop, grid.shape)
     if (first >= last).any():

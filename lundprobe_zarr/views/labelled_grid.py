@@ -41,7 +41,7 @@ INDEX_NAMES: dict[str, str] = {dim: f"{dim}_index" for dim in SPATIAL_DIMS}
 _SAME_LATTICE_MM = 1e-6
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Grid:
     """A voxel lattice: `affine` (4, 4), voxel (i, j, k) -> mm, RAS; `shape` (z, y, x)."""
 
@@ -65,7 +65,7 @@ class Grid:
         return np.asarray((lps_zyx[..., ::-1] @ inverse[:3, :3].T + inverse[:3, 3])[..., ::-1])
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Home:
     """The stored grid that voxels come from, with the patient and the grid's name if known."""
 
@@ -295,12 +295,13 @@ def _is_spatial(data: xr.DataArray) -> bool:
     return bool(set(SPATIAL_DIMS) & set(data.dims))
 
 
-def require_volume(data: xr.DataArray) -> xr.DataArray:
+def require_volume(data: Labelled) -> Labelled:
     """`data` if it has the dimensions `z y x`; raises `UsageError` if not."""
     if not set(SPATIAL_DIMS) <= set(data.dims):
+        name = repr(data.name) if isinstance(data, xr.DataArray) else list(data.data_vars)
         raise UsageError(
-            f"array {data.name!r} has dimensions {data.dims}; expected z, y and x among them; "
-            "keep a slice as a dimension with e.g. `.isel(z=[3])`"
+            f"{name} has dimensions {tuple(data.dims)}; expected z, y and x among them; keep a "
+            "slice as a dimension with e.g. `.isel(z=[3])`"
         )
     return data
 

@@ -19,7 +19,14 @@ import xarray as xr
 
 from lundprobe_zarr.errors import UsageError
 from lundprobe_zarr.schema.layout import SPATIAL_DIMS
-from lundprobe_zarr.views.labelled_grid import Grid, Labelled, Shape, grid_of, over_volumes
+from lundprobe_zarr.views.labelled_grid import (
+    Grid,
+    Labelled,
+    Shape,
+    grid_of,
+    over_volumes,
+    require_volume,
+)
 from lundprobe_zarr.vocabulary.geometry import FloatArray, spacing
 
 #: Highest spline order of `scipy.ndimage`.
@@ -40,9 +47,7 @@ def respaced(grid: Grid, spacing_mm: float | Sequence[float]) -> Grid:
     It has as many voxels as fit between the old grid's outer edges, so that none lies outside;
     at least one along each axis. The old grid itself if the spacing is its own.
     """
-    wanted = np.broadcast_to(np.asarray(spacing_mm, dtype=np.float64), (3,))
-    if not (np.isfinite(wanted) & (wanted > 0)).all():
-        raise UsageError(f"spacing_mm is {spacing_mm!r}; expected positive millimetres (z, y, x)")
+    wanted = voxel_sizes(spacing_mm)
     old = np.array(grid.shape)
     ratio = wanted / grid.spacing_mm
     # Spacings in headers are float32: one that should be the same nearly is.
@@ -51,9 +56,19 @@ def respaced(grid: Grid, spacing_mm: float | Sequence[float]) -> Grid:
     z, y, x = new.tolist()
     moved = grid.stepped((old - 1) / 2 - (new - 1) / 2 * ratio, ratio, (z, y, x))
     # what was asked for to the last bit, where scaling the old spacing misses it by one
-    sizes = np.where(ratio == 1, grid.spacing_mm, wanted)[::-1]
-    moved.affine[:3, :3] = grid.affine[:3, :3] / spacing(grid.affine) * sizes
+    columns = grid.affine[:3, :3] / spacing(grid.affine) * wanted[::-1]
+    moved.affine[:3, :3] = np.where(ratio[::-1] == 1, grid.affine[:3, :3], columns)
     return moved
+
+
+def voxel_sizes(spacing_mm: float | Sequence[float]) -> FloatArray:
+    """A voxel size (z, y, x), or one for all, as (3,), mm; raises `UsageError` if it is none."""
+    sizes = np.asarray(spacing_mm, dtype=np.float64)
+    if sizes.shape not in ((), (3,)) or not (np.isfinite(sizes) & (sizes > 0)).all():
+        raise UsageError(
+            f"spacing_mm is {spacing_mm!r}; expected positive millimetres, (z, y, x) or one number"
+        )
+    return np.array(np.broadcast_to(sizes, (3,)))
 
 
 def resample_to(
@@ -62,7 +77,7 @@ def resample_to(
     """`data` on the voxels of `grid`; see `lp.resample` and `lp.resample_like`."""
     if order is not None and order not in range(_HIGHEST_ORDER + 1):
         raise UsageError(f"order is {order!r}; expected 0 (nearest), 1 (linear) … {_HIGHEST_ORDER}")
-    source = grid_of(data)
+    source = grid_of(require_volume(data))
     move = _Move.between(source, grid)
     if fill is None and move.leaves():
         raise UsageError(

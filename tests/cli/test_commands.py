@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from lundprobe_zarr.cli.app import COMMANDS
 from lundprobe_zarr.cohort import open_cohort
 from lundprobe_zarr.schema.tables import TABLES
 from lundprobe_zarr.vocabulary.version import package_version
@@ -33,10 +34,7 @@ def test_without_a_command_help_is_printed_and_usage_is_wrong(cli):
     assert "Commands:" in ran.out
 
 
-@pytest.mark.parametrize(
-    "command",
-    ["phantom", "convert", "finalise", "validate", "info", "query", "export", "preview", "demo"],
-)
+@pytest.mark.parametrize("command", [command.__name__ for command, _ in COMMANDS])
 def test_help_has_an_example(cli, command):
     ran = cli(command, "--help")
     assert ran.status == 0

@@ -17,7 +17,7 @@ from labelled_volumes import aligned_affine, oblique_affine, volume, voxels_of
 from scipy.spatial.transform import Rotation
 
 import lundprobe_zarr as lp
-import lundprobe_zarr.views.labelled  # noqa: F401  registers `.lp`
+import lundprobe_zarr.views.labelled
 from conversion.inventory import take_inventory
 from conversion.patient import convert_patient
 from conversion.publish import finalise

@@ -1,4 +1,4 @@
-"""Small labelled volumes whose place is known, as groups of a store are, and what else tests share."""
+"""Small labelled volumes whose place is known, as groups of a store are."""
 
 from __future__ import annotations
 

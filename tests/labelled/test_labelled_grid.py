@@ -8,7 +8,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 import xarray as xr
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from labelled_volumes import SHAPE, aligned_affine, oblique_affine, volume
 
@@ -40,6 +40,7 @@ def slices(length: int) -> st.SearchStrategy[slice]:
     return st.slices(length).filter(lambda s: len(range(*s.indices(length))) > 1)
 
 
+@settings(max_examples=50, deadline=None)
 @given(z=slices(SHAPE[0]), y=slices(SHAPE[1]), x=slices(SHAPE[2]), is_oblique=st.booleans())
 def test_affine_after_any_slicing(z: slice, y: slice, x: slice, is_oblique: bool) -> None:
     affine = oblique_affine() if is_oblique else aligned_affine()
@@ -112,9 +113,7 @@ def test_uneven_voxels_are_refused(aligned: xr.Dataset) -> None:
 
 
 @pytest.mark.parametrize("z", [slice(1, None), slice(None, None, 2), 2])
-def test_part_of_an_untracked_oblique_grid_is_refused(
-    oblique: xr.Dataset, z: int | slice
-) -> None:
+def test_part_of_an_untracked_oblique_grid_is_refused(oblique: xr.Dataset, z: int | slice) -> None:
     with pytest.raises(UsageError, match=r"which of its voxels .* `\.lp\.track\(\)`"):
         _ = oblique.isel(z=z).lp.affine
 
@@ -122,6 +121,11 @@ def test_part_of_an_untracked_oblique_grid_is_refused(
 def test_oblique_without_anything_is_refused(oblique: xr.Dataset) -> None:
     with pytest.raises(UsageError, match="the stored grid is unknown"):
         _ = oblique.dose.lp.affine
+
+
+def test_tracking_takes_a_volume(aligned: xr.Dataset) -> None:
+    with pytest.raises(UsageError, match="expected z, y and x among them"):
+        aligned.isel(z=3).lp.track()
 
 
 def test_tracking_counts_from_the_grid_as_it_is(either: xr.Dataset) -> None:
@@ -137,8 +141,10 @@ def test_every_group_and_array_of_a_store_is_where_its_nifti_file_is(
 ) -> None:
     data = getattr(extended, group)
     for array in (data, *(v for v in data.data_vars.values() if {"z", "y", "x"} <= set(v.dims))):
-        named = array if isinstance(array, xr.DataArray) else next(
-            v for v in array.data_vars.values() if "sources" in v.attrs and "z" in v.dims
+        named = (
+            array
+            if isinstance(array, xr.DataArray)
+            else next(v for v in array.data_vars.values() if "sources" in v.attrs and "z" in v.dims)
         )
         file = nib.Nifti1Image.from_filename(phantom_source / named.attrs["sources"][0]["path"])
         np.testing.assert_allclose(array.lp.affine, file.affine, atol=1e-3)
