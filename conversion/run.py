@@ -137,7 +137,8 @@ def convert(
     _convert_all(todo, destination, options, report, reporter)
     report.seconds = time.perf_counter() - started
     if options.publish and not report.interrupted and _has_stores(destination):
-        finalise(destination)
+        left_out = finalise(destination).left_out
+        report.findings += tuple(f"left out of the tables: {line}" for line in left_out)
     return report
 
 

@@ -79,12 +79,10 @@ class Predicate:
         patients = self._with_structures(patients, source.segmentation)
         if len(among) < patients.num_rows:
             patients = patients.take(pa.array(among))
-        # Materialised: DuckDB before 2.0 hands conditions on fields to Arrow, which minds the case.
-        query = (
-            "WITH patients AS MATERIALIZED (FROM chosen) "
-            f'SELECT "{_ROW}" FROM patients WHERE (\n{self.text}\n)'
-        )
+        query = f'SELECT "{_ROW}" FROM patients WHERE (\n{self.text}\n)'
         with session(self.text, {"chosen": patients}) as connection:
+            # Over Arrow, DuckDB before 2.0 fails where a field is not written in its own case.
+            connection.execute("CREATE TEMP TABLE patients AS FROM chosen")
             found = connection.execute(query).fetchnumpy()[_ROW]
         return np.sort(np.asarray(found, np.int64))
 

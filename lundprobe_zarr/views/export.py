@@ -86,12 +86,14 @@ def _write_nifti(
     volume = read_volume(location, store, array, record)
     sha256 = hashlib.sha256()
     temporary = target.with_name(f".{target.name}.partial")
-    with temporary.open("wb") as raw:
+    with (
+        temporary.open("wb") as raw,
         # mtime 0: exporting twice gives the same file
-        with gzip_ng.GzipNGFile("", "wb", _COMPRESSION_LEVEL, raw, mtime=0) as file:
-            for part in nifti_parts(record, volume):
-                sha256.update(part)
-                file.write(part)
+        gzip_ng.GzipNGFile("", "wb", _COMPRESSION_LEVEL, raw, mtime=0) as file,
+    ):
+        for part in nifti_parts(record, volume):
+            sha256.update(part)
+            file.write(part)
     if record.restores and sha256.hexdigest() != record.nifti_sha256:
         temporary.unlink()
         raise DamagedStoreError(

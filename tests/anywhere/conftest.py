@@ -99,14 +99,14 @@ def _post(url: str, file: Path) -> None:
 
 
 @pytest.fixture(scope="session")
-def azure(dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
+def azure(dataset: Path) -> Iterator[Place]:
     """The dataset in a container of azurite, the Azure storage emulator."""
     adlfs = pytest.importorskip("adlfs")
     command = azurite_command()
     if command is None:
         pytest.skip("azurite is not installed: npm install -g azurite")
-    port, folder = free_port(), tmp_path_factory.mktemp("azurite")
-    command += ["--silent", "--skipApiVersionCheck", "--blobPort", str(port), "-l", str(folder)]
+    port = free_port()
+    command += ["--silent", "--skipApiVersionCheck", "--blobPort", str(port)]
     with started(command, port):
         options = {"connection_string": _azurite_connection(port)}
         adlfs.AzureBlobFileSystem(**options, skip_instance_cache=True).mkdir("container")

@@ -63,11 +63,6 @@ def base_figures(base: list[Preview]) -> list[Figure]:
     return [draw_preview(preview) for preview in base]
 
 
-@pytest.fixture(scope="module")
-def base_figures(base: list[Preview]) -> list[Figure]:
-    return [draw_preview(preview) for preview in base]
-
-
 @pytest.fixture
 def copied(dataset: Path, extended: Preview, tmp_path: Path) -> Path:
     """A dataset of the extended patient alone, to spoil."""
