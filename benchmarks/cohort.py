@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
+import os
 import statistics
 import subprocess
 import sys
@@ -53,6 +54,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=9)
     options = parser.parse_args()
     figures: dict[str, Any] = {"duckdb": version("duckdb"), "pyarrow": version("pyarrow")}
+    figures["load_average_before"] = [round(load, 1) for load in os.getloadavg()]
     for patients in SIZES:
         with tempfile.TemporaryDirectory() as folder:
             simulate(Path(folder), patients)

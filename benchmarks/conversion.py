@@ -39,7 +39,7 @@ def main() -> None:
     parser.add_argument("--patients", type=int, default=2)
     parser.add_argument("--extended", type=int, default=1)
     parser.add_argument("--workers", type=int, default=2)
-    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--repeats", type=int, default=2)
     options = parser.parse_args()
     source = options.work / f"source-{options.patients}-{options.extended}"
     if not source.exists():
@@ -59,12 +59,10 @@ def main() -> None:
 def measure(source: Path, options: argparse.Namespace) -> dict[str, Any]:
     """All figures of one run."""
     pairs, peaks = [], []
-    converted = convert(source, options.work / "standard", "standard", options.workers)
-    stores = open_stores(options.work / "standard")
     for _ in range(options.repeats):
-        floor_seconds = floor(source, stores, options.workers)
         converted = convert(source, options.work / "standard", "standard", options.workers)
-        pairs.append((converted["seconds"], floor_seconds))
+        stores = open_stores(options.work / "standard")
+        pairs.append((converted["seconds"], floor(source, stores, options.workers)))
         peaks.append(converted["peak_worker_mib"])
     figures: dict[str, Any] = {
         "patients": len(stores),

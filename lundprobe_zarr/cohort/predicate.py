@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import groupby
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -42,16 +42,21 @@ _STRUCTURES = {s.lower(): s for s in STRUCTURES}
 _WHO = {*SEGMENTATION_KEYS, "part", "protocol", "fold", "step", "observer"}
 #: Columns of the structures table that say something of a segmentation: fields of its shorthand.
 FIELDS: tuple[str, ...] = tuple(c.name for c in STRUCTURES_TABLE.columns if c.name not in _WHO)
-#: Of (grid, source, structure) the fields asked for, a value a patient.
-SegmentationReader = Callable[[str, str, str, list[str]], pa.StructArray]
+#: Triples as lists: DuckDB before 2.0 cannot have arrays in a CASE.
+_CASTS = {
+    c.name: "::DOUBLE[]" if pa.types.is_floating(c.type.value_type) else "::BIGINT[]"
+    for c in STRUCTURES_TABLE.columns
+    if pa.types.is_fixed_size_list(c.type)
+}
+#: Of (grid, source, structure): who has it, and the fields asked for, a value a patient each.
+SegmentationReader = Callable[[str, str, str, list[str]], list[Any]]
 _ROW = "row of the patients table"
 #: Tests for which any field of a structure will do: it is there, or it is not.
 _NULL_TESTS = ("OPERATOR_IS_NULL", "OPERATOR_IS_NOT_NULL")
 _SHELL = "SELECT 1 FROM patients WHERE\n{}\n"
 
 
-@dataclass(frozen=True, order=True)
-class Mention:
+class Mention(NamedTuple):
     """A structure's field that a predicate mentions: of which segmentation ("" the clinical)."""
 
     prefix: str
@@ -76,20 +81,20 @@ class Predicate:
             source.segmentations({m.field for m in self.mentions})
         patients = source.columns("patients", self.columns)
         patients = patients.append_column(_ROW, pa.array(np.arange(patients.num_rows)))
-        patients = self._with_structures(patients, source.segmentation)
+        patients = self._flat(patients, source.segmentation)
         if len(among) < patients.num_rows:
             patients = patients.take(pa.array(among))
         query = f'SELECT "{_ROW}" FROM patients WHERE (\n{self.text}\n)'
         with session(self.text, {"chosen": patients}) as connection:
-            # Over Arrow, DuckDB before 2.0 fails where a field is not written in its own case.
-            connection.execute("CREATE TEMP TABLE patients AS FROM chosen")
+            connection.execute(self._preparation())
             found = connection.execute(query).fetchnumpy()[_ROW]
         return np.sort(np.asarray(found, np.int64))
 
     def check(self) -> None:
         """Bind it to an empty table; raises `QueryError` unless DuckDB takes it as a predicate."""
-        empty = self._with_structures(PATIENTS.schema.empty_table(), _nobody)
-        with session(self.text, {"patients": empty}) as connection:
+        empty = PATIENTS.schema.empty_table().append_column(_ROW, pa.array([], pa.int64()))
+        with session(self.text, {"chosen": self._flat(empty, _nobody)}) as connection:
+            connection.execute(self._preparation())
             query = f"DESCRIBE SELECT (\n{self.text}\n) FROM patients WHERE (\n{self.text}\n)"
             kind = connection.execute(query).fetchall()[0][1]
         if kind != "BOOLEAN":
@@ -98,24 +103,40 @@ class Predicate:
                 "n_fiducials = 3"
             )
 
-    def _with_structures(self, patients: pa.Table, value_of: SegmentationReader) -> pa.Table:
-        """The patients with a STRUCT column for every structure, or prefix, that is mentioned."""
-        for prefix, of_prefix in groupby(self.mentions, lambda m: m.prefix):
-            values = {
-                structure: value_of(*SEGMENTATIONS[prefix], structure, [m.field for m in mentions])
-                for structure, mentions in groupby(of_prefix, lambda m: m.structure)
-            }
-            if prefix:
-                packed = pa.StructArray.from_arrays(list(values.values()), names=list(values))
-                values = {prefix: packed}
-            for name, value in values.items():
-                patients = patients.append_column(name, value)
+    def _flat(self, patients: pa.Table, read: SegmentationReader) -> pa.Table:
+        """The patients with a column for every field that is mentioned, and one for who has it."""
+        for (prefix, structure), mentions in groupby(self.mentions, lambda m: m[:2]):
+            fields = [m.field for m in mentions]
+            values = read(*SEGMENTATIONS[prefix], structure, fields)
+            for field, value in zip(["", *fields], values, strict=True):
+                patients = patients.append_column(f"{prefix} {structure} {field}", value)
         return patients
 
+    def _preparation(self) -> str:
+        """SQL that packs those columns into one STRUCT a structure.
 
-def _nobody(grid: str, source: str, structure: str, fields: list[str]) -> pa.StructArray:
+        Not handed over as Arrow structs: of those with nulls or an offset DuckDB before 2.0 reads
+        the wrong rows, and 2.0 refuses some.
+        """
+        columns = [*self.columns, f'"{_ROW}"']
+        for prefix, of_prefix in groupby(self.mentions, lambda m: m.prefix):
+            packed = {s: _pack(list(ms)) for s, ms in groupby(of_prefix, lambda m: m.structure)}
+            if prefix:
+                fields = ", ".join(f"{name} := {value}" for name, value in packed.items())
+                packed = {prefix: f"struct_pack({fields})"}
+            columns += [f"{value} AS {name}" for name, value in packed.items()]
+        return f"CREATE TEMP TABLE patients AS SELECT {', '.join(columns)} FROM chosen"
+
+
+def _pack(mentions: list[Mention]) -> str:
+    name = f"{mentions[0].prefix} {mentions[0].structure} "
+    fields = (f'{m.field} := "{name}{m.field}"{_CASTS.get(m.field, "")}' for m in mentions)
+    return f'CASE WHEN "{name}" THEN struct_pack({", ".join(fields)}) END'
+
+
+def _nobody(grid: str, source: str, structure: str, fields: list[str]) -> list[Any]:
     schema = STRUCTURES_TABLE.schema
-    return pa.array([], pa.struct([(f, schema.field(f).type) for f in fields]))
+    return [pa.array([], kind) for kind in (pa.bool_(), *(schema.field(f).type for f in fields))]
 
 
 def parse_predicate(text: str) -> Predicate:

@@ -91,17 +91,18 @@ class Source:
 
     def segmentation(
         self, grid: str, source: str, structure: str, fields: Sequence[str]
-    ) -> pa.StructArray:
-        """Fields of one segmentation, a value for every patient; null for one who lacks it."""
+    ) -> list[Any]:
+        """Of one segmentation: who has it (bool), then each field, a value for every patient.
+
+        The fields are null for a patient who lacks it.
+        """
         table = self.segmentations(fields)
         key = (grid, source, structure)
         if key not in self._row_of_segmentation:
             self._row_of_segmentation[key] = self._find(table, key)
         rows = self._row_of_segmentation[key]
-        lacking = rows < 0
-        taken = pa.array(rows, mask=lacking)
-        values = [table.column(f).take(taken).combine_chunks() for f in fields]
-        return pa.StructArray.from_arrays(values, names=list(fields), mask=pa.array(lacking))
+        taken = pa.array(rows, mask=rows < 0)
+        return [pa.array(rows >= 0), *(table.column(f).take(taken) for f in fields)]
 
     def _find(self, table: pa.Table, key: tuple[str, str, str]) -> Rows:
         """Row of the structures table for every patient, -1 for those who have none."""

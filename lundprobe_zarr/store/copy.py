@@ -149,7 +149,7 @@ class _Copier:
         try:
             text, where = read_store(self._source, patient_id)
             objects = store_objects(text, where)
-            there = self._destination.listing(place)
+            there = self._listed(place)
             if ROOT in there and self._contents(f"{place}/{ROOT}") != text:
                 self._destination.delete(f"{place}/{ROOT}")
                 del there[ROOT]
@@ -159,6 +159,14 @@ class _Copier:
         except (DatasetError, VerificationError) as error:
             return CopiedStore(patient_id, error=str(error))
         return CopiedStore(patient_id, len(objects) + 1, len(sent), sum(s.size for s in sent))
+
+    def _listed(self, place: str) -> dict[str, Entry]:
+        """What is there of a store; what a killed copy left under a temporary name is removed."""
+        there = self._destination.listing(place)
+        for name in [n for n in there if n.rpartition("/")[2].startswith(".")]:
+            self._destination.delete(f"{place}/{name}")
+            del there[name]
+        return there
 
     def files(self, names: Iterable[str]) -> list[_Sent]:
         """Copy single objects, relative to the dataset; those that had to be sent, proved."""

@@ -50,12 +50,14 @@ def _chain(error: BaseException | None) -> Iterator[BaseException]:
 def _status_of(error: BaseException) -> int | None:
     """HTTP status of aiohttp's, azure's, gcsfs's or botocore's error; None if it has none."""
     response = getattr(error, "response", None)
-    answer = response.get("ResponseMetadata", {}) if isinstance(response, Mapping) else {}
-    found = (
-        answer.get("HTTPStatusCode"),
-        *(getattr(error, a, None) for a in ("status", "status_code", "code")),
-    )
-    return next((int(s) for s in found if isinstance(s, int | str) and str(s).isdigit()), None)
+    if isinstance(response, Mapping):
+        return _number(response.get("ResponseMetadata", {}).get("HTTPStatusCode"))
+    named = (_number(getattr(error, a, None)) for a in ("status", "status_code", "code"))
+    return next((s for s in named if s is not None), None)
+
+
+def _number(value: object) -> int | None:
+    return int(str(value)) if str(value).isdigit() else None
 
 
 def http_status(error: BaseException) -> int | None:

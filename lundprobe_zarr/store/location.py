@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import base64
+import errno
 import hashlib
 import os
 import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any, NoReturn, TypeVar
+from typing import Any, TypeVar
 from urllib.parse import parse_qsl, unquote, urlsplit, urlunsplit
 
 import fsspec
@@ -37,6 +39,7 @@ EXTRAS = {
     **dict.fromkeys(("http", "https"), "http"),
 }
 _WEB = ("http", "https")
+_S3 = ("s3", "s3a")
 #: A request that failed for a passing reason is made this often in all, after these pauses.
 _PAUSES = (0.1, 0.5)
 #: Requests at a time where the file system itself makes one after another.
@@ -88,12 +91,13 @@ class Location:
     def _open(self) -> tuple[int, Any, str]:
         try:
             fs, root = fsspec.core.url_to_fs(self._target, **self._options)
+            return os.getpid(), fs, root
         except (ValueError, ImportError) as error:
-            raise UsageError(
-                f"{self.url}: {redacted(str(error), self._secrets)}; expected a path, or a URL "
-                f"whose protocol is installed, e.g. `pip install 'lundprobe-zarr[{self._extra}]'`"
-            ) from None  # the cause may quote the options
-        return os.getpid(), fs, root
+            said = redacted(str(error), self._secrets)
+        raise UsageError(
+            f"{self.url}: {said}; expected a path, or a URL whose protocol is installed, e.g. "
+            f"`pip install 'lundprobe-zarr[{self._extra}]'`"
+        )
 
     @property
     def _current(self) -> tuple[int, Any, str]:
@@ -119,6 +123,11 @@ class Location:
         return _PAUSES if _protocol(self._target) in _WEB else ()
 
     @property
+    def _in_one_request(self) -> dict[str, int]:
+        # s3fs else asks for an object's size first, to fetch large ones in pieces.
+        return {"max_concurrency": 1} if _protocol(self._target) in _S3 else {}
+
+    @property
     def is_local(self) -> bool:
         """Whether the dataset is on a local disk."""
         return isinstance(self._fs, LocalFileSystem)
@@ -136,20 +145,22 @@ class Location:
         root = self._current[2]
         return f"{root.rstrip('/')}/{relative}" if relative else root
 
-    @contextmanager
-    def _translated(self, relative: str) -> Iterator[None]:
-        try:
-            yield
-        except failures() as error:
-            self._raise(error, relative)
+    def _do(self, relative: str, action: Callable[[], _T]) -> _T:
+        """What `action` gives; what it raises becomes our own error.
 
-    def _raise(self, error: BaseException, relative: str) -> NoReturn:
-        """Raise our own error for a library's; `from None`, since the cause may hold secrets."""
-        if isinstance(error, DatasetError):
-            raise error
+        That is raised once the library's is dealt with, so that it is not its context: the
+        library's may hold secrets, and errors travel with their context between dask's workers.
+        """
+        try:
+            return action()
+        except failures() as error:
+            ours = self._ours(error, relative)
+        raise ours
+
+    def _ours(self, error: BaseException, relative: str) -> OSError:
         if is_missing(error):
-            raise FileNotFoundError(2, "not there", self.path(relative)) from None
-        raise explain(error, self.path(relative), self._secrets, self.is_local) from None
+            return FileNotFoundError(errno.ENOENT, "not there", self.path(relative))
+        return explain(error, self.path(relative), self._secrets, self.is_local)
 
     def _persist(self, attempt: Callable[[], _T]) -> _T:
         """Repeat a request that failed for a passing reason; clients of buckets do so anyway."""
@@ -167,8 +178,11 @@ class Location:
 
         Raises `FileNotFoundError` if there is none, `DatasetError` if it cannot be read.
         """
-        with self._translated(relative):
-            return self._persist(lambda: bytes(self._fs.cat_file(self._full(relative))))
+
+        def fetch() -> bytes:
+            return bytes(self._fs.cat_file(self._full(relative), **self._in_one_request))
+
+        return self._do(relative, lambda: self._persist(fetch))
 
     def read_ranges(self, ranges: Sequence[Range]) -> list[bytes]:
         """Bytes of every range, requested at the same time; one request a range.
@@ -199,7 +213,7 @@ class Location:
         if isinstance(result, BaseException):
             if is_past_end(result):
                 return b""
-            self._raise(result, wanted.name)
+            raise self._ours(result, wanted.name)
         data = bytes(result)
         if len(data) > wanted.stop - wanted.start:  # the server takes no ranges: all of the object
             return data[wanted.start : wanted.stop]
@@ -211,10 +225,10 @@ class Location:
         for i, wanted in enumerate(ranges):
             by_name.setdefault(wanted.name, []).append(i)
         for name, members in by_name.items():
-            with self._translated(name), Path(self._full(name)).open("rb", buffering=0) as file:
-                for i in members:
-                    length = ranges[i].stop - ranges[i].start
-                    out[i] = os.pread(file.fileno(), length, ranges[i].start)
+            path, asked = Path(self._full(name)), [ranges[i] for i in members]
+            found = self._do(name, partial(_read_local, path, asked))
+            for i, data in zip(members, found, strict=True):
+                out[i] = data
         return out
 
     def find(self, relative: str) -> dict[str, int]:
@@ -233,9 +247,8 @@ class Location:
             )
         base = self._full(relative).rstrip("/") + "/"
         try:
-            with self._translated(relative):
-                self._fs.invalidate_cache()
-                found = self._fs.find(base, detail=True)
+            self._fs.invalidate_cache()
+            found = self._do(relative, lambda: self._fs.find(base, detail=True))
         except FileNotFoundError:  # some file systems say so of a folder without objects
             return {}
         return {name[len(base) :]: _entry(info) for name, info in found.items()}
@@ -250,20 +263,23 @@ class Location:
     def size(self, relative: str) -> int | None:
         """Size of an object in bytes; None if there is none."""
         try:
-            with self._translated(relative):
-                return int(self._persist(lambda: self._fs.info(self._full(relative))["size"]))
+            return int(self._info(relative)["size"])
         except FileNotFoundError:
             return None
+
+    def _info(self, relative: str) -> Mapping[str, Any]:
+        def ask() -> Mapping[str, Any]:
+            info: Mapping[str, Any] = self._fs.info(self._full(relative))
+            return info
+
+        return self._do(relative, lambda: self._persist(ask))
 
     def md5(self, relative: str) -> bytes | None:
         """MD5 that the server computed of an object; None if it gives none. One request.
 
         Raises `FileNotFoundError` if there is no such object.
         """
-        if self.is_local:
-            return None
-        with self._translated(relative):
-            return _md5_of(self._fs.info(self._full(relative)))
+        return None if self.is_local else _md5_of(self._info(relative))
 
     def exists(self, relative: str) -> bool:
         """Whether there is an object of this name."""
@@ -275,28 +291,25 @@ class Location:
         On a local disk by a temporary name and a rename, synced to the device. Raises
         `UsageError` for a web server, `DatasetError` if the object cannot be written.
         """
-        with self._writing(relative):
-            if self.is_local:
-                _write_local(Path(self._full(relative)), data)
-            else:
-                self._fs.pipe_file(self._full(relative), data)
+        full = self._full(relative)
+        if self.is_local:
+            self._write(relative, lambda: _write_local(Path(full), data))
+        else:
+            self._write(relative, lambda: self._fs.pipe_file(full, data))
 
     def write_file(self, relative: str, file: Path) -> None:
         """Write an object from a local file, without holding it in memory; as `write` does."""
-        with self._writing(relative):
-            if self.is_local:
-                _copy_local(file, Path(self._full(relative)))
-            else:
-                self._fs.put_file(str(file), self._full(relative))
+        full = self._full(relative)
+        if self.is_local:
+            self._write(relative, lambda: _copy_local(file, Path(full)))
+        else:
+            self._write(relative, lambda: self._fs.put_file(str(file), full))
 
     def delete(self, relative: str) -> None:
         """Delete an object if it is there; raises as `write` does."""
         self.require_writable()
-        try:
-            with self._translated(relative):
-                self._fs.rm_file(self._full(relative))
-        except FileNotFoundError:
-            return
+        with suppress(FileNotFoundError):
+            self._do(relative, lambda: self._fs.rm_file(self._full(relative)))
 
     def require_writable(self) -> None:
         """Raise `UsageError` where nothing can ever be written."""
@@ -306,17 +319,15 @@ class Location:
                 "s3://bucket/lund-probe"
             )
 
-    @contextmanager
-    def _writing(self, relative: str) -> Iterator[None]:
+    def _write(self, relative: str, action: Callable[[], Any]) -> None:
         self.require_writable()
         try:
-            with self._translated(relative):
-                yield
-        except FileNotFoundError:
+            self._do(relative, action)
+        except FileNotFoundError as error:
             raise DatasetError(
                 f"{self.path(relative)}: cannot be written: no such bucket or folder; expected it "
                 "to be there; create it, or check the URL"
-            ) from None
+            ) from error
 
     def zarr_store(self, relative: str) -> Any:
         """What zarr and xarray open: a path on a local disk, else a read-only fsspec store."""
@@ -339,7 +350,7 @@ def _separate(url: str, options: dict[str, Any]) -> tuple[str, dict[str, Any]]:
     A web URL's query goes with every request, as the signature of a shared folder must.
     """
     protocol = _protocol(url)
-    if protocol in ("s3", "s3a"):  # botocore's own limit is 10 connections
+    if protocol in _S3:  # botocore's own limit is 10 connections
         given = options.get("config_kwargs", {})
         options["config_kwargs"] = {"max_pool_connections": _POOL} | given
     parts = urlsplit(url)
@@ -393,6 +404,11 @@ def _appearing(path: Path) -> Iterator[Any]:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _read_local(path: Path, ranges: Sequence[Range]) -> list[bytes]:
+    with path.open("rb", buffering=0) as file:
+        return [os.pread(file.fileno(), r.stop - r.start, r.start) for r in ranges]
 
 
 def _write_local(path: Path, data: bytes) -> None:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import product
@@ -43,6 +43,10 @@ MERGE_GAP = 128 * 1024
 #: Fetched of a shard's end at first, index included: all of most masks, so that they take one
 #: request and no other ever after.
 TAIL_BYTES = 64 * 1024
+#: Threads that decode the chunks of one read (Blosc works outside the interpreter's lock), and
+#: the number of chunks, of half a millisecond each, below which starting them is not worth it.
+_DECODERS = min(4, os.cpu_count() or 1)
+_FEW_CHUNKS = 6
 _REMEDY = "convert this patient again, or copy the store again"
 
 
@@ -165,8 +169,8 @@ class PatchReader:
             c for (n, p), tail in zip(wanted, tails, strict=True) for c in self._chunks(n, p, tail)
         ]
         known = {n: tail for (n, _), tail in zip(wanted, tails, strict=True)}
-        for chunk, data in self._fetch_chunks(parts, chunks, known):
-            self._place(parts[chunk.part], chunk, data, out[chunk.part])
+        fetched = list(self._fetch_chunks(parts, chunks, known))
+        self._place_all(parts, fetched, out)
         return out
 
     @cached_property
@@ -292,6 +296,23 @@ class PatchReader:
         for group, data in zip(groups, fetched, strict=True):
             base = group[0].start
             yield from ((c, data[c.start - base : c.stop - base]) for c in group)
+
+    def _place_all(
+        self, parts: Sequence[Part], fetched: Sequence[tuple[_Chunk, bytes]], out: list[Volume]
+    ) -> None:
+        """Decode all chunks into `out`; many at a time, as each has its own place there."""
+
+        def place(one: tuple[_Chunk, bytes]) -> None:
+            chunk, data = one
+            self._place(parts[chunk.part], chunk, data, out[chunk.part])
+
+        if len(fetched) < _FEW_CHUNKS:
+            for one in fetched:
+                place(one)
+            return
+        # Of this call alone: a pool kept would have no threads in a forked process.
+        with ThreadPoolExecutor(_DECODERS) as pool:
+            list(pool.map(place, fetched))
 
     def _place(self, part: Part, chunk: _Chunk, data: bytes, out: Volume) -> None:
         """Decode a chunk and put what lies in the part's box into `out`."""

@@ -127,7 +127,10 @@ class _Accessor(Generic[Labelled]):
         end voxel (z, y, x; exclusive) of this array. The box is the table's `bbox_start` to
         `bbox_stop`, wherever slicing or resampling has since put it.
 
-            patient.mri.lp.crop("Rectum", patient, margin_mm=15)
+            patient.mri.lp.crop("Rectum", patient, margin_mm=15).image.sel(modality="T2w")
+
+        Crop first and select labels after, as here: then computing reads that box alone, where
+        the other way round dask has whole slices read.
 
         The box ends at the volume's edge; with `fill` it is padded with that beyond (masks with
         False; integers that cannot hold it become float32).

@@ -18,7 +18,8 @@ import xarray as xr
 from lundprobe_zarr.errors import MissingStructureError, UnknownLabelError, UsageError
 from lundprobe_zarr.schema.layout import AXIS_ATTRIBUTES, SPATIAL_DIMS
 from lundprobe_zarr.views.labelled_grid import Grid
-from lundprobe_zarr.views.labelled_resample import resample_to, voxel_sizes
+from lundprobe_zarr.views.labelled_resample import needed, resample_to, voxel_sizes
+from lundprobe_zarr.views.labelled_select import select_structure
 from lundprobe_zarr.views.labelled_tables import centroids, require_known
 from lundprobe_zarr.vocabulary.geometry import FloatArray, ras_to_lps
 from lundprobe_zarr.vocabulary.names import AXES, MODALITY_UNITS, STRUCTURES
@@ -207,20 +208,25 @@ class _Blocks:
         """Values of one block, (1, …, z, y, x)."""
         place = block_id[:-3]
         shape = (1,) * len(place) + self.grids[place[0]].shape
-        stored = self._stored(place) if self.there is None or self.there[place] else None
-        if stored is None:
+        volume = self._volume(place) if self.there is None or self.there[place] else None
+        if volume is None:
             return np.full(shape, False if self.dtype.kind == "b" else np.nan, self.dtype)
         # already inside a task: more threads would only wait for each other
         with dask.config.set(scheduler="synchronous"):
-            values = resample_to(stored, self.grids[place[0]], fill=self.fill).values
+            values = resample_to(volume, self.grids[place[0]], fill=self.fill).values
         return values.astype(self.dtype, copy=False).reshape(shape)
 
-    def _stored(self, place: tuple[int, ...]) -> xr.DataArray | None:
+    def _volume(self, place: tuple[int, ...]) -> xr.DataArray | None:
+        """The part of the stored volume that the grid covers; None if there is no such volume."""
         patient = self.patients[place[0]]
-        if self.variable == "mask":
-            return patient.mask(self.labels[place[1]])
-        array = patient.mri.get(self.variable)
-        if array is None or self.dim is None:
+        data = patient.clinical if self.variable == "mask" else patient.mri
+        if self.variable not in data:
+            return None
+        # first the box, then the label: the other way, dask has whole slabs read
+        array = needed(data[self.variable], self.grids[place[0]])
+        if self.dim is None:
             return array
         label = self.labels[place[1]]
+        if self.variable == "mask":
+            return select_structure(array, label)
         return array.sel({self.dim: label}) if label in array[self.dim].values else None

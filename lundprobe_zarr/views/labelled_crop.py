@@ -24,7 +24,7 @@ from lundprobe_zarr.views.labelled_grid import (
     home_of,
     over_volumes,
     require_volume,
-    tracked,
+    traceable,
     unplaced,
 )
 from lundprobe_zarr.views.labelled_resample import type_with
@@ -159,7 +159,7 @@ def crop_to(data: Labelled, region: Region, margin_mm: float, fill: float | None
             f"{grid.shape} voxels; expected it to overlap them; was the array cropped before?"
         )
     box = {d: slice(int(a), int(b)) for d, a, b in zip(SPATIAL_DIMS, first, last, strict=True)}
-    cropped = _traceable(data, grid).isel(box)
+    cropped = traceable(data, grid).isel(box)
     if fill is None or (np.array_equal(first, start) and np.array_equal(last, stop)):
         return cropped
     z, y, x = (stop - start).tolist()
@@ -175,13 +175,6 @@ def _voxels(grid: Grid, region: Region, margin_mm: float) -> tuple[Any, Any]:
     start = np.floor(places.min(axis=0) - margin + _ROUNDING).astype(int)
     stop = np.ceil(places.max(axis=0) + margin - _ROUNDING).astype(int)
     return start, stop
-
-
-def _traceable(data: Labelled, grid: Grid) -> Labelled:
-    """`data` so that slices of it can be placed: numbered, where it has no mm coordinates."""
-    if all(dim in data.coords for dim in SPATIAL_DIMS) or "z_index" in data.coords:
-        return data
-    return tracked(data, grid)
 
 
 def _padded(data: xr.DataArray, widths: Mapping[str, tuple[int, int]], fill: float) -> xr.DataArray:

@@ -261,6 +261,13 @@ def tracked(data: Labelled, grid: Grid) -> Labelled:
     return data.assign_coords(coords)
 
 
+def traceable(data: Labelled, grid: Grid) -> Labelled:
+    """`data`, of `grid`, so that slices can be placed: numbered, if it has no mm coordinates."""
+    if all(dim in data.coords for dim in SPATIAL_DIMS) or INDEX_NAMES["z"] in data.coords:
+        return data
+    return tracked(data, grid)
+
+
 def with_grid(data: Labelled, grid: Grid, home: Home | None) -> Labelled:
     """`data` on a `grid` of its own: its coordinates, and attributes that say so.
 

@@ -26,14 +26,14 @@ from lundprobe_zarr.views.labelled_grid import (
     grid_of,
     over_volumes,
     require_volume,
+    traceable,
 )
 from lundprobe_zarr.vocabulary.geometry import FloatArray, spacing
 
 #: Highest spline order of `scipy.ndimage`.
 _HIGHEST_ORDER = 5
-#: Voxels beyond those asked for that are read: a line needs its ends; a spline of higher order
-#: is felt further off, but 0.43 times less each voxel (the largest pole, of order 5).
-_SUPPORT = {0: 1, 1: 1}
+#: Voxels about those asked for that splines above order 1 are given too. They are felt at any
+#: distance, but 0.43 times less each voxel (the largest pole, of order 5): 1e-9 at this one.
 _SPLINE_SUPPORT = 24
 #: A voxel in half of which there is mask is mask; weights add up to a half but for rounding.
 _HALF = 0.5 - 1e-6
@@ -88,6 +88,13 @@ def resample_to(
     return over_volumes(data, partial(_resample_array, move=move, order=order, fill=fill), grid)
 
 
+def needed(data: Labelled, grid: Grid) -> Labelled:
+    """The part of `data` that linear resampling to `grid` takes, as one slicing of it."""
+    source = grid_of(require_volume(data))
+    box, _ = _Move.between(source, grid).window(0)
+    return traceable(data, source).isel(box)
+
+
 @dataclass(frozen=True)
 class _Move:
     """From voxel indices (z, y, x) of a new grid to those of an old one: matrix @ new + offset."""
@@ -120,7 +127,7 @@ class _Move:
         return bool((corners < self.low).any() or (corners > self.high).any())
 
     def window(self, margin: int) -> tuple[dict[str, slice], _Move]:
-        """The part of the old volume that is needed, and the move from there."""
+        """The part of the old volume between whose voxels new ones lie, and the move from there."""
         corners, most = self.corners(), np.array(self.old)
         start = np.clip(np.floor(corners.min(axis=0)) - margin, 0, most - 1).astype(int)
         stop = np.clip(np.ceil(corners.max(axis=0)) + margin + 1, start + 1, most).astype(int)
@@ -152,7 +159,7 @@ def _resample_array(
     data: xr.DataArray, move: _Move, order: int | None, fill: float | None
 ) -> xr.DataArray:
     degree = 1 if order is None else order
-    box, moved = move.window(_SUPPORT.get(degree, _SPLINE_SUPPORT))
+    box, moved = move.window(0 if degree <= 1 else _SPLINE_SUPPORT)
     dtype = _result_type(data.dtype, degree, fill if move.leaves() else None)
     result: xr.DataArray = xr.apply_ufunc(
         partial(_resample_volumes, move=moved, order=degree, fill=fill, dtype=dtype),

@@ -38,6 +38,23 @@ class Traffic:
     latency: float = 0.0
     fail: Callable[[str, str], int | None] = lambda method, path: None
     requests: list[Request] = field(default_factory=list)
+    waves: list[float] = field(default_factory=list)
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def arrive(self) -> None:
+        """Wait as long as the latency says; a request that comes while none waits begins a wave.
+
+        `waves` holds when each began to be answered: those asked for without waiting for answers
+        are one, whatever the machine's load, unless it is slower than the latency.
+        """
+        if not self.latency:
+            return
+        now = time.monotonic()
+        with self._lock:
+            if not self.waves or now > self.waves[-1]:
+                self.waves.append(now + self.latency)
+            answer = max(self.waves[-1], now)
+        time.sleep(answer - now)
 
     @property
     def sent(self) -> int:
@@ -101,8 +118,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _answer(self, body: bool) -> None:
         traffic = self.server.traffic
-        if traffic.latency:
-            time.sleep(traffic.latency)
+        traffic.arrive()
         status = traffic.fail(self.command, self.path)
         file = self.server.root / unquote(urlsplit(self.path).path).lstrip("/")
         if status is None and not file.is_file():
@@ -112,13 +128,13 @@ class _Handler(BaseHTTPRequestHandler):
             return
         size = file.stat().st_size
         start, stop = self._range(size)
-        if start >= size > 0:
+        ranged = "Range" in self.headers and self.server.takes_ranges
+        if ranged and start >= size:
             self._send(416, b"", 0, {"Content-Range": f"bytes */{size}"}, body)
             return
         with file.open("rb") as opened:
             opened.seek(start)
             data = opened.read(stop - start) if body else b""
-        ranged = "Range" in self.headers and self.server.takes_ranges
         headers = {"Content-Range": f"bytes {start}-{stop - 1}/{size}"} if ranged else {}
         self._send(206 if ranged else 200, data, stop - start, headers, body)
 
@@ -169,8 +185,7 @@ class _Counting:
     def __call__(self, environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
         traffic = self._traffic
         method, path = environ["REQUEST_METHOD"], environ["PATH_INFO"]
-        if traffic.latency:
-            time.sleep(traffic.latency)
+        traffic.arrive()
         status = traffic.fail(method, path)
         if status is not None:
             traffic.requests.append(Request(method, path, None, status, 0))

@@ -39,6 +39,20 @@ def test_a_shorthand_is_the_row_of_the_structures_table(
     assert set(many.where(f"{name} IS NOT NULL").ids) == set(rows.index)
 
 
+@pytest.mark.parametrize("part", [slice(None), slice(100, 300), slice(None, None, 7)])
+def test_lists_and_nulls_stay_with_their_patients(many: Cohort, part: slice) -> None:
+    rows = chosen_by_pandas(many, "sct", "clinical", "Genitalia")
+    cohort = many[part]
+    found = cohort.where("sct.Genitalia.bbox_start[2] > 200 AND mri_shape[3] > 200")
+    shapes = cohort.patients.set_index("patient_id").mri_shape
+    starts = rows.bbox_start.reindex(cohort.ids).dropna()
+    expected = [i for i, start in starts.items() if start[1] > 200 and shapes[i][2] > 200]
+    assert found.ids == expected != []
+    assert cohort.where("sct.Genitalia.bbox_start IS NULL").ids == [
+        i for i in cohort.ids if i not in rows.index
+    ]
+
+
 def test_the_example_of_the_documentation(phantom: Cohort) -> None:
     found = phantom.where(
         "Rectum.volume_cc > 60 AND CTVT_427.d95_gy >= 0.95 * 42.7 AND NOT missing_PenileBulb"

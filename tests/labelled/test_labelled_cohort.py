@@ -15,6 +15,7 @@ from labelled_volumes import voxels_of
 
 import lundprobe_zarr as lp
 from lundprobe_zarr.errors import MissingStructureError, UnknownLabelError, UsageError
+from lundprobe_zarr.store.patch import PatchReader
 from lundprobe_zarr.vocabulary.names import STRUCTURES
 
 GRID = lp.CommonGrid(spacing_mm=(6.0, 4.0, 5.0), shape=(12, 15, 14))
@@ -113,6 +114,27 @@ def test_selecting_computes_that_volume_alone(fresh_cohort: lp.Cohort, requests:
     opened = {n.split(".zarr")[0] for n in requests if n.startswith("patients/")}
     assert opened == {f"patients/{chosen}"}
     assert {n.split(".zarr/")[1] for n in voxels_of(requests)} == {"mri/image/c/1/0/0/0"}
+
+
+def test_only_the_part_that_the_grid_covers_is_read(
+    fresh_cohort: lp.Cohort, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    boxes: list[tuple[slice, ...]] = []
+    read = PatchReader.read_parts
+
+    def spy(self: PatchReader, parts: Any) -> Any:
+        parts = list(parts)
+        boxes.extend(part.box for part in parts)
+        return read(self, parts)
+
+    monkeypatch.setattr(PatchReader, "read_parts", spy)
+    data = lp.to_xarray(fresh_cohort, lp.CommonGrid(4.0, (5, 6, 7)))
+    data.isel(patient=0).drop_vars("present").compute()
+    assert len(boxes) >= 2 + 1 + 9
+    spacing = fresh_cohort[0].mri.lp.spacing_mm
+    for box in boxes:
+        for extent, size, count in zip(box, spacing, (5, 6, 7), strict=True):
+            assert (extent.stop - extent.start - 3) * size <= (count - 1) * 4
 
 
 def test_an_organ_that_is_missing_by_the_table_opens_no_store(

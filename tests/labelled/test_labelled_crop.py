@@ -12,6 +12,7 @@ from labelled_volumes import aligned_affine, volume, voxels_of
 
 import lundprobe_zarr as lp
 from lundprobe_zarr.errors import MissingStructureError, UnknownLabelError, UsageError
+from lundprobe_zarr.store.patch import PatchReader
 from lundprobe_zarr.vocabulary.names import STRUCTURES
 
 
@@ -49,6 +50,23 @@ def test_crop_reads_no_mask(
     assert len(tables) == len(set(tables)), "each table file once"
     cropped.image.sel(modality="T2w").compute()
     assert {"mri/image" in name for name in voxels_of(requests)} == {True}
+
+
+def test_cropping_first_reads_that_box_alone(
+    extended: lp.Patient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    voxels = 0
+    read = PatchReader.read_parts
+
+    def spy(self: PatchReader, parts: Any) -> Any:
+        nonlocal voxels
+        result = read(self, list(parts))
+        voxels += sum(volume.size for volume in result)
+        return result
+
+    monkeypatch.setattr(PatchReader, "read_parts", spy)
+    found = extended.mri.lp.crop("CTVT_427", extended).image.sel(modality="T2w")
+    assert found.compute().size == voxels
 
 
 @pytest.mark.parametrize("margin", [0.1, 10.0, 25.0])

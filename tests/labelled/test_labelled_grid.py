@@ -14,6 +14,7 @@ from labelled_volumes import SHAPE, aligned_affine, oblique_affine, volume
 
 import lundprobe_zarr as lp
 from lundprobe_zarr.errors import UsageError
+from lundprobe_zarr.views.labelled_grid import home_of
 
 
 def numbered(data: xr.Dataset) -> xr.DataArray:
@@ -78,6 +79,26 @@ def test_coordinates_go_before_attributes(aligned: xr.Dataset) -> None:
     origin = aligned.lp.origin_mm * [2, 1, 1] + [0, 0, 0.4]
     np.testing.assert_allclose(moved.lp.origin_mm, origin)
     np.testing.assert_allclose(moved.lp.spacing_mm, [6.0, 0.75, 1.25])
+
+
+def test_a_spacing_of_its_own_goes_before_attributes(aligned: xr.Dataset) -> None:
+    wider = aligned.assign_coords(z=aligned.z[0] + (aligned.z - aligned.z[0]) * 1.2)
+    np.testing.assert_allclose(wider.lp.spacing_mm, [3.6, 0.75, 1.25])
+
+
+def test_an_affine_that_cannot_be_of_these_coordinates_is_not_heeded(aligned: xr.Dataset) -> None:
+    stale = aligned.assign_attrs(affine=oblique_affine().tolist())
+    np.testing.assert_allclose(stale.lp.affine, aligned_affine(), atol=1e-12)
+    with pytest.raises(UsageError, match="how thick"):
+        _ = stale.isel(z=[2]).lp.spacing_mm
+
+
+def test_a_datasets_own_affine_goes_before_its_files(extended: lp.Patient) -> None:
+    moved = extended.mri.lp.affine + np.eye(4, k=3) * 1e-4
+    home = home_of(extended.mri.assign_attrs(affine=moved.tolist()))
+    assert home is not None
+    np.testing.assert_array_equal(home.grid.affine, moved)
+    assert (home.patient_id, home.name) == (extended.patient_id, "mri")
 
 
 def test_origin_and_spacing_are_z_y_x_in_lps(aligned: xr.Dataset) -> None:

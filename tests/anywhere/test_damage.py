@@ -1,0 +1,154 @@
+"""A missing, shortened or altered object is an error that names it: never silent wrong voxels."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from servers import file_server
+
+from lundprobe_zarr import open_cohort
+from lundprobe_zarr.errors import (
+    DamagedStoreError,
+    MissingStructureError,
+    UnknownLabelError,
+    UsageError,
+)
+from lundprobe_zarr.store.location import Location
+from lundprobe_zarr.store.patch import PatchReader
+
+BOX = (slice(0, 14), slice(0, 60), slice(0, 60))
+T2W = [("mri/image", {"modality": "T2w"})]
+
+
+def missing(file: Path) -> None:
+    file.unlink()
+
+
+def empty(file: Path) -> None:
+    file.write_bytes(b"")
+
+
+def truncated(file: Path) -> None:
+    file.write_bytes(file.read_bytes()[:-100])
+
+
+def halved(file: Path) -> None:
+    file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+
+
+def flip(place: int) -> Callable[[Path], None]:
+    def flipped(file: Path) -> None:
+        data = bytearray(file.read_bytes())
+        data[place] ^= 1
+        file.write_bytes(bytes(data))
+
+    return flipped
+
+
+DAMAGES = [missing, empty, truncated, halved, flip(7), flip(-10)]
+
+
+@pytest.fixture
+def copied(dataset: Path, tmp_path: Path) -> Path:
+    """The dataset, to be damaged."""
+    return Path(shutil.copytree(dataset, tmp_path / "copy"))
+
+
+@pytest.fixture(params=["disk", "web", "memory"])
+def reach(request: pytest.FixtureRequest, copied: Path):
+    """The damaged copy's location in one place or another, once it is damaged."""
+    if request.param == "disk":
+        yield lambda: Location(copied)
+    elif request.param == "web":
+        with file_server(copied) as (url, _):
+            yield lambda: Location(url)
+    else:
+
+        def remembered() -> Location:
+            location = Location(f"memory://damaged/{request.node.name}")
+            for file in (f for f in copied.rglob("*") if f.is_file()):
+                location.write(file.relative_to(copied).as_posix(), file.read_bytes())
+            return location
+
+        yield remembered
+
+
+@pytest.mark.parametrize("tail", [0, 1 << 16])
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_damaged_shard_is_named(copied, reach, damage, tail, extended, shard, monkeypatch):
+    monkeypatch.setattr("lundprobe_zarr.store.patch.TAIL_BYTES", tail)
+    damage(copied / shard)
+    reader = PatchReader.open(reach(), extended)
+    with pytest.raises(DamagedStoreError) as raised:
+        reader.read(T2W, BOX)
+    message = str(raised.value)
+    assert f"patients/{extended}.zarr/mri/image/c/0/0/0/0" in message
+    assert "array mri/image [modality=T2w]" in message
+    assert "copy the store again" in message
+
+
+def test_chunk_is_named(copied, extended, shard):
+    flip(7)(copied / shard)
+    reader = PatchReader.open(Location(copied), extended)
+    with pytest.raises(DamagedStoreError, match=r"chunk \(0, 0, 0\) \(z, y, x\): an inner chunk"):
+        reader.read(T2W, BOX)
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_trees_find_damage_where_zarr_gives_zeros(copied, damage, extended, shard):
+    damage(copied / shard)
+    image = open_cohort(copied)[extended].mri.image
+    with pytest.raises(DamagedStoreError, match="mri/image"):
+        image.sel(modality="T2w").values  # noqa: B018
+    assert image.sel(modality="sCT").values.any(), "the other volume is whole"
+
+
+@pytest.mark.parametrize("damage", [missing, empty, truncated, flip(0), flip(-1)])
+@pytest.mark.parametrize("array", ["mri/observers/present", "mri/clinical/fiducial_position"])
+def test_damaged_flags_and_positions_are_named(copied, damage, array, extended):
+    dims = 3 if array.endswith("present") else 2
+    chunk = copied / f"patients/{extended}.zarr" / array / "c" / "/".join("0" * dims)
+    data = chunk.read_bytes()
+    if damage is truncated:
+        chunk.write_bytes(data[:-1])
+    else:
+        damage(chunk)
+    tree = open_cohort(copied)[extended].tree
+    with pytest.raises(DamagedStoreError, match=f"{array}.*array {array}, chunk 0"):
+        tree[array].values  # noqa: B018
+
+
+def test_missing_store_is_said(copied, extended):
+    shutil.rmtree(copied / f"patients/{extended}.zarr")
+    with pytest.raises(DamagedStoreError, match=f"no store of patient {extended}"):
+        open_cohort(copied)[extended].tree  # noqa: B018
+
+
+def test_labels_are_checked(dataset, extended):
+    reader = PatchReader.open(Location(dataset), extended)
+    with pytest.raises(UnknownLabelError, match=r"'Liver'.*unknown; expected one of CTVT_427"):
+        reader.read([("mri/clinical/mask", {"structure": "Liver"})], BOX)
+    with pytest.raises(MissingStructureError, match="missing here; there are CTVT_427, Rectum"):
+        reader.read([("mri/nnunet/mask", {"structure": "Bladder"})], BOX)
+    with pytest.raises(UnknownLabelError, match="no array 'mri/pet'"):
+        reader.read([("mri/pet", {})], BOX)
+    with pytest.raises(UsageError, match="expected a label for each"):
+        reader.read([("mri/image", {})], BOX)
+    with pytest.raises(UsageError, match="without a step"):
+        reader.read(T2W, (slice(0, 4, 2), slice(0, 4), slice(0, 4)))
+
+
+def test_boxes_are_clipped_as_numpy_does(dataset, extended):
+    reader = PatchReader.open(Location(dataset), extended)
+    (whole,) = reader.read(T2W, (slice(None),) * 3)
+    for box in (
+        (slice(-3, None), slice(0, 1000), slice(5, 5)),
+        (slice(3, 99), slice(-9, -2), slice(None, 7)),
+        (slice(9, 2), slice(0, 4), slice(0, 4)),
+    ):
+        (part,) = reader.read(T2W, box)
+        assert part.shape == whole[box].shape
+        assert (part == whole[box]).all()
