@@ -98,8 +98,6 @@ class Cohort:
         """Where the dataset is."""
         return self._source.location
 
-    _location = location
-
     @property
     def manifest(self) -> Manifest:
         """The dataset's manifest."""

@@ -32,8 +32,6 @@ class Patient:
         """Where the patient's dataset is."""
         return self._source.location
 
-    _location = location
-
     @cached_property
     def row(self) -> dict[str, Any]:
         """The patient's row of the patients table: column -> value."""
