@@ -19,6 +19,7 @@ import xarray as xr
 from lundprobe_zarr.errors import DamagedStoreError
 from lundprobe_zarr.schema.layout import AXIS_ATTRIBUTES
 from lundprobe_zarr.store.dataset import read_store
+from lundprobe_zarr.store.extensions import load_extensions
 from lundprobe_zarr.store.lazy import LazyVolumes, SmallArray
 from lundprobe_zarr.store.location import Location
 from lundprobe_zarr.store.metadata import StoreMetadata, parse_store
@@ -37,6 +38,7 @@ def open_tree(location: Location, patient_id: str) -> xr.DataTree:
     One request. Raises `DamagedStoreError` if the store is missing or its metadata unsound, and
     so does whatever reads voxels from the tree later, for a shard that is missing or damaged.
     """
+    load_extensions()
     text, where = read_store(location, patient_id)
     metadata = parse_store(text, where)
     reader = PatchReader(location, metadata)

@@ -41,7 +41,8 @@ def test_tables(catalog, dataset):
     cohort = open_cohort(dataset)
     tables = catalog()
     assert sorted(tables.patients.read().patient_id) == sorted(cohort.patients.patient_id)
-    assert set(tables.arrays.read().patient_id) == set(cohort.patients.patient_id)
+    for name in ("structures", "slices", "foreground", "arrays"):
+        assert set(tables[name].read().patient_id) == set(cohort.patients.patient_id)
 
 
 @pytest.mark.parametrize("group", ["mri", "sct", "dose"])

@@ -169,6 +169,17 @@ def test_rows_of_other_segmentations(extended: lp.Patient) -> None:
         assert shape(extended.mri.lp.crop(given)) == tuple(stop - start)
 
 
+def test_a_name_means_the_clinical_mask_whatever_the_order_of_rows(
+    extended: lp.Patient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = extended.mri.lp.crop("Rectum", extended)
+    rows = extended.structures.iloc[::-1]
+    monkeypatch.setattr(lp.Patient, "structures", property(lambda patient: rows))
+    assert extended.mri.lp.crop("Rectum", extended).sizes == expected.sizes
+    row = rows.query("structure == 'Rectum' and grid == 'mri'").iloc[0]
+    assert extended.mri.lp.crop(row).sizes != expected.sizes, "else this shows nothing"
+
+
 def test_a_row_of_someone_else_or_another_grid_is_refused(
     extended: lp.Patient, lacking: lp.Patient
 ) -> None:

@@ -165,6 +165,7 @@ def test_outside_of_an_oblique_grid(oblique: xr.Dataset) -> None:
         (0, np.int16, -1000, np.int16),
         (0, np.int16, np.nan, np.float32),
         (0, np.int16, 40000, np.float32),
+        (0, np.int16, 0.5, np.float32),
         (1, np.int16, -1000, np.float32),
         (1, np.float32, None, np.float32),
         (1, np.float64, None, np.float64),
