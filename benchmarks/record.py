@@ -34,8 +34,10 @@ def write_results(name: str, figures: dict[str, Any]) -> Path:
     """Write figures to `results/<name>.json`; returns the file."""
     RESULTS.mkdir(exist_ok=True)
     path = RESULTS / f"{name}.json"
+    # Where someone keeps their data is nobody else's business.
+    arguments = ["FOLDER" if Path(a).is_absolute() else a for a in sys.argv[1:]]
     contents = {
-        "command": " ".join(["python", "-m", f"benchmarks.{name}", *sys.argv[1:]]),
+        "command": " ".join(["python", "-m", f"benchmarks.{name}", *arguments]),
         "date": datetime.now(UTC).date().isoformat(),
         "machine": machine(),
         "versions": {p: version(p) for p in _PACKAGES},
