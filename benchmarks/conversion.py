@@ -36,8 +36,8 @@ def main() -> None:
     """Measure and write benchmarks/results/conversion.json."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--work", type=Path, default=Path(__file__).parent / "work")
-    parser.add_argument("--patients", type=int, default=2)
-    parser.add_argument("--extended", type=int, default=1)
+    parser.add_argument("--patients", type=int, default=4)
+    parser.add_argument("--extended", type=int, default=2)
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--repeats", type=int, default=2)
     options = parser.parse_args()

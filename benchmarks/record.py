@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 RESULTS = Path(__file__).parent / "results"
-_PACKAGES = ("lundprobe-zarr", "zarr", "numcodecs", "numpy", "isal", "nibabel", "dask", "xarray")
+_PACKAGES = ("lundprobe-zarr", "zarr", "numcodecs", "numpy", "zlib-ng", "nibabel", "dask", "xarray")
 
 
 def machine() -> dict[str, Any]:

@@ -10,9 +10,9 @@ import hashlib
 from collections.abc import Mapping
 from typing import Any
 
+import cc3d
 import numpy as np
 import numpy.typing as npt
-from scipy import ndimage
 
 from lundprobe_zarr.schema.tables import D_LEVELS, FOREGROUND_SAMPLE, V_LEVELS
 from lundprobe_zarr.vocabulary.files import SourceFile
@@ -22,10 +22,6 @@ from lundprobe_zarr.vocabulary.names import PRESCRIPTION_GY, STRUCTURES, protoco
 Mask = npt.NDArray[np.bool_]
 Box = tuple[slice, slice, slice]
 Row = dict[str, Any]
-
-#: Voxels that share a face, an edge or a corner are connected, as in the authors' check. SciPy,
-#: although connected-components-3d is faster: its 4.1 fails on masks one voxel thick.
-_CONNECTED_26 = np.ones((3, 3, 3), bool)
 
 #: (group, variable) of a mask -> `source` of its row.
 _SOURCES = {
@@ -72,7 +68,7 @@ class Measurements:
             | dose_columns(mask, box, dose)
         )
         if record.group == "mri/clinical":
-            self._slice_counts[structure] = np.count_nonzero(mask, axis=(1, 2))
+            self._slice_counts[structure] = slice_counts(mask)
             self._foreground.append(self._foreground_row(structure, mask, box))
 
     def _foreground_row(self, structure: str, mask: Mask, box: Box | None) -> Row:
@@ -108,6 +104,11 @@ class Measurements:
         ]
 
 
+def slice_counts(mask: Mask) -> npt.NDArray[np.int64]:
+    """Voxels of each slice; counted one by one, which NumPy does ten times as fast as by axis."""
+    return np.array([np.count_nonzero(plane) for plane in mask], np.int64)
+
+
 def bounding_box(mask: Mask) -> Box | None:
     """Smallest box of slices that holds every voxel of `mask`; None if it has none."""
     planes = np.logical_or.reduce(mask, axis=2)
@@ -137,14 +138,22 @@ def shape_columns(mask: Mask, box: Box | None, affine: FloatArray) -> Row:
         "bbox_start": start,
         "bbox_stop": [s.stop for s in box],
         "centroid_mm": index_to_lps(affine, _mean_index(part) + start).tolist(),
-        "components": int(ndimage.label(part, _CONNECTED_26)[1]),
+        "components": _components(part),
         "empty_slices": int(np.count_nonzero(~part.any(axis=(1, 2)))),
     }
 
 
+def _components(part: Mask) -> int:
+    """Number of components; a shared face, edge or corner connects, as in the authors' check."""
+    if sum(length == 1 for length in part.shape) > 1:  # cc3d 4.1 fails on a row of voxels
+        part = np.pad(part, 1)
+    return int(cc3d.connected_components(part, connectivity=26, return_N=True)[1])
+
+
 def _mean_index(part: Mask) -> FloatArray:
     """Mean (z, y, x) index of the voxels, from counts along each axis: exact in integers."""
-    counts = [np.count_nonzero(part, axis=tuple({0, 1, 2} - {axis})) for axis in range(3)]
+    columns = np.add.reduce(part.view(np.uint8), axis=0, dtype=np.uint32)  # (y, x): voxels along z
+    counts = slice_counts(part), columns.sum(axis=1), columns.sum(axis=0)
     return np.array([float(np.average(np.arange(len(c)), weights=c)) for c in counts])
 
 

@@ -12,14 +12,14 @@ import struct
 from dataclasses import dataclass, replace
 from math import prod
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from isal import igzip, igzip_lib
 from nibabel.nifti1 import Nifti1Header
 from nibabel.nifti2 import Nifti2Header
 from nibabel.spatialimages import HeaderDataError
+from zlib_ng import gzip_ng, zlib_ng
 
 from lundprobe_zarr.errors import SourceError, SourceNotFoundError
 from lundprobe_zarr.vocabulary.geometry import SAME_GRID_MM, FloatArray, largest_shift
@@ -31,8 +31,10 @@ from .workspace import Workspace
 _DEFLATE_MAX_RATIO = 1032
 #: Room for header extensions, and for bytes behind the last voxel; they are kept as attributes.
 _MAX_SIDE_BYTES = 1 << 20
-_PIECE = 1 << 17
-_GZIP_ERRORS: Any = (igzip.BadGzipFile, igzip_lib.IsalError)
+#: Uncompressed bytes at a time: still in the processor's cache when they are hashed, and more
+#: than the reader buffers, which then copies nothing.
+_PIECE = 1 << 20
+_GZIP_ERRORS: Any = (gzip_ng.BadGzipFile, zlib_ng.error)
 _TYPES = "integers or floats of up to 64 bits"
 _HEADERS = {348: Nifti1Header, 540: Nifti2Header}
 
@@ -88,8 +90,8 @@ class _Layout:
 class _HashingFile(io.RawIOBase):
     """A file that hashes and counts what is read from it."""
 
-    def __init__(self, file: IO[bytes]) -> None:
-        self._file = file
+    def __init__(self, file: Any) -> None:
+        self._file = file  # unbuffered
         self.sha256 = hashlib.sha256()
         self.count = 0
 
@@ -97,18 +99,17 @@ class _HashingFile(io.RawIOBase):
         return True
 
     def readinto(self, buffer: Any) -> int:
-        data = self._file.read(len(buffer))
-        buffer[: len(data)] = data
-        self.sha256.update(data)
-        self.count += len(data)
-        return len(data)
+        count: int = self._file.readinto(buffer)
+        self.sha256.update(buffer[:count])
+        self.count += count
+        return count
 
 
 class _Uncompressed:
     """The uncompressed bytes of a `.nii.gz`, hashed as they are read."""
 
     def __init__(self, compressed: Any, where: str) -> None:
-        self._gzip = igzip.IGzipFile(fileobj=compressed, mode="rb")
+        self._gzip: Any = gzip_ng.GzipNGFile(fileobj=compressed, mode="rb")
         self._where = where
         self.sha256 = hashlib.sha256()
 
@@ -131,7 +132,8 @@ class _Uncompressed:
 
     def _readinto(self, piece: memoryview) -> int:
         try:
-            return int(self._gzip.readinto(piece))
+            # Of its buffer: until Python 3.14 GzipFile's own `readinto` copies through bytes.
+            return int(self._gzip._buffer.readinto(piece))
         except EOFError as error:
             raise SourceError(
                 f"{self._where}: the gzip stream ends too early (truncated file, or stray bytes "
@@ -152,7 +154,7 @@ def read_nifti(path: Path, where: str, workspace: Workspace | None = None) -> Ni
     for anything that is not one whole 3-D NIfTI volume of real numbers.
     """
     try:
-        with path.open("rb") as file:
+        with path.open("rb", buffering=0) as file:
             return _read(file, path.stat().st_size, where, workspace or Workspace())
     except FileNotFoundError as error:
         raise SourceNotFoundError(
@@ -167,9 +169,9 @@ def read_nifti(path: Path, where: str, workspace: Workspace | None = None) -> Ni
         ) from error
 
 
-def _read(file: IO[bytes], size: int, where: str, workspace: Workspace) -> NiftiFile:
+def _read(file: Any, size: int, where: str, workspace: Workspace) -> NiftiFile:
     hashing = _HashingFile(file)
-    stream = _Uncompressed(io.BufferedReader(hashing, _PIECE), where)
+    stream = _Uncompressed(io.BufferedReader(hashing), where)
     header = _read_header(stream, where)
     layout = parse_header(header, where)
     _require_plausible(layout, size, where)

@@ -110,7 +110,8 @@ def _write_store(
     patient: PatientSource, folder: Path, precision: Precision, progress: Progress
 ) -> tuple[tuple[str, ...], dict[str, list[Row]]]:
     writer = VolumeWriter(folder, patient, precision, progress)
-    for plan in plan_store(patient):
+    # Images and uncertainty first, which take most memory: no dose is kept for masks yet.
+    for plan in sorted(plan_store(patient), key=lambda p: p.spec.is_mask or p.is_dose):
         writer.write(plan)
     writer.read_fiducials()
     contents = writer.contents

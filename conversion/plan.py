@@ -20,6 +20,11 @@ class ArrayPlan:
     labels: dict[str, tuple[Label, ...]]
     entries: tuple[SourceEntry, ...]
 
+    @property
+    def is_dose(self) -> bool:
+        """Whether it is the dose on its grid."""
+        return self.spec.variable == "dose"
+
     def index(self, labels: dict[str, Label]) -> tuple[int, ...]:
         """Position of a labelled slice in the array."""
         return tuple(self.labels[dim].index(labels[dim]) for dim in self.spec.label_dims)

@@ -60,9 +60,11 @@ def _compare(
     codec: ShardCodec, volume: Volume, read: Callable[[int, int], bytes], size: int, key: str
 ) -> Box | None:
     bits = f"u{codec.dtype.itemsize}"
+    is_stored_type = volume.dtype == codec.dtype
     first = None
     for box, chunk in codec.decode(read, size, key):
-        expected = np.ascontiguousarray(volume[box], dtype=codec.dtype).view(bits)
+        part = volume[box] if is_stored_type else volume[box].astype(codec.dtype)
+        expected = part.view(bits)
         same = not expected.any() if chunk is None else np.array_equal(chunk.view(bits), expected)
         if not same:
             raise VerificationError(

@@ -35,14 +35,12 @@ def read_mask(file: NiftiFile, where: str) -> Mask:
     Raises `SourceError` if it holds inf, NaN, a third value, or no zero.
     """
     values = scale(file.raw, file.slope, file.inter)
-    if values.dtype == np.uint8 and int(values.max()) <= 1:
-        mask = values.view(np.bool_)  # by far the commonest file: no copy
-    else:
-        mask = values != 0
+    is_plain = values.dtype == np.uint8 and int(values.max()) <= 1  # by far the commonest file
+    mask = values.view(np.bool_) if is_plain else values != 0
     voxels = int(np.count_nonzero(mask))
     _require_plain_zeros(file, voxels, where)
     foreground = values.reshape(-1)[int(mask.argmax())] if voxels else None
-    if foreground is not None:
+    if foreground is not None and not (is_plain and voxels < mask.size):
         _require_two_values(values, mask, foreground, where)
     if file.is_scaled:
         _require_recoverable_mask(file, mask, 0.0 if foreground is None else foreground, where)
@@ -53,9 +51,10 @@ def _require_two_values(
     values: Volume, mask: npt.NDArray[np.bool_], foreground: Any, where: str
 ) -> None:
     has_zero = not mask.all()
-    others = np.unique(values[mask & (values != foreground)])[:4]
-    if has_zero and not others.size and np.isfinite(foreground):
+    same = int(np.count_nonzero(values == foreground))
+    if has_zero and same == np.count_nonzero(mask) and np.isfinite(foreground):
         return
+    others = np.unique(values[mask & (values != foreground)])[:4]
     found = ", ".join(str(v) for v in ([0] if has_zero else []) + [foreground, *others])
     raise SourceError(
         f"{where}: holds {found}{'' if has_zero else ' and no 0'}; expected a mask of 0 and one "
@@ -65,9 +64,9 @@ def _require_two_values(
 
 def _require_plain_zeros(file: NiftiFile, voxels: int, where: str) -> None:
     """Refuse -0.0 in float masks: it could not be told from 0 when the file is written back."""
-    bits = file.raw.view(f"u{file.raw.dtype.itemsize}")
     if file.is_scaled or file.raw.dtype.kind != "f":
         return
+    bits = file.raw.view(f"u{file.raw.dtype.itemsize}")
     if int(np.count_nonzero(bits)) != voxels:
         raise SourceError(
             f"{where}: holds 0 and -0.0; expected a mask of 0 and one other value; correct the file"

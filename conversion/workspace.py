@@ -6,13 +6,12 @@ which costs as much as decompressing a mask. One workspace serves one patient.
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import numpy.typing as npt
 
 Buffer = npt.NDArray[np.uint8]
-#: Buffers worth keeping: masks, which come in numbers. Images and dose are few and large, and
-#: keeping theirs would add to what measuring a mask needs.
-_KEEP_BYTES = 1 << 28
 
 
 class Workspace:
@@ -28,19 +27,20 @@ class Workspace:
 
     def take(self, size: int) -> Buffer:
         """A buffer of `size` bytes, uint8, contents undefined; raises `MemoryError`."""
-        fitting = [b for b in self._free if b.size >= size]
+        # More than twice as large would be wasted: then the system gets it back for other uses.
+        fitting = [b for b in self._free if size <= b.size < 2 * size]
         if fitting:
             buffer = min(fitting, key=lambda b: b.size)
             self._free = [b for b in self._free if b is not buffer]
         else:
-            # A too small one would only lie idle. Pages of np.empty cost memory once written.
-            self._free = self._free[1:]
+            # Files come in runs of one size: what served the last run would only lie idle.
+            self._free = []
             buffer = np.empty(size, np.uint8)
         self._taken.append(buffer)
         return buffer[:size]
 
-    def release(self) -> None:
-        """All buffers handed out may be used again; the largest are given back to the system."""
-        kept = [b for b in (*self._free, *self._taken) if b.size <= _KEEP_BYTES]
-        self._free = sorted(kept, key=lambda b: b.size)
-        self._taken = []
+    def release(self, but: npt.NDArray[Any] | None = None) -> None:
+        """All buffers handed out may be used again, except the one that `but` lies in."""
+        held = [b for b in self._taken if but is not None and np.may_share_memory(b, but)]
+        self._free += [b for b in self._taken if not any(b is h for h in held)]
+        self._taken = held

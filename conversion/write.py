@@ -97,10 +97,17 @@ class VolumeWriter:
 
     def write(self, plan: ArrayPlan) -> None:
         """Write one array of the plan; raises `SourceError` for files that cannot be stored."""
+        if plan.is_dose:  # that of the grid before has served
+            self._dose = {}
+            self._workspace.release()
         write = self._write_masks if plan.spec.is_mask else self._write_quantities
         array = write(plan)
         self.contents.arrays.append(array)
-        self._workspace.release()
+        self._release()
+
+    def _release(self) -> None:
+        """Let go of the voxels read, but of the dose, which masks of its grid are measured by."""
+        self._workspace.release(but=next(iter(self._dose.values()), None))
 
     def read_fiducials(self) -> None:
         """Read the fiducial positions, if the patient has them."""
@@ -160,7 +167,7 @@ class VolumeWriter:
             self.measurements.add(entry.record, mask.values, affine, dose)
             facts = {"foreground": mask.foreground, "voxels": mask.voxels}
             stored.append(self._store(plan, codec, entry, file, mask.values, facts))
-            self._workspace.release()
+            self._release()
         return self._written(plan, codec, stored)
 
     def _write_quantities(self, plan: ArrayPlan) -> WrittenArray:
@@ -169,8 +176,8 @@ class VolumeWriter:
         dtype = common_type([q.rounded for _, q in ready], ladder_of(plan.spec.variable), where)
         volumes = [q.rounded.values for _, q in ready]
         codec = with_best_filter(self._codec(plan, dtype), volumes)
-        if plan.spec.variable == "dose":  # kept, with its memory, for the masks of its grid
-            self._dose = {plan.spec.grid: volumes[0].astype(dtype)}
+        if plan.is_dose:
+            self._dose = {plan.spec.grid: volumes[0].astype(dtype, copy=False)}
         stored = []
         for entry, (file, quantity) in zip(plan.entries, ready, strict=True):
             facts = {

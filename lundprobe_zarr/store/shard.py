@@ -83,8 +83,8 @@ class ShardCodec:
         offset = 0
         for number, box in enumerate(self.boxes()):
             chunk = self._padded(volume[box])
-            # Bits, not values: -0.0 equals the fill value and is yet another number.
-            if not chunk.view(f"u{chunk.dtype.itemsize}").any():
+            # Bytes, not values: -0.0 equals the fill value and is yet another number.
+            if not chunk.view(np.bool_).any():
                 continue
             payload = self._compressor.encode(chunk)
             part = payload + _crc32c(payload)
