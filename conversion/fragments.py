@@ -21,7 +21,7 @@ from lundprobe_zarr.store.metadata import StoreMetadata
 from lundprobe_zarr.store.volumes import read_volume
 from lundprobe_zarr.vocabulary.files import SourceFile
 
-from .measure import Measurements, Row
+from .measure import Measurements, Row, bounding_box
 
 _FOLDER = ".conversion"
 _STORE = b"store_sha256"
@@ -91,7 +91,8 @@ def measure_store(location: Location, store: StoreMetadata) -> dict[str, list[Ro
         elif array.spec.is_mask:
             source = SourceFile(array.spec.group, array.spec.variable, record.labels)
             volume = read_volume(location, store, array, record)
-            measurements.add(source, volume, _affine(store, grid), doses.get(grid))
+            affine, box = _affine(store, grid), bounding_box(volume)
+            measurements.add(source, volume, box, affine, doses.get(grid))
     z, y, x = store.groups["mri"]["shape"]
     return measurements.rows((z, y, x), _affine(store, "mri"))
 

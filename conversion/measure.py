@@ -47,10 +47,13 @@ class Measurements:
         self,
         record: SourceFile,
         mask: Mask,
+        box: Box | None,
         affine: FloatArray,
         dose: npt.NDArray[Any] | None,
     ) -> None:
-        """Measure one mask; `dose` is that of its grid in Gy, None if the patient has none.
+        """Measure one mask, whose `bounding_box` is `box`.
+
+        `dose` is that of its grid in Gy, None if the patient has none.
 
         Fiducial masks are no structures and are passed over.
         """
@@ -58,7 +61,6 @@ class Measurements:
         if source is None:
             return
         structure = str(record.labels["structure"])
-        box = bounding_box(mask)
         self._structures.append(
             self._who
             | self._protocol

@@ -21,12 +21,12 @@ from lundprobe_zarr.schema.encoding import MASK_BLOSC, inner_chunk
 from lundprobe_zarr.schema.precision import Precision, common_type, ladder_of
 from lundprobe_zarr.schema.records import SourceRecord
 from lundprobe_zarr.store.metadata import shard_key
-from lundprobe_zarr.store.shard import ShardCodec, with_best_filter
+from lundprobe_zarr.store.shard import Box, ShardCodec, with_best_filter
 from lundprobe_zarr.vocabulary.geometry import SAME_GRID_MM, FloatArray, largest_shift
 
 from .fiducials import read_fiducials
 from .inventory import PatientSource, SourceEntry
-from .measure import Measurements
+from .measure import Measurements, bounding_box
 from .nifti import NiftiFile, read_nifti, without_voxels
 from .plan import ArrayPlan
 from .shards import compare_shard, digest, put_shard
@@ -164,9 +164,10 @@ class VolumeWriter:
                 self.contents.grids[plan.spec.grid].affine,
                 self._dose.get(plan.spec.grid),
             )
-            self.measurements.add(entry.record, mask.values, affine, dose)
+            box = bounding_box(mask.values)
+            self.measurements.add(entry.record, mask.values, box, affine, dose)
             facts = {"foreground": mask.foreground, "voxels": mask.voxels}
-            stored.append(self._store(plan, codec, entry, file, mask.values, facts))
+            stored.append(self._store(plan, codec, entry, file, mask.values, facts, box))
             self._release()
         return self._written(plan, codec, stored)
 
@@ -221,12 +222,16 @@ class VolumeWriter:
         file: NiftiFile,
         volume: Volume,
         facts: dict[str, Any],
+        within: Box | None = None,
     ) -> _Stored:
-        """Write and verify the shard of one file; `facts` are what its values showed."""
+        """Write and verify the shard of one file; `facts` are what its values showed.
+
+        `within` is a box that holds all voxels of a mask, None for one without any.
+        """
         place = plan.index(entry.record.labels)
         key = shard_key(plan.spec, place)
-        size, sha256 = put_shard(self._folder / key, codec, volume)
-        box = compare_shard(self._folder / key, codec, volume, key)
+        size, sha256 = put_shard(self._folder / key, codec, volume, within)
+        box = compare_shard(self._folder / key, codec, volume, within, key)
         self._progress(entry.bytes)
         witness = None if box is None else Witness((*place, *box), digest(volume[box], codec.dtype))
         return _Stored(self._record(entry, file, size, sha256, facts), witness)

@@ -74,14 +74,17 @@ class ShardCodec:
             )
             yield z, y, x
 
-    def encode(self, volume: Volume) -> Iterator[bytes]:
+    def encode(self, volume: Volume, within: Box | None = None) -> Iterator[bytes]:
         """Parts of the shard of `volume` (z, y, x), in order; none if every voxel is zero.
 
-        Values are cast to `dtype`, which must hold them. All-zero chunks are left out.
+        Values are cast to `dtype`, which must hold them. All-zero chunks are left out; outside of
+        the box `within`, if given, every voxel is known to be zero and is not looked at.
         """
         index = np.full((int(np.prod(self.grid)), 2), EMPTY, dtype="<u8")
         offset = 0
         for number, box in enumerate(self.boxes()):
+            if not overlap(box, within):
+                continue
             chunk = self._padded(volume[box])
             # Bytes, not values: -0.0 equals the fill value and is yet another number.
             if not chunk.view(np.bool_).any():
@@ -162,6 +165,13 @@ class ShardCodec:
     def _read_index(self, read: ReadRange, size: int) -> bytes:
         length = min(self.index_bytes, size)
         return read(size - length, length)
+
+
+def overlap(box: Box, within: Box | None) -> bool:
+    """Whether two boxes have a voxel in common; any box has one with None, the whole volume."""
+    return within is None or all(
+        a.start < b.stop and b.start < a.stop for a, b in zip(box, within, strict=True)
+    )
 
 
 def with_best_filter(codec: ShardCodec, volumes: Sequence[Volume]) -> ShardCodec:
