@@ -7,8 +7,11 @@ import json
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
@@ -236,6 +239,50 @@ def test_validate_a_sound_dataset(cli, dataset, tmp_path):
     assert ran.status == 0
     assert "Sound: 4 stores" in ran.out
     assert json.loads(report.read_text())["sound"] is True
+
+
+def _alter(file: Path, change: Callable[[pa.Table], pa.Table]) -> None:
+    table = pq.read_table(file)
+    pq.write_table(change(table).cast(table.schema), file)
+
+
+def _set_first(column: str, value: Any) -> Callable[[pa.Table], pa.Table]:
+    def change(table: pa.Table) -> pa.Table:
+        values = [value, *table[column].to_pylist()[1:]]
+        place = table.schema.get_field_index(column)
+        kind = table.schema.field(column).type
+        return table.set_column(place, table.schema.field(column), pa.array(values, kind))
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("table", "change", "deep", "said"),
+    [
+        ("structures", lambda t: t.slice(1), False, "no row of mri clinical CTVT_427"),
+        ("structures", lambda t: pa.concat_tables([t, t.slice(3, 1)]), False, "1 rows too many"),
+        ("structures", _set_first("fold", 3), False, "a row of mri clinical CTVT_427 3, which"),
+        ("structures", _set_first("bbox_start", [0, 0, 0]), True, "says {'voxels'"),
+        ("structures", _set_first("patient_id", "newAcq_0000000000000000"), False, "newAcq_0000"),
+        ("slices", lambda t: t.slice(1), False, "expected one for each of"),
+        ("slices", _set_first("voxels_Rectum", 9999), False, "voxels of Rectum; structures has"),
+        ("foreground", _set_first("total", 1), False, "totals {'CTVT_427': 1,"),
+        ("arrays", _set_first("stored_bytes", 1), False, "differs from its store"),
+        ("patients", _set_first("n_fiducials", 9), False, "n_fiducials is 9; its store says"),
+    ],
+)
+def test_validate_names_a_table_that_does_not_match_its_stores(
+    cli, dataset, tmp_path, table, change, deep, said
+):
+    copy = copy_of(dataset, tmp_path)
+    _alter(copy / "metadata" / table / "base-00000.parquet", change)
+    if table == "patients":
+        _alter(copy / "metadata" / "patients.parquet", change)
+    ran = cli("validate", copy, *(["--deep"] if deep else []))
+    assert ran.status == 3
+    assert said in ran.out + ran.err
+    if deep:
+        assert cli("validate", copy).status == 0  # a quick look reads no voxel
 
 
 def test_validate_names_what_is_damaged(cli, dataset, extended, tmp_path):
