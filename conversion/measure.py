@@ -25,7 +25,6 @@ Box = tuple[slice, slice, slice]
 Row = dict[str, Any]
 
 
-
 class Measurements:
     """Collects the measured rows of one patient, mask by mask."""
 
