@@ -4,6 +4,9 @@ The server is a process of its own on loopback, serves files and byte ranges ove
 nothing, counts every request and sleeps before each answer. So waiting shows as multiples of that
 latency; bandwidth does not show at all, the bytes do.
 
+The first patch lies about the target's centre, the second 70 voxels on along y and x: a full-size
+one touches 2 × 2 columns of inner chunks there and 3 × 3 here, so it takes twice the bytes.
+
     python -m benchmarks.remote --dataset /tmp/lundprobe-bench/standard
 """
 
@@ -105,6 +108,7 @@ def measure(server: Server, repeats: int) -> dict[str, Any]:
     return {
         "latency_ms": 1000 * LATENCY,
         "patch": f"{'×'.join(map(str, SHAPE))} of T2w and {len(MASKS)} masks",
+        "boxes_zyx": [[[s.start, s.stop] for s in box] for box in boxes],
         "voxel_bytes_asked_for": asked,
         "repeats": repeats,
         **{name: summary(found, asked) for name, found in steps.items()},

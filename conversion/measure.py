@@ -14,6 +14,7 @@ import cc3d
 import numpy as np
 import numpy.typing as npt
 
+from lundprobe_zarr.schema.layout import SEGMENTATION_SOURCES
 from lundprobe_zarr.schema.tables import D_LEVELS, FOREGROUND_SAMPLE, V_LEVELS
 from lundprobe_zarr.vocabulary.files import SourceFile
 from lundprobe_zarr.vocabulary.geometry import FloatArray, axis_coordinates, index_to_lps
@@ -22,15 +23,6 @@ from lundprobe_zarr.vocabulary.names import PRESCRIPTION_GY, STRUCTURES, protoco
 Mask = npt.NDArray[np.bool_]
 Box = tuple[slice, slice, slice]
 Row = dict[str, Any]
-
-#: (group, variable) of a mask -> `source` of its row.
-_SOURCES = {
-    ("mri/clinical", "mask"): "clinical",
-    ("sct/clinical", "mask"): "clinical",
-    ("mri/nnunet", "mask"): "nnunet",
-    ("mri/nnunet", "fold_mask"): "nnunet_fold",
-    ("mri/observers", "mask"): "observer",
-}
 
 
 class Measurements:
@@ -57,7 +49,7 @@ class Measurements:
 
         Fiducial masks are no structures and are passed over.
         """
-        source = _SOURCES.get((record.group, record.variable))
+        source = SEGMENTATION_SOURCES.get(f"{record.group}/{record.variable}")
         if source is None:
             return
         structure = str(record.labels["structure"])

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import io
-import struct
 from dataclasses import dataclass, replace
 from math import prod
 from pathlib import Path
@@ -16,12 +15,12 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from nibabel.nifti1 import Nifti1Header
-from nibabel.nifti2 import Nifti2Header
 from nibabel.spatialimages import HeaderDataError
 from zlib_ng import gzip_ng, zlib_ng
 
 from lundprobe_zarr.errors import SourceError, SourceNotFoundError
+from lundprobe_zarr.schema.header import parse_header as nifti_header
+from lundprobe_zarr.schema.header import size_and_order
 from lundprobe_zarr.vocabulary.geometry import SAME_GRID_MM, FloatArray, largest_shift
 
 from .workspace import Workspace
@@ -36,7 +35,6 @@ _MAX_SIDE_BYTES = 1 << 20
 _PIECE = 1 << 20
 _GZIP_ERRORS: Any = (gzip_ng.BadGzipFile, zlib_ng.error)
 _TYPES = "integers or floats of up to 64 bits"
-_HEADERS = {348: Nifti1Header, 540: Nifti2Header}
 
 
 @dataclass(frozen=True)
@@ -197,12 +195,11 @@ def _read(file: Any, size: int, where: str, workspace: Workspace) -> NiftiFile:
 
 def _read_header(stream: _Uncompressed, where: str) -> bytes:
     start = stream.read(4)
-    for order in "<>":
-        size = struct.unpack(f"{order}i", start)[0] if len(start) == 4 else 0
-        if size in _HEADERS:
-            header = start + stream.read(size - 4)
-            if len(header) == size:
-                return header
+    found = size_and_order(start)
+    if found is not None:
+        header = start + stream.read(found[0] - len(start))
+        if len(header) == found[0]:
+            return header
     raise SourceError(
         f"{where}: begins with bytes {start!r}, which no NIfTI header does, or ends within it; "
         "expected NIfTI-1 or NIfTI-2; fetch the file again"
@@ -214,9 +211,7 @@ def parse_header(header: bytes, where: str) -> _Layout:
 
     Raises `SourceError` naming `where` and the field that cannot be.
     """
-    kind: Any = _HEADERS[len(header)]
-    order = "<" if struct.unpack("<i", header[:4])[0] == len(header) else ">"
-    parsed = kind(header, endianness=order, check=False)
+    parsed: Any = nifti_header(header)
     _require_single_file(parsed, where)
     shape, oddities = _shape(parsed, where)
     slope, inter = _scaling(parsed, where)
@@ -229,7 +224,7 @@ def parse_header(header: bytes, where: str) -> _Layout:
         inter=inter,
         affine=affine,
         description=bytes(parsed["descrip"].item()).split(b"\0")[0].decode("latin-1"),
-        oddities=oddities + disagreement + (("big-endian",) if order == ">" else ()),
+        oddities=oddities + disagreement + (("big-endian",) if parsed.endianness == ">" else ()),
     )
 
 

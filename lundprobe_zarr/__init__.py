@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from lundprobe_zarr.errors import LundProbeError
-from lundprobe_zarr.store.extensions import extend_trees
+from lundprobe_zarr.store.extensions import extend_cohorts, extend_trees
 from lundprobe_zarr.vocabulary.version import package_version
 
 if TYPE_CHECKING:
@@ -45,6 +45,7 @@ _LABELLED = ("CommonGrid", "Region", "to_xarray")
 _LAZY |= dict.fromkeys(_LABELLED, "lundprobe_zarr.views.labelled")
 _LAZY["write_phantom"] = "lundprobe_zarr.phantom"
 extend_trees("lundprobe_zarr.views.labelled")  # the accessor `.lp`, with the first opened tree
+extend_cohorts("to_xarray", "lundprobe_zarr.views.labelled")
 
 
 def __getattr__(name: str) -> Any:

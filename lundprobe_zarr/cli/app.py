@@ -48,7 +48,7 @@ app = typer.Typer(
     "dataset, or damaged; 130 interrupted.",
 )
 
-#: Each command with an example that runs, in this order, in an empty folder.
+#: Each command with its examples; they run, in this order, in an empty folder.
 COMMANDS: tuple[tuple[Callable[..., Any], str], ...] = (
     (phantom, "phantom SOURCE --patients 3 --extended 1"),
     (convert, "convert SOURCE DATASET --workers 2"),
@@ -57,13 +57,15 @@ COMMANDS: tuple[tuple[Callable[..., Any], str], ...] = (
     (copy, "copy DATASET COPY"),
     (info, "info DATASET"),
     (query, "query DATASET \"protocol = 'newAcq' AND NOT missing_PenileBulb\""),
+    (query, 'query DATASET "SELECT structure, avg(volume_cc) FROM structures GROUP BY ALL"'),
     (export, "export DATASET newAcq_cba26d19714d0247 OUT"),
     (preview, "preview DATASET newAcq_cba26d19714d0247 picture.png"),
     (demo, "demo DEMO"),
 )
 
-for _command, _example in COMMANDS:
-    app.command(epilog=f"Example: lundprobe-zarr {_example}")(_command)
+for _command in dict.fromkeys(command for command, _ in COMMANDS):
+    _examples = (f"Example: lundprobe-zarr {e}" for command, e in COMMANDS if command is _command)
+    app.command(epilog="\n\n".join(_examples))(_command)
 
 
 @app.callback(invoke_without_command=True)

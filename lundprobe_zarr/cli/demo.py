@@ -119,7 +119,7 @@ def _validate(dataset: Path, workers: int) -> None:
 
 
 def _query(dataset: Path) -> Cohort:
-    from lundprobe_zarr.cli.query import Format, query
+    from lundprobe_zarr.cli.query import query
     from lundprobe_zarr.cohort import open_cohort
 
     _step(
@@ -132,7 +132,7 @@ def _query(dataset: Path) -> Cohort:
             f'chosen = cohort.where("{_PREDICATE}")',
         ),
     )
-    query(str(dataset), _PREDICATE, Format.table)
+    query(str(dataset), _PREDICATE)
     return open_cohort(dataset).where(_PREDICATE)
 
 

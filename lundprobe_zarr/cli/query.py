@@ -1,24 +1,33 @@
-"""`query`: which patients an SQL predicate chooses."""
+"""`query`: which patients an SQL predicate chooses, or what a SELECT over the tables gives."""
 
 from __future__ import annotations
 
 import csv
+import io
 import json
+import math
+import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from decimal import Decimal
 from enum import StrEnum
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from lundprobe_zarr.cli.validate import Dataset
-from lundprobe_zarr.errors import UnknownLabelError
+from lundprobe_zarr.errors import QueryError, UnknownLabelError, UsageError
 
 if TYPE_CHECKING:
-    import pandas as pd
+    import pyarrow as pa
 
-#: Columns shown to people unless they ask for others; csv and json have all.
+#: Columns of patients shown to people unless they ask for others; the other forms have all.
 _SHOWN = ("patient_id", "part", "protocol", "missing_structures", "n_fiducials", "dose_max_gy")
+#: How a query begins, blanks and comments aside. SQL reserves these words: no predicate does.
+_QUERY = re.compile(
+    r"(?:\s|--[^\n]*\n|/\*.*?\*/)*(?:SELECT|WITH|FROM)\b", re.IGNORECASE | re.DOTALL
+)
 
 
 class Format(StrEnum):
@@ -27,43 +36,69 @@ class Format(StrEnum):
     table = "table"
     csv = "csv"
     json = "json"
+    parquet = "parquet"
 
 
 def query(
     dataset: Dataset,
-    predicate: Annotated[
-        str, typer.Argument(help="SQL over the columns of the patients table; quote it.")
-    ],
-    output: Annotated[
-        Format, typer.Option("--format", help="csv and json have every column.")
-    ] = Format.table,
+    sql: Annotated[str, typer.Argument(help="A predicate, or a SELECT; quote it.")],
+    form: Annotated[
+        Format | None,
+        typer.Option(
+            "--format", help="table if not given, or what the name of the --output file says."
+        ),
+    ] = None,
     columns: Annotated[
-        str | None, typer.Option(metavar="NAME[,NAME...]", help="Just these columns.")
+        str | None,
+        typer.Option(metavar="NAME[,NAME...]", help="Of the patients chosen, just these columns."),
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", help="Write to this file, replacing it.")
     ] = None,
 ) -> None:
-    """List the patients for which an SQL predicate holds.
+    """List the patients for whom a predicate holds, or ask all tables with SQL.
 
-    The columns are those of the patients table: see `lundprobe-zarr info DATASET --columns`.
+    SQL that begins with SELECT, WITH or FROM is a query over the tables patients, structures,
+    slices, foreground and arrays, read-only, as DuckDB has it; its rows are the output. Anything
+    else is a predicate over a patient's columns and structures (Rectum.volume_cc > 60), and the
+    output are the patients for whom it holds: in a table for people a few of their columns, in
+    csv, json and parquet all. See `lundprobe-zarr info DATASET --columns` for what there is.
     """
     from lundprobe_zarr.cohort import open_cohort
 
+    chosen_form = _form(form, output)
     cohort = open_cohort(dataset)
-    chosen = cohort.where(predicate)
-    frame = chosen.patients
-    known = [str(c) for c in frame.columns]
-    default = [c for c in _SHOWN if c in known] if output is Format.table else known
-    names = _chosen(columns, known) if columns is not None else default
-    rows = records(frame[names])
-    if output is Format.json:
-        typer.echo(json.dumps(rows, indent=2))
-    elif output is Format.csv:
-        _write_csv(names, rows)
+    if _QUERY.match(sql):
+        if columns is not None:
+            raise UsageError(f"--columns {columns}: of a query, name the columns after SELECT")
+        found = _named_once(cohort.sql_table(sql))
+        summary = f"{found.num_rows} {'row' if found.num_rows == 1 else 'rows'}"
     else:
-        _show_table(names, rows, len(chosen), len(cohort))
+        patients = cohort.where(sql).table("patients")
+        found = patients.select(_columns(columns, patients.column_names, chosen_form))
+        summary = f"{found.num_rows} of {len(cohort)} patients"
+    _write(found, chosen_form, output, summary)
 
 
-def _chosen(columns: str, known: Sequence[str]) -> list[str]:
-    names = [c.strip() for c in columns.split(",") if c.strip()]
+def _form(form: Format | None, output: Path | None) -> Format:
+    """The form asked for; raises `UsageError` where it would be binary on a terminal."""
+    named = {f".{f.value}": f for f in Format if f is not Format.table}
+    suffix = output.suffix.lower() if output else ""
+    chosen = named.get(suffix, Format.table) if form is None else form
+    if output is not None and chosen is Format.table:
+        raise UsageError(
+            f"--output {output}: a table is for people to read; expected a name that ends in "
+            f"{', '.join(named)}, or one of these as --format"
+        )
+    if chosen is Format.parquet and output is None and sys.stdout.isatty():
+        raise UsageError("parquet is binary: not for a terminal; give a file with --output")
+    return chosen
+
+
+def _columns(given: str | None, known: Sequence[str], form: Format) -> list[str]:
+    if given is None:
+        return [c for c in _SHOWN if c in known] if form is Format.table else list(known)
+    names = [c.strip() for c in given.split(",") if c.strip()]
     unknown = [c for c in names if c not in known]
     if unknown:
         raise UnknownLabelError(
@@ -73,27 +108,84 @@ def _chosen(columns: str, known: Sequence[str]) -> list[str]:
     return names
 
 
-def records(frame: pd.DataFrame) -> list[dict[str, Any]]:
-    """Rows as plain Python values, lists as lists and missing ones as None."""
-    text = frame.to_json(orient="records", double_precision=15)
-    rows: list[dict[str, Any]] = json.loads(text)
-    return rows
+def _named_once(found: pa.Table) -> pa.Table:
+    """The result of a query; raises `QueryError` if two of its columns have one name."""
+    names = found.column_names
+    twice = sorted({n for n in names if names.count(n) > 1})
+    if twice:
+        raise QueryError(
+            f"two columns of the result are named {', '.join(twice)}; expected a name each: "
+            "write … AS another_name"
+        )
+    return found
 
 
-def _write_csv(names: Sequence[str], rows: list[dict[str, Any]]) -> None:
-    writer = csv.writer(sys.stdout, lineterminator="\n")
-    writer.writerow(names)
-    for row in rows:
-        values = (row[n] for n in names)
-        writer.writerow([json.dumps(v) if isinstance(v, list) else v for v in values])
+def _write(found: pa.Table, form: Format, output: Path | None, summary: str) -> None:
+    if form is Format.table:
+        _show_table(found, summary)
+        return
+    data = _ENCODERS[form](found)
+    if output is None:
+        sys.stdout.buffer.write(data)
+        sys.stdout.flush()
+    else:
+        output.write_bytes(data)
+        typer.echo(f"Wrote {summary} to {output.resolve()}.")
 
 
-def _show_table(names: Sequence[str], rows: list[dict[str, Any]], chosen: int, known: int) -> None:
+def _parquet(found: pa.Table) -> bytes:
+    import pyarrow.parquet as pq
+
+    file = io.BytesIO()
+    pq.write_table(found, file, compression="zstd")
+    return file.getvalue()
+
+
+def _json(found: pa.Table) -> bytes:
+    rows = [{n: _plain(v) for n, v in row.items()} for row in found.to_pylist()]
+    return (json.dumps(rows, indent=2) + "\n").encode()
+
+
+def _csv(found: pa.Table) -> bytes:
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(found.column_names)
+    for row in found.to_pylist():
+        values = (_plain(v) for v in row.values())
+        writer.writerow([json.dumps(v) if isinstance(v, (list, dict)) else v for v in values])
+    return text.getvalue().encode()
+
+
+_ENCODERS: dict[Format, Callable[[pa.Table], bytes]] = {
+    Format.csv: _csv,
+    Format.json: _json,
+    Format.parquet: _parquet,
+}
+
+
+def _plain(value: Any) -> Any:
+    """A value as JSON has it: dates and the like as text, what is not a number as text or null."""
+    if isinstance(value, dict):
+        return {str(k): _plain(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(v) for v in value]
+    if isinstance(value, Decimal):  # as DuckDB takes 1.5, where it is inside a list
+        return float(value)
+    if isinstance(value, float) and not math.isfinite(value):
+        return None if math.isnan(value) else str(value)
+    return value if isinstance(value, (bool, int, float, str, type(None))) else str(value)
+
+
+def _show_table(found: pa.Table, summary: str) -> None:
+    import pyarrow as pa
+
     from lundprobe_zarr.cli.console import say, table
 
-    numbers = [n for n in names if rows and isinstance(rows[0][n], (int, float))]
-    table(names, ([_cell(row[n]) for n in names] for row in rows), right=numbers)
-    say(f"{chosen} of {known} patients")
+    rows = [[_cell(v) for v in row.values()] for row in found.to_pylist()]
+    numeric = (pa.types.is_integer, pa.types.is_floating)
+    numbers = [f.name for f in found.schema if any(is_kind(f.type) for is_kind in numeric)]
+    table(found.column_names, rows, right=numbers)
+    say(summary)
 
 
 def _cell(value: Any) -> str:

@@ -14,19 +14,22 @@ import pyarrow as pa
 
 from lundprobe_zarr.cohort.patient import Patient
 from lundprobe_zarr.cohort.predicate import parse_predicate
-from lundprobe_zarr.cohort.query import run_query
+from lundprobe_zarr.cohort.query import restricted, run_query
 from lundprobe_zarr.cohort.saved import SavedCohort, check_dataset, check_patients, read_saved
 from lundprobe_zarr.cohort.source import Rows, Source
 from lundprobe_zarr.cohort.splits import Splits, make_splits
 from lundprobe_zarr.errors import UnknownLabelError, UsageError
 from lundprobe_zarr.store.dataset import open_manifest
+from lundprobe_zarr.store.extensions import cohort_function
 from lundprobe_zarr.store.location import Location
 from lundprobe_zarr.vocabulary.nearest import suggestion
 
 if TYPE_CHECKING:
     import pandas as pd
+    import xarray as xr
 
     from lundprobe_zarr.schema.manifest import Manifest
+    from lundprobe_zarr.views.labelled import CommonGrid
 
 
 def open_cohort(
@@ -126,7 +129,7 @@ class Cohort:
     @cached_property
     def patients(self) -> pd.DataFrame:
         """The cohort's rows of the patients table."""
-        frame: pd.DataFrame = self._source.table("patients").take(pa.array(self._rows)).to_pandas()
+        frame: pd.DataFrame = self.table("patients").to_pandas()
         return frame
 
     def __len__(self) -> int:
@@ -217,7 +220,40 @@ class Cohort:
 
         Raises `QueryError` for a query that is not one SELECT of these tables, or cannot be run.
         """
+        frame: pd.DataFrame = self.sql_table(query).to_pandas()
+        return frame
+
+    def sql_table(self, query: str) -> pa.Table:
+        """As `sql`, as an Arrow table: whole numbers stay such where some are missing."""
         return run_query(self._source, query, self._rows)
+
+    def table(self, name: str) -> pa.Table:
+        """The rows of a table that are of this cohort's patients, with what its columns mean.
+
+        Read once, whole. Raises `UnknownLabelError` for a table there is none of, `DatasetError`
+        if it cannot be read.
+        """
+        return restricted(self._source, name, self._rows)
+
+    @overload
+    def to_xarray(self) -> xr.DataTree: ...
+    @overload
+    def to_xarray(
+        self,
+        grid: CommonGrid,
+        *,
+        structures: Sequence[str] | None = None,
+        columns: Sequence[str] = ("protocol", "part"),
+        fill: float = ...,
+    ) -> xr.Dataset: ...
+    def to_xarray(self, grid: CommonGrid | None = None, **options: Any) -> xr.DataTree | xr.Dataset:
+        """All patients in one labelled, lazy object: `lundprobe_zarr.to_xarray(cohort, ...)`.
+
+        A tree with a child a patient, each on its own grids; or, with a `CommonGrid`, a Dataset
+        of all on that. What it takes and raises is said there.
+        """
+        found: xr.DataTree | xr.Dataset = cohort_function("to_xarray")(self, grid, **options)
+        return found
 
     def __and__(self, other: Cohort) -> Cohort:
         """Patients of both."""

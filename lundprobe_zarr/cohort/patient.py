@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from lundprobe_zarr.cohort.source import Source
 from lundprobe_zarr.errors import MissingStructureError, UnknownLabelError, UsageError
 from lundprobe_zarr.vocabulary.names import STRUCTURES
-from lundprobe_zarr.vocabulary.nearest import suggestion
+from lundprobe_zarr.vocabulary.nearest import unknown_label
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -109,10 +109,7 @@ class Patient:
         if grid not in ("mri", "sct"):
             raise UsageError(f"grid {grid!r} has no masks; expected 'mri' or 'sct'")
         if structure not in STRUCTURES:
-            raise UnknownLabelError(
-                f"unknown structure {structure!r}; {suggestion(structure, STRUCTURES)}; expected "
-                f"one of {', '.join(STRUCTURES)}"
-            )
+            raise unknown_label("structure", structure, STRUCTURES)
         present = self._present(grid)
         if structure not in present:
             raise MissingStructureError(

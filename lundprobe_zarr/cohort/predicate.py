@@ -22,6 +22,7 @@ from lundprobe_zarr.store.sql import (
     Node,
     changing_functions,
     check_parameter,
+    is_statement,
     nodes,
     parse_select,
     session,
@@ -149,11 +150,19 @@ def parse_predicate(text: str) -> Predicate:
             f"predicate {text!r}: is {type(text).__name__}; expected SQL text such as "
             "\"protocol = 'newAcq'\"; choose patients by id with cohort[[...]]"
         )
-    condition = _condition(text)
-    for node in nodes(condition):
-        _check_node(node, text)
-    predicate = _resolve(condition, text)
-    predicate.check()
+    try:
+        condition = _condition(text)
+        for node in nodes(condition):
+            _check_node(node, text)
+        predicate = _resolve(condition, text)
+        predicate.check()
+    except QueryError as error:
+        if is_statement(text):  # `ATTACH 'x.db'` parses as a condition, too
+            raise QueryError(
+                f"{shown(text)}: is a whole statement; expected a condition such as n_fiducials = "
+                "3; ask a SELECT with cohort.sql(...); nothing can be written or attached"
+            ) from error
+        raise
     return predicate
 
 

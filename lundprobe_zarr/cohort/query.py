@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -11,11 +9,8 @@ from lundprobe_zarr.cohort.source import Rows, Source
 from lundprobe_zarr.schema.tables import TABLES
 from lundprobe_zarr.store.sql import parse_select, session, tables_of
 
-if TYPE_CHECKING:
-    import pandas as pd
 
-
-def run_query(source: Source, text: str, rows: Rows) -> pd.DataFrame:
+def run_query(source: Source, text: str, rows: Rows) -> pa.Table:
     """Result of a SELECT over the tables, as seen by the patients in `rows`.
 
     Raises `QueryError` if it is not one SELECT of these tables alone, before anything is read.
@@ -23,13 +18,10 @@ def run_query(source: Source, text: str, rows: Rows) -> pd.DataFrame:
     names = tables_of(parse_select(text), TABLES, text)
     with session(text, {n: TABLES[n].schema.empty_table() for n in names}) as connection:
         connection.execute(f"EXPLAIN\n{text}")
-    tables = {name: _restricted(source, name, rows) for name in names}
+    tables = {name: restricted(source, name, rows) for name in names}
     with session(text, tables) as connection:
         result = connection.sql(text).to_arrow_table()
-        frame: pd.DataFrame = pa.table(
-            [_plain(column) for column in result.columns], names=result.column_names
-        ).to_pandas()
-    return frame
+    return pa.table([_plain(c) for c in result.columns], names=result.column_names)
 
 
 def _plain(column: pa.ChunkedArray) -> pa.ChunkedArray:
@@ -41,7 +33,8 @@ def _plain(column: pa.ChunkedArray) -> pa.ChunkedArray:
     return column.cast(pa.int64() if whole else pa.float64())
 
 
-def _restricted(source: Source, name: str, rows: Rows) -> pa.Table:
+def restricted(source: Source, name: str, rows: Rows) -> pa.Table:
+    """The rows of a table that are of the patients in `rows`; raises as `Source.table` does."""
     table = source.table(name)
     if len(rows) == len(source.ids):
         return table

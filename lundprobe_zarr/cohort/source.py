@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 from lundprobe_zarr.cohort.saved import DatasetIdentity
 from lundprobe_zarr.errors import DatasetError
 from lundprobe_zarr.schema.manifest import Manifest
-from lundprobe_zarr.schema.tables import PATIENTS
+from lundprobe_zarr.schema.tables import PATIENTS, STRUCTURES_TABLE
 from lundprobe_zarr.store.dataset import read_table
 from lundprobe_zarr.store.location import Location
 
@@ -37,13 +37,18 @@ class Source:
         self.manifest = manifest
         self._whole: dict[str, pa.Table] = {}
         self._parts: dict[str, pa.Table] = {}
-        self._row_of_segmentation: dict[tuple[str, str, str], Rows] = {}
+        self._forget_rows()
 
     def __getstate__(self) -> dict[str, Any]:
         # Another process gets the small table; the large ones it reads if it asks for them.
         small = {n: t for n, t in self._whole.items() if n == PATIENTS.name}
-        dropped = {"_whole": small, "_parts": {}, "_row_of_segmentation": {}}
-        return self.__dict__ | dropped
+        dropped: dict[str, Any] = {"_parts": {}, "_row_of_segmentation": {}}
+        return self.__dict__ | {"_whole": small, "_patient_of_row": None} | dropped
+
+    def _forget_rows(self) -> None:
+        """Of a table as it was read before: it has been read again."""
+        self._row_of_segmentation: dict[tuple[str, str, str], Rows] = {}
+        self._patient_of_row: npt.NDArray[np.int32] | None = None
 
     def table(self, name: str) -> pa.Table:
         """A whole table, read once.
@@ -52,11 +57,13 @@ class Source:
         """
         if name not in self._whole:
             self._whole[name] = read_table(self.location, self.manifest, name)
-            self._row_of_segmentation.clear()  # of the table as it was read before
+            self._forget_rows()
         return self._whole[name]
 
     def columns(self, name: str, columns: Collection[str]) -> pa.Table:
         """Some columns of a table; what was read before is not read again, and no others are.
+
+        What names a segmentation may come as Arrow dictionaries.
 
         Raises as `table` does, and `DatasetError` if the table lacks one of the columns.
         """
@@ -64,8 +71,11 @@ class Source:
         known = set() if table is None else set(table.column_names)
         if table is None or not (name in self._whole or known.issuperset(columns)):
             wanted = sorted(known.union(columns))
-            table = self._parts[name] = read_table(self.location, self.manifest, name, wanted)
-            self._row_of_segmentation.clear()  # of the table as it was read before
+            encoded = SEGMENTATION_KEYS if name == STRUCTURES_TABLE.name else ()
+            table = self._parts[name] = read_table(
+                self.location, self.manifest, name, wanted, encoded
+            )
+            self._forget_rows()
         absent = [c for c in columns if c not in table.column_names]
         if absent:
             raise DatasetError(
@@ -106,14 +116,15 @@ class Source:
 
     def _find(self, table: pa.Table, key: tuple[str, str, str]) -> Rows:
         """Row of the structures table for every patient, -1 for those who have none."""
-        wanted = pc.equal(table.column("structure"), key[2])
-        for column, value in (("grid", key[0]), ("source", key[1])):
-            wanted = pc.and_(wanted, pc.equal(table.column(column), value))
-        rows = np.flatnonzero(wanted.to_numpy())
-        everyone = self.columns("patients", ["patient_id"]).column(0).combine_chunks()
-        whose = pc.index_in(table.column("patient_id").take(pa.array(rows)), value_set=everyone)
-        patient = pc.fill_null(whose, -1).to_numpy()
-        found = np.full(len(everyone), -1, np.int64)
+        wanted = np.ones(table.num_rows, bool)
+        for column, value in zip(SEGMENTATION_KEYS[1:], key, strict=True):
+            wanted &= _places(table.column(column), pa.array([value])) == 0
+        if self._patient_of_row is None:
+            everyone = self.columns("patients", ["patient_id"]).column(0).combine_chunks()
+            self._patient_of_row = _places(table.column("patient_id"), everyone)
+        rows = np.flatnonzero(wanted)
+        patient = self._patient_of_row[rows]
+        found = np.full(len(self.ids), -1, np.int64)
         found[patient[patient >= 0]] = rows[patient >= 0]
         return found
 
@@ -147,3 +158,20 @@ class Source:
         columns = self.columns("patients", _IDENTIFYING).to_pydict().values()
         lines = sorted("\t".join(map(str, row)) for row in zip(*columns, strict=True))
         return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+
+
+def _places(column: pa.ChunkedArray, among: pa.Array) -> npt.NDArray[np.int32]:
+    """Place of every text of `column` in `among`, -1 where it is not there.
+
+    Each different text is looked up once, which is what dictionaries are for.
+    """
+    chunks = [c if pa.types.is_dictionary(c.type) else c.dictionary_encode() for c in column.chunks]
+    texts = pa.chunked_array([c.dictionary for c in chunks], pa.string())
+    found = pc.fill_null(pc.index_in(texts, value_set=among), -1).to_numpy()
+    places, start = [np.empty(0, np.int32)], 0
+    for chunk in chunks:
+        stop = start + len(chunk.dictionary)
+        looked_up = np.append(found[start:stop], np.int32(-1))  # the last for nulls
+        places.append(looked_up[pc.fill_null(chunk.indices, stop - start).to_numpy()])
+        start = stop
+    return np.concatenate(places)

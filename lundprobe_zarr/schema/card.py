@@ -12,6 +12,8 @@ from lundprobe_zarr.schema.tables import TABLES
 #: Rows and bytes of every table by part: table -> part -> (rows, bytes).
 Sizes = Mapping[str, Mapping[str, tuple[int, int]]]
 
+#: Class by which Intake opens a cohort.
+COHORT_DRIVER = "lundprobe_zarr.views.intake_cohort.CohortSource"
 _NOTICE_SYNTHETIC = (
     "> **Synthetic phantom.** Everything in this dataset was computed; no voxel comes from a "
     "patient. It has the form of LUND-PROBE and none of its contents: never publish results on it "
@@ -99,7 +101,9 @@ def dataset_catalog(manifest: Manifest, patient_id: str) -> str:
     """Intake catalog (YAML) of a dataset, paths relative to itself; `patient_id` is the default.
 
     Parameters are the catalog's, `catalog(patient_id=…, group=…).patient`: intake-xarray 2.0
-    ignores those of entries without a word, and would open the default patient.
+    ignores those of entries without a word, and would open the default patient. Only `cohort`,
+    `catalog(where=…).cohort`, needs this package: its `read` gives the patients' rows, its
+    `to_cohort` the `Cohort`.
     """
     root = "{{ CATALOG_DIR }}"
     lines = [
@@ -116,6 +120,10 @@ def dataset_catalog(manifest: Manifest, patient_id: str) -> str:
         f"      description: one of {', '.join(GROUP_TITLES)}",
         "      type: str",
         "      default: mri",
+        "    where:",
+        "      description: which patients are in the cohort, an SQL predicate",
+        "      type: str",
+        '      default: "true"',
         "sources:",
     ]
     for name, parts in manifest.tables.items():
@@ -135,5 +143,11 @@ def dataset_catalog(manifest: Manifest, patient_id: str) -> str:
         f'      urlpath: "{root}/patients/{{{{ patient_id }}}}.zarr"',
         '      group: "{{ group }}"',
         "      consolidated: true",
+        "  cohort:",
+        "    description: The patients for whom `where` holds; needs lundprobe-zarr installed.",
+        f"    driver: {COHORT_DRIVER}",
+        "    args:",
+        f'      urlpath: "{root}"',
+        '      where: "{{ where }}"',
     ]
     return "\n".join(lines) + "\n"

@@ -99,6 +99,15 @@ _SPECS = (
 #: Every array of volumes, by path in the store.
 ARRAY_SPECS: dict[str, ArraySpec] = {spec.path: spec for spec in _SPECS}
 
+#: Arrays of segmentations, by path -> what `source` in the structures table calls them.
+SEGMENTATION_SOURCES: dict[str, str] = {
+    "mri/clinical/mask": "clinical",
+    "sct/clinical/mask": "clinical",
+    "mri/nnunet/mask": "nnunet",
+    "mri/nnunet/fold_mask": "nnunet_fold",
+    "mri/observers/mask": "observer",
+}
+
 #: What each group holds; the store has those for which the patient has files.
 GROUP_TITLES: dict[str, str] = {
     "mri": "images and dose on the MRI grid",

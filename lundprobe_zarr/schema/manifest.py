@@ -100,5 +100,12 @@ def parse_manifest(text: str | bytes, where: str) -> Manifest:
         return Manifest.model_validate(raw)
     except ValidationError as error:
         raise DatasetError(
-            f"{where}: not a valid manifest: {error}; write it anew with `lundprobe-zarr finalise`"
+            f"{where}: not a valid manifest: {_reasons(error)}; write it anew with "
+            "`lundprobe-zarr finalise`"
         ) from error
+
+
+def _reasons(error: ValidationError) -> str:
+    """What is wrong with which fields, on one line."""
+    reasons = [f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()]
+    return ", ".join(r.removeprefix(": ") for r in reasons)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import errno
 import hashlib
+import io
 import os
 import time
 import uuid
@@ -14,7 +15,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, BinaryIO, TypeVar
 from urllib.parse import parse_qsl, unquote, urlsplit, urlunsplit
 
 import fsspec
@@ -183,6 +184,15 @@ class Location:
             return bytes(self._fs.cat_file(self._full(relative), **self._in_one_request))
 
         return self._do(relative, lambda: self._persist(fetch))
+
+    def open(self, relative: str) -> BinaryIO:
+        """One object as a file: on a local disk itself, elsewhere its contents, in one request.
+
+        So who wants but a part of a large local file reads no more. Raises as `read` does.
+        """
+        if self.is_local:
+            return self._do(relative, lambda: Path(self._full(relative)).open("rb"))
+        return io.BytesIO(self.read(relative))
 
     def read_ranges(self, ranges: Sequence[Range]) -> list[bytes]:
         """Bytes of every range, requested at the same time; one request a range.
@@ -428,12 +438,18 @@ def md5(data: bytes) -> bytes:
 
 
 def read_object(location: Location, relative: str, expected: str) -> bytes:
-    """Contents of an object that should be there; `expected` says what it is.
+    """Contents of an object that should be there; as `open_object`."""
+    with open_object(location, relative, expected) as file:
+        return file.read()
+
+
+def open_object(location: Location, relative: str, expected: str) -> BinaryIO:
+    """An object that should be there, as `Location.open` opens it; `expected` says what it is.
 
     Raises `DatasetError` if it is not there or cannot be read.
     """
     try:
-        return location.read(relative)
+        return location.open(relative)
     except FileNotFoundError as error:
         raise DatasetError(
             f"{location.path(relative)}: not there; expected {expected}; copy the dataset again, "

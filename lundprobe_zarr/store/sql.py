@@ -31,6 +31,8 @@ _HARMLESS = {"random", "uuid", "gen_random_uuid", "now", "today", "get_current_t
 #: Functions that tell of the session, whatever DuckDB's catalogue says of their stability.
 _OF_SESSION = {"current_setting", "getvariable"}
 _SHOWN_CHARACTERS = 300
+#: How DuckDB calls a text that it can parse, but that is no SELECT.
+_NO_SELECT = "not implemented"
 
 
 def shown(text: str) -> str:
@@ -80,14 +82,7 @@ def parse_select(text: str, whole: str | None = None) -> Node:
 
     Messages speak of `text`. Raises `QueryError` for anything else.
     """
-    query = text if whole is None else whole
-    with session(text, {}) as connection:
-        found = connection.execute("SELECT json_serialize_sql(?::VARCHAR)", [query]).fetchone()
-    assert found is not None
-    try:
-        tree: Node = json.loads(found[0])
-    except RecursionError as error:
-        raise QueryError(f"{shown(text)}: nested too deeply; write it in simpler parts") from error
+    tree = _parsed(text, text if whole is None else whole)
     if tree["error"]:
         raise QueryError(f"{shown(text)}: {_complaint(tree)}")
     if len(tree["statements"]) != 1:
@@ -98,8 +93,25 @@ def parse_select(text: str, whole: str | None = None) -> Node:
     return node
 
 
+def is_statement(text: str) -> bool:
+    """Whether DuckDB takes a text for a statement, or several, of any kind: to read or to write."""
+    tree = _parsed(text, text)
+    return tree["error_type"] == _NO_SELECT if tree["error"] else bool(tree["statements"])
+
+
+def _parsed(text: str, query: str) -> Node:
+    with session(text, {}) as connection:
+        found = connection.execute("SELECT json_serialize_sql(?::VARCHAR)", [query]).fetchone()
+    assert found is not None
+    try:
+        tree: Node = json.loads(found[0])
+    except RecursionError as error:
+        raise QueryError(f"{shown(text)}: nested too deeply; write it in simpler parts") from error
+    return tree
+
+
 def _complaint(tree: Node) -> str:
-    if tree["error_type"] == "not implemented":
+    if tree["error_type"] == _NO_SELECT:
         return "not a SELECT; expected one SELECT statement: the tables can be read, not changed"
     return f"{tree['error_message']}; expected SQL as DuckDB has it"
 

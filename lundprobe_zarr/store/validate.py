@@ -1,8 +1,8 @@
 """Is a dataset whole and sound? Quickly by its objects' sizes, or deeply by every byte.
 
-The quick look reads metadata and lists objects. The deep one decodes every chunk (checksums),
-hashes every shard, and rebuilds every NIfTI file that was stored exactly, to compare its hash
-with the original's.
+The quick look reads metadata and tables and lists objects. The deep one decodes every chunk
+(checksums), hashes every shard, compares every mask with its row, and rebuilds every NIfTI file
+that was stored exactly, to compare its hash with the original's.
 """
 
 from __future__ import annotations
@@ -25,6 +25,12 @@ from lundprobe_zarr.store.describe import array_rows, patient_row
 from lundprobe_zarr.store.location import Location
 from lundprobe_zarr.store.metadata import StoreMetadata, VolumeArray
 from lundprobe_zarr.store.objects import object_sizes
+from lundprobe_zarr.store.validate_measured import (
+    Measured,
+    mask_finding,
+    read_measured,
+    table_findings,
+)
 from lundprobe_zarr.store.volumes import nifti_parts, read_volume
 
 
@@ -67,16 +73,33 @@ def validate(
     manifest = open_manifest(location)
     rows = {r["patient_id"]: r for r in read_table(location, manifest, "patients").to_pylist()}
     arrays = _by_patient(read_table(location, manifest, "arrays").to_pylist())
+    measured = read_measured(location, manifest)
 
     def look(patient_id: str) -> tuple[int, list[Problem]]:
-        found = _look(location, patient_id, rows[patient_id], arrays.get(patient_id, []), deep)
+        said = _Said(
+            rows[patient_id], arrays.get(patient_id, []), measured.get(patient_id, Measured())
+        )
+        found = _look(location, patient_id, said, deep)
         on_store(patient_id)
         return found
 
     with ThreadPoolExecutor(workers) as pool:
         outcomes = list(pool.map(look, rows))
     problems = [*_counts(location, manifest, rows), *(p for _, found in outcomes for p in found)]
+    problems += [
+        Problem("measured tables", f"rows of {patient}, who is not in the patients table")
+        for patient in sorted({*measured, *arrays} - set(rows))
+    ]
     return Validation(deep, len(rows), sum(n for n, _ in outcomes), tuple(problems))
+
+
+@dataclass(frozen=True)
+class _Said:
+    """What the tables say of one patient."""
+
+    row: dict[str, Any]
+    arrays: list[dict[str, Any]]
+    measured: Measured
 
 
 def _by_patient(rows: list[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
@@ -104,22 +127,23 @@ def _counts(
 
 
 def _look(
-    location: Location,
-    patient_id: str,
-    row: dict[str, Any],
-    arrays: list[dict[str, Any]],
-    deep: bool,
+    location: Location, patient_id: str, said: _Said, deep: bool
 ) -> tuple[int, list[Problem]]:
     try:
         store = open_store(location, patient_id)
     except DatasetError as error:
         return 0, [Problem(store_path(patient_id), str(error))]
-    problems = [*_objects(location, store, row), *_tables(store, row, arrays)]
+    problems = [*_objects(location, store, said.row), *_tables(store, said.row, said.arrays)]
+    problems += [
+        Problem(f"{table} table, {patient_id}", finding)
+        for table, finding in table_findings(store, said.measured)
+    ]
     shards = list(store.shards())
     if deep:
         problems += _small_arrays(location, store)
         for array, record, key in shards:
-            problems += _voxels(location, store, array, record, key)
+            row = said.measured.row(array, record)
+            problems += _voxels(location, store, array, record, key, row)
     return len(shards), problems
 
 
@@ -182,7 +206,12 @@ def _listed(values: Any) -> list[Any]:
 
 
 def _voxels(
-    location: Location, store: StoreMetadata, array: VolumeArray, record: SourceRecord, key: str
+    location: Location,
+    store: StoreMetadata,
+    array: VolumeArray,
+    record: SourceRecord,
+    key: str,
+    row: dict[str, Any] | None,
 ) -> Iterator[Problem]:
     where = f"{store_path(store.patient_id)}/{key}"
     try:
@@ -194,6 +223,9 @@ def _voxels(
         yield Problem(where, f"SHA-256 differs from {record.stored_sha256}, recorded when written")
     if record.restores and _nifti_sha256(record, volume) != record.nifti_sha256:
         yield Problem(where, f"does not give back {record.path}: its SHA-256 differs")
+    difference = mask_finding(row, volume)
+    if difference:
+        yield Problem(where, difference)
 
 
 def _shard_sha256(location: Location, where: str) -> str:

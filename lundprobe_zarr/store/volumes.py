@@ -9,10 +9,9 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from nibabel.nifti1 import Nifti1Header
-from nibabel.nifti2 import Nifti2Header
 
 from lundprobe_zarr.errors import DamagedStoreError
+from lundprobe_zarr.schema.header import parse_header
 from lundprobe_zarr.schema.records import SourceRecord
 from lundprobe_zarr.schema.scaling import unscale
 from lundprobe_zarr.schema.tables import store_path
@@ -20,7 +19,6 @@ from lundprobe_zarr.store.location import Location
 from lundprobe_zarr.store.metadata import StoreMetadata, VolumeArray
 
 Volume = npt.NDArray[Any]
-_HEADERS = {348: Nifti1Header, 540: Nifti2Header}
 
 
 def read_volume(
@@ -92,9 +90,7 @@ def _physical(record: SourceRecord, volume: Volume, is_scaled: bool) -> Iterator
 
 
 def _scaling(header: bytes) -> tuple[float, float]:
-    kind: Any = _HEADERS[len(header)]
-    order = "<" if int.from_bytes(header[:4], "little") == len(header) else ">"
-    slope, inter = kind(header, endianness=order, check=False).get_slope_inter()
+    slope, inter = parse_header(header).get_slope_inter()
     return (1.0, 0.0) if slope is None else (float(slope), float(inter))
 
 

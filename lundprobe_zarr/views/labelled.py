@@ -23,7 +23,8 @@ from lundprobe_zarr.views.labelled_grid import (
     tracked,
 )
 from lundprobe_zarr.views.labelled_resample import resample_to, respaced
-from lundprobe_zarr.views.labelled_select import select_structure
+from lundprobe_zarr.views.labelled_select import select_labels, select_structure
+from lundprobe_zarr.vocabulary.files import Label
 from lundprobe_zarr.vocabulary.geometry import FloatArray, origin_lps
 
 if TYPE_CHECKING:
@@ -141,13 +142,19 @@ class _Accessor(Generic[Labelled]):
         """
         return crop_to(self._data, region_of(self._data, target, tables), margin_mm, fill)
 
-    def structure(self, name: str) -> xr.DataArray:
-        """The structure's slice of an array, or of a Dataset's `mask`. Lazy.
+    def select(self, **labels: Label) -> Labelled:
+        """As `.sel` with labels of modality, structure, fold, step or observer. Lazy.
 
-        As `.sel(structure=name)`, which raises a bare `KeyError`; this raises
-        `MissingStructureError` for a structure that this patient lacks and `UnknownLabelError`
-        for one that does not exist, both naming those there are.
+            patient.observers.mask.lp.select(structure="Rectum", step=2, observer="obsC")
+
+        Where `.sel` raises a bare `KeyError`, this raises `MissingStructureError` for a label
+        that this patient lacks and `UnknownLabelError` for one that does not exist, both naming
+        those there are; `UsageError` for a dimension without labels.
         """
+        return select_labels(self._data, labels)
+
+    def structure(self, name: str) -> xr.DataArray:
+        """The structure's slice of an array, or of a Dataset's `mask`. Lazy. Raises as `select`."""
         return select_structure(self._data, name)
 
 

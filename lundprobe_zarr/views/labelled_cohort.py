@@ -21,7 +21,7 @@ from lundprobe_zarr.views.labelled_grid import Grid
 from lundprobe_zarr.views.labelled_resample import needed, resample_to, voxel_sizes
 from lundprobe_zarr.views.labelled_select import select_structure
 from lundprobe_zarr.views.labelled_tables import centroids, require_known
-from lundprobe_zarr.vocabulary.geometry import FloatArray, ras_to_lps
+from lundprobe_zarr.vocabulary.geometry import FloatArray, affine_from_axes
 from lundprobe_zarr.vocabulary.names import AXES, MODALITY_UNITS, STRUCTURES
 
 if TYPE_CHECKING:
@@ -65,12 +65,9 @@ class CommonGrid:
 
     def about(self, centre_mm: Sequence[float]) -> Grid:
         """The grid of a patient whose centre is at `centre_mm` (z, y, x), mm, LPS."""
-        lps = np.eye(4)
-        lps[:3, :3] = np.diag(self.sizes[::-1])
-        first = [float(self.axes()[dim][0]) for dim in SPATIAL_DIMS]
-        lps[:3, 3] = (np.asarray(centre_mm) + first)[::-1]
+        first = [float(axis[0]) for axis in self.axes().values()]
         z, y, x = (int(n) for n in self.shape)
-        return Grid(ras_to_lps(lps), (z, y, x))
+        return Grid(affine_from_axes(np.asarray(centre_mm) + first, self.sizes), (z, y, x))
 
 
 def cohort_tree(cohort: Cohort) -> xr.DataTree:

@@ -22,6 +22,7 @@ from lundprobe_zarr.vocabulary.files import parse_path
 from lundprobe_zarr.vocabulary.geometry import (
     SAME_GRID_MM,
     FloatArray,
+    affine_from_axes,
     axis_coordinates,
     is_aligned,
     ras_to_lps,
@@ -118,12 +119,9 @@ def _own_grid(attributes: Mapping[str, Any]) -> Grid | None:
 
 def _grid_of_header(raw: bytes) -> Grid:
     # Here, not above: opening a patient should not wait for nibabel.
-    from nibabel.nifti1 import Nifti1Header
-    from nibabel.nifti2 import Nifti2Header
+    from lundprobe_zarr.schema.header import parse_header
 
-    kind: Any = Nifti1Header if len(raw) == Nifti1Header.sizeof_hdr else Nifti2Header
-    order = "<" if int.from_bytes(raw[:4], "little") == len(raw) else ">"
-    header = kind(raw, endianness=order, check=False)
+    header = parse_header(raw)
     i, j, k = (int(n) for n in header["dim"][1:4])
     return Grid(np.array(header.get_best_affine(), dtype=np.float64), (k, j, i))
 
@@ -175,11 +173,8 @@ def _grid_of_positions(data: AnyLabelled) -> Grid:
     if reference is not None and not is_aligned(reference.affine):
         reference = None
     steps = [_step(dim, step, reference) for dim, (_, step, _) in zip("zyx", axes, strict=True)]
-    lps = np.eye(4)
-    lps[:3, :3] = np.diag(steps[::-1])
-    lps[:3, 3] = [first for first, _, _ in axes][::-1]
     z, y, x = (length for _, _, length in axes)
-    found = Grid(ras_to_lps(lps), (z, y, x))
+    found = Grid(affine_from_axes([first for first, _, _ in axes], steps), (z, y, x))
     return found if reference is None else _on_lattice(found, reference)
 
 

@@ -1,13 +1,37 @@
-"""Select a structure by name, with errors that say what there is."""
+"""Select by label, with errors that say what there is and what this patient lacks."""
 
 from __future__ import annotations
+
+from collections.abc import Mapping
 
 import numpy as np
 import xarray as xr
 
 from lundprobe_zarr.errors import UsageError
-from lundprobe_zarr.views.labelled_grid import AnyLabelled, home_of
+from lundprobe_zarr.schema.layout import LABEL_ORDER
+from lundprobe_zarr.views.labelled_grid import AnyLabelled, Labelled, home_of
 from lundprobe_zarr.views.labelled_tables import missing
+from lundprobe_zarr.vocabulary.files import Label
+
+
+def select_labels(data: Labelled, labels: Mapping[str, Label]) -> Labelled:
+    """See `lp.select`."""
+    for dim, label in labels.items():
+        if dim not in LABEL_ORDER or dim not in data.coords:
+            there = [d for d in LABEL_ORDER if d in data.coords]
+            raise UsageError(
+                f"no labels {dim!r} here; expected one of {', '.join(there) or 'none'}; select "
+                "positions with `.sel`"
+            )
+        present = np.atleast_1d(data[dim].values).tolist()
+        if label not in present:
+            raise missing(dim, label, present, _owner(data))
+    return data.sel({dim: label for dim, label in labels.items() if dim in data.dims})
+
+
+def _owner(data: AnyLabelled) -> str:
+    home = home_of(data)
+    return f"patient {home.patient_id}" if home and home.patient_id else "this array"
 
 
 def select_structure(data: AnyLabelled, structure: str) -> xr.DataArray:
@@ -18,12 +42,7 @@ def select_structure(data: AnyLabelled, structure: str) -> xr.DataArray:
             f"array {array.name!r} has no coordinate 'structure', only {list(array.coords)}; "
             "expected masks or uncertainty by structure, e.g. `patient.clinical`"
         )
-    there = [str(s) for s in np.atleast_1d(array["structure"].values)]
-    if structure not in there:
-        home = home_of(data)
-        where = f"patient {home.patient_id}" if home and home.patient_id else "this array"
-        raise missing(structure, there, where)
-    return array.sel(structure=structure) if "structure" in array.dims else array
+    return select_labels(array, {"structure": structure})
 
 
 def _mask_of(data: xr.Dataset) -> xr.DataArray:

@@ -6,8 +6,9 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from lundprobe_zarr.errors import MissingStructureError, UnknownLabelError
+from lundprobe_zarr.schema.layout import LABEL_ORDER
 from lundprobe_zarr.vocabulary.names import STRUCTURES
-from lundprobe_zarr.vocabulary.nearest import suggestion
+from lundprobe_zarr.vocabulary.nearest import unknown_label
 
 if TYPE_CHECKING:
     from lundprobe_zarr.cohort import Cohort, Patient
@@ -24,7 +25,9 @@ def clinical_row(patient: Patient, structure: str, grid: str) -> dict[str, Any]:
     found = rows[rows["structure"] == structure]
     if len(found):
         return dict(found.iloc[0])
-    raise missing(structure, rows["structure"], f"patient {patient.patient_id}, {grid} grid,")
+    raise missing(
+        "structure", structure, rows["structure"], f"patient {patient.patient_id}, {grid} grid,"
+    )
 
 
 def centroids(cohort: Cohort, structure: str) -> dict[str, Any]:
@@ -44,19 +47,15 @@ def centroids(cohort: Cohort, structure: str) -> dict[str, Any]:
 def require_known(structure: str) -> None:
     """Raises `UnknownLabelError`, naming the nearest real one, for a structure nobody has."""
     if structure not in STRUCTURES:
-        raise UnknownLabelError(
-            f"unknown structure {structure!r}; {suggestion(structure, STRUCTURES)}; expected one "
-            f"of {', '.join(STRUCTURES)}"
-        )
+        raise unknown_label("structure", structure, STRUCTURES)
 
 
-def missing(structure: str, there: Iterable[str], where: str) -> UnknownLabelError:
-    """The error for a structure that is not `there`: missing if it is real, else unknown."""
-    try:
-        require_known(structure)
-    except UnknownLabelError as error:
-        return error
+def missing(dim: str, label: object, there: Iterable[object], where: str) -> UnknownLabelError:
+    """The error for a label of `dim` that is not `there`: missing if it is real, else unknown."""
+    real = LABEL_ORDER[dim]
+    if label not in real:
+        return unknown_label(dim, label, real)
     return MissingStructureError(
-        f"structure {structure!r} is missing: {where} has no such mask; there are "
-        f"{', '.join(there) or 'none'}"
+        f"{dim} {label!r} is missing: {where} has no such data; there are "
+        f"{', '.join(map(str, there)) or 'none'}"
     )

@@ -71,19 +71,14 @@ def index_to_lps(affine: npt.ArrayLike, zyx: npt.ArrayLike) -> FloatArray:
     return np.asarray((ijk @ lps[:3, :3].T + lps[:3, 3])[..., ::-1])
 
 
-def affine_from_axes(axes: dict[str, FloatArray]) -> FloatArray:
-    """Affine (4, 4), voxel (i, j, k) -> mm, RAS, of axis coordinates `z`, `y`, `x` (mm, LPS).
+def affine_from_axes(first: npt.ArrayLike, step: npt.ArrayLike) -> FloatArray:
+    """Affine (4, 4), voxel (i, j, k) -> mm, RAS, of voxels in rows along the patient's axes.
 
-    The inverse of `axis_coordinates` for aligned grids with at least two voxels a side.
-    Raises `ValueError` if an axis has fewer.
+    `first` is the centre of the first voxel and `step` the way to the next, each (z, y, x), mm,
+    LPS; steps may be negative. The inverse of `axis_coordinates`.
     """
-    lps = np.eye(4)
-    for row, name in enumerate("xyz"):
-        values = axes[name]
-        if len(values) < 2:
-            raise ValueError(f"axis {name!r} has {len(values)} voxels; a spacing needs two")
-        lps[row, row] = (values[-1] - values[0]) / (len(values) - 1)
-        lps[row, 3] = values[0]
+    lps = np.diag([*np.asarray(step, dtype=np.float64)[::-1], 1.0])
+    lps[:3, 3] = np.asarray(first, dtype=np.float64)[::-1]
     return ras_to_lps(lps)
 
 

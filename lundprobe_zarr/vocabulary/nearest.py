@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from difflib import get_close_matches
 
+from lundprobe_zarr.errors import UnknownLabelError
+
 #: Names that a message lists in full when none is near; more are cut short.
 _LISTED = 12
 
@@ -26,3 +28,11 @@ def suggestion(name: str, known: Iterable[str]) -> str:
     return (
         f"there are {listed}{' …' if len(names) > _LISTED else ''}" if names else "there are none"
     )
+
+
+def unknown_label(dim: str, label: object, known: Iterable[object]) -> UnknownLabelError:
+    """The error for a label of `dim` that nobody has, with the nearest and all that there are."""
+    names = [str(k) for k in known]
+    close = nearest(label, names) if isinstance(label, str) else []
+    hint = f"nearest: {', '.join(close)}; " if close else ""
+    return UnknownLabelError(f"unknown {dim} {label!r}; {hint}expected one of {', '.join(names)}")

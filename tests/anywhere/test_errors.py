@@ -8,7 +8,9 @@ import traceback
 from collections.abc import Iterator
 
 import pytest
+from botocore.exceptions import ClientError
 from places import SECRET, Place
+from s3fs.errors import translate_boto_error
 from servers import free_port
 
 from lundprobe_zarr import open_cohort
@@ -101,6 +103,20 @@ def test_missing_credentials(monkeypatch, tmp_path, empty_s3):
     assert kind is DatasetError
     assert "no usable credentials" in message
     assert "storage_options" in message
+
+
+def test_expired_credentials():
+    answer = {
+        "Error": {"Code": "ExpiredToken", "Message": f"The token {SECRET} has expired."},
+        "ResponseMetadata": {"HTTPStatusCode": 400},  # as S3 answers
+    }
+    error = translate_boto_error(ClientError(answer, "GetObject"))
+    message = str(failures.explain(error, "s3://bucket/x", {SECRET}, local=False))
+    assert message.startswith("s3://bucket/x: access denied (PermissionError: ")
+    assert "*** has expired" in message
+    assert SECRET not in message
+    assert "not expired" in message.partition(";")[2]
+    assert not failures.is_transient(error)
 
 
 @pytest.mark.parametrize("url", ["s3://KEY:pass/word@bucket/x", "gs://a:pass@b/c"])

@@ -8,8 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import xarray as xr
 
 from lundprobe_zarr.cohort import open_cohort
+from lundprobe_zarr.errors import QueryError
+from lundprobe_zarr.schema.layout import GROUP_TITLES
+from lundprobe_zarr.schema.tables import TABLES
 
 ROOT = Path(__file__).parents[2]
 
@@ -41,13 +45,40 @@ def test_tables(catalog, dataset):
     cohort = open_cohort(dataset)
     tables = catalog()
     assert sorted(tables.patients.read().patient_id) == sorted(cohort.patients.patient_id)
-    for name in ("structures", "slices", "foreground", "arrays"):
-        assert set(tables[name].read().patient_id) == set(cohort.patients.patient_id)
+    for name in TABLES:
+        found = tables[name].read()
+        assert sorted(found.columns) == sorted(c.name for c in TABLES[name].columns)
+        assert len(found) == cohort.table(name).num_rows
+        assert set(found.patient_id) == set(cohort.patients.patient_id)
 
 
-@pytest.mark.parametrize("group", ["mri", "sct", "dose"])
-def test_patient(catalog, dataset, group):
+def test_no_entry_is_left_out_below(catalog):
+    assert sorted(catalog()) == sorted([*TABLES, "patient", "cohort"])
+
+
+def test_patient(catalog, dataset):
+    opened = set()
     for patient in open_cohort(dataset):
-        opened = catalog(patient_id=patient.patient_id, group=group).patient.to_dask()
-        assert opened.equals(patient.tree[group].to_dataset(inherit=False))
-        assert opened.dose.chunks is not None
+        for group in (path.strip("/") for path in patient.tree.groups if path != "/"):
+            data = catalog(patient_id=patient.patient_id, group=group).patient.to_dask()
+            # Of a group below a grid's, the axes are the grid's: plain Zarr has them there alone.
+            expected = patient.tree[group].to_dataset(inherit=False)
+            xr.testing.assert_identical(data, expected)
+            assert all(v.chunks is not None for v in data.data_vars.values())
+            opened.add(group)
+    assert opened == set(GROUP_TITLES)
+
+
+@pytest.mark.parametrize("where", ["part = 'extended'", "NOT missing_PenileBulb", "false"])
+def test_cohort(catalog, dataset, where):
+    expected = open_cohort(dataset).where(where)
+    entry = catalog(where=where).cohort
+    assert entry.read().equals(expected.patients)
+    assert entry.to_cohort().ids == expected.ids
+    assert entry.to_cohort().selection == (where,)
+    with pytest.raises(QueryError, match="Recktum"):
+        catalog(where="Recktum.volume_cc > 1").cohort.to_cohort()
+
+
+def test_everybody_is_the_cohort_unless_told_otherwise(catalog, dataset):
+    assert catalog().cohort.to_cohort().ids == open_cohort(dataset).ids

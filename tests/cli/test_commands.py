@@ -5,8 +5,14 @@ from __future__ import annotations
 import csv
 import json
 import shutil
+import subprocess
+import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from lundprobe_zarr.cli.app import COMMANDS
@@ -34,7 +40,7 @@ def test_without_a_command_help_is_printed_and_usage_is_wrong(cli):
     assert "Commands:" in ran.out
 
 
-@pytest.mark.parametrize("command", [command.__name__ for command, _ in COMMANDS])
+@pytest.mark.parametrize("command", {command.__name__: None for command, _ in COMMANDS})
 def test_help_has_an_example(cli, command):
     ran = cli(command, "--help")
     assert ran.status == 0
@@ -126,6 +132,94 @@ def test_query_as_json_with_chosen_columns(cli, dataset):
     ]
 
 
+SELECT = "SELECT patient_id, structure, fold, volume_cc FROM structures WHERE source <> 'clinical'"
+
+
+@pytest.mark.parametrize(
+    "sql", [SELECT, f"\n  -- every fold\n/* SELECT */ {SELECT.lower()}", f"FROM ({SELECT})",
+            f"WITH chosen AS ({SELECT}) SELECT * FROM chosen"]
+)  # fmt: skip
+def test_query_takes_a_select(cli, dataset, sql):
+    rows = json.loads(cli("query", dataset, sql, "--format", "json").out)
+    expected = open_cohort(dataset).sql_table(SELECT)
+    key = json.dumps
+    assert sorted(rows, key=key) == sorted(expected.to_pylist(), key=key)
+    assert {row["fold"] for row in rows} == {None, *range(10)}
+
+
+@pytest.mark.parametrize("sql", ["true", SELECT, "SELECT findings, mri_shape FROM patients"])
+def test_query_writes_parquet_with_the_types_it_found(cli, dataset, tmp_path, sql):
+    file = tmp_path / "out.parquet"
+    ran = cli("query", dataset, sql, "--output", file)
+    assert ran.status == 0
+    assert str(file) in ran.out
+    cohort = open_cohort(dataset)
+    expected = cohort.table("patients") if sql == "true" else cohort.sql_table(sql)
+    assert pq.read_table(file).equals(expected)
+    piped = tmp_path / "piped.parquet"
+    with piped.open("wb") as out:
+        command = [sys.executable, "-m", "lundprobe_zarr", "query", dataset, sql]
+        subprocess.run([*command, "--format", "parquet"], stdout=out, check=True)
+    assert piped.read_bytes() == file.read_bytes()
+
+
+def test_a_patients_parquet_says_what_its_columns_mean(cli, dataset, tmp_path):
+    file = tmp_path / "out.parquet"
+    cli("query", dataset, "true", "--output", file, "--columns", "dose_max_gy")
+    (field,) = pq.read_schema(file)
+    assert field.metadata[b"unit"] == b"Gy"
+
+
+def test_query_gives_no_binary_to_a_terminal(cli, dataset, monkeypatch):
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+    ran = cli("query", dataset, "true", "--format", "parquet")
+    assert (ran.status, ran.out) == (2, "")
+    assert "--output" in ran.err
+
+
+def test_values_that_json_lacks_are_text_or_null(cli, dataset):
+    sql = (
+        "SELECT DATE '2025-04-01' AS day, 'nan'::DOUBLE AS none, 'inf'::DOUBLE AS much, "
+        "[1.5, NULL] AS pair, {'a': 1} AS named, 9007199254740993::BIGINT AS large"
+    )
+    ran = cli("query", dataset, f"{sql} FROM patients LIMIT 1", "--format", "json")
+    assert json.loads(ran.out) == [
+        {"day": "2025-04-01", "none": None, "much": "inf", "pair": [1.5, None], "named": {"a": 1},
+         "large": 2**53 + 1}
+    ]  # fmt: skip
+    (row,) = csv.DictReader(
+        cli("query", dataset, f"{sql} FROM patients LIMIT 1", "--format", "csv").out.splitlines()
+    )
+    assert row == {"day": "2025-04-01", "none": "", "much": "inf", "pair": "[1.5, null]",
+                   "named": '{"a": 1}', "large": str(2**53 + 1)}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("DROP TABLE patients",), "nothing can be written"),
+        (("ATTACH 'other.db'",), "nothing can be written"),
+        (("COPY patients TO 'copy.csv'",), "nothing can be written"),
+        (("INSERT INTO patients VALUES (1)",), "nothing can be written"),
+        (("SELECT * FROM 'file.csv'",), "no table 'file.csv'"),
+        (("SELECT * FROM read_csv('file.csv')",), "'read_csv' is not available"),
+        (("SELECT 1; SELECT 2",), "2 statements"),
+        (("SELECT part, part FROM patients",), "two columns of the result are named part"),
+        (("SELECT nonsense FROM structures",), "nonsense"),
+        (("SELECT 1", "--columns", "part"), "after SELECT"),
+        (("true", "--output", "out.txt"), "expected a name that ends in .csv, .json, .parquet"),
+        (("true", "--output", "out.csv", "--format", "table"), "for people to read"),
+    ],
+)
+def test_query_refuses_what_it_cannot_do(cli, dataset, tmp_path, monkeypatch, arguments, said):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "file.csv").write_text("a\n1\n")
+    ran = cli("query", dataset, *arguments)
+    assert (ran.status, ran.out) == (2, "")
+    assert said in ran.err
+    assert [p.name for p in tmp_path.iterdir()] == ["file.csv"]
+
+
 def test_query_that_chooses_nobody(cli, dataset):
     assert "0 of 4 patients" in cli("query", dataset, "false").out
 
@@ -145,6 +239,50 @@ def test_validate_a_sound_dataset(cli, dataset, tmp_path):
     assert ran.status == 0
     assert "Sound: 4 stores" in ran.out
     assert json.loads(report.read_text())["sound"] is True
+
+
+def _alter(file: Path, change: Callable[[pa.Table], pa.Table]) -> None:
+    table = pq.read_table(file)
+    pq.write_table(change(table).cast(table.schema), file)
+
+
+def _set_first(column: str, value: Any) -> Callable[[pa.Table], pa.Table]:
+    def change(table: pa.Table) -> pa.Table:
+        values = [value, *table[column].to_pylist()[1:]]
+        place = table.schema.get_field_index(column)
+        kind = table.schema.field(column).type
+        return table.set_column(place, table.schema.field(column), pa.array(values, kind))
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("table", "change", "deep", "said"),
+    [
+        ("structures", lambda t: t.slice(1), False, "no row of mri clinical CTVT_427"),
+        ("structures", lambda t: pa.concat_tables([t, t.slice(3, 1)]), False, "1 rows too many"),
+        ("structures", _set_first("fold", 3), False, "a row of mri clinical CTVT_427 3, which"),
+        ("structures", _set_first("bbox_start", [0, 0, 0]), True, "says {'voxels'"),
+        ("structures", _set_first("patient_id", "newAcq_0000000000000000"), False, "newAcq_0000"),
+        ("slices", lambda t: t.slice(1), False, "expected one for each of"),
+        ("slices", _set_first("voxels_Rectum", 9999), False, "voxels of Rectum; structures has"),
+        ("foreground", _set_first("total", 1), False, "totals {'CTVT_427': 1,"),
+        ("arrays", _set_first("stored_bytes", 1), False, "differs from its store"),
+        ("patients", _set_first("n_fiducials", 9), False, "n_fiducials is 9; its store says"),
+    ],
+)
+def test_validate_names_a_table_that_does_not_match_its_stores(
+    cli, dataset, tmp_path, table, change, deep, said
+):
+    copy = copy_of(dataset, tmp_path)
+    _alter(copy / "metadata" / table / "base-00000.parquet", change)
+    if table == "patients":
+        _alter(copy / "metadata" / "patients.parquet", change)
+    ran = cli("validate", copy, *(["--deep"] if deep else []))
+    assert ran.status == 3
+    assert said in ran.out + ran.err
+    if deep:
+        assert cli("validate", copy).status == 0  # a quick look reads no voxel
 
 
 def test_validate_names_what_is_damaged(cli, dataset, extended, tmp_path):

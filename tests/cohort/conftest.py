@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -42,14 +43,17 @@ class Reads:
     @contextmanager
     def counted(self) -> Iterator[list[str]]:
         names: list[str] = []
-        original = Location.read
 
-        def read(location: Location, relative: str) -> bytes:
-            names.append(relative)
-            return original(location, relative)
+        def counting(original: Callable[[Location, str], Any]) -> Callable[[Location, str], Any]:
+            def read(location: Location, relative: str) -> Any:
+                names.append(relative)
+                return original(location, relative)
+
+            return read
 
         with self._patch.context() as patch:
-            patch.setattr(Location, "read", read)
+            for name in ("read", "open"):  # here on a local disk, where neither calls the other
+                patch.setattr(Location, name, counting(getattr(Location, name)))
             yield names
 
 

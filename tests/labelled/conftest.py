@@ -6,7 +6,7 @@ import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import dask
 import nibabel as nib
@@ -102,17 +102,22 @@ def _refuse_to_compute(*args: object, **options: object) -> Any:
 def requests(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Names of the objects read, as they are read."""
     seen: list[str] = []
-    read, read_ranges = Location.read, Location.read_ranges
+    read, opened, read_ranges = Location.read, Location.open, Location.read_ranges
 
     def watched(self: Location, relative: str) -> bytes:
         seen.append(relative)
         return read(self, relative)
+
+    def watched_open(self: Location, relative: str) -> BinaryIO:
+        seen.append(relative)
+        return opened(self, relative)
 
     def watched_ranges(self: Location, ranges: list[Range]) -> list[bytes]:
         seen.extend(r.name for r in ranges)
         return read_ranges(self, ranges)
 
     monkeypatch.setattr(Location, "read", watched)
+    monkeypatch.setattr(Location, "open", watched_open)
     monkeypatch.setattr(Location, "read_ranges", watched_ranges)
     return seen
 

@@ -234,7 +234,7 @@ def test_an_oblique_patient_is_turned_upright(askew: lp.Patient) -> None:
 
 
 def test_the_tree_is_every_patients_own(cohort: lp.Cohort) -> None:
-    tree = lp.to_xarray(cohort)
+    tree = cohort.to_xarray()
     assert list(tree.children) == cohort.ids
     for patient in cohort:
         xr.testing.assert_identical(
@@ -252,7 +252,8 @@ def test_the_common_grid_costs_the_tables(
     fresh_cohort: lp.Cohort, no_voxels: Callable[[], Any], requests: list[str]
 ) -> None:
     with no_voxels():
-        lp.to_xarray(fresh_cohort, GRID)
+        fresh_cohort.to_xarray(GRID)
+    assert requests
     assert all(name.startswith("metadata/") for name in requests)
 
 

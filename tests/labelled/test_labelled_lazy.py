@@ -94,6 +94,46 @@ def test_structure_tells_missing_from_unknown(lacking: lp.Patient) -> None:
         lacking.clinical.mask.lp.structure("PenileBulb")
 
 
+def test_labels_are_selected_as_sel_does(
+    extended: lp.Patient, no_voxels: Callable[[], Any]
+) -> None:
+    where = {"structure": "Rectum", "step": 2, "observer": "obsC"}
+    with no_voxels():
+        for data in (extended.observers, extended.observers.mask):
+            found = data.lp.select(**where)
+            assert found.identical(data.sel(where))
+            assert found.lp.select(**where).identical(found)
+        assert extended.mri.lp.select(modality="sCT").identical(extended.mri.sel(modality="sCT"))
+
+
+@pytest.mark.parametrize(
+    ("labels", "match"),
+    [
+        ({"structure": "Rectun"}, "unknown structure 'Rectun'; nearest: Rectum; expected one of"),
+        ({"fold": 12}, r"unknown fold 12; expected one of 0, 1, 2, 3, 4, 5, 6, 7, 8, 9$"),
+        ({"structure": "Bladder"}, "'Bladder' is missing: patient newAcq.* there are CTVT_427, R"),
+    ],
+)
+def test_unknown_labels_are_told_from_missing(
+    extended: lp.Patient, labels: dict[str, Any], match: str
+) -> None:
+    with pytest.raises(UnknownLabelError, match=match) as error:
+        extended.nnunet.fold_mask.lp.select(**labels)
+    assert isinstance(error.value, MissingStructureError) == ("is missing" in match)
+
+
+def test_unknown_observers_steps_and_dimensions(extended: lp.Patient) -> None:
+    masks = extended.observers.mask
+    with pytest.raises(UnknownLabelError, match=r"observer 'obsA'; .*obsB, obsC, obsD, obsE$"):
+        masks.lp.select(observer="obsA")
+    with pytest.raises(UnknownLabelError, match=r"unknown step 3; expected one of 1, 2$"):
+        masks.lp.select(step=3)
+    with pytest.raises(UsageError, match=r"no labels 'fold' here; expected one of structure, step"):
+        masks.lp.select(fold=0)
+    with pytest.raises(UsageError, match="no labels 'z' here"):
+        masks.lp.select(z=0)
+
+
 def test_structure_of_what_has_none(extended: lp.Patient) -> None:
     with pytest.raises(UsageError, match="no coordinate 'structure'"):
         extended.mri.image.lp.structure("Rectum")

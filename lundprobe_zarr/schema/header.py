@@ -1,0 +1,32 @@
+"""The header of a NIfTI file as bytes: of which version it is, and in which byte order."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from nibabel.nifti1 import Nifti1Header
+from nibabel.nifti2 import Nifti2Header
+
+_KINDS: dict[int, Any] = {348: Nifti1Header, 540: Nifti2Header}
+
+
+def size_and_order(start: bytes) -> tuple[int, str] | None:
+    """Size of a header in bytes and its byte order, `<` or `>`; None if it is no NIfTI header.
+
+    `start` are its first four bytes: the size, in the header's own byte order. Source: `sizeof_hdr`
+    in https://nifti.nimh.nih.gov/pub/dist/src/niftilib/nifti1.h.
+    """
+    orders = {"<": int.from_bytes(start[:4], "little"), ">": int.from_bytes(start[:4], "big")}
+    return next(((size, order) for order, size in orders.items() if size in _KINDS), None)
+
+
+def parse_header(raw: bytes) -> Nifti1Header | Nifti2Header:
+    """The header that 348 (NIfTI-1) or 540 (NIfTI-2) bytes are, in its own order, unchecked.
+
+    Raises `ValueError` if they are none.
+    """
+    found = size_and_order(raw)
+    if found is None or len(raw) != found[0]:
+        raise ValueError(f"{len(raw)} bytes that begin with {raw[:4]!r}; expected a NIfTI header")
+    header: Nifti1Header | Nifti2Header = _KINDS[found[0]](raw, endianness=found[1], check=False)
+    return header

@@ -1,0 +1,91 @@
+"""What is no converted dataset, a newer one or half of one is said to be so, before it is used."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lundprobe_zarr import open_cohort
+from lundprobe_zarr.errors import (
+    DamagedStoreError,
+    DatasetError,
+    NotADatasetError,
+    SchemaVersionError,
+    UnknownLabelError,
+)
+
+NEWER = r"schema version 99; this version of lundprobe-zarr reads up to 1; upgrade with `pip"
+
+
+@pytest.fixture
+def copied(dataset: Path, tmp_path: Path) -> Path:
+    """The dataset, to be damaged."""
+    return Path(shutil.copytree(dataset, tmp_path / "copy"))
+
+
+def edit(file: Path, change: Callable[[dict[str, Any]], None]) -> None:
+    content = json.loads(file.read_text())
+    change(content)
+    file.write_text(json.dumps(content))
+
+
+@pytest.mark.parametrize("place", ["", "nowhere", "patients", "metadata/patients.parquet"])
+def test_places_that_are_no_dataset(dataset, place):
+    url = dataset / place if place else dataset.parent
+    with pytest.raises(NotADatasetError, match=r"lundprobe.json: not there; expected the root of"):
+        open_cohort(url)
+
+
+def test_a_newer_dataset_is_refused(copied):
+    edit(copied / "lundprobe.json", lambda m: m.update(schema_version=99))
+    with pytest.raises(SchemaVersionError, match=f"lundprobe.json: {NEWER}"):
+        open_cohort(copied)
+
+
+def test_a_newer_store_is_refused(copied, extended):
+    root = copied / f"patients/{extended}.zarr/zarr.json"
+    edit(root, lambda node: node["attributes"].update(schema_version=99))
+    with pytest.raises(SchemaVersionError, match=f"{extended}.zarr: {NEWER}"):
+        open_cohort(copied)[extended].tree  # noqa: B018
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"schema_version": "one"}'])
+def test_a_broken_manifest_is_named(copied, text):
+    (copied / "lundprobe.json").write_text(text)
+    with pytest.raises(DatasetError, match=r"lundprobe.json: not .*with `lundprobe-zarr finalise`"):
+        open_cohort(copied)
+
+
+@pytest.mark.parametrize("file", ["/etc/passwd", "../other/patients.parquet", "s3://b/x.parquet"])
+def test_a_manifest_that_leads_outside_is_refused(copied, file):
+    edit(copied / "lundprobe.json", lambda m: m["tables"].update(patients={"base": [file]}))
+    with pytest.raises(DatasetError, match="lies outside the dataset"):
+        open_cohort(copied)
+
+
+@pytest.mark.parametrize("text", ["", "{}", "[]", '{"zarr_format": 3, "node_type": "group"}'])
+def test_a_store_without_its_metadata_is_named(copied, extended, text):
+    (copied / f"patients/{extended}.zarr/zarr.json").write_text(text)
+    with pytest.raises(DamagedStoreError, match=f"{extended}.zarr: not the metadata of a complete"):
+        open_cohort(copied)[extended].tree  # noqa: B018
+
+
+def test_a_table_that_is_gone_is_named(copied):
+    (copied / "metadata/structures/base-00000.parquet").unlink()
+    cohort = open_cohort(copied)
+    for ask in (
+        lambda: cohort.sql("SELECT * FROM structures"),
+        lambda: len(cohort.where("Rectum.volume_cc > 1")),
+    ):
+        with pytest.raises(DatasetError, match=r"structures/base-00000.parquet: not there"):
+            ask()
+
+
+def test_a_table_there_is_none_of(copied):
+    with pytest.raises(UnknownLabelError, match=r"no table 'pixels'.* it has arrays, foreground"):
+        open_cohort(copied).table("pixels")
