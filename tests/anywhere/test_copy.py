@@ -163,6 +163,7 @@ def test_store_that_changed_is_hidden_while_it_is_replaced(dataset, copied, tmp_
     place = f"patients/{extended}.zarr"
     assert [n for n in target.log if place in n] == [
         f"-{place}/zarr.json",
+        f"-{place}/mri/zarr.json",
         f"{place}/mri/zarr.json",
         f"{place}/zarr.json",
     ]
