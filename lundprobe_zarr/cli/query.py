@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from lundprobe_zarr.cli.validate import Dataset
+from lundprobe_zarr.cli.place import Dataset, StorageOptions, parse_options
 from lundprobe_zarr.errors import UnknownLabelError
 
 if TYPE_CHECKING:
@@ -40,6 +40,7 @@ def query(
     columns: Annotated[
         str | None, typer.Option(metavar="NAME[,NAME...]", help="Just these columns.")
     ] = None,
+    storage_options: StorageOptions = None,
 ) -> None:
     """List the patients for which an SQL predicate holds.
 
@@ -47,7 +48,7 @@ def query(
     """
     from lundprobe_zarr.cohort import open_cohort
 
-    cohort = open_cohort(dataset)
+    cohort = open_cohort(dataset, parse_options(storage_options))
     chosen = cohort.where(predicate)
     frame = chosen.patients
     known = [str(c) for c in frame.columns]
