@@ -171,10 +171,18 @@ class Location:
         That is raised once the library's is dealt with, so that it is not its context: the
         library's may hold secrets, and errors travel with their context between dask's workers.
         """
+        ours: Exception
         try:
             return action()
         except failures() as error:
             ours = self._ours(error, relative)
+        except TypeError as error:  # some file systems look at their options only now
+            if "unexpected keyword argument" not in str(error):
+                raise
+            ours = UsageError(
+                f"{self.url}: {error}; expected storage options that {_protocol(self._target)} "
+                "takes, as the documentation of its file system says"
+            )
         raise ours
 
     def _ours(self, error: BaseException, relative: str) -> OSError:
