@@ -174,9 +174,9 @@ def _require_usable(inventory: Inventory, dataset: Location, options: Options) -
             f"--scratch {options.scratch} is in the source {inventory.root}; expected a folder "
             "outside it"
         )
+    require_usable(dataset, options.scratch)
     if not options.overwrite:
         _require_same_precision(dataset, options.precision)
-    require_usable(dataset, options.scratch)
 
 
 def _require_apart(source: Path, destination: Path) -> None:
