@@ -6,8 +6,10 @@ belongs to another store is measured anew from the stored voxels, never guessed 
 
 from __future__ import annotations
 
-import hashlib
-import os
+import io
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,64 +17,69 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from lundprobe_zarr.schema.tables import MEASURED, TABLES, store_path
+from lundprobe_zarr.schema.tables import MEASURED, TABLES
 from lundprobe_zarr.store.location import Location
 from lundprobe_zarr.store.metadata import StoreMetadata
 from lundprobe_zarr.store.volumes import read_volume
 from lundprobe_zarr.vocabulary.files import SourceFile
 
+from .claim import NOTES
 from .measure import Measurements, Row, bounding_box
+from .place import located
 
-_FOLDER = ".conversion"
+#: Fragments read at a time.
+_REQUESTS = 16
 _STORE = b"store_sha256"
 
 
-def write_parquet(table: pa.Table, path: Path) -> None:
-    """Write a table so that `path` holds either all of it or what it held before."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    pq.write_table(table, temporary, compression="zstd")
-    temporary.replace(path)
+def parquet(table: pa.Table) -> bytes:
+    """A table as a Parquet file."""
+    file = io.BytesIO()
+    pq.write_table(table, file, compression="zstd")
+    return file.getvalue()
 
 
-def _path(dataset: Path, patient_id: str, table: str) -> Path:
-    return dataset / _FOLDER / table / f"{patient_id}.parquet"
+def _name(patient_id: str, table: str) -> str:
+    return f"{NOTES}/{table}/{patient_id}.parquet"
 
 
-def _store_sha256(dataset: Path, patient_id: str) -> bytes:
-    root = dataset / store_path(patient_id) / "zarr.json"
-    return hashlib.sha256(root.read_bytes()).hexdigest().encode()
-
-
-def save_fragments(dataset: Path, patient_id: str, rows: dict[str, list[Row]]) -> None:
-    """Keep a patient's measured rows, by table, beside the store they were measured on."""
-    for name in MEASURED:
-        table = TABLES[name].from_rows(rows[name])
-        metadata = {**table.schema.metadata, _STORE: _store_sha256(dataset, patient_id)}
-        write_parquet(table.replace_schema_metadata(metadata), _path(dataset, patient_id, name))
+def save_fragments(
+    dataset: Location, patient_id: str, sha256: str, rows: dict[str, list[Row]]
+) -> dict[str, pa.Table]:
+    """Keep a patient's measured rows, by table, for the store whose root hashes to `sha256`."""
+    tables = {name: TABLES[name].from_rows(rows[name]) for name in MEASURED}
+    for name, table in tables.items():
+        metadata = {**table.schema.metadata, _STORE: sha256.encode()}
+        kept = parquet(table.replace_schema_metadata(metadata))
+        dataset.write(_name(patient_id, name), kept)
+    return tables
 
 
 def load_fragments(
-    dataset: Path, store: StoreMetadata, rebuild: bool = False
-) -> dict[str, pa.Table]:
-    """A patient's measured tables; measured anew if lost, of another store, or on `rebuild`."""
-    kept = None if rebuild else _kept(dataset, store.patient_id)
-    if kept is None:
-        save_fragments(dataset, store.patient_id, measure_store(Location(dataset), store))
-        kept = _kept(dataset, store.patient_id)
-    assert kept is not None
-    return kept
+    dataset: Location | Path, stores: Sequence[StoreMetadata], rebuild: bool = False
+) -> list[dict[str, pa.Table]]:
+    """Measured tables of each store; measured anew if lost, of another store, or on `rebuild`."""
+    dataset = located(dataset)
+    kept: Iterable[dict[str, pa.Table] | None] = [None] * len(stores)
+    if not rebuild:
+        with ThreadPoolExecutor(_REQUESTS) as pool:
+            kept = list(pool.map(partial(_kept, dataset), stores))
+    return [k or _measured(dataset, s) for k, s in zip(kept, stores, strict=True)]
 
 
-def _kept(dataset: Path, patient_id: str) -> dict[str, pa.Table] | None:
-    expected = _store_sha256(dataset, patient_id)
+def _measured(dataset: Location, store: StoreMetadata) -> dict[str, pa.Table]:
+    rows = measure_store(dataset, store)
+    return save_fragments(dataset, store.patient_id, store.sha256, rows)
+
+
+def _kept(dataset: Location, store: StoreMetadata) -> dict[str, pa.Table] | None:
     tables = {}
     for name in MEASURED:
         try:
-            table = pq.read_table(_path(dataset, patient_id, name))
-        except (OSError, pa.ArrowException):
+            table = pq.read_table(io.BytesIO(dataset.read(_name(store.patient_id, name))))
+        except (FileNotFoundError, pa.ArrowException):
             return None
-        if (table.schema.metadata or {}).get(_STORE) != expected:
+        if (table.schema.metadata or {}).get(_STORE) != store.sha256.encode():
             return None
         if table.schema != TABLES[name].schema:
             return None

@@ -1,12 +1,9 @@
-"""Convert one patient: read, write beside, verify, then let the store appear under its name."""
+"""Convert one patient: read, write, verify, then let the store appear under its name."""
 
 from __future__ import annotations
 
-import os
-import shutil
-import socket
+import hashlib
 import time
-import uuid
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
@@ -19,7 +16,7 @@ import zarr
 from lundprobe_zarr.errors import LundProbeError
 from lundprobe_zarr.schema.layout import SCHEMA_VERSION
 from lundprobe_zarr.schema.precision import Precision
-from lundprobe_zarr.schema.tables import store_path
+from lundprobe_zarr.store.location import Location
 from lundprobe_zarr.vocabulary.geometry import spacing
 from lundprobe_zarr.vocabulary.names import protocol_of
 from lundprobe_zarr.vocabulary.version import package_version
@@ -28,6 +25,7 @@ from .fragments import save_fragments
 from .inventory import PatientSource
 from .measure import Row, component_findings
 from .metadata import write_metadata
+from .place import Draft, drafted, located
 from .plan import plan_store
 from .sidefiles import CSV_TOLERANCE_MM
 from .state import forget, remember, side_digest
@@ -53,16 +51,22 @@ class PatientResult:
 
 
 def convert_patient(
-    patient: PatientSource, dataset: Path, precision: Precision, progress: Progress = lambda n: None
+    patient: PatientSource,
+    dataset: Location | Path,
+    precision: Precision,
+    progress: Progress = lambda n: None,
+    scratch: Path | None = None,
 ) -> PatientResult:
     """Convert one patient into `dataset`; a patient that cannot be converted fails alone.
 
     Whatever was converted of this patient before stays until the new store is complete and
-    verified. Never raises for bad input or a full disk: the result says `failed` and why.
+    verified. Never raises for bad input, a full disk or a bucket that fails: the result says
+    `failed` and why. `scratch` is where a store is written that goes to a bucket.
     """
     started = time.perf_counter()
     try:
-        findings = _convert(patient, dataset, precision, progress)
+        with drafted(located(dataset), patient.patient_id, scratch) as draft:
+            findings = _convert(patient, draft, precision, progress)
     except (LundProbeError, OSError, MemoryError) as error:
         return PatientResult(
             patient.patient_id,
@@ -87,22 +91,17 @@ def _reason(error: BaseException, folder: str) -> str:
 
 
 def _convert(
-    patient: PatientSource, dataset: Path, precision: Precision, progress: Progress
+    patient: PatientSource, draft: Draft, precision: Precision, progress: Progress
 ) -> tuple[str, ...]:
     if patient.problem is not None:
         raise LundProbeError(patient.problem)
-    final = dataset / store_path(patient.patient_id)
-    remove_leftovers(final)
-    folder = final.with_name(_partial_name(final))
-    folder.mkdir(parents=True)
-    try:
-        findings, rows = _write_store(patient, folder, precision, progress)
-        forget(dataset, patient.patient_id)
-        _replace(folder, final)
-        save_fragments(dataset, patient.patient_id, rows)
-        remember(dataset, patient, precision)
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+    findings, rows = _write_store(patient, draft.folder, precision, progress)
+    sha256 = hashlib.sha256((draft.folder / "zarr.json").read_bytes()).hexdigest()
+    forget(draft.dataset, patient.patient_id)
+    # Tied to the store by its hash, so they may be there before it.
+    save_fragments(draft.dataset, patient.patient_id, sha256, rows)
+    draft.appear()
+    remember(draft.dataset, patient, precision)
     return findings
 
 
@@ -153,73 +152,3 @@ def geometry_matches(patient: PatientSource, contents: Contents) -> bool | None:
         if np.abs(spacing(there.affine)[::-1] - voxel_mm).max() > CSV_TOLERANCE_MM:
             return False
     return True
-
-
-_PARTIAL, _REPLACED = ".partial-", ".replaced-"
-
-
-def _partial_name(final: Path) -> str:
-    """Name of a store being written: says who writes it, so that the dead can be told."""
-    return f".{final.name}{_PARTIAL}{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
-
-
-def remove_leftovers(final: Path) -> None:
-    """Clear what a killed conversion of this patient left; put back a store it had moved away."""
-    for old in final.parent.glob(f".{final.name}{_REPLACED}*"):
-        if final.exists():
-            shutil.rmtree(old)
-        else:
-            old.rename(final)
-    for partial in final.parent.glob(f".{final.name}{_PARTIAL}*"):
-        if _is_abandoned(partial):
-            shutil.rmtree(partial, ignore_errors=True)
-
-
-def _is_abandoned(partial: Path) -> bool:
-    host, pid, _ = partial.name.split(_PARTIAL)[1].rsplit("-", 2)
-    if host == socket.gethostname():
-        return not _alive(int(pid))
-    return time.time() - partial.stat().st_mtime > _STALE_SECONDS
-
-
-#: A store of another host that has not changed for a day is taken for abandoned.
-_STALE_SECONDS = 86_400
-
-
-def _alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
-
-
-def _replace(folder: Path, final: Path) -> None:
-    """Let a complete store appear under its name; the old one goes only once it has."""
-    _sync_tree(folder)
-    old = None
-    if final.exists():
-        old = final.with_name(f".{final.name}{_REPLACED}{uuid.uuid4().hex[:8]}")
-        final.rename(old)
-    folder.rename(final)
-    _sync(final.parent)
-    if old is not None:
-        shutil.rmtree(old)
-
-
-def _sync_tree(folder: Path) -> None:
-    """Bring a store down to the device, files before the folders that name them."""
-    for root, _, files in os.walk(folder, topdown=False):
-        for name in files:
-            _sync(Path(root) / name)
-        _sync(Path(root))
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

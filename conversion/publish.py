@@ -2,28 +2,45 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
-from lundprobe_zarr.errors import DatasetError, NotADatasetError
+from lundprobe_zarr.errors import (
+    DamagedStoreError,
+    DatasetError,
+    NotADatasetError,
+    SchemaVersionError,
+)
 from lundprobe_zarr.schema.card import dataset_card, dataset_catalog
 from lundprobe_zarr.schema.layout import SCHEMA_VERSION
 from lundprobe_zarr.schema.manifest import ACCESS, ACCESS_SYNTHETIC, MANIFEST_NAME, Manifest
-from lundprobe_zarr.schema.tables import COHORT_FILE, MEASURED, TABLES, store_path, table_file
+from lundprobe_zarr.schema.tables import (
+    COHORT_FILE,
+    MEASURED,
+    PATIENTS,
+    TABLES,
+    store_path,
+    table_file,
+)
 from lundprobe_zarr.store.describe import array_rows, patient_row
+from lundprobe_zarr.store.location import Location
 from lundprobe_zarr.store.metadata import StoreMetadata, parse_store
 from lundprobe_zarr.vocabulary.names import PARTS
 from lundprobe_zarr.vocabulary.version import package_version
 
-from .fragments import load_fragments, write_parquet
-from .state import write_atomically
+from .fragments import load_fragments, parquet
+from .place import located
 
 _SUFFIX = ".zarr"
+#: Stores asked for at a time.
+_REQUESTS = 16
 
 
 @dataclass(frozen=True)
@@ -34,7 +51,7 @@ class Published:
     left_out: tuple[str, ...]
 
 
-def finalise(dataset: Path, rebuild: bool = False) -> Published:
+def finalise(dataset: Location | Path, rebuild: bool = False) -> Published:
     """Write tables, manifest, card and catalog of all complete stores in `dataset`.
 
     Reads each store's metadata, and voxels only where measured rows are lost or on `rebuild`. A
@@ -42,42 +59,61 @@ def finalise(dataset: Path, rebuild: bool = False) -> Published:
     sees the old dataset or the new one. Raises `NotADatasetError` if there is no store,
     `DatasetError` if stores differ in precision.
     """
+    dataset = located(dataset)
+    dataset.require_writable()
     stores, left_out = _stores(dataset)
     if not stores:
         raise NotADatasetError(
-            f"{dataset}: no patient's store in {dataset / 'patients'}; expected at least one; run "
-            "`lundprobe-zarr convert` first" + "".join(f"\n  {line}" for line in left_out)
+            f"{dataset.url}: no patient's store in {dataset.path('patients')}; expected at least "
+            "one; run `lundprobe-zarr convert` first" + "".join(f"\n  {line}" for line in left_out)
         )
-    manifest = _manifest(dataset, stores)
-    tables = _write_tables(dataset, stores, rebuild)
-    write_parquet(_all_parts(dataset, tables["patients"]), dataset / COHORT_FILE)
-    manifest = manifest.model_copy(update={"tables": tables, "cohort": COHORT_FILE})
-    write_atomically(dataset / "README.md", dataset_card(manifest, _sizes(dataset, manifest)))
-    write_atomically(dataset / "catalog.yaml", dataset_catalog(manifest, stores[0].patient_id))
-    write_atomically(dataset / MANIFEST_NAME, manifest.dump())
+    manifest = _manifest(dataset.url, stores)
+    tables = _Tables(dataset, rebuild)
+    tables.write(stores)
+    manifest = manifest.model_copy(update={"tables": tables.files, "cohort": COHORT_FILE})
+    texts = {
+        "README.md": dataset_card(manifest, tables.sizes),
+        "catalog.yaml": dataset_catalog(manifest, stores[0].patient_id),
+        MANIFEST_NAME: manifest.dump(),
+    }
+    for name, text in texts.items():
+        dataset.write(name, text.encode())
     _remove_stale(dataset, manifest)
     return Published(manifest, tuple(left_out))
 
 
-def _stores(dataset: Path) -> tuple[list[StoreMetadata], list[str]]:
+def store_names(dataset: Location) -> list[str]:
+    """Names of what claims to be a store, complete or not, such as `<patient_id>.zarr`."""
+    there = dataset.children("patients")
+    return [name for name in there if name.endswith(_SUFFIX) and not name.startswith(".")]
+
+
+def _stores(dataset: Location) -> tuple[list[StoreMetadata], list[str]]:
     stores, left_out = [], []
-    folder = dataset / "patients"
-    for path in sorted(folder.glob(f"*{_SUFFIX}")) if folder.is_dir() else []:
-        if path.name.startswith("."):
-            continue
-        try:
-            store = parse_store((path / "zarr.json").read_bytes(), str(path))
-        except (DatasetError, OSError) as error:  # or no folder at all
-            left_out.append(f"{path.name}: {error}")
-            continue
-        if store_path(store.patient_id) == f"patients/{path.name}":
-            stores.append(store)
-        else:
-            left_out.append(f"{path.name}: holds patient {store.patient_id}")
+    names = store_names(dataset)
+    with ThreadPoolExecutor(_REQUESTS) as pool:
+        for name, found in zip(names, pool.map(partial(_store, dataset), names), strict=True):
+            if isinstance(found, StoreMetadata):
+                stores.append(found)
+            else:
+                left_out.append(f"{name}: {found}")
     return stores, left_out
 
 
-def _manifest(dataset: Path, stores: list[StoreMetadata]) -> Manifest:
+def _store(dataset: Location, name: str) -> StoreMetadata | str:
+    """A store's metadata, or why it cannot be used; raises `DatasetError` if it cannot be got."""
+    place = f"patients/{name}"
+    try:
+        store = parse_store(dataset.read(f"{place}/zarr.json"), dataset.path(place))
+    except FileNotFoundError:
+        return "not complete: it has no zarr.json"
+    except (DamagedStoreError, SchemaVersionError) as error:
+        return str(error)
+    fits = store_path(store.patient_id) == place
+    return store if fits else f"holds patient {store.patient_id}"
+
+
+def _manifest(dataset: str, stores: list[StoreMetadata]) -> Manifest:
     precisions = {str(s.attributes["precision"]) for s in stores}
     if len(precisions) > 1:
         raise DatasetError(
@@ -100,7 +136,7 @@ def _manifest(dataset: Path, stores: list[StoreMetadata]) -> Manifest:
     )
 
 
-def _is_synthetic(dataset: Path, stores: list[StoreMetadata]) -> bool:
+def _is_synthetic(dataset: str, stores: list[StoreMetadata]) -> bool:
     real = [s.patient_id for s in stores if not s.attributes["synthetic"]]
     phantom = [s.patient_id for s in stores if s.attributes["synthetic"]]
     if real and phantom:
@@ -112,58 +148,61 @@ def _is_synthetic(dataset: Path, stores: list[StoreMetadata]) -> bool:
     return bool(phantom)
 
 
-def _write_tables(
-    dataset: Path, stores: list[StoreMetadata], rebuild: bool
-) -> dict[str, dict[str, list[str]]]:
-    files: dict[str, dict[str, list[str]]] = {name: {} for name in TABLES}
-    for part in PARTS:
-        chosen = [s for s in stores if s.attributes["part"] == part]
-        for name, table in _tables(dataset, chosen, rebuild).items() if chosen else ():
-            file = table_file(name, part)
-            write_parquet(table, dataset / file)
-            files[name][part] = [file]
-    return files
+class _Tables:
+    """The tables of all stores: written part by part; their files, and rows and bytes of each."""
 
+    def __init__(self, dataset: Location, rebuild: bool) -> None:
+        self._dataset = dataset
+        self._rebuild = rebuild
+        self.files: dict[str, dict[str, list[str]]] = {name: {} for name in TABLES}
+        self.sizes: dict[str, dict[str, tuple[int, int]]] = {name: {} for name in TABLES}
 
-def _all_parts(dataset: Path, files: dict[str, list[str]]) -> pa.Table:
-    return pa.concat_tables([pq.read_table(dataset / f) for part in files.values() for f in part])
+    def write(self, stores: list[StoreMetadata]) -> None:
+        """Write every table, and the patients of all parts at once."""
+        bytes_of = _store_bytes(self._dataset, stores)
+        patients = []
+        for part in PARTS:
+            chosen = [s for s in stores if s.attributes["part"] == part]
+            if chosen:
+                tables = self._of_part(chosen, bytes_of)
+                self._write_part(part, tables)
+                patients.append(tables[PATIENTS.name])
+        self._dataset.write(COHORT_FILE, parquet(pa.concat_tables(patients)))
 
+    def _write_part(self, part: str, tables: dict[str, pa.Table]) -> None:
+        for name, table in tables.items():
+            file, data = table_file(name, part), parquet(table)
+            self._dataset.write(file, data)
+            self.files[name][part] = [file]
+            self.sizes[name][part] = table.num_rows, len(data)
 
-def _tables(dataset: Path, stores: list[StoreMetadata], rebuild: bool) -> dict[str, pa.Table]:
-    patients = [patient_row(s, _tree_bytes(dataset / store_path(s.patient_id))) for s in stores]
-    fragments = [load_fragments(dataset, s, rebuild) for s in stores]
-    return {
-        "patients": TABLES["patients"].from_rows(patients),
-        "arrays": TABLES["arrays"].from_rows(row for s in stores for row in array_rows(s)),
-        **{name: pa.concat_tables([f[name] for f in fragments]) for name in MEASURED},
-    }
-
-
-def _tree_bytes(folder: Path) -> int:
-    return sum(f.stat().st_size for f in _files(folder))
-
-
-def _files(folder: Path) -> Iterator[Path]:
-    return (f for f in folder.rglob("*") if f.is_file())
-
-
-def _sizes(dataset: Path, manifest: Manifest) -> dict[str, dict[str, tuple[int, int]]]:
-    """Rows and bytes of every table by part, for the card."""
-    return {
-        name: {
-            part: (
-                sum(pq.read_metadata(dataset / f).num_rows for f in files),
-                sum((dataset / f).stat().st_size for f in files),
-            )
-            for part, files in parts.items()
+    def _of_part(
+        self, stores: list[StoreMetadata], bytes_of: Mapping[str, int]
+    ) -> dict[str, pa.Table]:
+        measured = load_fragments(self._dataset, stores, self._rebuild)
+        patients = [patient_row(s, bytes_of[s.patient_id]) for s in stores]
+        return {
+            "patients": TABLES["patients"].from_rows(patients),
+            "arrays": TABLES["arrays"].from_rows(row for s in stores for row in array_rows(s)),
+            **{name: pa.concat_tables([f[name] for f in measured]) for name in MEASURED},
         }
-        for name, parts in manifest.tables.items()
-    }
 
 
-def _remove_stale(dataset: Path, manifest: Manifest) -> None:
+def _store_bytes(dataset: Location, stores: list[StoreMetadata]) -> Mapping[str, int]:
+    """Bytes of all objects of each patient's store; in a bucket by one listing of all."""
+    if dataset.is_local:  # where stores that are being written come and go in between
+        ids = [s.patient_id for s in stores]
+        return {i: sum(dataset.find(store_path(i)).values()) for i in ids}
+    total: Counter[str] = Counter()
+    for name, size in dataset.find("patients").items():
+        total[name.partition("/")[0].removesuffix(_SUFFIX)] += size
+    return total
+
+
+def _remove_stale(dataset: Location, manifest: Manifest) -> None:
     """Remove table files of an earlier run that the manifest no longer names."""
     named = {f for parts in manifest.tables.values() for files in parts.values() for f in files}
-    for path in (dataset / "metadata").glob("*/*.parquet"):
-        if path.relative_to(dataset).as_posix() not in named:
-            path.unlink()
+    for name in dataset.find("metadata"):
+        file = f"metadata/{name}"
+        if "/" in name and name.endswith(".parquet") and file not in named:
+            dataset.delete(file)

@@ -19,15 +19,16 @@ from typing import Any, Protocol
 import dask
 from distributed import Client, LocalCluster, as_completed, get_worker
 
-from lundprobe_zarr.errors import DamagedStoreError, UsageError
+from lundprobe_zarr.errors import DamagedStoreError, NotADatasetError, UsageError
 from lundprobe_zarr.schema.precision import PRECISIONS, Precision
-from lundprobe_zarr.schema.tables import store_path
+from lundprobe_zarr.store.location import Location
 from lundprobe_zarr.store.metadata import parse_store
 
 from .inventory import Inventory, PatientSource
-from .patient import PatientResult, convert_patient, remove_leftovers
-from .publish import finalise
-from .state import is_current, write_atomically
+from .patient import PatientResult, convert_patient
+from .place import located, remove_leftovers, require_usable
+from .publish import finalise, store_names
+from .state import are_current
 
 #: Topic on which workers report bytes as files are stored.
 _TOPIC = "lundprobe-progress"
@@ -96,95 +97,123 @@ class Report:
             "findings": list(self.findings),
             "patients": [r.to_json() for r in self.results],
         }
-        write_atomically(path, json.dumps(contents, indent=2) + "\n")
+        path = path.resolve()
+        Location(path.parent).write(path.name, (json.dumps(contents, indent=2) + "\n").encode())
 
 
 @dataclass(frozen=True)
 class Options:
-    """How to convert: where the work runs, what may be rounded, whether to redo what is done."""
+    """How to convert: where the work runs, what may be rounded, whether to redo what is done.
+
+    `scratch` is the folder for stores on their way to a bucket; by default the system's for
+    temporary files.
+    """
 
     workers: int | None = None
     scheduler: str | None = None
     precision: Precision = "standard"
     overwrite: bool = False
     publish: bool = True
+    scratch: Path | None = None
 
 
 def convert(
     inventory: Inventory,
-    destination: Path,
+    destination: Location | Path,
     options: Options | None = None,
     reporter: Reporter | None = None,
 ) -> Report:
-    """Convert the patients of `inventory` into the dataset at `destination`.
+    """Convert the patients of `inventory` into the dataset at `destination`, a path or a bucket.
 
     Patients whose source has not changed are skipped; one that fails fails alone. Afterwards
     tables, manifest and card are written of all stores there (unless `options.publish` is off,
     as for the shares of a job array). An interrupt stops cleanly: the report says so.
-    Raises `UsageError` for options that make no sense or clash with what is there.
+    Raises `UsageError` for options that make no sense or clash with what is there, `DatasetError`
+    for a place that cannot be written, both before any patient is converted.
     """
     options, reporter = options or Options(), reporter or Silent()
-    _require_usable(inventory, destination, options)
+    dataset = located(destination)
+    _require_usable(inventory, dataset, options)
     started = time.perf_counter()
     report = Report(
         str(inventory.root),
-        str(destination),
+        dataset.url,
         options.precision,
         skipped_folders=inventory.skipped,
         findings=inventory.findings,
     )
-    (destination / "patients").mkdir(parents=True, exist_ok=True)
-    todo = _skip_current(inventory, destination, options, report)
-    _convert_all(todo, destination, options, report, reporter)
+    todo = _skip_current(inventory, dataset, options, report)
+    _convert_all(todo, dataset, options, report, reporter)
     report.seconds = time.perf_counter() - started
-    if options.publish and not report.interrupted and _has_stores(destination):
-        left_out = finalise(destination).left_out
-        report.findings += tuple(f"left out of the tables: {line}" for line in left_out)
+    if options.publish and not report.interrupted:
+        _publish(dataset, report)
     return report
 
 
-def _require_usable(inventory: Inventory, destination: Path, options: Options) -> None:
+def _publish(dataset: Location, report: Report) -> None:
+    try:
+        left_out = finalise(dataset).left_out
+    except NotADatasetError:
+        if report.count("converted") + report.count("skipped"):
+            raise
+        return  # every patient failed, as the report says
+    report.findings += tuple(f"left out of the tables: {line}" for line in left_out)
+
+
+def _require_usable(inventory: Inventory, dataset: Location, options: Options) -> None:
     if options.precision not in PRECISIONS:
         raise UsageError(f"precision {options.precision!r}; expected one of {PRECISIONS}")
     if options.workers is not None and options.workers < 1:
         raise UsageError(f"--workers {options.workers}; expected at least 1")
-    target = destination.resolve()
-    if target.is_relative_to(inventory.root) or inventory.root.is_relative_to(target):
+    if dataset.is_local:
+        _require_apart(inventory.root, dataset.local())
+        if dataset.local().exists() and not dataset.local().is_dir():
+            raise UsageError(f"destination {dataset.url} is a file; expected a folder or nothing")
+    if options.scratch is not None and options.scratch.resolve().is_relative_to(inventory.root):
         raise UsageError(
-            f"destination {target} and source {inventory.root} overlap; expected separate folders"
+            f"--scratch {options.scratch} is in the source {inventory.root}; expected a folder "
+            "outside it"
         )
-    if destination.exists() and not destination.is_dir():
-        raise UsageError(f"destination {destination} is a file; expected a folder or nothing")
+    require_usable(dataset, options.scratch)
     if not options.overwrite:
-        _require_same_precision(destination, options.precision)
+        _require_same_precision(dataset, options.precision)
 
 
-def _require_same_precision(destination: Path, precision: Precision) -> None:
+def _require_apart(source: Path, destination: Path) -> None:
+    target = destination.resolve()
+    if target.is_relative_to(source) or source.is_relative_to(target):
+        raise UsageError(
+            f"destination {target} and source {source} overlap; expected separate folders"
+        )
+
+
+def _require_same_precision(dataset: Location, precision: Precision) -> None:
     """One dataset, one precision: the first readable store tells which."""
-    for root in (destination / "patients").glob("[!.]*.zarr/zarr.json"):
+    for name in store_names(dataset):
         try:
-            there = parse_store(root.read_bytes(), str(root.parent)).attributes["precision"]
-        except DamagedStoreError:  # to be converted again
+            store = parse_store(dataset.read(f"patients/{name}/zarr.json"), name)
+        except (DamagedStoreError, FileNotFoundError):  # to be converted again
             continue
+        there = store.attributes["precision"]
         if there != precision:
             raise UsageError(
-                f"{destination} was converted with precision {there}, not {precision}; choose "
+                f"{dataset.url} was converted with precision {there}, not {precision}; choose "
                 f"--precision {there}, another destination, or convert all again with --overwrite"
             )
         return
 
 
-def _has_stores(destination: Path) -> bool:
-    return any((destination / "patients").glob("[!.]*.zarr"))
-
-
 def _skip_current(
-    inventory: Inventory, destination: Path, options: Options, report: Report
+    inventory: Inventory, dataset: Location, options: Options, report: Report
 ) -> list[PatientSource]:
+    patients = inventory.patients
+    remove_leftovers(dataset, [p.patient_id for p in patients], options.scratch)
+    if options.overwrite:
+        return list(patients)
     todo = []
-    for patient in inventory.patients:
-        remove_leftovers(destination / store_path(patient.patient_id))
-        if not options.overwrite and is_current(destination, patient, options.precision):
+    current = are_current(dataset, patients, options.precision)
+    for patient, is_current in zip(patients, current, strict=True):
+        if is_current:
             report.results.append(PatientResult(patient.patient_id, "skipped", patient.bytes))
         else:
             todo.append(patient)
@@ -193,7 +222,7 @@ def _skip_current(
 
 def _convert_all(
     todo: Sequence[PatientSource],
-    destination: Path,
+    dataset: Location,
     options: Options,
     report: Report,
     reporter: Reporter,
@@ -201,11 +230,16 @@ def _convert_all(
     if not todo:
         reporter.started(0, 0, 0)
         return
+    task = partial(
+        _task,
+        dataset=dataset,
+        precision=options.precision,
+        scratch=None if options.scratch is None else options.scratch.resolve(),
+    )
     try:
         with _client(options, len(todo)) as client:
             workers = len(client.scheduler_info(n_workers=-1)["workers"])
             reporter.started(len(todo), sum(p.bytes for p in todo), workers)
-            task = partial(_task, dataset=destination.resolve(), precision=options.precision)
             with _subscription(client, reporter.advanced):
                 for result in _results(client, task, todo):
                     report.results.append(result)
@@ -213,8 +247,7 @@ def _convert_all(
     except KeyboardInterrupt:
         report.interrupted = True
     finally:
-        for patient in todo:
-            remove_leftovers(destination / store_path(patient.patient_id))
+        remove_leftovers(dataset, [p.patient_id for p in todo], options.scratch)
 
 
 @contextmanager
@@ -346,6 +379,9 @@ def _crashed(patient: PatientSource, error: BaseException) -> PatientResult:
     return PatientResult(patient.patient_id, "failed", patient.bytes, error=reason)
 
 
-def _task(patient: PatientSource, dataset: Path, precision: Precision) -> PatientResult:
+def _task(
+    patient: PatientSource, dataset: Location, precision: Precision, scratch: Path | None
+) -> PatientResult:
     worker = get_worker()
-    return convert_patient(patient, dataset, precision, partial(worker.log_event, _TOPIC))
+    progress = partial(worker.log_event, _TOPIC)
+    return convert_patient(patient, dataset, precision, progress, scratch)

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,26 +18,20 @@ from lundprobe_zarr.errors import DatasetError
 from lundprobe_zarr.schema.layout import SCHEMA_VERSION
 from lundprobe_zarr.schema.precision import Precision
 from lundprobe_zarr.schema.tables import store_path
-from lundprobe_zarr.store.metadata import StoreMetadata, parse_store
+from lundprobe_zarr.store.dataset import open_store
+from lundprobe_zarr.store.location import Location
+from lundprobe_zarr.store.metadata import StoreMetadata
 
+from .claim import NOTES
 from .inventory import PatientSource
+from .place import located
 
-_FOLDER = ".conversion"
-
-
-def _state_file(dataset: Path, patient_id: str) -> Path:
-    return dataset / _FOLDER / f"{patient_id}.json"
+#: Patients looked at at a time where each takes requests; on a disk one after another is best.
+_REQUESTS = 16
 
 
-def write_atomically(path: Path, text: str) -> None:
-    """Write `text` so that `path` holds either all of it or what it held before."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    with temporary.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
+def _note(patient_id: str) -> str:
+    return f"{NOTES}/{patient_id}.json"
 
 
 def side_digest(patient: PatientSource) -> str:
@@ -53,36 +49,44 @@ def _state(patient: PatientSource, precision: Precision) -> dict[str, Any]:
     }
 
 
-def remember(dataset: Path, patient: PatientSource, precision: Precision) -> None:
+def remember(dataset: Location, patient: PatientSource, precision: Precision) -> None:
     """Note what a store that has just appeared was converted from."""
-    path = _state_file(dataset, patient.patient_id)
-    write_atomically(path, json.dumps(_state(patient, precision)))
+    dataset.write(_note(patient.patient_id), json.dumps(_state(patient, precision)).encode())
 
 
-def forget(dataset: Path, patient_id: str) -> None:
+def forget(dataset: Location, patient_id: str) -> None:
     """Drop the note on a patient, before its store is replaced."""
-    _state_file(dataset, patient_id).unlink(missing_ok=True)
+    dataset.delete(_note(patient_id))
+
+
+def are_current(
+    dataset: Location, patients: Sequence[PatientSource], precision: Precision, note: bool = True
+) -> list[bool]:
+    """Whether each patient need not be converted again: see `is_current`."""
+    look = partial(is_current, dataset, precision=precision, note=note)
+    with ThreadPoolExecutor(1 if dataset.is_local else _REQUESTS) as pool:
+        return list(pool.map(look, patients))
 
 
 def is_current(
-    dataset: Path, patient: PatientSource, precision: Precision, note: bool = True
+    dataset: Location | Path, patient: PatientSource, precision: Precision, note: bool = True
 ) -> bool:
     """Whether the patient's store is there and was converted from just these source files.
 
     Sizes and times decide when they all agree; a file whose time alone differs is hashed, and
-    the new times are noted unless `note` is off.
+    the new times are noted unless `note` is off. At most three requests, however many files.
     """
-    root = dataset / store_path(patient.patient_id) / "zarr.json"
-    if patient.problem is not None or not root.is_file():
+    dataset = located(dataset)
+    if patient.problem is not None or not dataset.exists(_root(patient)):
         return False
-    noted = _read_state(_state_file(dataset, patient.patient_id))
+    noted = _read_state(dataset, patient.patient_id)
     now = _state(patient, precision)
     if noted == now:
         return True
     if noted is not None and noted.get("side") != now["side"]:
         return False
     try:
-        if not _same_contents(root, patient, precision, noted, now):
+        if not _same_contents(dataset, patient, precision, noted, now):
             return False
     except (DatasetError, OSError):  # the conversion will say what cannot be read
         return False
@@ -91,23 +95,27 @@ def is_current(
     return True
 
 
-def _read_state(path: Path) -> dict[str, Any] | None:
+def _root(patient: PatientSource) -> str:
+    return f"{store_path(patient.patient_id)}/zarr.json"
+
+
+def _read_state(dataset: Location, patient_id: str) -> dict[str, Any] | None:
     try:
-        state = json.loads(path.read_text(encoding="utf-8"))
+        state = json.loads(dataset.read(_note(patient_id)))
     except (FileNotFoundError, ValueError):
         return None
     return state if isinstance(state, dict) else None
 
 
 def _same_contents(
-    root: Path,
+    dataset: Location,
     patient: PatientSource,
     precision: Precision,
     noted: dict[str, Any] | None,
     now: dict[str, Any],
 ) -> bool:
     """Whether hashes prove what sizes and times could not."""
-    store = parse_store(root.read_bytes(), str(root.parent))
+    store = open_store(dataset, patient.patient_id)
     if not _same_circumstances(store, patient, precision):
         return False
     recorded = _recorded(store)

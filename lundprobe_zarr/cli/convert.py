@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import re
+import shlex
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from lundprobe_zarr.cli.place import Dataset, StorageOptions, locate
 from lundprobe_zarr.cli.status import FAILED, NO_DATASET
 from lundprobe_zarr.errors import SourceNotFoundError, UsageError
 
 if TYPE_CHECKING:
     from conversion.inventory import Inventory
     from conversion.run import Options, Report
+    from lundprobe_zarr.store.location import Location
 
 
 class Precision(StrEnum):
@@ -26,7 +29,9 @@ class Precision(StrEnum):
 
 
 Source = Annotated[Path, typer.Argument(help="The unpacked LUND-PROBE archive.", metavar="SRC")]
-Destination = Annotated[Path, typer.Argument(help="Folder of the dataset.", metavar="DEST")]
+Destination = Annotated[
+    str, typer.Argument(help="Folder of the dataset, or URL of one in a bucket.", metavar="DEST")
+]
 Workers = Annotated[
     int | None, typer.Option(help="Worker processes on this machine [default: one a core].")
 ]
@@ -59,6 +64,13 @@ DryRun = Annotated[
 ReportFile = Annotated[
     Path | None, typer.Option("--report", help="Write the outcome of every patient here, as JSON.")
 ]
+Scratch = Annotated[
+    Path | None,
+    typer.Option(
+        help="For a bucket: where a patient's store is written, one a worker, before it is sent, "
+        "up to 1 GB each [default: the system's folder for temporary files]."
+    ),
+]
 
 
 def convert(
@@ -73,17 +85,22 @@ def convert(
     follow_links: FollowLinks = False,
     dry_run: DryRun = False,
     report: ReportFile = None,
+    scratch: Scratch = None,
+    storage_options: StorageOptions = None,
 ) -> None:
-    """Convert a copy of LUND-PROBE into a dataset.
+    """Convert a copy of LUND-PROBE into a dataset, on disk or in a bucket (s3://, gs://, az://).
 
     Patients converted before are skipped unless their source has changed, so the same command
     continues a run that was broken off. A patient that fails fails alone.
+    To a bucket, each patient is written and verified in a scratch folder, then sent, its root
+    metadata last: `lundprobe-zarr convert SOURCE s3://bucket/lund-probe --scratch /fast/disk`.
     """
     from lundprobe_zarr.cli import converter
 
     if dry_run and report is not None:
         raise UsageError(f"--dry-run writes nothing, so no --report {report}; leave out either")
     share = parse_share(part)
+    dataset = locate(destination, storage_options)
     inventory = converter.select(_inventory(source, follow_links), split_ids(patients or []), share)
     how = converter.options(
         workers=workers,
@@ -91,13 +108,14 @@ def convert(
         precision=precision.value,
         overwrite=overwrite,
         publish=share is None,
+        scratch=scratch,
     )
     if dry_run:
         from lundprobe_zarr.cli.plan import show_plan
 
-        show_plan(inventory, destination, how)
+        show_plan(inventory, dataset, how)
         return
-    raise typer.Exit(run(inventory, destination, how, report))
+    raise typer.Exit(run(inventory, dataset, how, report))
 
 
 def _inventory(source: Path, follow_links: bool) -> Inventory:
@@ -113,7 +131,7 @@ def _inventory(source: Path, follow_links: bool) -> Inventory:
 
 
 def run(
-    inventory: Inventory, destination: Path, how: Options, report_file: Path | None = None
+    inventory: Inventory, destination: Location, how: Options, report_file: Path | None = None
 ) -> int:
     """Convert with progress, print the outcome and return the exit status."""
     from lundprobe_zarr.cli import converter
@@ -133,8 +151,8 @@ def run(
         report.write(report_file)
     if report is None or report.interrupted:
         # Counted on disk: a patient may have come to its end while workers were stopping.
-        done = sum(converter.is_current(destination, p, how.precision) for p in inventory.patients)
-        show_interrupted(done, len(inventory.patients), destination)
+        done = converter.current(destination, inventory, how.precision)
+        show_interrupted(len(done), len(inventory.patients), destination)
         return interrupt.status
     show_outcome(report, destination, published=how.publish)
     return FAILED if report.failures else 0
@@ -156,7 +174,11 @@ def split_ids(given: list[str]) -> list[str]:
 
 
 def finalise(
-    dataset: Annotated[Path, typer.Argument(help="Folder of the dataset.")],
+    dataset: Dataset,
+    rebuild: Annotated[
+        bool, typer.Option("--rebuild", help="Measure every voxel again, for all tables.")
+    ] = False,
+    storage_options: StorageOptions = None,
 ) -> Any:
     """Write tables, manifest and card from the patients' stores.
 
@@ -166,11 +188,12 @@ def finalise(
     from lundprobe_zarr.cli import converter
     from lundprobe_zarr.cli.console import count, listing, say
 
-    published = converter.finalise(dataset)
+    location = locate(dataset, storage_options)
+    published = converter.finalise(location, rebuild)
     counts = " and ".join(f"{n} {part}" for part, n in published.manifest.patients.items())
-    say(f"Wrote the tables, manifest and card of {counts} patients in {dataset}.")
+    say(f"Wrote the tables, manifest and card of {counts} patients in {location.url}.")
     if published.left_out:
         say(f"Left out {count(len(published.left_out), 'store')}; convert them again:")
         listing(published.left_out)
         raise typer.Exit(NO_DATASET)
-    say(f"Next: lundprobe-zarr info {dataset}")
+    say(f"Next: lundprobe-zarr info {shlex.quote(location.url)}")

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from conversion.publish import Published
     from conversion.run import Options, Report, Reporter
     from lundprobe_zarr.schema.precision import Precision
+    from lundprobe_zarr.store.location import Location
 
 GROUP = "lundprobe_zarr.converter"
 
@@ -48,10 +49,13 @@ def select(inventory: Inventory, patients: list[str], part: tuple[int, int] | No
     return selected
 
 
-def is_current(destination: Path, patient: PatientSource, precision: Precision) -> bool:
-    """Whether a patient need not be converted again; writes nothing."""
-    current: bool = _module("state").is_current(destination, patient, precision, note=False)
-    return current
+def current(
+    destination: Location, inventory: Inventory, precision: Precision
+) -> list[PatientSource]:
+    """Patients that need not be converted again; writes nothing."""
+    patients = inventory.patients
+    found = _module("state").are_current(destination, patients, precision, note=False)
+    return [p for p, is_current in zip(patients, found, strict=True) if is_current]
 
 
 def options(**chosen: Any) -> Options:
@@ -60,13 +64,15 @@ def options(**chosen: Any) -> Options:
     return made
 
 
-def convert(inventory: Inventory, destination: Path, how: Options, reporter: Reporter) -> Report:
+def convert(
+    inventory: Inventory, destination: Location, how: Options, reporter: Reporter
+) -> Report:
     """Convert the patients of the inventory."""
     report: Report = _module("run").convert(inventory, destination, how, reporter)
     return report
 
 
-def finalise(dataset: Path) -> Published:
+def finalise(dataset: Location, rebuild: bool) -> Published:
     """Write tables, manifest and card of the stores there are."""
-    published: Published = _module("publish").finalise(dataset)
+    published: Published = _module("publish").finalise(dataset, rebuild)
     return published

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from lundprobe_zarr.cli.place import StorageOptions, locate
 from lundprobe_zarr.cli.status import FAILED
 
 if TYPE_CHECKING:
@@ -30,6 +31,11 @@ def copy(
         Path | None,
         typer.Option("--report", help="Write the outcome here, as JSON."),
     ] = None,
+    storage_options: StorageOptions = None,
+    source_options: Annotated[
+        str | None,
+        typer.Option(metavar="JSON|@FILE", help="The same for SRC; --storage-options is for DEST."),
+    ] = None,
 ) -> None:
     """Copy a dataset to a folder or bucket, and check that it arrived.
 
@@ -43,9 +49,8 @@ def copy(
     from lundprobe_zarr.cli.phantom import steps
     from lundprobe_zarr.store.copy import copy_dataset
     from lundprobe_zarr.store.dataset import open_manifest
-    from lundprobe_zarr.store.location import Location
 
-    start, end = Location(source), Location(destination)
+    start, end = locate(source, source_options), locate(destination, storage_options)
     total = sum(open_manifest(start).patients.values())
     stopping = "Stopping: waiting for the objects on their way …"
     with interruptible(lambda: typer.echo(stopping, err=True)) as interrupt:

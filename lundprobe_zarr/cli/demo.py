@@ -103,10 +103,11 @@ def _write_source(source: Path, workers: int) -> None:
 
 def _convert(source: Path, dataset: Path, workers: int) -> None:
     from lundprobe_zarr.cli import converter
+    from lundprobe_zarr.store.location import Location
 
     _step(2, "Convert it", f"convert {_quoted(source)} {_quoted(dataset)} --workers {workers}")
     inventory = converter.take_inventory(source, follow_links=False)
-    status = run(inventory, dataset, converter.options(workers=workers))
+    status = run(inventory, Location(dataset), converter.options(workers=workers))
     if status:
         raise typer.Exit(status)
 

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from lundprobe_zarr.cli.validate import Dataset
+from lundprobe_zarr.cli.place import Dataset, StorageOptions, locate, parse_options
 from lundprobe_zarr.errors import UsageError
 
 PatientId = Annotated[str, typer.Argument(help="A patient's id.", metavar="PATIENT")]
@@ -17,6 +17,7 @@ def export(
     dataset: Dataset,
     patient: PatientId,
     out: Annotated[Path, typer.Argument(help="Folder to write below; may hold other patients.")],
+    storage_options: StorageOptions = None,
 ) -> None:
     """Write a patient back as the NIfTI files it came from.
 
@@ -27,11 +28,10 @@ def export(
     from lundprobe_zarr.cli.phantom import steps
     from lundprobe_zarr.cohort import open_cohort
     from lundprobe_zarr.store.dataset import open_store
-    from lundprobe_zarr.store.location import Location
     from lundprobe_zarr.views.export import export_patient
 
-    location = Location(dataset)
-    known = open_cohort(dataset)[patient].patient_id
+    location = locate(dataset, storage_options)
+    known = open_cohort(dataset, parse_options(storage_options))[patient].patient_id
     total = len(open_store(location, known).records)
     with steps("Exporting", total) as step:
         exported = export_patient(location, known, out, on_file=step)
@@ -46,15 +46,15 @@ def preview(
     dataset: Dataset,
     patient: PatientId,
     out: Annotated[Path, typer.Argument(help="Picture to write.", metavar="OUT.png")],
+    storage_options: StorageOptions = None,
 ) -> None:
     """Draw a patient's images, contours and dose as a PNG."""
     from lundprobe_zarr.cli.console import say
     from lundprobe_zarr.cohort import open_cohort
-    from lundprobe_zarr.store.location import Location
     from lundprobe_zarr.views.preview import save_preview
 
     if out.suffix.lower() != ".png":
         raise UsageError(f"{out}: expected a name that ends in .png")
-    known = open_cohort(dataset)[patient].patient_id
-    save_preview(Location(dataset), known, out)
+    known = open_cohort(dataset, parse_options(storage_options))[patient].patient_id
+    save_preview(locate(dataset, storage_options), known, out)
     say(f"Drew {known} into {out.resolve()}.")

@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from lundprobe_zarr.cli.validate import Dataset
-from lundprobe_zarr.errors import DatasetError
+from lundprobe_zarr.cli.place import Dataset, StorageOptions, locate, parse_options
 
 if TYPE_CHECKING:
     from lundprobe_zarr.schema.manifest import Manifest
@@ -23,26 +22,26 @@ def info(
     columns: Annotated[
         bool, typer.Option("--columns", help="Every column of every table, with its meaning.")
     ] = False,
+    storage_options: StorageOptions = None,
 ) -> None:
     """Say what a dataset, a patient or a column is."""
     from lundprobe_zarr.cohort import open_cohort
     from lundprobe_zarr.store.dataset import open_manifest, open_store
-    from lundprobe_zarr.store.location import Location
 
-    location = Location(dataset)
+    location = locate(dataset, storage_options)
     if columns:
         _show_columns(open_manifest(location))
     elif patient is None:
         _show_dataset(location, open_manifest(location))
     else:
-        known = open_cohort(dataset)[patient]
+        known = open_cohort(dataset, parse_options(storage_options))[patient]
         _show_patient(open_store(location, known.patient_id))
 
 
 def _show_dataset(location: Location, manifest: Manifest) -> None:
     from lundprobe_zarr.cli.console import facts, heading, say, table
     from lundprobe_zarr.schema.tables import TABLES
-    from lundprobe_zarr.store.dataset import read_table
+    from lundprobe_zarr.store.dataset import read_table, table_rows
 
     say(f"{manifest.name}, at {location.url}", "bold")
     if manifest.synthetic:
@@ -51,7 +50,7 @@ def _show_dataset(location: Location, manifest: Manifest) -> None:
     facts([*_contents(manifest, patients), *_terms(manifest)])
     heading("Tables")
     rows = [
-        (name, str(_rows(location, parts)), TABLES[name].row if name in TABLES else "")
+        (name, str(table_rows(location, parts)), TABLES[name].row if name in TABLES else "")
         for name, parts in manifest.tables.items()
     ]
     table(("table", "rows", "a row is"), rows, right=("rows",))
@@ -83,26 +82,6 @@ def _contents(manifest: Manifest, patients: list[dict[str, Any]]) -> Iterator[tu
 def _terms(manifest: Manifest) -> Iterator[tuple[str, str]]:
     yield "access", manifest.access
     yield "cite", manifest.citation
-
-
-def _rows(location: Location, parts: dict[str, list[str]]) -> int:
-    """Rows of a table, from the Parquet files' footers alone."""
-    return sum(_footer_rows(location.path(f)) for files in parts.values() for f in files)
-
-
-def _footer_rows(url: str) -> int:
-    import fsspec
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    try:
-        with fsspec.open(url, "rb") as file:
-            rows: int = pq.read_metadata(file).num_rows
-    except (OSError, pa.ArrowException) as error:
-        raise DatasetError(
-            f"{url}: not a sound Parquet file ({error}); rebuild it with `lundprobe-zarr finalise`"
-        ) from error
-    return rows
 
 
 def _show_columns(manifest: Manifest) -> None:

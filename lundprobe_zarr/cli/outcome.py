@@ -4,22 +4,23 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Iterator
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lundprobe_zarr.cli.console import count, duration, heading, listing, say
+from lundprobe_zarr.cli.place import shown
 
 if TYPE_CHECKING:
     from conversion.run import Report
+    from lundprobe_zarr.store.location import Location
 
 
-def show_outcome(report: Report, destination: Path, published: bool) -> None:
+def show_outcome(report: Report, destination: Location, published: bool) -> None:
     """Print the summary of a run that went to its end."""
     _show_failures(report)
     _show_findings(report)
     say()
     say(f"{_counts(report)} in {duration(report.seconds)}.", "bold")
-    say(f"Dataset: {destination.resolve()}")
+    say(f"Dataset: {shown(destination)}")
     for line in _next(report, destination, published):
         say(line)
 
@@ -29,8 +30,8 @@ def _counts(report: Report) -> str:
     return f"{report.count('converted')} converted, {skipped}, {report.count('failed')} failed"
 
 
-def _next(report: Report, destination: Path, published: bool) -> Iterator[str]:
-    quoted = shlex.quote(str(destination))
+def _next(report: Report, destination: Location, published: bool) -> Iterator[str]:
+    quoted = shlex.quote(destination.url)
     if report.failures:
         yield "Next: mend what failed and run the same command; it converts only what is missing."
     if not published:
@@ -56,8 +57,8 @@ def _show_findings(report: Report) -> None:
         listing(lines)
 
 
-def show_interrupted(done: int, known: int, destination: Path) -> None:
+def show_interrupted(done: int, known: int, destination: Location) -> None:
     """Print what is done after an interrupt, and how to go on."""
     say()
-    say(f"Stopped: {done} of {count(known, 'patient')} done and safe in {destination.resolve()}.")
+    say(f"Stopped: {done} of {count(known, 'patient')} done and safe in {shown(destination)}.")
     say("The same command continues where this one stopped.")

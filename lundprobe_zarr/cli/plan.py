@@ -4,20 +4,21 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lundprobe_zarr.cli import converter
 from lundprobe_zarr.cli.console import count, facts, heading, listing, say, size
+from lundprobe_zarr.cli.place import shown
 from lundprobe_zarr.vocabulary.files import KNOWN_FILES
 from lundprobe_zarr.vocabulary.names import PARTS, PROTOCOLS, STRUCTURES, protocol_of
 
 if TYPE_CHECKING:
     from conversion.inventory import Inventory, PatientSource
     from conversion.run import Options
+    from lundprobe_zarr.store.location import Location
 
 
-def show_plan(inventory: Inventory, destination: Path, how: Options) -> None:
+def show_plan(inventory: Inventory, destination: Location, how: Options) -> None:
     """Print the inventory and what would be done; nothing is written."""
     say(f"Source: {inventory.root}", "bold")
     facts(_overview(inventory))
@@ -71,18 +72,14 @@ def _unknown(patients: Iterable[PatientSource]) -> Iterator[str]:
     yield from (f"{p.folder}/{path}" for p in patients for path in p.unknown)
 
 
-def _show_intent(inventory: Inventory, destination: Path, how: Options, bad: int) -> None:
-    current = [
-        p
-        for p in inventory.patients
-        if not how.overwrite and converter.is_current(destination, p, how.precision)
-    ]
+def _show_intent(inventory: Inventory, destination: Location, how: Options, bad: int) -> None:
+    current = [] if how.overwrite else converter.current(destination, inventory, how.precision)
     todo = len(inventory.patients) - len(current) - bad
     spared = {p.patient_id for p in current}
     left = sum(
         p.bytes for p in inventory.patients if p.patient_id not in spared and p.problem is None
     )
-    heading(f"Would convert to {destination.resolve()}, precision {how.precision}:")
+    heading(f"Would convert to {shown(destination)}, precision {how.precision}:")
     listing(
         (
             f"{count(todo, 'patient')} converted, of {size(left)} to read",

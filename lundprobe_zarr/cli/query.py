@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from lundprobe_zarr.cli.validate import Dataset
+from lundprobe_zarr.cli.place import Dataset, StorageOptions, parse_options
 from lundprobe_zarr.errors import QueryError, UnknownLabelError, UsageError
 
 if TYPE_CHECKING:
@@ -55,6 +55,7 @@ def query(
     output: Annotated[
         Path | None, typer.Option("--output", help="Write to this file, replacing it.")
     ] = None,
+    storage_options: StorageOptions = None,
 ) -> None:
     """List the patients for whom a predicate holds, or ask all tables with SQL.
 
@@ -67,7 +68,7 @@ def query(
     from lundprobe_zarr.cohort import open_cohort
 
     chosen_form = _form(form, output)
-    cohort = open_cohort(dataset)
+    cohort = open_cohort(dataset, parse_options(storage_options))
     if _QUERY.match(sql):
         if columns is not None:
             raise UsageError(f"--columns {columns}: of a query, name the columns after SELECT")

@@ -7,9 +7,8 @@ from typing import Annotated
 
 import typer
 
+from lundprobe_zarr.cli.place import Dataset, StorageOptions, locate
 from lundprobe_zarr.cli.status import NO_DATASET
-
-Dataset = Annotated[str, typer.Argument(help="Path or URL of a dataset.")]
 
 
 def validate(
@@ -22,6 +21,7 @@ def validate(
     report: Annotated[
         Path | None, typer.Option("--report", help="Write what was found here, as JSON.")
     ] = None,
+    storage_options: StorageOptions = None,
 ) -> None:
     """Look whether a dataset is whole and sound.
 
@@ -32,10 +32,9 @@ def validate(
     from lundprobe_zarr.cli.console import count, listing, say
     from lundprobe_zarr.cli.phantom import steps
     from lundprobe_zarr.store.dataset import open_manifest
-    from lundprobe_zarr.store.location import Location
     from lundprobe_zarr.store.validate import validate as look
 
-    location = Location(dataset)
+    location = locate(dataset, storage_options)
     total = sum(open_manifest(location).patients.values())
     with steps("Validating", total) as step:
         found = look(location, deep, workers, on_store=lambda patient: step(f"{patient} looked at"))

@@ -1,8 +1,8 @@
 """Copy a finished dataset from anywhere to anywhere that can be written, and prove it arrived.
 
-What a reader starts from comes last: in each store its root `zarr.json`, in the dataset the
-manifest. So whoever reads meanwhile finds a whole dataset or none. A copy that was broken off goes
-on where it stopped: what is there already is compared, not sent again.
+What a reader starts from comes last: in each store its metadata and of that its root, in the
+dataset the manifest. So whoever reads meanwhile finds a whole dataset or none. A copy that was
+broken off goes on where it stopped: what is there already is compared, not sent again.
 """
 
 from __future__ import annotations
@@ -24,7 +24,14 @@ from lundprobe_zarr.schema.manifest import MANIFEST_NAME
 from lundprobe_zarr.schema.tables import store_path
 from lundprobe_zarr.store.dataset import open_manifest, read_store, read_table
 from lundprobe_zarr.store.location import Entry, Location, Range, md5, read_object
-from lundprobe_zarr.store.objects import ROOT, SIDE_FILES, StoreObject, store_objects, table_files
+from lundprobe_zarr.store.objects import (
+    ROOT,
+    SIDE_FILES,
+    StoreObject,
+    is_metadata,
+    store_objects,
+    table_files,
+)
 
 #: Objects up to this size are compared whole with what is there already: as cheap as asking.
 _SMALL = 1 << 20
@@ -109,6 +116,18 @@ def copy_dataset(
     return CopyReport(tuple(stores), len(files), sum(f.size for f in files))
 
 
+def send_store(
+    source: Location, destination: Location, patient_id: str, workers: int = 8
+) -> CopiedStore:
+    """Copy one store from the dataset at `source`, whole and verified or not at all.
+
+    What is there of another store of this patient is hidden from readers before any of it
+    changes. Raises `DatasetError` or `VerificationError` if it cannot be read or does not arrive.
+    """
+    with ThreadPoolExecutor(max(1, workers)) as pool:
+        return _Copier(source, destination, pool, reverify=True).send(patient_id)
+
+
 @dataclass(frozen=True)
 class _Sent:
     """An object that was sent, relative to the dataset, and what its bytes were."""
@@ -144,29 +163,52 @@ class _Copier:
         self._destination.delete(MANIFEST_NAME)
 
     def store(self, patient_id: str) -> CopiedStore:
-        """Copy one store, its root metadata last."""
-        place = store_path(patient_id)
+        """Copy one store, its root metadata last; the result says why if that failed."""
         try:
-            text, where = read_store(self._source, patient_id)
-            objects = store_objects(text, where)
-            there = self._listed(place)
-            if ROOT in there and self._contents(f"{place}/{ROOT}") != text:
-                self._destination.delete(f"{place}/{ROOT}")
-                del there[ROOT]
-            sent = self._send(place, objects, there)
-            self._prove(sent, self._destination.listing(place) if sent else {}, place)
-            sent += self.files([f"{place}/{ROOT}"])
+            return self.send(patient_id)
         except (DatasetError, VerificationError) as error:
             return CopiedStore(patient_id, error=str(error))
+
+    def send(self, patient_id: str) -> CopiedStore:
+        """Copy one store: data, then metadata, then its root, each proved before the next."""
+        place = store_path(patient_id)
+        text, where = read_store(self._source, patient_id)
+        objects = store_objects(text, where)
+        there = self._destination.listing(place)
+        self._clear(place, text, {o.name: o for o in objects}, there)
+        sent = []
+        for metadata in (False, True):
+            some = self._send(place, [o for o in objects if o.is_metadata is metadata], there)
+            self._prove(some, self._destination.listing(place) if some else {}, place)
+            sent += some
+        sent += self.files([f"{place}/{ROOT}"])
         return CopiedStore(patient_id, len(objects) + 1, len(sent), sum(s.size for s in sent))
 
-    def _listed(self, place: str) -> dict[str, Entry]:
-        """What is there of a store; what a killed copy left under a temporary name is removed."""
-        there = self._destination.listing(place)
-        for name in [n for n in there if n.rpartition("/")[2].startswith(".")]:
-            self._destination.delete(f"{place}/{name}")
+    def _clear(
+        self, place: str, text: bytes, named: Mapping[str, StoreObject], there: dict[str, Entry]
+    ) -> None:
+        """Delete what is there of another store, so that nobody reads a mixture of both.
+
+        The root first, then the metadata of groups and arrays, which open without it; then what
+        the new store does not have: an all-zero volume is no object, and an old one in its place
+        would be read. `there` is what is left.
+        """
+        if ROOT in there and self._contents(f"{place}/{ROOT}") != text:
+            self._delete(place, [ROOT], there)
+        if ROOT not in there:
+            found = [n for n in there if is_metadata(n) and n in named]
+            same = self._pool.map(
+                lambda n: self._is_there(self._read(f"{place}/{n}", named[n])[0], there[n]), found
+            )
+            self._delete(place, [n for n, s in zip(found, same, strict=True) if not s], there)
+        strangers = [n for n in there if n not in named and n != ROOT]
+        self._delete(place, [n for n in strangers if is_metadata(n)], there)
+        self._delete(place, [n for n in strangers if not is_metadata(n)], there)
+
+    def _delete(self, place: str, names: list[str], there: dict[str, Entry]) -> None:
+        list(self._pool.map(lambda n: self._destination.delete(f"{place}/{n}"), names))
+        for name in names:
             del there[name]
-        return there
 
     def files(self, names: Iterable[str]) -> list[_Sent]:
         """Copy single objects, relative to the dataset; those that had to be sent, proved."""
@@ -211,13 +253,21 @@ class _Copier:
         """Copy one object, unless it is there."""
         if there is not None and self._is_same_by_its_end(name, item, there):
             return None
-        data = read_object(self._source, name, "an object of the dataset")
-        sent = _Sent(name, len(data), md5(data), hashlib.sha256(data).digest())
-        self._require_sound(sent, item)
-        if there is not None and there.size == len(data) and self._holds(sent, there.md5):
+        sent, data = self._read(name, item)
+        if there is not None and self._is_there(sent, there):
             return None
         self._destination.write(name, data)
         return sent
+
+    def _read(self, name: str, item: StoreObject) -> tuple[_Sent, bytes]:
+        """An object of the source, to send or compare."""
+        data = read_object(self._source, name, "an object of the dataset")
+        read = _Sent(name, len(data), md5(data), hashlib.sha256(data).digest())
+        self._require_sound(read, item)
+        return read, data
+
+    def _is_there(self, wanted: _Sent, there: Entry) -> bool:
+        return there.size == wanted.size and self._holds(wanted, there.md5)
 
     def _is_same_by_its_end(self, name: str, item: StoreObject, there: Entry) -> bool:
         """Whether a shard that is there is surely the right one, seen without reading it all."""

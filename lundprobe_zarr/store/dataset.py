@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import io
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
@@ -17,11 +18,13 @@ from lundprobe_zarr.errors import (
 )
 from lundprobe_zarr.schema.manifest import MANIFEST_NAME, Manifest, parse_manifest
 from lundprobe_zarr.schema.tables import PATIENTS, TABLES, store_path
-from lundprobe_zarr.store.location import Location, open_object
+from lundprobe_zarr.store.location import Location, Range, open_object
 from lundprobe_zarr.store.metadata import StoreMetadata, parse_store
 
 #: Files of a table read at a time.
 _THREADS = 8
+#: Bytes at the end of a table's file that hold its footer, as a rule.
+_FOOTER = 1 << 16
 
 
 def open_manifest(location: Location) -> Manifest:
@@ -65,6 +68,33 @@ def read_table(
     with ThreadPoolExecutor(_THREADS) as pool:
         read = partial(_read_parquet, location, columns, encoded)
         return pa.concat_tables(pool.map(read, files))
+
+
+def table_rows(location: Location, files: Mapping[str, Sequence[str]]) -> int:
+    """Rows of a table, given its files by part: from their footers alone, two requests a file.
+
+    Raises `DatasetError` for a file that is not there or damaged.
+    """
+    return sum(_footer(location, f).num_rows for some in files.values() for f in some)
+
+
+def _footer(location: Location, file: str) -> pq.FileMetaData:
+    size = location.size(file) or 0
+    try:
+        end = _end(location, file, size, _FOOTER)
+        length = int.from_bytes(end[-8:-4], "little") + 8  # of the footer, before its magic number
+        if length > len(end):
+            end = _end(location, file, size, length)
+        return pq.read_metadata(io.BytesIO(end))
+    except (FileNotFoundError, pa.ArrowException) as error:
+        raise DatasetError(
+            f"{location.path(file)}: not there, or no sound Parquet file ({error}); rebuild it "
+            "with `lundprobe-zarr finalise`"
+        ) from error
+
+
+def _end(location: Location, file: str, size: int, length: int) -> bytes:
+    return location.read_ranges([Range(file, max(0, size - length), size)])[0]
 
 
 def _read_parquet(

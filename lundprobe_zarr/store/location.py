@@ -87,9 +87,13 @@ class Location:
         return f"Location({self.url!r})"
 
     def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"_opened": None}
+        # Another process may work in another folder.
+        target = self._full("") if self.is_local else self._target
+        return self.__dict__ | {"_opened": None, "_target": target}
 
     def _open(self) -> tuple[int, Any, str]:
+        if "://" not in self._target:  # a path, whatever else fsspec would take it for
+            return os.getpid(), LocalFileSystem(), LocalFileSystem._strip_protocol(self._target)
         try:
             fs, root = fsspec.core.url_to_fs(self._target, **self._options)
             return os.getpid(), fs, root
@@ -134,6 +138,11 @@ class Location:
         return isinstance(self._fs, LocalFileSystem)
 
     @property
+    def in_memory(self) -> bool:
+        """Whether the dataset is in the memory of this process, where no other one sees it."""
+        return _protocol(self._target) == "memory"
+
+    @property
     def can_list(self) -> bool:
         """Whether `listing` works; web servers have none that could be relied on."""
         return _protocol(self._target) not in _WEB
@@ -142,7 +151,18 @@ class Location:
         """Full name of an object, for messages and other libraries."""
         return f"{self.url.rstrip('/')}/{relative}"
 
+    def local(self, relative: str = "") -> Path:
+        """Where an object is on a local disk; raises `UsageError` for any other place."""
+        if not self.is_local:
+            raise UsageError(f"{self.path(relative)}: not on a local disk; expected a path")
+        return Path(self._full(relative))
+
     def _full(self, relative: str) -> str:
+        if ".." in relative.replace("\\", "/").split("/"):
+            raise DatasetError(
+                f"{self.path(relative)}: a name that leads out of the dataset; expected one below "
+                f"{self.url}; do not use what names it: a manifest, a table or a store"
+            )
         root = self._current[2]
         return f"{root.rstrip('/')}/{relative}" if relative else root
 
@@ -152,10 +172,18 @@ class Location:
         That is raised once the library's is dealt with, so that it is not its context: the
         library's may hold secrets, and errors travel with their context between dask's workers.
         """
+        ours: Exception
         try:
             return action()
         except failures() as error:
             ours = self._ours(error, relative)
+        except TypeError as error:  # some file systems look at their options only now
+            if "unexpected keyword argument" not in str(error):
+                raise
+            ours = UsageError(
+                f"{self.url}: {error}; expected storage options that {_protocol(self._target)} "
+                "takes, as the documentation of its file system says"
+            )
         raise ours
 
     def _ours(self, error: BaseException, relative: str) -> OSError:
@@ -263,6 +291,20 @@ class Location:
             return {}
         return {name[len(base) :]: _entry(info) for name, info in found.items()}
 
+    def children(self, relative: str) -> list[str]:
+        """Names of files and folders directly below a folder, in order; few requests.
+
+        None for a folder that is not there. Raises `DatasetError` if it cannot be listed.
+        """
+        base = self._full(relative).rstrip("/")
+        try:
+            self._fs.invalidate_cache()
+            found = self._do(relative, lambda: self._fs.ls(base, detail=False))
+        except FileNotFoundError:
+            return []
+        paths = (str(name).rstrip("/") for name in found)
+        return sorted({name.rpartition("/")[2] for name in paths if name != base})
+
     def sizes(self, names: Iterable[str]) -> dict[str, int]:
         """Sizes of those of the objects `names` that are there; one request an object."""
         wanted = list(names)
@@ -279,6 +321,7 @@ class Location:
 
     def _info(self, relative: str) -> Mapping[str, Any]:
         def ask() -> Mapping[str, Any]:
+            self._fs.invalidate_cache()  # another process may have changed what was listed
             info: Mapping[str, Any] = self._fs.info(self._full(relative))
             return info
 
@@ -342,9 +385,10 @@ class Location:
     def zarr_store(self, relative: str) -> Any:
         """What zarr and xarray open: a path on a local disk, else a read-only fsspec store."""
         if self.is_local:
-            return str(Path(self._full(relative)))
+            return str(self.local(relative))
         from zarr.storage import FsspecStore
 
+        self._full(relative)  # which must not lead out of the dataset
         url = f"{self._target.rstrip('/')}/{relative}"
         return FsspecStore.from_url(url, storage_options=dict(self._options), read_only=True)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -50,7 +51,10 @@ class VolumeArray:
 
 @dataclass(frozen=True)
 class StoreMetadata:
-    """A store by its metadata alone: root attributes, groups' attributes, arrays of volumes."""
+    """A store by its metadata alone: root attributes, groups' attributes, arrays of volumes.
+
+    `sha256` is that of the text of its root `zarr.json`.
+    """
 
     where: str
     attributes: dict[str, Any]
@@ -58,6 +62,7 @@ class StoreMetadata:
     arrays: dict[str, VolumeArray]
     fiducial_record: SourceRecord | None = None
     n_fiducials: int = 0
+    sha256: str = ""
 
     @property
     def records(self) -> list[tuple[VolumeArray | None, SourceRecord]]:
@@ -111,7 +116,8 @@ def parse_store(text: str | bytes, where: str) -> StoreMetadata:
             f"{where}: not the metadata of a complete store ({type(error).__name__}: {error}); "
             f"{_REMEDY}"
         ) from error
-    return StoreMetadata(where, attributes, groups, arrays, *fiducials)
+    sha256 = hashlib.sha256(text.encode() if isinstance(text, str) else text).hexdigest()
+    return StoreMetadata(where, attributes, groups, arrays, *fiducials, sha256)
 
 
 def _require_readable(version: int, where: str) -> None:

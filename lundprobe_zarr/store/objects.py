@@ -30,6 +30,16 @@ class StoreObject:
     size: int | None = None
     sha256: str | None = None
 
+    @property
+    def is_metadata(self) -> bool:
+        """Whether a group or array can be opened by it."""
+        return is_metadata(self.name)
+
+
+def is_metadata(name: str) -> bool:
+    """Whether the object of a store called `name` is the metadata of a group or array."""
+    return name.rpartition("/")[2] == ROOT
+
 
 def table_files(manifest: Manifest) -> list[str]:
     """Files of all tables, relative to the dataset."""

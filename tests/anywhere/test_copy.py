@@ -163,6 +163,7 @@ def test_store_that_changed_is_hidden_while_it_is_replaced(dataset, copied, tmp_
     place = f"patients/{extended}.zarr"
     assert [n for n in target.log if place in n] == [
         f"-{place}/zarr.json",
+        f"-{place}/mri/zarr.json",
         f"{place}/mri/zarr.json",
         f"{place}/zarr.json",
     ]
@@ -244,3 +245,14 @@ def test_command_reports_and_exits(dataset, copied, tmp_path, shard, capsys):
     assert json.loads(report.read_text())["complete"] is False
     assert run("copy", tmp_path / "nothing", tmp_path / "f") == 3
     assert run("copy", dataset, "https://example.invalid/x") == 2
+
+
+def test_names_that_lead_out_of_a_dataset_are_refused(copied, tmp_path, extended):
+    root = copied / f"patients/{extended}.zarr/zarr.json"
+    metadata = json.loads(root.read_text())
+    nodes = metadata["consolidated_metadata"]["metadata"]
+    nodes["../../../../outside"] = nodes.pop("mri/z")
+    root.write_text(json.dumps(metadata))
+    report = copy_dataset(Location(copied), Location(tmp_path / "to" / "d"))
+    assert "leads out of the dataset" in str(report.failures[0].error)
+    assert [p.name for p in (tmp_path / "to").iterdir()] == ["d"]

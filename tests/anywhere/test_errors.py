@@ -135,6 +135,11 @@ def test_unknown_and_uninstalled_protocols(monkeypatch):
         Location("gs://bucket/x")
 
 
+def test_unknown_option(s3):
+    with pytest.raises(UsageError, match=r"unexpected keyword argument 'nonsense'.*s3 takes"):
+        open_cohort(s3.url, {**s3.options, "nonsense": SECRET})
+
+
 def test_options_are_in_no_representation(s3):
     location = Location(s3.url, s3.options)
     cohort = open_cohort(s3.url, s3.options)

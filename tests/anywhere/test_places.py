@@ -13,7 +13,8 @@ from places import SECRET, Place
 from servers import file_server
 
 from lundprobe_zarr import open_cohort
-from lundprobe_zarr.errors import UsageError
+from lundprobe_zarr.errors import DatasetError, UsageError
+from lundprobe_zarr.store.dataset import open_manifest, read_table, table_rows
 from lundprobe_zarr.store.location import Location
 from lundprobe_zarr.store.patch import PatchReader
 from lundprobe_zarr.store.validate import validate
@@ -141,3 +142,16 @@ def test_query_and_user_of_a_web_url_travel_and_stay_hidden(dataset):
     shown = f"{location!r} {location.url} {location.path('x')}"
     assert "pass" not in shown
     assert "wJal" not in shown
+
+
+@pytest.mark.parametrize("first", [16, 1 << 16], ids=["footer in two reads", "in one"])
+def test_rows_are_counted_by_footers(place, monkeypatch, first):
+    monkeypatch.setattr("lundprobe_zarr.store.dataset._FOOTER", first)
+    manifest = open_manifest(place.location)
+    for name, files in manifest.tables.items():
+        expected = read_table(place.location, manifest, name).num_rows
+        assert table_rows(place.location, files) == expected
+    with pytest.raises(DatasetError, match="not there, or no sound Parquet file"):
+        table_rows(place.location, {"base": ["README.md"]})
+    with pytest.raises(DatasetError, match="not there, or no sound Parquet file"):
+        table_rows(place.location, {"base": ["metadata/none.parquet"]})

@@ -17,7 +17,8 @@ import pytest
 from trees import MRI, SCT, snapshot, write_patient
 
 from conversion.inventory import take_inventory
-from conversion.patient import convert_patient, remove_leftovers
+from conversion.patient import convert_patient
+from conversion.place import remove_leftovers
 from conversion.publish import finalise
 from conversion.state import is_current
 from lundprobe_zarr.schema.tables import store_path
@@ -97,7 +98,7 @@ def run_again(source: Path, dataset: Path) -> list[str]:
     """What a run does, without its cluster; returns the patients it converted."""
     converted = []
     for patient in take_inventory(source).patients:
-        remove_leftovers(dataset / store_path(patient.patient_id))
+        remove_leftovers(Location(dataset), [patient.patient_id])
         if not is_current(dataset, patient, "standard"):
             assert convert_patient(patient, dataset, "standard").error is None
             converted.append(patient.patient_id)

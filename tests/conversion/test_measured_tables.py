@@ -223,7 +223,7 @@ def test_rows_of_another_store_are_not_trusted(dataset, tmp_path):
     shutil.copytree(dataset, copy)
     patient = next((copy / "patients").iterdir()).name.removesuffix(".zarr")
     store = open_store(Location(copy), patient)
-    first = load_fragments(copy, store)
+    first = load_fragments(copy, [store])[0]
     kept = copy / ".conversion" / "structures" / f"{patient}.parquet"
     table = pq.read_table(kept)
     wrong = table.set_column(
@@ -231,7 +231,7 @@ def test_rows_of_another_store_are_not_trusted(dataset, tmp_path):
     )
     metadata = {**table.schema.metadata, b"store_sha256": b"of another store"}
     pq.write_table(wrong.replace_schema_metadata(metadata), kept)
-    again = load_fragments(copy, store)
+    again = load_fragments(copy, [store])[0]
     assert again["structures"].to_pylist() == first["structures"].to_pylist()
 
 

@@ -1,0 +1,199 @@
+"""Where a store is written before it is complete, and how it then takes its place.
+
+On a local disk it is written beside, under a hidden name, and renamed. For a bucket it is written
+in a scratch folder, verified there, and sent: data first, metadata after it, its root last. Either
+way a killed conversion leaves no store that could be taken for good, and what it leaves behind is
+cleared by the next.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+import time
+import uuid
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from lundprobe_zarr.errors import DatasetError, UsageError
+from lundprobe_zarr.schema.tables import store_path
+from lundprobe_zarr.store.copy import send_store
+from lundprobe_zarr.store.location import Location
+
+from .claim import NOTES, claimed, is_alive, writer
+
+_PARTIAL, _REPLACED = ".partial-", ".replaced-"
+_SCRATCH = "lundprobe-zarr-"
+#: What is left of another host that has not changed for a day is taken for abandoned.
+_STALE_SECONDS = 86_400
+#: Objects sent at a time. Each is held in memory, 100 MB at most; less than conversion needs.
+_SENDERS = 4
+
+
+def located(place: Location | str | os.PathLike[str]) -> Location:
+    """A dataset's location, given as such or as a path or URL."""
+    return place if isinstance(place, Location) else Location(place)
+
+
+def require_usable(dataset: Location, scratch: Path | None = None) -> None:
+    """Require that a dataset can be written at `dataset`, and scratch where it needs some.
+
+    Writes an object, reads it, lists it and deletes it: what a bucket allows shows no other way.
+    Raises `UsageError` or `DatasetError` that says what is amiss.
+    """
+    dataset.require_writable()
+    if dataset.in_memory:
+        raise UsageError(
+            f"{dataset.url}: memory of this process, which workers do not share; expected a path "
+            "or a bucket, e.g. s3://bucket/lund-probe"
+        )
+    if scratch is not None and dataset.is_local:
+        raise UsageError(
+            f"--scratch {scratch}: stores in {dataset.url} are written beside their place; "
+            "expected it for buckets alone; leave it out"
+        )
+    if not dataset.is_local:
+        _make_scratch(scratch).rmdir()
+    _require_allowed(dataset)
+
+
+def _require_allowed(dataset: Location) -> None:
+    name, said = f"probe-{uuid.uuid4().hex}", b"may objects be written here?"
+    probe = f"{NOTES}/{name}"
+    dataset.write(probe, said)
+    try:
+        listed = dataset.is_local or name in dataset.children(NOTES)
+        if dataset.read(probe) != said or not listed:
+            raise DatasetError(
+                f"{dataset.path(probe)}: an object just written is not listed, or not as written; "
+                "expected a place that gives back what it was given; choose another"
+            )
+    finally:
+        dataset.delete(probe)
+
+
+@dataclass(frozen=True)
+class Draft:
+    """A store being written: in `folder`, below `home`, which is removed in the end."""
+
+    dataset: Location
+    patient_id: str
+    home: Path
+    folder: Path
+
+    def appear(self) -> None:
+        """Let the complete and verified store take its place in the dataset.
+
+        Raises `OSError`, of which `DatasetError` and `VerificationError` are, if it does not.
+        """
+        if self.dataset.is_local:
+            _replace(self.folder, self.dataset.local(store_path(self.patient_id)))
+        else:
+            with claimed(self.dataset, self.patient_id):
+                send_store(Location(self.home), self.dataset, self.patient_id, _SENDERS)
+
+
+@contextmanager
+def drafted(dataset: Location, patient_id: str, scratch: Path | None = None) -> Iterator[Draft]:
+    """A draft of a patient's store; within, it is written and takes its place.
+
+    `scratch` is the folder to write below if the dataset is in a bucket, by default the system's
+    for temporary files. Raises `OSError` if nothing can be written there.
+    """
+    remove_leftovers(dataset, [patient_id], scratch)
+    if dataset.is_local:
+        final = dataset.local(store_path(patient_id))
+        home = folder = final.with_name(f".{final.name}{_PARTIAL}{writer()}")
+    else:
+        home = _make_scratch(scratch)
+        folder = home / store_path(patient_id)
+    try:
+        folder.mkdir(parents=True)
+        yield Draft(dataset, patient_id, home, folder)
+    finally:
+        shutil.rmtree(home, ignore_errors=True)
+
+
+def _scratch_root(scratch: Path | None) -> Path:
+    return Path(tempfile.gettempdir()) if scratch is None else scratch
+
+
+def _make_scratch(scratch: Path | None) -> Path:
+    """A new folder that only this user can read: it will hold a patient's images."""
+    root = _scratch_root(scratch)
+    root.mkdir(parents=True, exist_ok=True)
+    folder = root / f"{_SCRATCH}{writer()}"
+    folder.mkdir(mode=0o700)
+    return folder
+
+
+def remove_leftovers(
+    dataset: Location, patient_ids: Iterable[str], scratch: Path | None = None
+) -> None:
+    """Clear what a killed conversion of these patients left.
+
+    On a local disk a store that it had moved away is put back. What it left of a store in a bucket
+    stays: without its root nobody reads it, and the next conversion of the patient uses it.
+    """
+    if dataset.is_local:
+        for patient_id in patient_ids:
+            _remove_local(dataset.local(store_path(patient_id)))
+    else:
+        _remove_abandoned(_scratch_root(scratch), _SCRATCH)
+
+
+def _remove_local(final: Path) -> None:
+    for old in final.parent.glob(f".{final.name}{_REPLACED}*"):
+        if final.exists():
+            shutil.rmtree(old)
+        else:
+            old.rename(final)
+    _remove_abandoned(final.parent, f".{final.name}{_PARTIAL}")
+
+
+def _remove_abandoned(folder: Path, prefix: str) -> None:
+    for left in folder.glob(f"{prefix}*-*-*"):
+        if _is_abandoned(left, prefix):
+            shutil.rmtree(left, ignore_errors=True)
+
+
+def _is_abandoned(left: Path, prefix: str) -> bool:
+    alive = is_alive(left.name.removeprefix(prefix))
+    if alive is not None:
+        return not alive
+    try:
+        return time.time() - left.stat().st_mtime > _STALE_SECONDS
+    except FileNotFoundError:  # its writer has just ended
+        return False
+
+
+def _replace(folder: Path, final: Path) -> None:
+    """Let a complete store appear under its name; the old one goes only once it has."""
+    _sync_tree(folder)
+    old = None
+    if final.exists():
+        old = final.with_name(f".{final.name}{_REPLACED}{uuid.uuid4().hex[:8]}")
+        final.rename(old)
+    folder.rename(final)
+    _sync(final.parent)
+    if old is not None:
+        shutil.rmtree(old)
+
+
+def _sync_tree(folder: Path) -> None:
+    """Bring a store down to the device, files before the folders that name them."""
+    for root, _, files in os.walk(folder, topdown=False):
+        for name in files:
+            _sync(Path(root) / name)
+        _sync(Path(root))
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,60 @@
+"""Where a dataset is, as the command line says: a path or URL, and what it takes to reach it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from lundprobe_zarr.errors import UsageError
+
+if TYPE_CHECKING:
+    from lundprobe_zarr.store.location import Location
+
+Dataset = Annotated[str, typer.Argument(help="Path or URL of a dataset.")]
+StorageOptions = Annotated[
+    str | None,
+    typer.Option(
+        envvar="LUNDPROBE_STORAGE_OPTIONS",
+        metavar="JSON|@FILE",
+        help="What fsspec needs to reach a URL, as a JSON object or a file that holds one. Most "
+        "need none: credentials are found where the provider's own tools look for them.",
+    ),
+]
+
+
+def parse_options(text: str | None) -> dict[str, Any]:
+    """Storage options from JSON text or `@` and a file's name.
+
+    Raises `UsageError`, with nothing of the text in it: that may hold secrets.
+    """
+    if text is None:
+        return {}
+    where = f"--storage-options {text}" if text.startswith("@") else "--storage-options"
+    try:
+        held = Path(text[1:]).read_text(encoding="utf-8") if text.startswith("@") else text
+        options = json.loads(held)
+    except OSError as error:
+        raise UsageError(f"{where}: {error.strerror}; expected a file that can be read") from error
+    except ValueError:
+        options = None
+    if not isinstance(options, dict):
+        raise UsageError(
+            f"{where}: not a JSON object; expected one, e.g. "
+            '\'{"endpoint_url": "https://minio.example.org"}\''
+        )
+    return options
+
+
+def locate(url: str, storage_options: str | None) -> Location:
+    """Where a dataset is."""
+    from lundprobe_zarr.store.location import Location
+
+    return Location(url, parse_options(storage_options))
+
+
+def shown(location: Location) -> str:
+    """A location for a message: a path in full, or a URL without credentials."""
+    return str(location.local().resolve()) if location.is_local else location.url
