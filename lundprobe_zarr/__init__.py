@@ -21,13 +21,17 @@ if TYPE_CHECKING:
         load_splits,
         open_cohort,
     )
+    from lundprobe_zarr.patches import Aggregator
     from lundprobe_zarr.phantom import write_phantom
     from lundprobe_zarr.views.labelled import CommonGrid, Region, to_xarray
+    from lundprobe_zarr.views.stream import PatchStream
 
 __all__ = [
+    "Aggregator",
     "Cohort",
     "CommonGrid",
     "LundProbeError",
+    "PatchStream",
     "Patient",
     "Region",
     "Splits",
@@ -43,6 +47,8 @@ _COHORT = ("Cohort", "Patient", "Splits", "load_cohort", "load_splits", "open_co
 _LAZY = dict.fromkeys(_COHORT, "lundprobe_zarr.cohort")
 _LABELLED = ("CommonGrid", "Region", "to_xarray")
 _LAZY |= dict.fromkeys(_LABELLED, "lundprobe_zarr.views.labelled")
+_LAZY["Aggregator"] = "lundprobe_zarr.patches"
+_LAZY["PatchStream"] = "lundprobe_zarr.views.stream"
 _LAZY["write_phantom"] = "lundprobe_zarr.phantom"
 extend_trees("lundprobe_zarr.views.labelled")  # the accessor `.lp`, with the first opened tree
 

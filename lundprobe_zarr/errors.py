@@ -47,6 +47,10 @@ class DamagedStoreError(DatasetError):
     """A patient's store that is missing, truncated or fails a checksum."""
 
 
+class StreamError(DatasetError):
+    """A patch of a stream that could not be read, however often it was tried."""
+
+
 class UnknownLabelError(LundProbeError, KeyError):
     """A patient, structure, fold, observer or column that does not exist."""
 

@@ -3,6 +3,7 @@
 `Plan` puts it together for `lp.PatchStream` and for the Hugging Face configs.
 """
 
+from lundprobe_zarr.patches.aggregate import Aggregator
 from lundprobe_zarr.patches.content import Content
 from lundprobe_zarr.patches.order import Order, Share
 from lundprobe_zarr.patches.plan import Draw, Plan
@@ -17,6 +18,7 @@ from lundprobe_zarr.patches.sampling import (
 )
 
 __all__ = [
+    "Aggregator",
     "BalancedSampling",
     "CentredSampling",
     "Content",

@@ -21,6 +21,9 @@ from lundprobe_zarr.vocabulary.nearest import suggestion
 _OWN_MODALITY: dict[str, tuple[str, ...]] = {"mri": ("T2w",), "sct": ("sCT",), "dose": ()}
 _MODALITIES: dict[str, tuple[str, ...]] = {"mri": ("T2w", "sCT"), "sct": ("sCT",), "dose": ()}
 
+#: Labels along the label axes of a sample's arrays: axis -> labels.
+Labels = dict[str, tuple[Label, ...]]
+
 
 @dataclass(frozen=True)
 class Block:
@@ -149,7 +152,14 @@ class Content:
         return found
 
     @property
-    def labels(self) -> dict[str, tuple[Label, ...]]:
+    def voxel_bytes(self) -> int:
+        """Bytes of all arrays of a sample for each of its voxels; values counted as float32."""
+        return sum(
+            int(np.prod(b.shape)) * (1 if b.name.endswith("mask") else 4) for b in self.blocks
+        )
+
+    @property
+    def labels(self) -> Labels:
         """Labels along every label axis of a sample's arrays: axis -> labels."""
         return {axis: labels for block in self.blocks for axis, labels in block.labels.items()}
 

@@ -95,7 +95,7 @@ class Plan:
         if not len(self.cohort):
             raise UsageError(f"no patients: {self.cohort!r}; expected at least one")
         self._places: Places = places_of(self.cohort, content.grid, self.sampling)
-        counts = [self.sampling.draws(self._space(i)) for i in self.cohort.ids]
+        counts = [self.sampling.draws(self.space(i)) for i in self.cohort.ids]
         self.order: Order = order_of(counts, seed, shuffle, block, window)
 
     def __len__(self) -> int:
@@ -107,6 +107,22 @@ class Plan:
         """The seed that everything random follows from."""
         return self.order.seed
 
+    def settings(self) -> dict[str, Any]:
+        """All but cohort and seed that decides which patch is the n-th; JSON-ready."""
+        size, spacing = self._size, self.content.spacing_mm
+        return {
+            "sampling": repr(self.sampling),
+            "patch_size": list(size.given) if size.given else None,
+            "patch_size_mm": size.mm.tolist() if size.mm is not None else None,
+            "grid": self.content.grid,
+            "spacing_mm": None if spacing is None else voxel_sizes(spacing).tolist(),
+            "pad": self.pad,
+            "random_observer": self.random_observer,
+            "shuffle": self.order.shuffle,
+            "block": self.order.block,
+            "window": self.order.window,
+        }
+
     def draw(self, epoch: int, index: int) -> Draw:
         """The `index`-th item of an epoch."""
         patient, draw = self.order.item(epoch, index)
@@ -114,17 +130,17 @@ class Plan:
 
     def size(self, patient_id: str) -> Shape:
         """Patch size (z, y, x) of a patient, voxels of its lattice."""
-        return self._space(patient_id).size
+        return self.space(patient_id).size
 
     def starts(self, reader: PatchReader) -> list[tuple[int, int, int]]:
         """First voxels (z, y, x) of all of a patient's draws of epoch 0, in order."""
         patient_id = reader.metadata.patient_id
-        count = self.sampling.draws(self._space(patient_id))
+        count = self.sampling.draws(self.space(patient_id))
         return [self.start(reader, Draw(0, -1, patient_id, d)) for d in range(count)]
 
     def start(self, reader: PatchReader, draw: Draw) -> tuple[int, int, int]:
         """First voxel (z, y, x) of a draw on its patient's lattice."""
-        space = self._located(self._space(draw.patient_id), reader.metadata)
+        space = self._located(self.space(draw.patient_id), reader.metadata)
         return self.sampling.start(space, draw.draw, Words(self._key("place", draw)))
 
     def read(self, reader: PatchReader, draw: Draw) -> Sample:
@@ -149,8 +165,8 @@ class Plan:
         rows = zip(*table.to_pydict().values(), strict=True)
         return {i: _lattice(i, name, shape, mm, self.content.spacing_mm) for i, shape, mm in rows}
 
-    def _space(self, patient_id: str) -> Space:
-        """What sampling counts with; places are still as the tables have them."""
+    def space(self, patient_id: str) -> Space:
+        """What sampling counts with of a patient; places are still as the tables have them."""
         shape, mm = self._lattices[patient_id]
         space = Space(
             shape,
