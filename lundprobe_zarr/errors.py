@@ -15,6 +15,10 @@ class UsageError(LundProbeError, ValueError):
     """An argument or option that makes no sense; nothing was read or written."""
 
 
+class MissingPackageError(LundProbeError, ImportError):
+    """An optional package that is needed for what was asked, and is not installed."""
+
+
 class SourceError(LundProbeError, ValueError):
     """A source file or tree that cannot be converted as it stands."""
 

@@ -24,6 +24,11 @@ _MODALITIES: dict[str, tuple[str, ...]] = {"mri": ("T2w", "sCT"), "sct": ("sCT",
 #: Labels along the label axes of a sample's arrays: axis -> labels.
 Labels = dict[str, tuple[Label, ...]]
 
+#: Names of all arrays of volumes that a sample may have; their last axes are z, y, x.
+VOLUMES = (
+    "image", "mask", "dose", "nnunet_mask", "fold_mask", "uncertainty", "observer_mask",
+)  # fmt: skip
+
 
 @dataclass(frozen=True)
 class Block:

@@ -150,6 +150,11 @@ class PatchStream:
         return self._epoch
 
     @property
+    def place(self) -> tuple[int, int]:
+        """Epoch and position of the next patch: what `seek` takes."""
+        return self._epoch, self._position
+
+    @property
     def sample_bytes(self) -> int:
         """About what a sample takes, bytes: the largest of any patient."""
         voxels = max(int(np.prod(self.plan.size(i))) for i in self.plan.cohort.ids)
@@ -172,7 +177,10 @@ class PatchStream:
         """
         positions = share.positions(start, len(self.plan)).tolist()
         before = self.skipped.total()
-        loaded = ahead(self._loader, epoch, positions, self._threads, self._prefetch)
+        # Workers share what the machine and the memory have to give.
+        prefetch = max(1, self._prefetch // share.workers)
+        threads = -(-self._threads // share.workers)
+        loaded = ahead(self._loader, epoch, positions, threads, prefetch)
         try:
             for index, found in loaded:
                 if not isinstance(found, Failure):

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import pickle
+import subprocess
+import sys
 
 import numpy as np
 import pytest
 
 import lundprobe_zarr as lp
-from lundprobe_zarr.errors import UsageError
+from lundprobe_zarr.errors import MissingPackageError, UsageError
 from lundprobe_zarr.patches import UniformSampling
 
 SIZE = (6, 12, 12)
@@ -190,3 +192,16 @@ def test_arguments_that_make_no_sense_are_refused(cohort, arguments, said):
         make(cohort, **arguments)
     with pytest.raises(UsageError, match="epoch 0, position 99"):
         make(cohort).seek(0, 99)
+
+
+def test_without_torch_the_error_says_what_to_install():
+    program = (
+        "import sys; sys.modules['torch'] = None\n"
+        "import lundprobe_zarr as lp\n"
+        "try: lp.torch_dataset\n"
+        "except lp.LundProbeError as error: print(type(error).__name__, error)\n"
+    )
+    ran = subprocess.run([sys.executable, "-c", program], capture_output=True, check=True)
+    assert ran.stdout.decode().startswith("MissingPackageError torch is not installed")
+    assert "pip install 'lundprobe-zarr[torch]'" in ran.stdout.decode()
+    assert issubclass(MissingPackageError, ImportError)
