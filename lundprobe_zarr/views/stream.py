@@ -115,8 +115,8 @@ class PatchStream:
         )  # fmt: skip
         self.share = Share(rank, ranks)
         location = _location(cohort, cache, cache_bytes)
-        self._loader = Loader(self.plan, location, _whole("retries", retries, 0))
         self._threads = _whole("threads", _threads(location) if threads is None else threads, 0)
+        self._loader = Loader(self.plan, location, _whole("retries", retries, 0), self._threads)
         if prefetch is None:
             prefetch = max(self._threads, min(_AHEAD_MOST, _AHEAD_BYTES // self.sample_bytes))
         self._prefetch = _whole("prefetch", prefetch, 1)

@@ -154,7 +154,7 @@ def _tried(local: bool) -> list[int]:
 
 
 def _one_by_one(plan: Plan, location: Location, count: int) -> list[float]:
-    loader, seconds = Loader(plan, location, retries=0), []
+    loader, seconds = Loader(plan, location, retries=0, threads=0), []
     for number in range(count):
         started = time.perf_counter()
         found = loader.load(0, number)
@@ -166,7 +166,7 @@ def _one_by_one(plan: Plan, location: Location, count: int) -> list[float]:
 
 def _rate(plan: Plan, count: int, threads: int) -> float:
     """Patches per second, read ahead, nothing known before."""
-    loader = Loader(plan, plan.cohort.location, retries=0)
+    loader = Loader(plan, plan.cohort.location, retries=0, threads=threads)
     started = time.perf_counter()
     for _, found in ahead(loader, 1, range(count), threads, 2 * threads):
         if isinstance(found, Failure):

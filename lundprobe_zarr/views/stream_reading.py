@@ -26,10 +26,14 @@ _PAUSE, _GROWTH = 0.2, 3.0
 
 
 class Readers:
-    """Readers of the patients used last; each is opened once, whoever asks."""
+    """Readers of the patients used last; each is opened once, whoever asks.
 
-    def __init__(self, location: Location) -> None:
+    Where threads read several patches at a time, and not one `alone`, each decodes its own.
+    """
+
+    def __init__(self, location: Location, alone: bool = True) -> None:
         self._location = location
+        self._alone = alone
         self._forget()
 
     def _forget(self) -> None:
@@ -38,7 +42,7 @@ class Readers:
         self._open: OrderedDict[str, Future[PatchReader]] = OrderedDict()
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"_location": self._location}
+        return {"_location": self._location, "_alone": self._alone}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
@@ -62,7 +66,10 @@ class Readers:
 
     def _fill(self, future: Future[PatchReader], patient_id: str) -> None:
         try:
-            future.set_result(PatchReader.open(self._location, patient_id))
+            reader = PatchReader.open(self._location, patient_id)
+            if not self._alone:
+                reader.decoders = 1
+            future.set_result(reader)
         except OSError as error:
             self.drop(patient_id)
             future.set_exception(error)
@@ -90,9 +97,9 @@ class Failure:
 class Loader:
     """Reads draws of a plan, trying again what fails."""
 
-    def __init__(self, plan: Plan, location: Location, retries: int) -> None:
+    def __init__(self, plan: Plan, location: Location, retries: int, threads: int) -> None:
         self._plan = plan
-        self._readers = Readers(location)
+        self._readers = Readers(location, alone=threads < 2)
         self._retries = retries
 
     def load(self, epoch: int, index: int) -> Sample | Failure:

@@ -44,7 +44,8 @@ def test_chunks_that_patches_touch(cohort):
 
 def test_recommendations_follow_the_figures():
     figures = Benchmark(
-        "p", 4, [0.1] * 4, 0.3, 8, 100, 100, 0.2, (8, 128, 128), False, {4: 10.0, 16: 20.0, 32: 21.0}
+        "p", 4, [0.1] * 4, 0.3, 8, 100, 100, 0.2, (8, 128, 128), False,
+        {4: 10.0, 16: 20.0, 32: 21.0},
     )  # fmt: skip
     threads, cache, used = figures.recommendations()
     assert threads.startswith("threads=16: 20.0 patches/s")
