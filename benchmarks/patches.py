@@ -44,7 +44,7 @@ from benchmarks.record import write_results
 from lundprobe_zarr import PatchStream, open_cohort
 from lundprobe_zarr.cohort import Cohort
 from lundprobe_zarr.patches import BalancedSampling, Content, Plan, read_patch
-from lundprobe_zarr.store.patch import PatchReader
+from lundprobe_zarr.store.patch import PatchReader, _scratch
 from lundprobe_zarr.store.shard import ShardCodec
 
 SIZE = (32, 192, 192)
@@ -294,13 +294,15 @@ def precut(reader: PatchReader, starts: list[Start], folder: Path) -> dict[str, 
 
 #: A stream in a process of its own: first sample, rate, memory.
 _STREAM = """
-import json, resource, sys, time
+import json, sys, time
 import lundprobe_zarr as lp
 from lundprobe_zarr.patches import BalancedSampling
 url, masks, each, threads, cache, epochs = json.loads(sys.argv[1])
 import lundprobe_zarr.views.stream, lundprobe_zarr.cohort, pyarrow.compute
 cohort = lp.open_cohort(url)
-rss = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+def rss():  # ru_maxrss would begin with the peak of the parent
+    lines = open("/proc/self/status").read().splitlines()
+    return next(int(s.split()[1]) * 1024 for s in lines if s.startswith("VmHWM"))
 before = rss()
 begun = time.perf_counter()
 stream = lp.PatchStream(cohort, {size}, structures=masks, threads=threads, cache=cache,
@@ -351,9 +353,9 @@ def decode_limit(cohort: Cohort, masks: tuple[str, ...], each: int) -> float:
     taken: list[tuple[ShardCodec, bytes]] = []
     original = ShardCodec.decode_chunk
 
-    def noted(self: ShardCodec, data: bytes, where: str) -> Any:
-        taken.append((self, data))
-        return original(self, data, where)
+    def noted(self: ShardCodec, data: bytes, where: str, out: Any = None) -> Any:
+        taken.append((self, bytes(data)))
+        return original(self, data, where, out)
 
     ShardCodec.decode_chunk = noted  # type: ignore[method-assign]
     try:
@@ -366,7 +368,7 @@ def decode_limit(cohort: Cohort, masks: tuple[str, ...], each: int) -> float:
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         for _ in range(3):
             begun = time.perf_counter()
-            list(pool.map(lambda t: original(t[0], t[1], ""), taken, chunksize=8))
+            list(pool.map(lambda t: original(t[0], t[1], "", _scratch(t[0])), taken, chunksize=8))
             seconds.append(time.perf_counter() - begun)
     return count / min(seconds)
 

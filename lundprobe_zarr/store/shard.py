@@ -132,7 +132,8 @@ class ShardCodec:
     ) -> Volume:
         """One inner chunk, in its full shape; `data` is its bytes with the checksum.
 
-        `out` is an array of that shape and type to decode into. Raises `DamagedStoreError`, naming `where`, if the checksum fails.
+        `out` is an array of that shape and type to decode into. Raises `DamagedStoreError`, naming
+        `where`, if the checksum fails.
         """
         payload = bytes(data[:-_CRC_BYTES])  # the checksum takes no views
         if len(data) <= _CRC_BYTES or _crc32c(payload) != data[-_CRC_BYTES:]:
