@@ -70,11 +70,11 @@ class Server:
 
 
 @contextmanager
-def served(dataset: Path) -> Iterator[Server]:
-    """Serve a dataset from another process."""
+def served(dataset: Path, latency: float = LATENCY) -> Iterator[Server]:
+    """Serve a dataset from another process that waits `latency` seconds before each answer."""
     context = multiprocessing.get_context("spawn")
     here, there = context.Pipe()
-    process = context.Process(target=serve, args=(dataset, there))
+    process = context.Process(target=serve, args=(dataset, there, latency))
     process.start()
     try:
         yield Server(here.recv(), here)
@@ -83,10 +83,10 @@ def served(dataset: Path) -> Iterator[Server]:
         process.join()
 
 
-def serve(dataset: Path, pipe: Connection) -> None:
+def serve(dataset: Path, pipe: Connection, latency: float) -> None:
     """Serve until told to end."""
     with file_server(dataset) as (url, traffic):
-        traffic.latency = LATENCY
+        traffic.latency = latency
         pipe.send(url)
         while pipe.recv() != "end":
             pipe.send((len(traffic.requests), traffic.sent))

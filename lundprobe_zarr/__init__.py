@@ -21,13 +21,18 @@ if TYPE_CHECKING:
         load_splits,
         open_cohort,
     )
+    from lundprobe_zarr.patches import Aggregator
     from lundprobe_zarr.phantom import write_phantom
     from lundprobe_zarr.views.labelled import CommonGrid, Region, to_xarray
+    from lundprobe_zarr.views.stream import PatchStream
+    from lundprobe_zarr.views.stream_torch import torch_dataset
 
 __all__ = [
+    "Aggregator",
     "Cohort",
     "CommonGrid",
     "LundProbeError",
+    "PatchStream",
     "Patient",
     "Region",
     "Splits",
@@ -35,6 +40,7 @@ __all__ = [
     "load_splits",
     "open_cohort",
     "to_xarray",
+    "torch_dataset",
     "write_phantom",
 ]
 __version__ = package_version()
@@ -43,6 +49,9 @@ _COHORT = ("Cohort", "Patient", "Splits", "load_cohort", "load_splits", "open_co
 _LAZY = dict.fromkeys(_COHORT, "lundprobe_zarr.cohort")
 _LABELLED = ("CommonGrid", "Region", "to_xarray")
 _LAZY |= dict.fromkeys(_LABELLED, "lundprobe_zarr.views.labelled")
+_LAZY["Aggregator"] = "lundprobe_zarr.patches"
+_LAZY["PatchStream"] = "lundprobe_zarr.views.stream"
+_LAZY["torch_dataset"] = "lundprobe_zarr.views.stream_torch"
 _LAZY["write_phantom"] = "lundprobe_zarr.phantom"
 extend_trees("lundprobe_zarr.views.labelled")  # the accessor `.lp`, with the first opened tree
 extend_cohorts("to_xarray", "lundprobe_zarr.views.labelled")

@@ -15,6 +15,10 @@ class UsageError(LundProbeError, ValueError):
     """An argument or option that makes no sense; nothing was read or written."""
 
 
+class MissingPackageError(LundProbeError, ImportError):
+    """An optional package that is needed for what was asked, and is not installed."""
+
+
 class SourceError(LundProbeError, ValueError):
     """A source file or tree that cannot be converted as it stands."""
 
@@ -45,6 +49,10 @@ class SchemaVersionError(DatasetError):
 
 class DamagedStoreError(DatasetError):
     """A patient's store that is missing, truncated or fails a checksum."""
+
+
+class StreamError(DatasetError):
+    """A patch of a stream that could not be read, however often it was tried."""
 
 
 class UnknownLabelError(LundProbeError, KeyError):

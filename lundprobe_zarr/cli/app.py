@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
+from lundprobe_zarr.cli.bench import bench
 from lundprobe_zarr.cli.convert import convert, finalise
 from lundprobe_zarr.cli.copy import copy
 from lundprobe_zarr.cli.demo import demo
@@ -59,6 +60,7 @@ COMMANDS: tuple[tuple[Callable[..., Any], str], ...] = (
     (query, "query DATASET \"protocol = 'newAcq' AND NOT missing_PenileBulb\""),
     (query, 'query DATASET "SELECT structure, avg(volume_cc) FROM structures GROUP BY ALL"'),
     (export, "export DATASET newAcq_cba26d19714d0247 OUT"),
+    (bench, "bench DATASET --patch 8,32,32 --structures Rectum --patches 8"),
     (preview, "preview DATASET newAcq_cba26d19714d0247 picture.png"),
     (demo, "demo DEMO"),
 )

@@ -47,6 +47,7 @@ TAIL_BYTES = 64 * 1024
 #: the number of chunks, of half a millisecond each, below which starting them is not worth it.
 _DECODERS = min(4, os.cpu_count() or 1)
 _FEW_CHUNKS = 6
+_SCRATCH = threading.local()
 _REMEDY = "convert this patient again, or copy the store again"
 
 
@@ -85,9 +86,13 @@ class PatchReader:
     threads; pickles without what it keeps.
     """
 
-    def __init__(self, location: Location, metadata: StoreMetadata) -> None:
+    def __init__(
+        self, location: Location, metadata: StoreMetadata, decoders: int = _DECODERS
+    ) -> None:
         self.location = location
         self.metadata = metadata
+        #: Threads that decode one read; who reads in many threads already wants one.
+        self.decoders = decoders
         self._forget()
 
     @classmethod
@@ -101,7 +106,7 @@ class PatchReader:
         self._tails: dict[tuple[str, tuple[int, ...]], Future[_Tail]] = {}
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"location": self.location, "metadata": self.metadata}
+        return {k: self.__dict__[k] for k in ("location", "metadata", "decoders")}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
@@ -145,6 +150,10 @@ class PatchReader:
                 raise self._unknown(dim, labels[dim], there[dim], spec.path)
         return tuple(there[dim].index(labels[dim]) for dim in spec.label_dims)
 
+    def holds(self, path: str, index: tuple[int, ...]) -> bool:
+        """Whether the patient has the volume at `index`; a fold or observer may be lacking."""
+        return (path, index) in self._sizes
+
     def _unknown(
         self, dim: str, label: Label, there: Sequence[Label], path: str
     ) -> UnknownLabelError:
@@ -154,15 +163,15 @@ class PatchReader:
             return MissingStructureError(f"{text}: missing here; there are {_listed(there)}")
         return UnknownLabelError(f"{text}: unknown; expected one of {_listed(real)}")
 
-    def read_parts(self, parts: Sequence[Part]) -> list[Volume]:
+    def read_parts(
+        self, parts: Sequence[Part], into: Sequence[Volume] | None = None
+    ) -> list[Volume]:
         """Voxels (z, y, x) of every part; a volume that is marked as not present is all zero.
 
-        Raises `DamagedStoreError`, naming store, array and chunk, for a byte missing or wrong.
+        `into` are arrays of zeros to fill, one of each part's shape. Raises `DamagedStoreError`,
+        naming store, array and chunk, for a byte missing or wrong.
         """
-        out = [
-            np.zeros(tuple(s.stop - s.start for s in p.box), self.array(p.array).dtype)
-            for p in parts
-        ]
+        out = list(into) if into is not None else [self._zeros(part) for part in parts]
         wanted = [(n, p) for n, p in enumerate(parts) if out[n].size and self._stored_bytes(p)]
         tails = self._fetch_tails([p for _, p in wanted])
         chunks = [
@@ -172,6 +181,10 @@ class PatchReader:
         fetched = list(self._fetch_chunks(parts, chunks, known))
         self._place_all(parts, fetched, out)
         return out
+
+    def _zeros(self, part: Part) -> Volume:
+        shape = tuple(s.stop - s.start for s in part.box)
+        return np.zeros(shape, self.array(part.array).dtype)
 
     @cached_property
     def _codecs(self) -> dict[str, ShardCodec]:
@@ -281,40 +294,41 @@ class PatchReader:
 
     def _fetch_chunks(
         self, parts: Sequence[Part], chunks: Sequence[_Chunk], tails: Mapping[int, _Tail]
-    ) -> Iterator[tuple[_Chunk, bytes]]:
+    ) -> Iterator[tuple[_Chunk, memoryview]]:
         """Every chunk with its bytes: out of the tail where it holds them, else in one round."""
         remote = []
         for chunk in chunks:
             tail = tails[chunk.part]
             if chunk.start >= tail.start:
-                yield chunk, tail.data[chunk.start - tail.start : chunk.stop - tail.start]
+                kept = memoryview(tail.data)
+                yield chunk, kept[chunk.start - tail.start : chunk.stop - tail.start]
             else:
                 remote.append(chunk)
         groups = list(_merged(remote))
         ranges = [Range(self._name(parts[g[0].part]), g[0].start, g[-1].stop) for g in groups]
         fetched = self._read_ranges(ranges, parts) if ranges else []
         for group, data in zip(groups, fetched, strict=True):
-            base = group[0].start
-            yield from ((c, data[c.start - base : c.stop - base]) for c in group)
+            base, view = group[0].start, memoryview(data)  # bytes would be copied
+            yield from ((c, view[c.start - base : c.stop - base]) for c in group)
 
     def _place_all(
-        self, parts: Sequence[Part], fetched: Sequence[tuple[_Chunk, bytes]], out: list[Volume]
+        self, parts: Sequence[Part], fetched: Sequence[tuple[_Chunk, memoryview]], out: list[Volume]
     ) -> None:
         """Decode all chunks into `out`; many at a time, as each has its own place there."""
 
-        def place(one: tuple[_Chunk, bytes]) -> None:
+        def place(one: tuple[_Chunk, memoryview]) -> None:
             chunk, data = one
             self._place(parts[chunk.part], chunk, data, out[chunk.part])
 
-        if len(fetched) < _FEW_CHUNKS:
+        if len(fetched) < _FEW_CHUNKS or self.decoders == 1:
             for one in fetched:
                 place(one)
             return
         # Of this call alone: a pool kept would have no threads in a forked process.
-        with ThreadPoolExecutor(_DECODERS) as pool:
+        with ThreadPoolExecutor(self.decoders) as pool:
             list(pool.map(place, fetched))
 
-    def _place(self, part: Part, chunk: _Chunk, data: bytes, out: Volume) -> None:
+    def _place(self, part: Part, chunk: _Chunk, data: memoryview, out: Volume) -> None:
         """Decode a chunk and put what lies in the part's box into `out`."""
         codec = self._codecs[part.array]
         if len(data) != chunk.stop - chunk.start:
@@ -322,7 +336,7 @@ class PatchReader:
                 f"{self._where(part, chunk.place)}: {len(data)} bytes; expected "
                 f"{chunk.stop - chunk.start}; the file is truncated: {_REMEDY}"
             )
-        voxels = codec.decode_chunk(data, self._where(part, chunk.place))
+        voxels = codec.decode_chunk(data, self._where(part, chunk.place), _scratch(codec))
         inside, target = [], []
         for place, length, box in zip(chunk.place, codec.chunk, part.box, strict=True):
             first = place * length
@@ -330,6 +344,15 @@ class PatchReader:
             inside.append(slice(start - first, stop - first))
             target.append(slice(start - box.start, stop - box.start))
         out[tuple(target)] = voxels[tuple(inside)]
+
+
+def _scratch(codec: ShardCodec) -> Volume:
+    """An array for one chunk, of this thread's: new memory for each costs as much as decoding."""
+    key = (codec.chunk, codec.dtype)
+    if getattr(_SCRATCH, "key", None) != key:
+        _SCRATCH.key, _SCRATCH.array = key, np.empty(codec.chunk, codec.dtype)
+    array: Volume = _SCRATCH.array
+    return array
 
 
 def _merged(chunks: Sequence[_Chunk]) -> Iterator[list[_Chunk]]:

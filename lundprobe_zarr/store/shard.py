@@ -130,18 +130,21 @@ class ShardCodec:
             )
         return np.frombuffer(table, "<u8").reshape(-1, 2).astype(np.uint64)
 
-    def decode_chunk(self, data: bytes, where: str) -> Volume:
+    def decode_chunk(
+        self, data: bytes | memoryview, where: str, out: Volume | None = None
+    ) -> Volume:
         """One inner chunk, in its full shape; `data` is its bytes with the checksum.
 
-        Raises `DamagedStoreError`, naming `where`, if the checksum fails.
+        `out` is an array of that shape and type to decode into. Raises `DamagedStoreError`, naming
+        `where`, if the checksum fails.
         """
-        payload = bytes(data[:-_CRC_BYTES])
+        payload = bytes(data[:-_CRC_BYTES])  # the checksum takes no views
         if len(data) <= _CRC_BYTES or _crc32c(payload) != data[-_CRC_BYTES:]:
             raise DamagedStoreError(
                 f"{where}: an inner chunk fails its checksum; "
                 "convert this patient again, or copy the store again"
             )
-        chunk = np.empty(self.chunk, self.dtype)
+        chunk = np.empty(self.chunk, self.dtype) if out is None else out
         self._compressor.decode(payload, out=chunk)
         return chunk
 

@@ -1,0 +1,70 @@
+"""`bench`: how fast patches come from a disk or bucket, and what to set."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from lundprobe_zarr.cli.place import Dataset, StorageOptions, parse_options
+from lundprobe_zarr.errors import UsageError
+
+if TYPE_CHECKING:
+    from lundprobe_zarr.views.stream_bench import Benchmark
+
+
+def bench(
+    dataset: Dataset,
+    patch: Annotated[
+        str, typer.Option(metavar="Z,Y,X", help="Patch size in voxels.")
+    ] = "32,192,192",
+    structures: Annotated[
+        str, typer.Option(metavar="NAME[,NAME...]", help="Masks to read too.")
+    ] = "",
+    patches: Annotated[int, typer.Option(min=1, help="Patches to read for each figure.")] = 48,
+    storage_options: StorageOptions = None,
+) -> None:
+    """Measure how fast training patches come from a dataset, and recommend settings.
+
+    Reads T2w patches at random places, one after another and then ahead with threads. On a local
+    disk a second run finds in memory what the first has read.
+    """
+    from lundprobe_zarr.cohort import open_cohort
+    from lundprobe_zarr.views.stream_bench import benchmark
+
+    names = [s.strip() for s in structures.split(",") if s.strip()]
+    cohort = open_cohort(dataset, parse_options(storage_options))
+    _show(benchmark(cohort, _size(patch), names, patches))
+
+
+def _size(text: str) -> list[int]:
+    parts = text.split(",")
+    if len(parts) != 3 or not all(p.strip().isdigit() for p in parts):
+        raise UsageError(f"--patch {text!r}; expected voxels z,y,x, e.g. 32,192,192")
+    return [int(p) for p in parts]
+
+
+def _show(found: Benchmark) -> None:
+    from lundprobe_zarr.cli.console import facts, heading, say, size
+
+    share = found.fetching / sum(found.latencies)
+    rows = [
+        ("patch", f"{found.patch}, {size(found.voxel_bytes)}"),
+        ("one after another", f"{found.patches / sum(found.latencies):.1f} patches/s"),
+        *(
+            (f"{percent} % take at most", f"{1000 * found.percentile(percent):.1f} ms")
+            for percent in (50, 90, 99)
+        ),
+        ("reads a patch", f"{found.requests / found.patches:.1f}"),
+        ("bytes read a patch", size(found.bytes // found.patches)),
+        ("time goes to", f"reading {share:.0%}, decoding and the rest {1 - share:.0%}"),
+        ("decoded voxels used", f"{found.used:.0%}"),
+        *(
+            (f"ahead, {n} thread{'s' if n > 1 else ''}", f"{rate:.1f} patches/s")
+            for n, rate in found.rates.items()
+        ),
+    ]
+    facts(rows)
+    heading("Recommended")
+    for line in found.recommendations():
+        say(f"  {line}")

@@ -1,0 +1,72 @@
+"""Where a stream stands, in a few numbers, and what they are numbers of."""
+
+from __future__ import annotations
+
+import hashlib
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+from lundprobe_zarr.cohort.saved import DatasetIdentity
+from lundprobe_zarr.errors import UsageError
+from lundprobe_zarr.patches import Plan
+
+VERSION = 1
+
+
+def identity_of(plan: Plan) -> dict[str, Any]:
+    """All that decides which patch is the n-th: dataset, patients, seed, settings; JSON-ready."""
+    dataset = plan.cohort._source.identity.model_dump(mode="json")
+    ids = "\n".join(plan.cohort.ids)
+    return {
+        "dataset": dataset,
+        "patients": len(plan.cohort),
+        "cohort": hashlib.sha256(ids.encode()).hexdigest(),
+        "seed": plan.seed,
+        "settings": plan.settings(),
+    }
+
+
+def check(state: Mapping[str, Any], mine: Mapping[str, Any], length: int) -> tuple[int, int]:
+    """Epoch and position of a state, if it is one of the stream that is as `mine` says.
+
+    Raises `UsageError` that names every difference.
+    """
+    if state.get("version") != VERSION:
+        raise UsageError(
+            f"a state of version {state.get('version')!r}; expected {VERSION}, as "
+            "PatchStream.state_dict of this version of lundprobe-zarr gives it"
+        )
+    differences = list(_differences(state, mine))
+    if differences:
+        raise UsageError(
+            f"the state is of another stream: it has {'; '.join(differences)}; make the stream as "
+            "it was when the state was taken"
+        )
+    return _number(state, "epoch", sys.maxsize), _number(state, "position", length)
+
+
+def _number(state: Mapping[str, Any], name: str, most: int) -> int:
+    value = state.get(name)
+    if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= most:
+        raise UsageError(f"the state's {name} is {value!r}; expected 0 to {most}")
+    return value
+
+
+def _differences(state: Mapping[str, Any], mine: Mapping[str, Any]) -> list[str]:
+    absent = [k for k in mine if k not in state]
+    if absent:
+        return [f"no {', '.join(absent)}"]
+    theirs = DatasetIdentity.model_validate(state["dataset"])
+    found = [f"dataset: {d}" for d in theirs.differences(DatasetIdentity(**mine["dataset"]))]
+    if state["cohort"] != mine["cohort"]:
+        found.append(
+            f"a cohort of {state['patients']} patients, not this one of {mine['patients']}"
+        )
+    if state["seed"] != mine["seed"]:
+        found.append(f"seed {state['seed']}, not {mine['seed']}")
+    settings = dict(state["settings"])
+    for name, value in mine["settings"].items():
+        if settings.get(name) != value:
+            found.append(f"{name} {settings.get(name)!r}, not {value!r}")
+    return found
