@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from lundprobe_zarr.errors import LundProbeError
 from lundprobe_zarr.store.extensions import extend_trees
+from lundprobe_zarr.views.huggingface.private import register_with_datasets
 from lundprobe_zarr.vocabulary.version import package_version
 
 if TYPE_CHECKING:
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
         open_cohort,
     )
     from lundprobe_zarr.phantom import write_phantom
+    from lundprobe_zarr.views.huggingface.loading import load_dataset
     from lundprobe_zarr.views.labelled import CommonGrid, Region, to_xarray
 
 __all__ = [
@@ -32,6 +34,7 @@ __all__ = [
     "Region",
     "Splits",
     "load_cohort",
+    "load_dataset",
     "load_splits",
     "open_cohort",
     "to_xarray",
@@ -44,7 +47,9 @@ _LAZY = dict.fromkeys(_COHORT, "lundprobe_zarr.cohort")
 _LABELLED = ("CommonGrid", "Region", "to_xarray")
 _LAZY |= dict.fromkeys(_LABELLED, "lundprobe_zarr.views.labelled")
 _LAZY["write_phantom"] = "lundprobe_zarr.phantom"
+_LAZY["load_dataset"] = "lundprobe_zarr.views.huggingface.loading"
 extend_trees("lundprobe_zarr.views.labelled")  # the accessor `.lp`, with the first opened tree
+register_with_datasets()  # `load_dataset("lundprobe", …)`, once datasets is imported
 
 
 def __getattr__(name: str) -> Any:

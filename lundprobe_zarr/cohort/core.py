@@ -38,7 +38,11 @@ def open_cohort(
     for. Raises `NotADatasetError` if there is no dataset, `SchemaVersionError` if it is of a
     newer schema, `DatasetError` if a file of it is damaged.
     """
-    location = Location(url, storage_options)
+    return open_cohort_at(Location(url, storage_options))
+
+
+def open_cohort_at(location: Location) -> Cohort:
+    """All patients of the dataset at a location; see `open_cohort`."""
     source = Source(location, open_manifest(location))
     source.table("patients")
     return Cohort(source)
