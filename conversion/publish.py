@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 
 from lundprobe_zarr.errors import DatasetError, NotADatasetError
 from lundprobe_zarr.schema.card import dataset_card, dataset_catalog
+from lundprobe_zarr.schema.croissant import CROISSANT_NAME, croissant
 from lundprobe_zarr.schema.layout import SCHEMA_VERSION
 from lundprobe_zarr.schema.manifest import ACCESS, ACCESS_SYNTHETIC, MANIFEST_NAME, Manifest
 from lundprobe_zarr.schema.tables import COHORT_FILE, MEASURED, TABLES, store_path, table_file
@@ -35,7 +36,7 @@ class Published:
 
 
 def finalise(dataset: Path, rebuild: bool = False) -> Published:
-    """Write tables, manifest, card and catalog of all complete stores in `dataset`.
+    """Write tables, manifest, card, catalog and Croissant file of all complete stores in `dataset`.
 
     Reads each store's metadata, and voxels only where measured rows are lost or on `rebuild`. A
     store that cannot be read is left out and named. The manifest comes last, so that a reader
@@ -54,6 +55,7 @@ def finalise(dataset: Path, rebuild: bool = False) -> Published:
     manifest = manifest.model_copy(update={"tables": tables, "cohort": COHORT_FILE})
     write_atomically(dataset / "README.md", dataset_card(manifest, _sizes(dataset, manifest)))
     write_atomically(dataset / "catalog.yaml", dataset_catalog(manifest, stores[0].patient_id))
+    write_atomically(dataset / CROISSANT_NAME, croissant(manifest))
     write_atomically(dataset / MANIFEST_NAME, manifest.dump())
     _remove_stale(dataset, manifest)
     return Published(manifest, tuple(left_out))

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from lundprobe_zarr.errors import LundProbeError
-from lundprobe_zarr.store.extensions import extend_trees
+from lundprobe_zarr.store.extensions import extend_cohorts, extend_trees
 from lundprobe_zarr.views.huggingface.private import register_with_datasets
 from lundprobe_zarr.vocabulary.version import package_version
 
@@ -49,6 +49,7 @@ _LAZY |= dict.fromkeys(_LABELLED, "lundprobe_zarr.views.labelled")
 _LAZY["write_phantom"] = "lundprobe_zarr.phantom"
 _LAZY["load_dataset"] = "lundprobe_zarr.views.huggingface.loading"
 extend_trees("lundprobe_zarr.views.labelled")  # the accessor `.lp`, with the first opened tree
+extend_cohorts("to_hf", "lundprobe_zarr.views.huggingface.loading")
 register_with_datasets()  # `load_dataset("lundprobe", …)`, once datasets is imported
 
 

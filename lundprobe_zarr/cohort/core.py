@@ -20,11 +20,13 @@ from lundprobe_zarr.cohort.source import Rows, Source
 from lundprobe_zarr.cohort.splits import Splits, make_splits
 from lundprobe_zarr.errors import UnknownLabelError, UsageError
 from lundprobe_zarr.store.dataset import open_manifest
+from lundprobe_zarr.store.extensions import cohort_function
 from lundprobe_zarr.store.location import Location
 from lundprobe_zarr.vocabulary.nearest import suggestion
 
 if TYPE_CHECKING:
     import pandas as pd
+    from datasets import IterableDataset
 
     from lundprobe_zarr.schema.manifest import Manifest
 
@@ -222,6 +224,14 @@ class Cohort:
         Raises `QueryError` for a query that is not one SELECT of these tables, or cannot be run.
         """
         return run_query(self._source, query, self._rows)
+
+    def to_hf(self, config: str = "patients", **options: Any) -> IterableDataset:
+        """A stream of rows for Hugging Face `datasets`: tables, lazy volumes, slices or patches.
+
+        `config` and `options` are those of `lundprobe_zarr.load_dataset`, and so is what is raised.
+        """
+        stream: IterableDataset = cohort_function("to_hf")(self, config, **options)
+        return stream
 
     def __and__(self, other: Cohort) -> Cohort:
         """Patients of both."""

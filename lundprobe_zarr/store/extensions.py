@@ -1,14 +1,18 @@
-"""What upper floors add to opened trees: modules to import when the first tree is opened.
+"""What upper floors add to things of lower ones: modules to import when that is first wanted.
 
-A tree comes with its accessor `.lp`, which is a view, and a store may not know of views. So the
-package, which knows both, names the module; opening imports it, and nobody else has to wait.
+A tree comes with its accessor `.lp`, and a cohort with `to_xarray`; both are views, and stores and
+cohorts may not know of views. So the package, which knows all, names the modules; they are
+imported when a tree is opened or the method called, and nobody else has to wait.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from importlib import import_module
+from typing import Any
 
 _modules: list[str] = []
+_functions: dict[str, str] = {}
 
 
 def extend_trees(module: str) -> None:
@@ -21,3 +25,14 @@ def load_extensions() -> None:
     """Import what was named; whoever opens a tree calls this. Costs nothing the second time."""
     for module in _modules:
         import_module(module)
+
+
+def extend_cohorts(name: str, module: str) -> None:
+    """Have the function `name` of `module` serve as the cohorts' method of that name."""
+    _functions[name] = module
+
+
+def cohort_function(name: str) -> Callable[..., Any]:
+    """The function named by `extend_cohorts`, imported now. It takes the cohort first."""
+    function: Callable[..., Any] = getattr(import_module(_functions[name]), name)
+    return function

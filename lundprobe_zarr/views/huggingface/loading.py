@@ -53,7 +53,7 @@ def load_dataset(
     return builder.as_dataset(split=split)
 
 
-def cohort_to_hf(cohort: Cohort, config: str = "patients", **options: Any) -> IterableDataset:
+def to_hf(cohort: Cohort, config: str = "patients", **options: Any) -> IterableDataset:
     """A cohort as a stream of rows, in its order; `config` and `options` as of `load_dataset`.
 
     Its patients are the shards, to be shared among workers and nodes. Raises as `load_dataset`.
