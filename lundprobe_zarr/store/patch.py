@@ -145,6 +145,10 @@ class PatchReader:
                 raise self._unknown(dim, labels[dim], there[dim], spec.path)
         return tuple(there[dim].index(labels[dim]) for dim in spec.label_dims)
 
+    def holds(self, path: str, index: tuple[int, ...]) -> bool:
+        """Whether the patient has the volume at `index`; a fold or observer may be lacking."""
+        return (path, index) in self._sizes
+
     def _unknown(
         self, dim: str, label: Label, there: Sequence[Label], path: str
     ) -> UnknownLabelError:
@@ -154,15 +158,15 @@ class PatchReader:
             return MissingStructureError(f"{text}: missing here; there are {_listed(there)}")
         return UnknownLabelError(f"{text}: unknown; expected one of {_listed(real)}")
 
-    def read_parts(self, parts: Sequence[Part]) -> list[Volume]:
+    def read_parts(
+        self, parts: Sequence[Part], into: Sequence[Volume] | None = None
+    ) -> list[Volume]:
         """Voxels (z, y, x) of every part; a volume that is marked as not present is all zero.
 
-        Raises `DamagedStoreError`, naming store, array and chunk, for a byte missing or wrong.
+        `into` are arrays of zeros to fill, one of each part's shape. Raises `DamagedStoreError`,
+        naming store, array and chunk, for a byte missing or wrong.
         """
-        out = [
-            np.zeros(tuple(s.stop - s.start for s in p.box), self.array(p.array).dtype)
-            for p in parts
-        ]
+        out = list(into) if into is not None else [self._zeros(part) for part in parts]
         wanted = [(n, p) for n, p in enumerate(parts) if out[n].size and self._stored_bytes(p)]
         tails = self._fetch_tails([p for _, p in wanted])
         chunks = [
@@ -172,6 +176,10 @@ class PatchReader:
         fetched = list(self._fetch_chunks(parts, chunks, known))
         self._place_all(parts, fetched, out)
         return out
+
+    def _zeros(self, part: Part) -> Volume:
+        shape = tuple(s.stop - s.start for s in part.box)
+        return np.zeros(shape, self.array(part.array).dtype)
 
     @cached_property
     def _codecs(self) -> dict[str, ShardCodec]:

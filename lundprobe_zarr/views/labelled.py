@@ -22,9 +22,10 @@ from lundprobe_zarr.views.labelled_grid import (
     require_volume,
     tracked,
 )
-from lundprobe_zarr.views.labelled_resample import resample_to, respaced
+from lundprobe_zarr.views.labelled_resample import resample_to
 from lundprobe_zarr.views.labelled_select import select_structure
 from lundprobe_zarr.vocabulary.geometry import FloatArray, origin_lps
+from lundprobe_zarr.vocabulary.lattice import respaced
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

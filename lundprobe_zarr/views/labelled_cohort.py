@@ -17,11 +17,11 @@ import xarray as xr
 
 from lundprobe_zarr.errors import MissingStructureError, UnknownLabelError, UsageError
 from lundprobe_zarr.schema.layout import AXIS_ATTRIBUTES, SPATIAL_DIMS
-from lundprobe_zarr.views.labelled_grid import Grid
-from lundprobe_zarr.views.labelled_resample import needed, resample_to, voxel_sizes
+from lundprobe_zarr.views.labelled_resample import needed, resample_to
 from lundprobe_zarr.views.labelled_select import select_structure
 from lundprobe_zarr.views.labelled_tables import centroids, require_known
 from lundprobe_zarr.vocabulary.geometry import FloatArray, ras_to_lps
+from lundprobe_zarr.vocabulary.lattice import Grid, voxel_sizes
 from lundprobe_zarr.vocabulary.names import AXES, MODALITY_UNITS, STRUCTURES
 
 if TYPE_CHECKING:

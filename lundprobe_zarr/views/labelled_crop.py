@@ -17,7 +17,6 @@ from lundprobe_zarr.errors import MissingStructureError, UsageError
 from lundprobe_zarr.schema.layout import SPATIAL_DIMS
 from lundprobe_zarr.views.labelled_grid import (
     AnyLabelled,
-    Grid,
     Home,
     Labelled,
     grid_of,
@@ -30,6 +29,7 @@ from lundprobe_zarr.views.labelled_grid import (
 from lundprobe_zarr.views.labelled_resample import type_with
 from lundprobe_zarr.views.labelled_tables import clinical_row, require_known
 from lundprobe_zarr.vocabulary.geometry import FloatArray, index_to_lps
+from lundprobe_zarr.vocabulary.lattice import Grid
 
 Triple = Sequence[float]
 #: Part of a voxel by which an edge may miss a voxel's edge through rounding.

@@ -21,17 +21,15 @@ from lundprobe_zarr.schema.records import SOURCES
 from lundprobe_zarr.vocabulary.files import parse_path
 from lundprobe_zarr.vocabulary.geometry import (
     SAME_GRID_MM,
-    FloatArray,
     axis_coordinates,
     is_aligned,
     ras_to_lps,
-    spacing,
 )
+from lundprobe_zarr.vocabulary.lattice import Grid
 from lundprobe_zarr.vocabulary.names import is_patient_id
 
 Labelled = TypeVar("Labelled", xr.DataArray, xr.Dataset)
 AnyLabelled = xr.DataArray | xr.Dataset
-Shape = tuple[int, int, int]
 
 #: Attributes that resampled data carry, where stored data have `sources`.
 AFFINE, SHAPE, STORED_GRID = "affine", "shape", "stored_grid"
@@ -39,30 +37,6 @@ AFFINE, SHAPE, STORED_GRID = "affine", "shape", "stored_grid"
 INDEX_NAMES: dict[str, str] = {dim: f"{dim}_index" for dim in SPATIAL_DIMS}
 #: Coordinates are float64 of some hundred millimetres: equal ones agree to about 1e-13 mm.
 _SAME_LATTICE_MM = 1e-6
-
-
-@dataclass(frozen=True, eq=False)
-class Grid:
-    """A voxel lattice: `affine` (4, 4), voxel (i, j, k) -> mm, RAS; `shape` (z, y, x)."""
-
-    affine: FloatArray
-    shape: Shape
-
-    @property
-    def spacing_mm(self) -> FloatArray:
-        """Distance of neighbouring voxel centres along z, y, x (3,), mm."""
-        return spacing(self.affine)[::-1].copy()
-
-    def stepped(self, start: FloatArray, step: FloatArray, shape: Shape) -> Grid:
-        """The lattice of every `step`-th voxel from `start` on (each (z, y, x), in voxels)."""
-        move = np.diag([*np.asarray(step, dtype=np.float64)[::-1], 1.0])
-        move[:3, 3] = np.asarray(start, dtype=np.float64)[::-1]
-        return Grid(self.affine @ move, shape)
-
-    def to_index(self, lps_zyx: FloatArray) -> FloatArray:
-        """Fractional voxel indices (…, 3) in z, y, x order of positions (…, 3), z y x, mm, LPS."""
-        inverse = np.linalg.inv(ras_to_lps(self.affine))
-        return np.asarray((lps_zyx[..., ::-1] @ inverse[:3, :3].T + inverse[:3, 3])[..., ::-1])
 
 
 @dataclass(frozen=True, eq=False)

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 
 from lundprobe_zarr.errors import UsageError
 from lundprobe_zarr.schema.layout import SPATIAL_DIMS
-from lundprobe_zarr.views.labelled_grid import Grid, grid_of, single_volume
+from lundprobe_zarr.views.labelled_grid import grid_of, single_volume
 from lundprobe_zarr.views.labelled_select import select_structure
 from lundprobe_zarr.views.preview_paint import (
     INK,
@@ -30,6 +30,7 @@ from lundprobe_zarr.views.preview_paint import (
 )
 from lundprobe_zarr.views.preview_planes import VIEWS, Frame, Pixels, View, frame_of
 from lundprobe_zarr.vocabulary.geometry import largest_shift
+from lundprobe_zarr.vocabulary.lattice import Grid
 
 #: Lengths in inches: of the panel's longer side, of the caption above and the key beside it, and
 #: the least height, which a key of nine structures needs.

@@ -1,0 +1,35 @@
+"""Patches of a cohort's volumes: where they lie, in which order, and what they hold.
+
+`Plan` puts it together for `lp.PatchStream` and for the Hugging Face configs.
+"""
+
+from lundprobe_zarr.patches.content import Content
+from lundprobe_zarr.patches.order import Order, Share
+from lundprobe_zarr.patches.plan import Draw, Plan
+from lundprobe_zarr.patches.reading import Pad, Sample, lattice_of, read_patch
+from lundprobe_zarr.patches.sampling import (
+    BalancedSampling,
+    CentredSampling,
+    GridSampling,
+    Sampling,
+    SliceSampling,
+    UniformSampling,
+)
+
+__all__ = [
+    "BalancedSampling",
+    "CentredSampling",
+    "Content",
+    "Draw",
+    "GridSampling",
+    "Order",
+    "Pad",
+    "Plan",
+    "Sample",
+    "Sampling",
+    "Share",
+    "SliceSampling",
+    "UniformSampling",
+    "lattice_of",
+    "read_patch",
+]

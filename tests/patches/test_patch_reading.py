@@ -1,0 +1,246 @@
+"""What a patch holds: the stored voxels, in the place it says, on any grid and spacing."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+from stored_volumes import cut, stored
+
+from lundprobe_zarr.errors import MissingStructureError, UnknownLabelError, UsageError
+from lundprobe_zarr.patches import Content, lattice_of, read_patch
+from lundprobe_zarr.store.patch import PatchReader
+from lundprobe_zarr.vocabulary.geometry import index_to_lps
+from lundprobe_zarr.vocabulary.names import FOLDS, OBSERVERS, STRUCTURES, TARGETS
+
+SIZE = (6, 11, 9)
+
+
+def test_a_patch_holds_the_stored_voxels_with_their_labels(cohort, readers):
+    content = Content(modalities=("sCT", "T2w"), structures=("Rectum", "CTVT_427"), dose=True)
+    patient_id = cohort.ids[0]
+    patch = read_patch(readers[patient_id], content, (2, 20, 15), SIZE)
+    mri, clinical = stored(cohort, patient_id, "mri"), stored(cohort, patient_id, "mri/clinical")
+    for n, modality in enumerate(patch["modality"]):
+        expected = cut(mri.image.sel(modality=modality), patch["start"], SIZE)
+        assert patch["image"].dtype == mri.image.dtype
+        np.testing.assert_array_equal(patch["image"][n], expected)
+    for n, structure in enumerate(patch["structure"]):
+        expected = cut(clinical.mask.sel(structure=structure), patch["start"], SIZE)
+        np.testing.assert_array_equal(patch["mask"][n], expected)
+    np.testing.assert_array_equal(patch["dose"], cut(mri.dose, patch["start"], SIZE))
+    assert patch["mask"].dtype == bool
+    assert patch["present"].tolist() == [True, True]
+    assert (patch["modality"], patch["structure"]) == (("sCT", "T2w"), ("Rectum", "CTVT_427"))
+    assert patch["patient_id"] == patient_id
+
+
+def test_the_affine_places_the_patch(cohort, readers):
+    patient_id = cohort.ids[0]
+    patch = read_patch(readers[patient_id], Content(), (2, 20, 15), SIZE)
+    mri = stored(cohort, patient_id, "mri")
+    for voxel in ((0, 0, 0), (5, 10, 8), (3, 0, 7)):
+        z, y, x = (int(v) for v in patch["start"] + voxel)
+        expected = [float(mri.z[z]), float(mri.y[y]), float(mri.x[x])]
+        np.testing.assert_allclose(index_to_lps(patch["affine"], voxel), expected, atol=1e-4)
+
+
+def test_a_structure_that_is_lacking_is_zero_and_not_present(readers, lacking):
+    patient_id, structure = lacking
+    content = Content(structures=("Bladder", structure), dose=True)
+    patch = read_patch(readers[patient_id], content, (0, 0, 0), SIZE)
+    assert patch["present"].tolist() == [True, False]
+    assert not patch["mask"][1].any()
+
+
+def test_extended_targets(cohort, readers, extended):
+    content = Content(nnunet=True, folds=FOLDS, uncertainty=True, observers=OBSERVERS, steps=(2, 1))
+    shape = readers[extended].array("mri/image").volume_shape
+    patch = read_patch(readers[extended], content, (0, 0, 0), shape)
+    nnunet = stored(cohort, extended, "mri/nnunet")
+    observers = stored(cohort, extended, "mri/observers")
+    np.testing.assert_array_equal(patch["nnunet_mask"], nnunet["mask"].sel(structure=list(TARGETS)))
+    np.testing.assert_array_equal(patch["fold_mask"], nnunet["fold_mask"].values)
+    np.testing.assert_array_equal(patch["uncertainty"], nnunet["uncertainty"].values)
+    expected = observers["mask"].sel(step=[2, 1]).values
+    np.testing.assert_array_equal(patch["observer_mask"], expected)
+    flags = observers["present"].sel(step=[2, 1]).values
+    np.testing.assert_array_equal(patch["observer_present"], flags)
+    assert (patch["target"], patch["step"]) == (TARGETS, (2, 1))
+    assert patch["fold_mask"].any()
+
+
+def test_extended_targets_of_a_base_patient_are_not_present(cohort, readers):
+    base = cohort.where("part = 'base'").ids[0]
+    content = Content(folds=(3,), uncertainty=True, observers=("obsC",))
+    patch = read_patch(readers[base], content, (0, 0, 0), SIZE)
+    assert patch["fold_mask"].shape == (2, 1, *SIZE)
+    assert patch["observer_mask"].shape == (2, 2, 1, *SIZE)
+    assert patch["uncertainty"].dtype == np.float32
+    for name in ("fold", "uncertainty", "observer"):
+        assert not patch[f"{name}_present"].any()
+    assert not patch["fold_mask"].any()
+
+
+@pytest.mark.parametrize("grid", ["sct", "dose"])
+def test_other_grids(cohort, readers, grid):
+    patient_id = cohort.ids[-1]
+    structures = ("Rectum",) if grid == "sct" else ()
+    content = Content(grid=grid, dose=True, structures=structures)
+    patch = read_patch(readers[patient_id], content, (1, 2, 3), SIZE)
+    data = stored(cohort, patient_id, grid)
+    np.testing.assert_array_equal(patch["dose"], cut(data.dose, patch["start"], SIZE))
+    if grid == "sct":
+        np.testing.assert_array_equal(patch["image"][0], cut(data.image[0], patch["start"], SIZE))
+    else:
+        assert "image" not in patch
+
+
+@pytest.mark.parametrize("pad", ["zero", "edge"])
+def test_what_is_outside_is_what_the_policy_says(readers, cohort, pad):
+    reader = readers[cohort.ids[0]]
+    content = Content(structures=("BODY",), dose=True)
+    shape = reader.array("mri/image").volume_shape
+    size = (shape[0] + 5, 8, shape[2] + 2)
+    start = (-2, shape[1] - 4, -1)
+    patch = read_patch(reader, content, start, size, pad)
+    whole = read_patch(reader, content, (0, 0, 0), shape)
+    for name in ("image", "mask", "dose"):
+        volume = whole[name][..., shape[1] - 4 :, :]
+        widths = [(0, 0)] * (volume.ndim - 3) + [(2, 3), (0, 4), (1, 1)]
+        mode = {"zero": "constant", "edge": "edge"}[pad]
+        np.testing.assert_array_equal(patch[name], np.pad(volume, widths, mode=mode))
+
+
+def test_outside_is_an_error_unless_a_policy_says_otherwise(readers, cohort):
+    reader = readers[cohort.ids[0]]
+    with pytest.raises(UsageError, match=f"beyond the volume of patient {cohort.ids[0]}"):
+        read_patch(reader, Content(), (-1, 0, 0), SIZE)
+    with pytest.raises(UsageError, match="lies outside"):
+        read_patch(reader, Content(), (9999, 0, 0), SIZE, "zero")
+
+
+def as_sitk(volume: np.ndarray, affine: np.ndarray) -> sitk.Image:
+    """A volume (z, y, x) with its affine (voxel -> mm, RAS) as SimpleITK has it (LPS)."""
+    lps = np.diag([-1.0, -1, 1, 1]) @ affine
+    spacing = np.linalg.norm(lps[:3, :3], axis=0)
+    image = sitk.GetImageFromArray(volume)
+    image.SetSpacing(spacing.tolist())
+    image.SetDirection((lps[:3, :3] / spacing).ravel().tolist())
+    image.SetOrigin(lps[:3, 3].tolist())
+    return image
+
+
+@pytest.mark.parametrize("spacing_mm", [1.9, (2.0, 3.3, 1.2)])
+@pytest.mark.parametrize("grid", ["mri", "sct"])
+def test_resampling_is_what_simpleitk_makes_of_it(readers, cohort, grid, spacing_mm):
+    reader = readers[cohort.ids[0]]
+    content = Content(grid=grid, structures=("BODY", "Bladder"), dose=True, spacing_mm=spacing_mm)
+    lattice = lattice_of(reader.metadata, content)
+    size = tuple(min(s, n) for s, n in zip((7, 9, 8), lattice.shape, strict=True))
+    whole_content = Content(grid=grid, structures=("BODY", "Bladder"), dose=True)
+    shape = reader.array(f"{grid}/image").volume_shape
+    whole = read_patch(reader, whole_content, (0, 0, 0), shape)
+    for start in ((0, 0, 0), [n - s for n, s in zip(lattice.shape, size, strict=True)]):
+        patch = read_patch(reader, content, start, size)
+        like = as_sitk(np.zeros(size, np.uint8), patch["affine"])
+        pairs = [(whole[k].astype(np.float32), patch[k], sitk.sitkLinear) for k in ("dose",)]
+        pairs += [(whole["image"][0].astype(np.float32), patch["image"][0], sitk.sitkLinear)]
+        for stored_mask, mask in zip(whole["mask"], patch["mask"], strict=True):
+            pairs += [(stored_mask.astype(np.uint8), mask, sitk.sitkNearestNeighbor)]
+        for volume, found, how in pairs:
+            source = as_sitk(volume, whole["affine"])
+            expected = sitk.Resample(source, like, sitk.Transform(), how, -1.0)
+            expected = sitk.GetArrayFromImage(expected)
+            if how == sitk.sitkLinear:
+                tolerance = 1e-4 * max(1, float(np.abs(volume).max()))
+                np.testing.assert_allclose(found, expected, atol=tolerance)
+            else:  # exact ties are nobody's
+                assert np.mean(found != expected) < 0.01
+
+
+def test_resampling_is_what_the_accessor_makes_of_it(readers, cohort):
+    patient_id = cohort.ids[1]
+    content = Content(modalities=("T2w", "sCT"), dose=True, spacing_mm=2.1)
+    lattice = lattice_of(readers[patient_id].metadata, content)
+    patch = read_patch(readers[patient_id], content, (0, 0, 0), lattice.shape)
+    expected = cohort[patient_id].mri.lp.resample(2.1)
+    np.testing.assert_allclose(patch["image"], expected.image.values, rtol=1e-5, atol=1e-3)
+    np.testing.assert_allclose(patch["dose"], expected.dose.values, rtol=1e-5, atol=1e-4)
+    np.testing.assert_allclose(patch["affine"], expected.lp.affine, atol=1e-9)
+
+
+def test_only_the_needed_region_is_read(readers, cohort, monkeypatch):
+    reader = readers[cohort.ids[0]]
+    boxes = []
+    original = type(reader).read_parts
+
+    def watched(self, parts, into=None):
+        boxes.extend(part.box for part in parts)
+        return original(self, parts, into)
+
+    monkeypatch.setattr(type(reader), "read_parts", watched)
+    patch = read_patch(reader, Content(spacing_mm=1.0, dose=True), (3, 4, 5), (4, 4, 4))
+    stored_mm = lattice_of(reader.metadata, Content()).spacing_mm
+    assert len(boxes) == 2
+    for box in boxes:
+        for one, mm in zip(box, stored_mm, strict=True):
+            assert one.stop - one.start <= np.ceil(3 / mm) + 2
+    assert patch["dose"].shape == (4, 4, 4)
+
+
+def test_images_may_be_given_a_type(readers, cohort):
+    content = Content(image_dtype="float16")
+    patch = read_patch(readers[cohort.ids[0]], content, (0, 0, 0), SIZE)
+    assert patch["image"].dtype == np.float16
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "said"),
+    [
+        ({"grid": "mr"}, UsageError, "grid='mr'"),
+        ({"grid": "sct", "modalities": ("T2w",)}, UnknownLabelError, "grid 'sct'.*there are sCT"),
+        ({"structures": ("Rektum",)}, UnknownLabelError, "nearest: Rectum"),
+        ({"structures": ("Rectum", "Rectum")}, UsageError, "each once"),
+        ({"folds": (10,)}, UnknownLabelError, "folds: unknown 10"),
+        ({"grid": "sct", "folds": (1,)}, UsageError, "grid='mri'"),
+        ({"grid": "dose", "structures": ("BODY",)}, UsageError, "grid 'dose'"),
+        ({"grid": "dose"}, UsageError, "patches of nothing"),
+        ({"spacing_mm": -1}, UsageError, "spacing_mm is -1"),
+        ({"image_dtype": "bool"}, UsageError, "image_dtype='bool'"),
+    ],
+)
+def test_content_that_makes_no_sense_is_refused(arguments, error, said):
+    with pytest.raises(error, match=said):
+        Content(**arguments)
+
+
+def test_structures_given_as_one_name_are_one_structure():
+    assert Content(structures="Rectum").structures == ("Rectum",)
+    assert set(Content(structures=STRUCTURES).structures) == set(STRUCTURES)
+
+
+def test_a_modality_that_the_patient_lacks_is_said(readers, cohort):
+    reader = readers[cohort.ids[0]]
+    arrays = {p: a for p, a in reader.metadata.arrays.items() if p != "mri/dose"}
+    bare = PatchReader(reader.location, replace(reader.metadata, arrays=arrays))
+    with pytest.raises(UnknownLabelError, match="mri/dose"):
+        read_patch(bare, Content(dose=True), (0, 0, 0), SIZE)
+
+
+def test_everything_is_asked_for_at_once(readers, extended, monkeypatch):
+    calls = []
+    reader = readers[extended]
+    read = type(reader).read_parts
+    monkeypatch.setattr(type(reader), "read_parts", lambda *a: calls.append(len(a[1])) or read(*a))
+    content = Content(structures=("Rectum", "Bladder"), dose=True, folds=(0, 1), uncertainty=True)
+    read_patch(reader, content, (0, 0, 0), SIZE)
+    assert calls == [1 + 2 + 1 + 4 + 2]
+
+
+def test_missing_structures_are_no_errors_but_unknown_ones_are(readers, lacking):
+    patient_id, structure = lacking
+    with pytest.raises(MissingStructureError):
+        readers[patient_id].read([("mri/clinical/mask", {"structure": structure})], (slice(1),) * 3)
