@@ -3,30 +3,37 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import chain
+from itertools import chain, islice
 from typing import Any
 
 import datasets
+import numpy as np
 import pyarrow as pa
 
 from lundprobe_zarr.cohort import Cohort
 from lundprobe_zarr.cohort.core import open_cohort_at
 from lundprobe_zarr.errors import UsageError
+from lundprobe_zarr.patches import Sampling
 from lundprobe_zarr.schema.manifest import CITATION, DOI, MANIFEST_NAME
 from lundprobe_zarr.store.failures import public_options
 from lundprobe_zarr.store.location import Location
-from lundprobe_zarr.views.huggingface.examples import TypedExamples
+from lundprobe_zarr.views.huggingface.examples import EPOCH, ArrowExamplesIterable, TypedExamples
 from lundprobe_zarr.views.huggingface.feature import Voxels
 from lundprobe_zarr.views.huggingface.options import (
     CONFIGS,
+    READ_AHEAD,
+    TABLE_CONFIGS,
     modalities_of,
     require_grid,
     require_on_error,
+    require_patches_alone,
+    require_read_ahead,
     schema_of,
     structures_of,
 )
+from lundprobe_zarr.views.huggingface.patches import PLAN_OPTIONS, PatchSource
 from lundprobe_zarr.views.huggingface.reading import REFERENCE
 from lundprobe_zarr.views.huggingface.rows import RowSource, Wanted
 from lundprobe_zarr.views.huggingface.sources import remember
@@ -54,7 +61,23 @@ class LundProbeConfig(datasets.BuilderConfig):  # type: ignore[misc]
     modalities: list[str] | None = None
     structures: list[str] | None = None
     on_error: str = "raise"
-    read_ahead: int = 8
+    read_ahead: int | None = None
+    # Of patches alone:
+    spacing_mm: float | Sequence[float] | None = None
+    patch_size: Sequence[int] | None = None
+    patch_size_mm: float | Sequence[float] | None = None
+    sampling: str | Sampling | None = None
+    pad: str | None = None
+    complete: bool | None = None
+    seed: int | None = None
+    shuffle: bool | None = None
+    block: int | None = None
+    window: int | None = None
+
+    def plan_options(self) -> dict[str, Any]:
+        """What was said of the plan of patches; all else is as `Plan` has it."""
+        given = {name: getattr(self, name) for name in PLAN_OPTIONS}
+        return {name: value for name, value in given.items() if value is not None}
 
 
 class LundProbe(datasets.GeneratorBasedBuilder):  # type: ignore[misc]
@@ -80,6 +103,8 @@ class LundProbe(datasets.GeneratorBasedBuilder):  # type: ignore[misc]
         config = self.config
         require_grid(config.name, config.grid)
         require_on_error(config.on_error)
+        require_read_ahead(config.read_ahead)
+        require_patches_alone(config.name, config.plan_options(), config.spacing_mm)
         schema = schema_of(config.name, config.grid, config.columns)
         return datasets.DatasetInfo(
             features=_features(schema), citation=CITATION, homepage=f"https://doi.org/{DOI}"
@@ -92,42 +117,88 @@ class LundProbe(datasets.GeneratorBasedBuilder):  # type: ignore[misc]
                 f"on_error={self.config.on_error!r} without streaming=True; expected both: rows of "
                 "a dataset in memory are references, whose voxels nobody has read yet"
             )
-        chosen = self._cohort()
-        if self.cohort is not None:
-            return [self._split(COHORT_SPLIT, chosen.ids)]
-        self.info.license = chosen.manifest.access
-        part_of = dict(zip(chosen.patients.patient_id, chosen.patients.part, strict=True))
-        parts = [p for p in PARTS if chosen.manifest.patients.get(p)]
-        return [self._split(p, [i for i in chosen.ids if part_of[i] == p]) for p in parts]
-
-    def _split(self, name: str, ids: list[str]) -> datasets.SplitGenerator:
-        return datasets.SplitGenerator(name=name, gen_kwargs={"patients": ids})
-
-    def _cohort(self) -> Cohort:
-        """Who is streamed; what their rows come from is made ready."""
-        config = self.config
         cohort = self.cohort or open_cohort_at(self.location)
-        if config.where is not None:
-            cohort = cohort.where(config.where)
-        structures = structures_of(config.structures)
-        wanted = Wanted(config.grid, modalities_of(config.grid, config.modalities), structures)
-        self._rows = RowSource(cohort, config.name, wanted, config.filters, self._names)
-        return cohort
+        self.info.license = cohort.manifest.access
+        if self.config.where is not None:
+            cohort = cohort.where(self.config.where)
+        self._used: set[str] = set()
+        self._rows = self._row_source(cohort)
+        if self.cohort is not None:
+            return [self._split(COHORT_SPLIT, cohort)]
+        part_of = cohort.patients.part.to_numpy()
+        parts = [p for p in PARTS if cohort.manifest.patients.get(p)]
+        ids = np.array(cohort.ids, object)
+        return [self._split(p, cohort[ids[part_of == p].tolist()]) for p in parts]
+
+    def _wanted(self) -> Wanted:
+        config = self.config
+        return Wanted(
+            config.grid,
+            modalities_of(config.grid, config.modalities),
+            structures_of(config.structures) if config.grid != "dose" else (),
+        )
+
+    def _row_source(self, cohort: Cohort) -> RowSource:
+        config = self.config
+        return RowSource(cohort, config.name, self._wanted(), config.filters, self._names)
+
+    def _split(self, name: str, cohort: Cohort) -> datasets.SplitGenerator:
+        """A split; its shards are patients, or runs of patches."""
+        if self.config.name != "patches":
+            return datasets.SplitGenerator(name=name, gen_kwargs={"patients": cohort.ids})
+        chosen = self._row_source(cohort).chosen
+        source = self._patch_source(chosen) if len(chosen) else None
+        runs = [] if source is None else source.runs()
+        kwargs = {"patients": runs, EPOCH: 0, "source": source}
+        return datasets.SplitGenerator(name=name, gen_kwargs=kwargs)
+
+    def _patch_source(self, cohort: Cohort) -> PatchSource:
+        config = self.config
+        options = config.plan_options()
+        asked = config.structures
+        return PatchSource(self._rows, cohort, self._wanted(), asked, config.spacing_mm, options)
 
     @property
     def _names(self) -> list[str]:
         names: list[str] = self.info.features.arrow_schema.names
         return names
 
-    def _generate_examples(self, patients: list[str]) -> Iterator[tuple[str, dict[str, Any]]]:
-        config, names = self.config, self._names
-        rows = chain.from_iterable(self._rows.of_patient(i) for i in patients)
-        streamed = with_handles(rows, config.read_ahead)
-        chosen = readable(streamed) if config.on_error == "skip" else streamed
-        for number, (values, _) in enumerate(chosen):
-            yield f"{values['patient_id']}/{number}", {name: values.get(name) for name in names}
+    @property
+    def _ahead(self) -> int:
+        """Rows to read ahead; no whole volumes unless it is said how many."""
+        given = self.config.read_ahead
+        return READ_AHEAD.get(self.config.name, 0) if given is None else int(given)
 
-    def _get_examples_iterable_for_split(self, split: datasets.SplitGenerator) -> TypedExamples:
+    def _generate_examples(
+        self,
+        patients: list[Any],
+        skip: int = 0,
+        epoch: int = 0,
+        source: PatchSource | None = None,
+    ) -> Iterator[tuple[int, dict[str, Any]]]:
+        """Rows of patients, or, of a source of patches, of runs, but the first `skip`, numbered."""
+        config, names, ahead = self.config, self._names, self._ahead
+        skips = config.on_error == "skip"
+        rows: Iterator[Any]
+        if source is None:
+            rows = islice(chain.from_iterable(map(self._rows.of_patient, patients)), skip, None)
+        else:
+            rows = source.rows(patients, epoch, skip, ahead, skips)
+        handled = with_handles(rows, skip, ahead, self._used)
+        for number, values, _ in readable(handled) if skips else handled:
+            yield number, {name: values.get(name) for name in names}
+
+    def _generate_tables(self, patients: list[str]) -> Iterator[tuple[int, pa.Table]]:
+        """The rows of patients as Arrow has them, of configurations that are tables."""
+        schema = self.info.features.arrow_schema
+        for number, patient_id in enumerate(patients):
+            yield number, self._rows.table(patient_id).select(schema.names).cast(schema)
+
+    def _get_examples_iterable_for_split(
+        self, split: datasets.SplitGenerator
+    ) -> TypedExamples | ArrowExamplesIterable:
+        if self.config.name in TABLE_CONFIGS:
+            return ArrowExamplesIterable(self._generate_tables, split.gen_kwargs)
         return TypedExamples(self._generate_examples, split.gen_kwargs, self.info.features)
 
 

@@ -8,20 +8,26 @@ from typing import Any
 
 import numpy as np
 from datasets import Features
-from datasets.iterable_dataset import ExamplesIterable
+from datasets.iterable_dataset import ArrowExamplesIterable, ExamplesIterable
+
+__all__ = ["EPOCH", "ArrowExamplesIterable", "TypedExamples"]
 
 #: Name of the argument of a generator that says which epoch it is; see `TypedExamples`.
 EPOCH = "epoch"
-Rows = Callable[..., Iterator[tuple[Any, dict[str, Any]]]]
+#: Where the state says how many rows were had.
+_HAD = "shard_example_idx"
+#: Rows, each with its number in the stream, those left out counted.
+Rows = Callable[..., Iterator[tuple[int, dict[str, Any]]]]
 
 
 class TypedExamples(ExamplesIterable):  # type: ignore[misc]
-    """Examples that are of their features already, and whose generator may order them itself.
+    """Examples that are of their features already, of a generator that can begin anywhere.
 
     datasets would encode each row for Arrow and decode it again, which costs time and loses what
-    was read ahead. And where the generator has an argument `epoch`, `set_epoch` and `shuffle`
-    change that instead of the order of the shards: the generator then gives another order, of
-    everything and not of shards, and of it any place can be resumed from.
+    was read ahead; and it would run the generator shard by shard, each from its beginning. This
+    runs it once, with the argument `skip`: the rows of it that were had. Where the generator has
+    an argument `epoch`, `set_epoch` and `shuffle` change that instead of the order of the shards:
+    it then gives another order, of everything and not of shards.
     """
 
     def __init__(self, rows: Rows, kwargs: dict[str, Any], features: Features) -> None:
@@ -37,6 +43,14 @@ class TypedExamples(ExamplesIterable):  # type: ignore[misc]
     def is_typed(self) -> bool:
         """That they are."""
         return True
+
+    def __iter__(self) -> Iterator[tuple[int, dict[str, Any]]]:
+        state = self._state_dict
+        had = state[_HAD] if state else 0
+        for number, example in self.generate_examples_fn(**self.kwargs, skip=had):
+            if state:
+                state[_HAD] = number + 1
+            yield number, example
 
     def _with(self, kwargs: dict[str, Any]) -> TypedExamples:
         return TypedExamples(self.generate_examples_fn, kwargs, self._features)

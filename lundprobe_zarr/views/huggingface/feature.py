@@ -46,6 +46,10 @@ class Voxels:
         """A handle to what a reference, as a record, refers to; reads nothing."""
         return value if isinstance(value, LazyVoxels) else LazyVoxels(Reference.of(value))
 
+    def cast_storage(self, storage: pa.Array) -> pa.Array:
+        """References in Arrow, as the struct that they are; nulls may have come without types."""
+        return storage.cast(self.pa_type)
+
     def __getstate__(self) -> dict[str, Any]:
         return {f.name: getattr(self, f.name) for f in fields(self)} | {"known": known()}
 

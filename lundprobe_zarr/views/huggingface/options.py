@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pyarrow as pa
@@ -20,6 +20,8 @@ CONFIGS = TABLE_CONFIGS + VOXEL_CONFIGS
 
 #: Images there are on each grid.
 MODALITIES: dict[str, tuple[str, ...]] = {"mri": tuple(MODALITY_UNITS), "sct": ("sCT",), "dose": ()}
+#: Rows read ahead of a stream, by threads, unless it is said how many.
+READ_AHEAD = {"slices": 8, "patches": 8}
 ON_ERROR = ("raise", "skip")
 
 _WHO = tuple(TABLES["patients"].schema)[:3]  # patient_id, part, protocol
@@ -28,6 +30,12 @@ _GRID = (
     pa.field("shape", _PLACE),
     pa.field("spacing_mm", _TRIPLE),
     pa.field("origin_mm", _TRIPLE),
+)
+#: First voxel of a patch, and its affine, voxel (i, j, k) of the patch -> mm, RAS.
+_PATCH = (
+    pa.field("start", _PLACE),
+    pa.field("affine", pa.list_(pa.list_(pa.float64(), 4), 4)),
+    pa.field("spacing_mm", _TRIPLE),
 )
 _VOXELS = (
     pa.field("image", REFERENCE),
@@ -75,8 +83,7 @@ def _fields(config: str) -> list[pa.Field]:
         return [*TABLES["slices"].schema, *_VOXELS]
     if config == "volumes":
         return [*_WHO, *_GRID, *_VOXELS]
-    place = [pa.field("start", _PLACE), pa.field("spacing_mm", _TRIPLE)]
-    return [*_WHO, *place, *_VOXELS]
+    return [*_WHO, *_PATCH, *_VOXELS]
 
 
 def modalities_of(grid: str, given: Sequence[str] | None) -> tuple[str, ...]:
@@ -100,6 +107,19 @@ def require_on_error(on_error: str) -> None:
     """Raises `UsageError` unless it is known what to do about a row that cannot be read."""
     if on_error not in ON_ERROR:
         raise UsageError(f"on_error={on_error!r}; expected one of {', '.join(ON_ERROR)}")
+
+
+def require_read_ahead(rows: Any) -> None:
+    """Raises `UsageError` unless `rows` is None or a number of rows."""
+    if rows is not None and (isinstance(rows, bool) or not isinstance(rows, int) or rows < 0):
+        raise UsageError(f"read_ahead={rows!r}; expected a number of rows, from 0 on")
+
+
+def require_patches_alone(config: str, given: Mapping[str, Any], spacing_mm: Any) -> None:
+    """Raises `UsageError` for options of `patches` with another configuration."""
+    names = [*given, *([] if spacing_mm is None else ["spacing_mm"])]
+    if config != "patches" and names:
+        raise UsageError(f"{', '.join(names)} of {config}; expected with patches alone")
 
 
 def _sequence(name: str, given: Any) -> list[str]:

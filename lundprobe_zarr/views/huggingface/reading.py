@@ -5,17 +5,16 @@ A reference is a plain record, the `REFERENCE` struct in Arrow: no voxel, no cre
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
-import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from lundprobe_zarr.store.patch import Part, PatchReader
-from lundprobe_zarr.store.shard import Box
+from lundprobe_zarr.patches import Content, Pad, read_patch
+from lundprobe_zarr.store.patch import PatchReader
 from lundprobe_zarr.views.huggingface.sources import reader_of
 
 Array = npt.NDArray[Any]
@@ -23,8 +22,10 @@ Array = npt.NDArray[Any]
 #: - `dataset`, `options`: URL, and JSON of the options that say where; see `sources`.
 #: - `patient_id`, `array`: the array of volumes in the patient's store, e.g. `mri/image`.
 #: - `labels`: its volumes, which make up the first axis; null for an array of one volume.
-#: - `start`, `stop`: voxels z, y, x, exclusive; they may lie outside the volume, where all is 0.
+#: - `start`, `stop`: voxels z, y, x, exclusive. They may lie outside the volume; what is there is
+#:   what `pad` says: `error`, `zero` or `edge`.
 #: - `axial`: one slice, without an axis for z.
+#: - `spacing_mm`: z, y, x, if resampled on the way: then `start` and `stop` are of that lattice.
 REFERENCE = pa.struct(
     [
         ("dataset", pa.string()),
@@ -35,12 +36,11 @@ REFERENCE = pa.struct(
         ("start", pa.list_(pa.int64())),
         ("stop", pa.list_(pa.int64())),
         ("axial", pa.bool_()),
+        ("spacing_mm", pa.list_(pa.float64())),
+        ("pad", pa.string()),
     ]
 )
 FIELDS: tuple[str, ...] = tuple(field.name for field in REFERENCE)
-
-#: Label dimension whose labels a patient may lack: then zeros, and `present` says so.
-_MAY_LACK = "structure"
 
 
 @dataclass(frozen=True)
@@ -55,12 +55,14 @@ class Reference:
     start: tuple[int, int, int]
     stop: tuple[int, int, int]
     axial: bool = False
+    spacing_mm: tuple[float, float, float] | None = None
+    pad: str = "error"
 
     @classmethod
     def of(cls, record: Mapping[str, Any]) -> Reference:
         """The reference that a record with the fields of `REFERENCE` is."""
         values = {name: record[name] for name in FIELDS}
-        for name in ("labels", "start", "stop"):
+        for name in ("labels", "start", "stop", "spacing_mm"):
             if values[name] is not None:
                 values[name] = tuple(values[name])
         return cls(**values)
@@ -84,56 +86,30 @@ class Reference:
 
 
 def read_all(references: Sequence[Reference]) -> list[Array]:
-    """Voxels of references that are all of one patient, in one round of requests.
+    """Voxels of references to different arrays in one box of one patient, in one round of requests.
 
     Each is (label, z, y, x), z left out for a slice and label for an array of one volume, in the
-    stored type. What lies outside the volume, and a structure that the patient lacks, is 0. Raises
-    `UnknownLabelError` for an array or a modality that the patient lacks, `DamagedStoreError` for
-    a byte that is missing or wrong.
+    stored type. A structure that the patient lacks is 0. Raises as `patches.read_patch` does:
+    `UnknownLabelError` for a dose or a modality that the patient lacks, `DamagedStoreError` for a
+    byte that is missing or wrong.
     """
-    if not references:
-        return []
-    reader = references[0].reader
-    wanted = [list(_parts(reader, reference)) for reference in references]
-    read = iter(reader.read_parts([p for parts in wanted for _, p in parts]))
-    return [_assembled(reader, r, parts, read) for r, parts in zip(references, wanted, strict=True)]
-
-
-def _parts(reader: PatchReader, reference: Reference) -> Iterator[tuple[int, Part]]:
-    """Number along the first axis, and what to read there, of all volumes that there are."""
-    array = reader.array(reference.array)
-    box = _inside(reference, array.volume_shape)
-    dims = array.spec.label_dims
-    if not dims:
-        yield 0, Part(reference.array, (), box)
-        return
-    there = reader.metadata.labels(array.spec.group)[dims[0]]
-    for number, label in enumerate(reference.labels or ()):
-        if dims[0] != _MAY_LACK or label in there:
-            yield number, Part(reference.array, reader.index(array, {dims[0]: label}), box)
-
-
-def _inside(reference: Reference, shape: tuple[int, int, int]) -> Box:
-    """The part of a reference's box that lies in the volume."""
-    z, y, x = (
-        slice(min(max(a, 0), n), max(min(b, n), min(max(a, 0), n)))
-        for a, b, n in zip(reference.start, reference.stop, shape, strict=True)
+    first = references[0]
+    labels = {name_of(r.array): r.labels for r in references}
+    content = Content(
+        grid=first.array.partition("/")[0],
+        modalities=labels.get("image") or (),
+        structures=labels.get("mask") or (),
+        dose="dose" in labels,
+        spacing_mm=first.spacing_mm,
     )
-    return z, y, x
+    size = [b - a for a, b in zip(first.start, first.stop, strict=True)]
+    sample = read_patch(first.reader, content, first.start, size, cast(Pad, first.pad))
+    return [sample[name_of(r.array)].reshape(r.shape) for r in references]
 
 
-def _assembled(
-    reader: PatchReader, reference: Reference, parts: list[tuple[int, Part]], read: Iterator[Array]
-) -> Array:
-    array = reader.array(reference.array)
-    box = [b - a for a, b in zip(reference.start, reference.stop, strict=True)]
-    voxels = np.zeros((len(reference.labels or (None,)), *box), array.dtype)
-    for number, part in parts:
-        z, y, x = (
-            slice(s.start - a, s.stop - a) for s, a in zip(part.box, reference.start, strict=True)
-        )
-        voxels[number, z, y, x] = next(read)
-    return voxels.reshape(reference.shape)
+def name_of(array: str) -> str:
+    """Column of an array: `image`, `mask` or `dose`."""
+    return array.rpartition("/")[2]
 
 
 class Row:
@@ -144,8 +120,11 @@ class Row:
     for: then all such columns at once. What was read is kept as long as the row.
     """
 
-    def __init__(self, references: Mapping[str, Reference], used: set[str]) -> None:
+    def __init__(
+        self, references: Mapping[str, Reference], used: set[str], failure: Exception | None = None
+    ) -> None:
         self.references = dict(references)
+        self.failure = failure
         self._used = used
         self._columns: dict[str, Future[dict[str, Array]]] = {}
 
@@ -157,7 +136,9 @@ class Row:
             self._columns |= dict.fromkeys(names, future)
 
     def read_now(self) -> None:
-        """Read all columns; raises as `read_all` does."""
+        """Read all columns; raises as `read_all` does, or the failure to know what to read."""
+        if self.failure is not None:
+            raise self.failure
         names = sorted(set(self.references).difference(self._columns))
         future: Future[dict[str, Array]] = Future()
         future.set_result(self._read(names))

@@ -19,6 +19,7 @@ from lundprobe_zarr.views.huggingface.sources import key_of
 
 #: A row's values by column, and its references by column.
 RawRow = tuple[dict[str, Any], dict[str, Reference]]
+Place = tuple[int, int, int]
 _WHO = ("patient_id", "part", "protocol")
 
 
@@ -44,12 +45,23 @@ class RowSource:
         self._table = config if config in (*TABLE_CONFIGS, "slices") else "patients"
         self._filter = filter_of(filters, self._table)
 
+    @property
+    def chosen(self) -> Cohort:
+        """The patients for whom filters on patients hold; all, where they are on other rows."""
+        if self._filter is None or self._table != "patients":
+            return self.cohort
+        table = self.cohort._source.table("patients").filter(self._filter)
+        ids = set(table.column("patient_id").to_pylist())
+        return self.cohort[[i for i in self.cohort.ids if i in ids]]
+
+    def table(self, patient_id: str) -> pa.Table:
+        """A patient's rows of the table that the configuration's rows are of, filtered."""
+        table = self.cohort._source.patient_rows(self._table, patient_id)
+        return table if self._filter is None else table.filter(self._filter)
+
     def of_patient(self, patient_id: str) -> Iterator[RawRow]:
         """A patient's rows, in order."""
-        table = self.cohort._source.patient_rows(self._table, patient_id)
-        if self._filter is not None:
-            table = table.filter(self._filter)
-        for record in table.to_pylist():
+        for record in self.table(patient_id).to_pylist():
             yield self._row(record)
 
     def _row(self, record: dict[str, Any]) -> RawRow:
@@ -61,6 +73,12 @@ class RowSource:
         else:
             values = {name: record[name] for name in _WHO} | self._grid(record)
         return values | self._flags(patient), self._references(patient, record)
+
+    def about(self, patient_id: str) -> dict[str, Any]:
+        """What a row says of its patient: who, the grid, which structures there are."""
+        patient = self.cohort._source.patient(patient_id)
+        who = {name: patient[name] for name in _WHO}
+        return who | self._grid(patient) | self._flags(patient)
 
     def _grid(self, patient: Mapping[str, Any]) -> dict[str, Any]:
         grid = self._wanted.grid
@@ -86,27 +104,26 @@ class RowSource:
         shape = patient[f"{self._wanted.grid}_shape"]
         if shape is None:  # a patient without a planning grid
             return {}
-        start, stop = (0, 0, 0), tuple(shape)
-        axial = self._config == "slices"
-        if axial:
-            start, stop = (record["z_index"], 0, 0), (record["z_index"] + 1, *shape[1:])
-        return self._in_box(patient["patient_id"], start, stop, axial)
+        z, y, x = shape
+        if self._config != "slices":
+            return self.in_box(patient["patient_id"], (0, 0, 0), (z, y, x))
+        first = record["z_index"]
+        box = (first, 0, 0), (first + 1, y, x)
+        return self.in_box(patient["patient_id"], *box, axial=True)
 
-    def _in_box(
-        self, patient_id: str, start: Sequence[int], stop: Sequence[int], axial: bool
+    def in_box(
+        self, patient_id: str, start: Place, stop: Place, **how: Any
     ) -> dict[str, Reference]:
+        """References by column to a box of a patient; `how` as of `Reference`."""
         grid, wanted = self._wanted.grid, self._wanted
         arrays: dict[str, tuple[str, tuple[str, ...] | None]] = {
             "image": (f"{grid}/image", wanted.modalities),
             "mask": (f"{grid}/clinical/mask", wanted.structures),
             "dose": (f"{grid}/dose", None),
         }
-        z, y, x = start
-        end_z, end_y, end_x = stop
-        box = (z, y, x), (end_z, end_y, end_x)
         key = key_of(self.cohort.location)
         return {
-            name: Reference(*key, patient_id, array, labels, *box, axial)
+            name: Reference(*key, patient_id, array, labels, start, stop, **how)
             for name, (array, labels) in arrays.items()
             if name in self._columns
         }

@@ -86,6 +86,9 @@ class LazyVoxels(Mapping[str, Any]):
 
     def _selected(self, key: Any) -> Array:
         lines = _lines(key, self.shape)
+        if self._reference.spacing_mm is not None or self._reference.pad != "error":
+            whole: Array = self.read()[key]  # what is interpolated or padded depends on the rest
+            return whole
         if any(line.size == 0 for line in lines):
             return np.empty(tuple(n for line in lines for n in line.shape), self.dtype)
         low = [int(np.min(line)) for line in lines]
