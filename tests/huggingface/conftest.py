@@ -68,7 +68,9 @@ def fill_bucket(endpoint: str, dataset: Path) -> dict[str, Any]:
     """Copy the dataset to s3://bucket/lund-probe of a server; returns what it takes to read it."""
     s3fs = pytest.importorskip("s3fs")
     options = {"key": "testing", "secret": "not-a-secret", "endpoint_url": endpoint}
-    s3fs.S3FileSystem(**options, skip_instance_cache=True).mkdir("bucket")
+    bucket = s3fs.S3FileSystem(**options, skip_instance_cache=True)
+    if not bucket.exists("bucket"):  # every moto server of a process keeps the same buckets
+        bucket.mkdir("bucket")
     report = copy_dataset(Location(dataset), Location("s3://bucket/lund-probe", options))
     assert not report.failures
     return options

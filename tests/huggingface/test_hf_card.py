@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 import shutil
@@ -18,6 +19,11 @@ from lundprobe_zarr.schema.manifest import ACCESS
 from lundprobe_zarr.schema.tables import TABLES
 from lundprobe_zarr.store.dataset import open_manifest
 from lundprobe_zarr.store.location import Location
+
+pytestmark = [  # of mlcroissant, which calls rdflib and pandas as they were before
+    pytest.mark.filterwarnings("ignore:ConjunctiveGraph is deprecated:DeprecationWarning"),
+    pytest.mark.filterwarnings("ignore:The inplace keyword in DataFrame.reset_index"),
+]
 
 
 @pytest.fixture(scope="module")
@@ -95,11 +101,10 @@ def test_croissant_gives_the_rows_of_the_tables(dataset, read_croissant, name):
     for row, other in zip(rows, expected, strict=True):
         assert row[f"{name}/patient_id"].decode() == other["patient_id"]
         assert {k.partition("/")[2] for k in row} == set(other)
-    described = {
-        f.name: f for r in read_croissant.metadata.record_sets if r.name == name for f in r.fields
-    }
+    (described,) = [r for r in read_croissant.metadata.record_sets if r.name == name]
+    fields = {field.name: field for field in described.fields}
     for column in TABLES[name].columns:
-        assert column.description in str(described[column.name].description)
+        assert column.description in str(fields[column.name].description)
 
 
 def test_finalise_writes_croissant_anew(dataset, tmp_path):
@@ -110,6 +115,4 @@ def test_finalise_writes_croissant_anew(dataset, tmp_path):
     again = json.loads((copy / "croissant.json").read_text())
     assert again["recordSet"] == json.loads((dataset / "croissant.json").read_text())["recordSet"]
     (manifest,) = [f for f in again["distribution"] if f["@id"] == "manifest"]
-    import hashlib
-
     assert manifest["sha256"] == hashlib.sha256((copy / "lundprobe.json").read_bytes()).hexdigest()

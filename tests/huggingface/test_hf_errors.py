@@ -53,7 +53,7 @@ def test_wrong_options(dataset, manifest, what):
 
 
 def test_an_unknown_configuration(dataset, manifest):
-    with pytest.raises(UnknownLabelError, match="nearest: volumes.*patients, structures, slices"):
+    with pytest.raises(UnknownLabelError, match=r"nearest: volumes.*patients, structures, slices"):
         lp.load_dataset(dataset, "volume")
     with pytest.raises(ValueError, match=r"Available: \['patients', 'structures', 'slices'"):
         datasets.load_dataset("lundprobe", "volume", data_files=manifest)
@@ -61,7 +61,7 @@ def test_an_unknown_configuration(dataset, manifest):
 
 @pytest.mark.parametrize("streaming", [True, False])
 def test_an_unknown_split(dataset, streaming):
-    with pytest.raises(ValueError, match="test.*(base|extended)"):
+    with pytest.raises(ValueError, match=r"test.*(base|extended)"):
         lp.load_dataset(dataset, "volumes", split="test", streaming=streaming)
 
 
@@ -86,5 +86,5 @@ def test_a_dataset_of_a_newer_schema(dataset, tmp_path):
     shutil.copytree(dataset / "metadata", tmp_path / "metadata")
     text = json.loads((dataset / "lundprobe.json").read_text()) | {"schema_version": 99}
     (tmp_path / "lundprobe.json").write_text(json.dumps(text))
-    with pytest.raises(SchemaVersionError, match="schema version 99.*upgrade"):
+    with pytest.raises(SchemaVersionError, match=r"schema version 99.*upgrade"):
         lp.load_dataset(tmp_path, "patients", streaming=True)

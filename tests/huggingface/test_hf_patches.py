@@ -58,21 +58,31 @@ def test_balanced_patches_hold_the_structure_and_read_no_mask_to_find_it(cohort,
     assert all(np.asarray(row["mask"]).any() for row in rows)
 
 
-def test_epochs_draw_other_places(dataset):
-    stream = lp.load_dataset(
-        dataset, "patches", split="base", streaming=True, patch_size=(4, 8, 8), seed=1
-    )
+@pytest.mark.parametrize("split", ["base", "base+extended", "extended + base", "all"])
+def test_epochs_draw_other_places(dataset, split):
+    options = {"split": split, "streaming": True, "patch_size": (4, 16, 16)}
+    stream = lp.load_dataset(dataset, "patches", seed=1, **options)
     epochs = []
     for epoch in (0, 1, 2, 1):
         stream.set_epoch(epoch)
         epochs.append([(r["patient_id"], tuple(r["start"])) for r in stream])
     assert epochs[1] == epochs[3]
-    assert len({tuple(e) for e in epochs}) == 3
-    assert len({len(set(e)) for e in epochs}) >= 1
-    other = lp.load_dataset(
-        dataset, "patches", split="base", streaming=True, patch_size=(4, 8, 8), seed=2
-    )
+    for one, other in ((0, 1), (1, 2), (0, 2)):
+        assert len(epochs[one]) == len(epochs[other]) == (24 if split == "base" else 32)
+        assert len(set(epochs[one]) & set(epochs[other])) < 4, "other places, not another order"
+    other = lp.load_dataset(dataset, "patches", seed=2, **options)
     assert [(r["patient_id"], tuple(r["start"])) for r in other] not in epochs
+
+
+def test_parts_together_are_mixed(dataset):
+    stream = lp.load_dataset(
+        dataset, "patches", split="base+extended", streaming=True, patch_size=(4, 8, 8)
+    )
+    parts = [row["part"] for row in stream]
+    assert parts != sorted(parts)
+    assert parts.count("extended") == 8
+    with pytest.raises(ValueError, match=r"base\+test"):
+        lp.load_dataset(dataset, "patches", split="base+test", streaming=True, patch_size=(4, 8, 8))
 
 
 def test_in_memory_patches(dataset):

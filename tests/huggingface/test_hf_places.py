@@ -135,9 +135,10 @@ def test_a_store_that_fails_is_named(damaged, config):
     copy, patient_id = damaged
     options = PATCHES if config == "patches" else {}
     stream = lp.load_dataset(copy, config, split="base", streaming=True, **options)
+    read = []
     with pytest.raises(DamagedStoreError, match=rf"{patient_id}.*mri/dose"):
-        for row in stream.with_format("numpy"):
-            assert row["patient_id"] != patient_id
+        read.extend(row["patient_id"] for row in stream.with_format("numpy"))
+    assert patient_id not in read
 
 
 @pytest.mark.parametrize("config", ["volumes", "slices", "patches"])
@@ -148,23 +149,22 @@ def test_what_fails_may_be_skipped_and_is_reported_at_the_end(damaged, config, l
         shutil.rmtree(copy / f"patients/{patient_id}.zarr")
     options = PATCHES if config == "patches" else {}
     stream = lp.load_dataset(copy, config, split="base", streaming=True, on_error="skip", **options)
-    everything = lp.load_dataset(copy, config, split="base", streaming=True, on_error="raise",
-                                 **(options | {"where": f"patient_id <> '{patient_id}'"}))  # fmt: skip
-    read = []
-    with pytest.warns(SkippedRowsWarning, match=rf"rows were left out[\s\S]*{patient_id}") as said:
-        for row in stream:
-            read.append(row["patient_id"])
-            assert not [w for w in said if w.category is SkippedRowsWarning]
+    others = f"patient_id <> '{patient_id}'"
+    sound = lp.load_dataset(copy, config, split="base", streaming=True, where=others, **options)
+    iterator = iter(stream)
+    read = [next(iterator)["patient_id"] for _ in range(len(list(sound)))]
     assert patient_id not in read
-    assert len(read) == len(list(everything))
+    with pytest.warns(SkippedRowsWarning, match=rf"rows were left out[\s\S]*{patient_id}"):
+        assert next(iterator, None) is None
 
 
 def test_resuming_counts_rows_that_were_skipped(damaged):
-    copy, patient_id = damaged
+    copy, _ = damaged
 
     def stream():
         return lp.load_dataset(
-            copy, "slices", split="base", streaming=True, on_error="skip", columns=["z_index", "dose", "patient_id"]
+            copy, "slices", split="base", streaming=True, on_error="skip",
+            columns=["z_index", "dose", "patient_id"],
         )  # fmt: skip
 
     with warnings.catch_warnings():

@@ -7,6 +7,7 @@ import copy
 import io
 import pickle
 import re
+import shutil
 import warnings
 
 import datasets
@@ -17,10 +18,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import lundprobe_zarr as lp
+from conversion.inventory import take_inventory
+from conversion.patient import convert_patient
+from conversion.publish import finalise
 from lundprobe_zarr.errors import DamagedStoreError, UnknownLabelError, UsageError
 from lundprobe_zarr.views.huggingface.feature import Voxels
 from lundprobe_zarr.views.huggingface.reading import FIELDS
-from lundprobe_zarr.views.huggingface.sources import remember
 
 
 @pytest.fixture
@@ -186,16 +189,19 @@ def test_html_says_why_there_is_no_picture(rows, monkeypatch):
     assert "base64" not in html
 
 
-def test_a_modality_that_the_patient_lacks_is_an_error(dataset, rows, monkeypatch):
-    reference = rows[0]["image"]._reference
-    remember(lp.open_cohort(dataset).location)
-    labels = reference.reader.metadata.labels
-    monkeypatch.setattr(
-        "lundprobe_zarr.store.metadata.StoreMetadata.labels",
-        lambda self, group: labels(group) | {"modality": ["T2w"]},
-    )
-    with pytest.raises(UnknownLabelError, match=rf"sCT.*{reference.patient_id}"):
-        rows[0]["image"].read()
+def test_a_modality_that_the_patient_lacks_is_an_error(phantom_source, tmp_path):
+    """Zeros for an image would pass for one."""
+    source = tmp_path / "source"
+    patient = min(p for p in (phantom_source / "basePart").iterdir() if p.is_dir())
+    shutil.copytree(patient, source / "basePart" / patient.name)
+    (source / "basePart" / patient.name / "sCT/image_reg2MRI.nii.gz").unlink()
+    (found,) = take_inventory(source).patients
+    assert convert_patient(found, tmp_path / "out", "standard").status == "converted"
+    finalise(tmp_path / "out")
+    row = next(iter(lp.load_dataset(tmp_path / "out", "volumes", split="base", streaming=True)))
+    with pytest.raises(UnknownLabelError, match=rf"sCT.*{patient.name}"):
+        np.asarray(row["image"])
+    assert row["image"][0].any()
 
 
 def test_the_feature_takes_handles_and_references_and_nothing_else(rows):

@@ -94,6 +94,7 @@ class LundProbe(datasets.GeneratorBasedBuilder):  # type: ignore[misc]
         if where := public_options(given):
             options["endpoint"] = json.dumps(where, sort_keys=True)
         self.cohort: Cohort | None = None
+        self._together = ""
         # datasets writes into what it is given
         super().__init__(*args, storage_options=dict(given), **options)
         self.location = Location(self.config.place or _place_of(self.config.data_files), given)
@@ -126,9 +127,25 @@ class LundProbe(datasets.GeneratorBasedBuilder):  # type: ignore[misc]
         if self.cohort is not None:
             return [self._split(COHORT_SPLIT, cohort)]
         part_of = cohort.patients.part.to_numpy()
-        parts = [p for p in PARTS if cohort.manifest.patients.get(p)]
         ids = np.array(cohort.ids, object)
-        return [self._split(p, cohort[ids[part_of == p].tolist()]) for p in parts]
+        of_part = {
+            p: self._split(p, cohort[ids[part_of == p].tolist()])
+            for p in PARTS
+            if cohort.manifest.patients.get(p)
+        }
+        if self._together and set(self._together.split("+")) <= set(of_part):
+            inside = np.isin(part_of, self._together.split("+"))
+            return [*of_part.values(), self._split(self._together, cohort[ids[inside].tolist()])]
+        return list(of_part.values())
+
+    def as_streaming_dataset(self, split: Any = None, base_path: str | None = None) -> Any:
+        """A stream of a split; of patches of several parts, their order is one and the same.
+
+        datasets would put one part's after the other's, and not let the epoch change them.
+        """
+        text = "+".join(PARTS) if str(split) == "all" else "".join(str(split).split())
+        self._together = text if self.config.name == "patches" and "+" in text else ""
+        return super().as_streaming_dataset(split=self._together or split, base_path=base_path)
 
     def _wanted(self) -> Wanted:
         config = self.config

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, SupportsIndex
+from typing import Any
 
 import numpy as np
 
@@ -137,7 +137,7 @@ def _restore(reference: Reference, key: Key, location: Any) -> LazyVoxels:
 def _lines(key: Any, shape: tuple[int, ...]) -> list[Array]:
     """Places along every axis: () for an integer, (n,) for a slice."""
     keys = list(key) if isinstance(key, tuple) else [key]
-    if any(k is not Ellipsis and not isinstance(k, slice | SupportsIndex) for k in keys):
+    if any(k is not Ellipsis and not isinstance(k, slice | int | np.integer) for k in keys):
         raise UsageError(f"voxels at {key!r}; expected integers, slices or ..., e.g. [0, 10:20]")
     if sum(k is Ellipsis for k in keys) > 1 or len(keys) - (Ellipsis in keys) > len(shape):
         raise IndexError(f"voxels at {key!r} of shape {shape}: too many axes")
