@@ -33,7 +33,7 @@ check: $(INSTALLED_DEV)
 # The Hugging Face tests on the oldest datasets that pyproject.toml allows, in an environment beside.
 test-oldest-datasets: $(INSTALLED_DEV)
 	rm -rf $(VENV)/oldest
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --target $(VENV)/oldest \
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --target $(VENV)/oldest \
 	  "datasets==$$(sed -n 's/.*"datasets>=\([0-9.]*\)".*/\1/p' pyproject.toml).*"
 	PYTHONPATH=$(VENV)/oldest $(BIN)/python -m pytest -n $(WORKERS) --dist loadscope tests/huggingface $(PYTEST_ARGS)
 
