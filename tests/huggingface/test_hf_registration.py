@@ -96,6 +96,7 @@ def test_our_own_function_needs_no_registration(dataset, monkeypatch):
     monkeypatch.delitem(_FEATURE_TYPES, "LundProbeVoxels")
     row = next(iter(lp.load_dataset(dataset, "volumes", split="base", streaming=True)))
     assert row["mask"][0].any()
+    assert _FEATURE_TYPES["LundProbeVoxels"].__name__ == "Voxels"
 
 
 def test_without_datasets_the_error_says_what_to_install(dataset, monkeypatch):

@@ -34,6 +34,7 @@ from lundprobe_zarr.views.huggingface.options import (
     structures_of,
 )
 from lundprobe_zarr.views.huggingface.patches import PLAN_OPTIONS, PatchSource
+from lundprobe_zarr.views.huggingface.private import ensure_feature
 from lundprobe_zarr.views.huggingface.reading import REFERENCE
 from lundprobe_zarr.views.huggingface.rows import RowSource, Wanted
 from lundprobe_zarr.views.huggingface.sources import remember
@@ -95,6 +96,7 @@ class LundProbe(datasets.GeneratorBasedBuilder):  # type: ignore[misc]
             options["endpoint"] = json.dumps(where, sort_keys=True)
         self.cohort: Cohort | None = None
         self._together = ""
+        ensure_feature()
         # datasets writes into what it is given
         super().__init__(*args, storage_options=dict(given), **options)
         self.location = Location(self.config.place or _place_of(self.config.data_files), given)

@@ -11,6 +11,7 @@ done, `import datasets` works as ever, and `problems` says so to whoever asks fo
 from __future__ import annotations
 
 import sys
+import warnings
 from collections.abc import Callable, Sequence
 from importlib.abc import MetaPathFinder
 from importlib.machinery import ModuleSpec, PathFinder
@@ -50,6 +51,23 @@ def _register_feature(module: ModuleType) -> None:
     from lundprobe_zarr.views.huggingface.feature import Voxels  # needs what datasets needs anyway
 
     table[FEATURE] = Voxels
+
+
+def ensure_feature() -> None:
+    """Register the feature the way that is promised, but experimental, if it is not known yet.
+
+    datasets before 5.1 looks up the features of each dataset by their names. Called by the builder,
+    so that it works where the table of features was not what it used to be when imported.
+    """
+    from datasets.features import features
+
+    if FEATURE in getattr(features, "_FEATURE_TYPES", ()):
+        return
+    from lundprobe_zarr.views.huggingface.feature import Voxels
+
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", ".*experimental", UserWarning)
+        features.register_feature(Voxels, FEATURE)
 
 
 _ACTIONS: dict[str, Callable[[ModuleType], None]] = {
