@@ -16,7 +16,7 @@ WORKERS ?= 2
 TORCH ?= torch==2.13.0
 BENCHMARKS := $(filter-out __init__ record,$(basename $(notdir $(wildcard benchmarks/*.py))))
 
-.PHONY: demo test check bench format clean
+.PHONY: demo test test-oldest-datasets check bench format clean
 
 demo: $(INSTALLED)
 	$(BIN)/lundprobe-zarr demo .demo --workers $(WORKERS)
@@ -31,6 +31,13 @@ check: $(INSTALLED_DEV)
 	$(BIN)/lint-imports
 	$(BIN)/python scripts/check_links.py
 	$(BIN)/python scripts/generate_docs.py --check
+
+# The Hugging Face tests on the oldest datasets that pyproject.toml allows, in an environment beside.
+test-oldest-datasets: $(INSTALLED_DEV)
+	rm -rf $(VENV)/oldest
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --target $(VENV)/oldest \
+	  "datasets==$$(sed -n 's/.*"datasets>=\([0-9.]*\)".*/\1/p' pyproject.toml).*"
+	PYTHONPATH=$(VENV)/oldest $(BIN)/python -m pytest -n $(WORKERS) --dist loadscope tests/huggingface $(PYTEST_ARGS)
 
 bench: $(INSTALLED_DEV)
 	set -e; for name in $(BENCHMARKS); do $(BIN)/python -m benchmarks.$$name; done

@@ -19,6 +19,7 @@ from lundprobe_zarr.errors import (
     SchemaVersionError,
 )
 from lundprobe_zarr.schema.card import dataset_card, dataset_catalog
+from lundprobe_zarr.schema.croissant import CROISSANT_NAME, croissant
 from lundprobe_zarr.schema.layout import SCHEMA_VERSION
 from lundprobe_zarr.schema.manifest import ACCESS, ACCESS_SYNTHETIC, MANIFEST_NAME, Manifest
 from lundprobe_zarr.schema.tables import (
@@ -52,7 +53,7 @@ class Published:
 
 
 def finalise(dataset: Location | Path, rebuild: bool = False) -> Published:
-    """Write tables, manifest, card and catalog of all complete stores in `dataset`.
+    """Write tables, manifest, card, catalog and Croissant file of all complete stores in `dataset`.
 
     Reads each store's metadata, and voxels only where measured rows are lost or on `rebuild`. A
     store that cannot be read is left out and named. The manifest comes last, so that a reader
@@ -74,6 +75,7 @@ def finalise(dataset: Location | Path, rebuild: bool = False) -> Published:
     texts = {
         "README.md": dataset_card(manifest, tables.sizes),
         "catalog.yaml": dataset_catalog(manifest, stores[0].patient_id),
+        CROISSANT_NAME: croissant(manifest),
         MANIFEST_NAME: manifest.dump(),
     }
     for name, text in texts.items():

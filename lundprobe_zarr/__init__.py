@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from lundprobe_zarr.errors import LundProbeError
 from lundprobe_zarr.store.extensions import extend_cohorts, extend_trees
+from lundprobe_zarr.views.huggingface.private import register_with_datasets
 from lundprobe_zarr.vocabulary.version import package_version
 
 if TYPE_CHECKING:
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     )
     from lundprobe_zarr.patches import Aggregator
     from lundprobe_zarr.phantom import write_phantom
+    from lundprobe_zarr.views.huggingface.loading import load_dataset
     from lundprobe_zarr.views.labelled import CommonGrid, Region, to_xarray
     from lundprobe_zarr.views.stream import PatchStream
     from lundprobe_zarr.views.stream_torch import torch_dataset
@@ -37,6 +39,7 @@ __all__ = [
     "Region",
     "Splits",
     "load_cohort",
+    "load_dataset",
     "load_splits",
     "open_cohort",
     "to_xarray",
@@ -53,8 +56,11 @@ _LAZY["Aggregator"] = "lundprobe_zarr.patches"
 _LAZY["PatchStream"] = "lundprobe_zarr.views.stream"
 _LAZY["torch_dataset"] = "lundprobe_zarr.views.stream_torch"
 _LAZY["write_phantom"] = "lundprobe_zarr.phantom"
+_LAZY["load_dataset"] = "lundprobe_zarr.views.huggingface.loading"
 extend_trees("lundprobe_zarr.views.labelled")  # the accessor `.lp`, with the first opened tree
 extend_cohorts("to_xarray", "lundprobe_zarr.views.labelled")
+extend_cohorts("to_hf", "lundprobe_zarr.views.huggingface.loading")
+register_with_datasets()  # `load_dataset("lundprobe", …)`, once datasets is imported
 
 
 def __getattr__(name: str) -> Any:

@@ -68,3 +68,7 @@ class MissingStructureError(UnknownLabelError):
 
 class QueryError(LundProbeError, ValueError):
     """An SQL predicate or query that cannot be run, or may not be."""
+
+
+class MissingLibraryError(LundProbeError, ImportError):
+    """A library that this needs and that is not installed, or is too old."""

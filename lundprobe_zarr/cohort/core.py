@@ -27,6 +27,7 @@ from lundprobe_zarr.vocabulary.nearest import suggestion
 if TYPE_CHECKING:
     import pandas as pd
     import xarray as xr
+    from datasets import IterableDataset
 
     from lundprobe_zarr.schema.manifest import Manifest
     from lundprobe_zarr.views.labelled import CommonGrid
@@ -41,7 +42,11 @@ def open_cohort(
     for. Raises `NotADatasetError` if there is no dataset, `SchemaVersionError` if it is of a
     newer schema, `DatasetError` if a file of it is damaged.
     """
-    location = Location(url, storage_options)
+    return open_cohort_at(Location(url, storage_options))
+
+
+def open_cohort_at(location: Location) -> Cohort:
+    """All patients of the dataset at a location; see `open_cohort`."""
     source = Source(location, open_manifest(location))
     source.table("patients")
     return Cohort(source)
@@ -254,6 +259,14 @@ class Cohort:
         """
         found: xr.DataTree | xr.Dataset = cohort_function("to_xarray")(self, grid, **options)
         return found
+
+    def to_hf(self, config: str = "patients", **options: Any) -> IterableDataset:
+        """A stream of rows for Hugging Face `datasets`: tables, lazy volumes, slices or patches.
+
+        `config` and `options` are those of `lundprobe_zarr.load_dataset`, and so is what is raised.
+        """
+        stream: IterableDataset = cohort_function("to_hf")(self, config, **options)
+        return stream
 
     def __and__(self, other: Cohort) -> Cohort:
         """Patients of both."""

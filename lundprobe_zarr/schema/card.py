@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from typing import Any
+
+import pyarrow as pa
 
 from lundprobe_zarr.schema.layout import GROUP_TITLES
 from lundprobe_zarr.schema.manifest import Manifest
 from lundprobe_zarr.schema.tables import TABLES
 
+#: Types of columns as `datasets` names them.
+_DTYPES = {pa.string(): "string", pa.int64(): "int64", pa.float64(): "float64", pa.bool_(): "bool"}
 #: Rows and bytes of every table by part: table -> part -> (rows, bytes).
 Sizes = Mapping[str, Mapping[str, tuple[int, int]]]
 
@@ -27,13 +32,18 @@ def dataset_card(manifest: Manifest, sizes: Sizes) -> str:
 
 
 def _front_matter(manifest: Manifest, sizes: Sizes) -> str:
+    """What `datasets` and its Hub read of a card: access, tasks, size, files and columns."""
     lines = [
         "---",
         f"pretty_name: {json.dumps(manifest.name)}",
         "license: other",
         f"license_name: {'synthetic' if manifest.synthetic else 'controlled-access'}",
-        "task_categories:\n- image-segmentation",
-        "tags:\n- radiotherapy\n- medical\n- mri\n- prostate\n- dose",
+        f"license_link: https://doi.org/{manifest.doi}",
+        f"extra_gated_prompt: {json.dumps(manifest.access)}",
+        "annotations_creators:\n- expert-generated\n- machine-generated",
+        "task_categories:\n- image-segmentation\n- image-to-image",
+        f"size_categories:\n- {_size_category(sum(manifest.patients.values()))}",
+        "tags:\n- radiotherapy\n- medical\n- mri\n- prostate\n- dose\n- zarr\n- croissant",
         "configs:",
     ]
     for name, parts in manifest.tables.items():
@@ -45,10 +55,35 @@ def _front_matter(manifest: Manifest, sizes: Sizes) -> str:
             lines += [f"  - split: {part}", "    path:", *(f"    - {f}" for f in files)]
     lines.append("dataset_info:")
     for name, by_part in sizes.items():
-        lines += [f"- config_name: {name}", "  splits:"]
+        lines += [f"- config_name: {name}", "  features:", *_features(name), "  splits:"]
         for part, (rows, size) in by_part.items():
             lines += [f"  - name: {part}", f"    num_examples: {rows}", f"    num_bytes: {size}"]
     return "\n".join([*lines, "---", ""])
+
+
+def _size_category(patients: int) -> str:
+    """The Hub's word for so many rows of the default table."""
+    return "n<1K" if patients < 1000 else "1K<n<10K" if patients < 10_000 else "10K<n<100K"
+
+
+def _features(table: str) -> list[str]:
+    """Columns of a table as `datasets` writes them into cards, one a line."""
+    return [
+        f"  - {json.dumps({'name': field.name} | _feature(field.type))}"
+        for field in TABLES[table].schema
+    ]
+
+
+def _feature(kind: pa.DataType) -> dict[str, Any]:
+    if pa.types.is_fixed_size_list(kind):
+        return {"list": _item(kind.value_type), "length": kind.list_size}
+    if pa.types.is_list(kind):
+        return {"list": _item(kind.value_type)}
+    return {"dtype": _DTYPES[kind]}
+
+
+def _item(kind: pa.DataType) -> Any:
+    return _DTYPES[kind] if kind in _DTYPES else _feature(kind)
 
 
 def _body(manifest: Manifest, sizes: Sizes) -> str:

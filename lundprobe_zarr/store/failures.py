@@ -27,7 +27,14 @@ _UNREACHABLE = re.compile(r"Connect|Disconnect|Timeout|ServiceRequest|DNS|Transp
 #: Statuses that may pass by themselves.
 _TRANSIENT = (429, 500, 502, 503, 504)
 #: Options that say where, not who: worth showing in a message.
-_PUBLIC_OPTIONS = ("endpoint_url", "region_name", "account_name", "project", "account_host")
+_PUBLIC_OPTIONS = (
+    "endpoint_url",
+    "region_name",
+    "account_name",
+    "project",
+    "account_host",
+    "anon",
+)
 _SHORTEST_SECRET = 4
 #: `user:password@`, greedily, since secret keys may hold slashes; a bare `user@` only where it is
 #: no container name, as it is in `abfs://container@account`.
@@ -92,6 +99,18 @@ def _is_named(error: BaseException, pattern: re.Pattern[str]) -> bool:
 def secrets_in(options: Mapping[str, Any]) -> frozenset[str]:
     """Every text in `options` that must not be shown: all but the few that say where."""
     return frozenset(s for s in _leaves(options) if len(s) >= _SHORTEST_SECRET)
+
+
+def public_options(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Those of `options`, nested ones too, that say where data are, not who may read them."""
+    found = {}
+    for name, value in options.items():
+        if name in _PUBLIC_OPTIONS:
+            if redacted(str(value)) == str(value):  # an endpoint may hold a password
+                found[name] = value
+        elif isinstance(value, Mapping) and (inner := public_options(value)):
+            found[name] = inner
+    return found
 
 
 def _leaves(value: Any) -> Iterator[str]:

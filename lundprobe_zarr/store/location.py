@@ -28,6 +28,7 @@ from lundprobe_zarr.store.failures import (
     is_missing,
     is_past_end,
     is_transient,
+    public_options,
     redacted,
     secrets_in,
 )
@@ -122,6 +123,11 @@ class Location:
     @property
     def _secrets(self) -> frozenset[str]:
         return secrets_in(self._options)
+
+    @property
+    def public_options(self) -> dict[str, Any]:
+        """Those of the options that say where the dataset is, such as an endpoint: no secrets."""
+        return public_options(self._options)
 
     @property
     def _pauses(self) -> tuple[float, ...]:

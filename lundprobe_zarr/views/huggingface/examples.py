@@ -1,0 +1,74 @@
+"""Rows as `datasets` streams them, but for two things; see `TypedExamples`. Private to datasets."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from copy import deepcopy
+from typing import Any
+
+import numpy as np
+from datasets import Features
+from datasets.iterable_dataset import ArrowExamplesIterable, ExamplesIterable
+
+__all__ = ["EPOCH", "ArrowExamplesIterable", "TypedExamples"]
+
+#: Name of the argument of a generator that says which epoch it is; see `TypedExamples`.
+EPOCH = "epoch"
+#: Where the state says how many rows were had.
+_HAD = "shard_example_idx"
+#: Rows, each with its number in the stream, those left out counted.
+Rows = Callable[..., Iterator[tuple[int, dict[str, Any]]]]
+
+
+class TypedExamples(ExamplesIterable):  # type: ignore[misc]
+    """Examples that are of their features already, of a generator that can begin anywhere.
+
+    datasets would encode each row for Arrow and decode it again, which costs time and loses what
+    was read ahead; and it would run the generator shard by shard, each from its beginning. This
+    runs it once, with the argument `skip`: the rows of it that were had. Where the generator has
+    an argument `epoch`, `set_epoch` and `shuffle` change that instead of the order of the shards:
+    it then gives another order, of everything and not of shards.
+    """
+
+    def __init__(self, rows: Rows, kwargs: dict[str, Any], features: Features) -> None:
+        super().__init__(rows, kwargs)
+        self._features = features
+
+    @property
+    def features(self) -> Features:
+        """What the examples are of."""
+        return self._features
+
+    @property
+    def is_typed(self) -> bool:
+        """That they are."""
+        return True
+
+    def __iter__(self) -> Iterator[tuple[int, dict[str, Any]]]:
+        state = self._state_dict
+        had = state[_HAD] if state else 0
+        for number, example in self.generate_examples_fn(**self.kwargs, skip=had):
+            if state:
+                state[_HAD] = number + 1
+            yield number, example
+
+    def _with(self, kwargs: dict[str, Any]) -> TypedExamples:
+        return TypedExamples(self.generate_examples_fn, kwargs, self._features)
+
+    def shuffle_data_sources(self, generator: np.random.Generator) -> TypedExamples:
+        """In another order, that `generator` decides."""
+        if EPOCH not in self.kwargs:
+            return self._with(super().shuffle_data_sources(generator).kwargs)
+        number = int(deepcopy(generator).integers(1, 1 << 62))
+        return self._with(self.kwargs | {EPOCH: number})
+
+    def shard_data_sources(
+        self, num_shards: int, index: int, contiguous: bool = True
+    ) -> TypedExamples:
+        """Those of one share of the shards."""
+        shard = super().shard_data_sources(num_shards, index, contiguous=contiguous)
+        return self._with(shard.kwargs)
+
+    def reshard_data_sources(self) -> TypedExamples:
+        """The same: shards are as small as they can be."""
+        return self._with(self.kwargs)

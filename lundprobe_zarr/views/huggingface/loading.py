@@ -1,0 +1,107 @@
+"""`load_dataset` of a converted dataset, and a cohort as a stream."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+from collections.abc import Mapping
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lundprobe_zarr.cohort import Cohort
+from lundprobe_zarr.errors import MissingLibraryError
+from lundprobe_zarr.schema.manifest import MANIFEST_NAME
+from lundprobe_zarr.views.huggingface.options import require_config
+from lundprobe_zarr.views.huggingface.private import BUILDER
+from lundprobe_zarr.views.huggingface.sources import remember
+
+if TYPE_CHECKING:
+    from datasets import Dataset, DatasetDict, IterableDataset, IterableDatasetDict
+
+#: Oldest `datasets` that works; pyproject.toml says why.
+OLDEST = (5, 0)
+
+
+def load_dataset(
+    place: str | os.PathLike[str],
+    config: str = "patients",
+    *,
+    split: str | None = None,
+    streaming: bool = False,
+    storage_options: Mapping[str, Any] | None = None,
+    cache_dir: str | os.PathLike[str] | None = None,
+    **options: Any,
+) -> Dataset | DatasetDict | IterableDataset | IterableDatasetDict:
+    """The converted dataset at `place`, a path or URL, as Hugging Face `datasets` has it.
+
+    `config` is `patients` or `structures`, the rows of those tables; `volumes`, a row a patient;
+    `slices`, a row an axial slice of the MRI grid; or `patches`. Splits are the parts, `base` and
+    `extended`, or `base+extended`; None is a dict of them. `datasets.load_dataset("lundprobe",
+    config, data_files="<place>/lundprobe.json", …)` is the same.
+
+    `options` are `where` (as of `Cohort.where`), `filters` (as of `pyarrow.parquet`, of the rows),
+    `columns`, and of voxels `grid`, `modalities`, `structures`, `on_error` (`raise`, or `skip`
+    rows that cannot be read and warn of them at the end), `read_ahead` (rows of a stream) and what
+    `patches` takes. Raises `UsageError`, `UnknownLabelError` or `QueryError` for those that make no
+    sense, `MissingLibraryError` without a `datasets` that is new enough, and as `open_cohort` does.
+    """
+    builder = _builder(place, config, storage_options, cache_dir, options)
+    if streaming:
+        return builder.as_streaming_dataset(split=split)
+    builder.download_and_prepare()
+    return builder.as_dataset(split=split)
+
+
+def to_hf(cohort: Cohort, config: str = "patients", **options: Any) -> IterableDataset:
+    """A cohort as a stream of rows, in its order; `config` and `options` as of `load_dataset`.
+
+    Its patients are the shards, to be shared among workers and nodes. Raises as `load_dataset`.
+    """
+    builder = _builder(cohort.location.url, config, cohort.location.public_options, None, options)
+    builder.cohort = cohort
+    remember(cohort.location)  # with its credentials
+    return builder.as_streaming_dataset(split="cohort")
+
+
+def _builder(
+    place: str | os.PathLike[str],
+    config: str,
+    storage_options: Mapping[str, Any] | None,
+    cache_dir: str | os.PathLike[str] | None,
+    options: Mapping[str, Any],
+) -> Any:
+    require_datasets()
+    require_config(config)
+    from lundprobe_zarr.views.huggingface.builder import LundProbe
+
+    return LundProbe(
+        cache_dir=None if cache_dir is None else os.fspath(cache_dir),
+        dataset_name=BUILDER,
+        config_name=config,
+        storage_options=storage_options,
+        place=_absolute(os.fspath(place)),
+        **options,
+    )
+
+
+def _absolute(place: str) -> str:
+    """A path that workers find from wherever they are; a URL as it is. A manifest's place is its
+    folder."""
+    whole = place if "://" in place else str(Path(place).absolute())
+    return whole.removesuffix(f"/{MANIFEST_NAME}")
+
+
+def require_datasets() -> None:
+    """Raises `MissingLibraryError` unless a `datasets` that is new enough is installed."""
+    wanted = ".".join(map(str, OLDEST))
+    remedy = f"pip install 'datasets>={wanted}'"
+    if importlib.util.find_spec("datasets") is None:
+        raise MissingLibraryError(
+            f"this needs Hugging Face datasets, which is not installed; install it: {remedy}"
+        )
+    found = version("datasets")
+    if tuple(int(n) for n in found.split(".")[:2]) < OLDEST:
+        raise MissingLibraryError(
+            f"datasets {found} is installed; expected {wanted} or later; upgrade: {remedy}"
+        )

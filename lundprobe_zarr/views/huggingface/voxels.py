@@ -1,0 +1,160 @@
+"""Handles to voxels: what a row of a dataset holds instead of them, until someone looks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from lundprobe_zarr.errors import UsageError
+from lundprobe_zarr.views.huggingface.reading import FIELDS, Array, Reference, Row, read_all
+from lundprobe_zarr.views.huggingface.sources import Key, learn, location_of
+
+
+class LazyVoxels(Mapping[str, Any]):
+    """Voxels of one patient, (label, z, y, x), read when they are asked for and not before.
+
+    `numpy.asarray(handle)` and `torch.as_tensor(handle)` read all of it, in the stored type;
+    `handle[0, 10:20]` reads just that. `shape`, `ndim`, `labels` (along the first axis; None where
+    there is no such axis) and `patient_id` read nothing; `dtype` reads the store's metadata. As a
+    mapping it is the reference that stands for it in Arrow: `handle["array"]`, `dict(handle)`. It
+    pickles without voxels, with what it takes to read them.
+
+    It has no `__array__`: `datasets` would take that for voxels to be widened to int64.
+    """
+
+    def __init__(self, reference: Reference, row: Row | None = None, column: str = "") -> None:
+        self._reference = reference
+        self._row = row
+        self._column = column
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(FIELDS)
+
+    def __len__(self) -> int:
+        return len(FIELDS)
+
+    def __getitem__(self, key: Any) -> Any:
+        """A field of the reference by its name; else voxels, at integers, slices and `...`.
+
+        Raises `UsageError` for any other key, `IndexError` out of bounds, and as `read` does.
+        """
+        if isinstance(key, str):
+            return self._reference.record()[key]
+        return self._selected(key)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        key = (self._reference.dataset, self._reference.options)
+        return _restore, (self._reference, key, location_of(key))
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(label, z, y, x), without an axis there is none of."""
+        return self._reference.shape
+
+    @property
+    def ndim(self) -> int:
+        """Number of axes."""
+        return len(self.shape)
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Type of the voxels, as stored; one request if nothing of the patient was read yet."""
+        return self._reference.reader.array(self._reference.array).dtype
+
+    @property
+    def labels(self) -> tuple[str, ...] | None:
+        """Labels along the first axis; None for an array of one volume."""
+        return self._reference.labels
+
+    @property
+    def patient_id(self) -> str:
+        """Whose voxels they are."""
+        return self._reference.patient_id
+
+    def read(self) -> Array:
+        """All voxels, in the stored type.
+
+        Raises `UnknownLabelError` for an array or modality that the patient lacks,
+        `DamagedStoreError` for a byte that is missing or wrong.
+        """
+        if self._row is not None:
+            return self._row.column(self._column)
+        return read_all([self._reference])[0]
+
+    def _selected(self, key: Any) -> Array:
+        lines = _lines(key, self.shape)
+        if self._reference.spacing_mm is not None or self._reference.pad != "error":
+            whole: Array = self.read()[key]  # what is interpolated or padded depends on the rest
+            return whole
+        if any(line.size == 0 for line in lines):
+            return np.empty(tuple(n for line in lines for n in line.shape), self.dtype)
+        low = [int(np.min(line)) for line in lines]
+        part = _part(self._reference, low, [int(np.max(line)) + 1 for line in lines])
+        voxels = read_all([part])[0]
+        relative = [np.atleast_1d(line) - first for line, first in zip(lines, low, strict=True)]
+        kept = tuple(0 if line.ndim == 0 else slice(None) for line in lines)
+        chosen: Array = voxels[np.ix_(*relative)][kept]
+        return chosen
+
+    @property
+    def __array_interface__(self) -> dict[str, Any]:
+        voxels = np.ascontiguousarray(self.read())
+        # The buffer, not its address: NumPy keeps it alive as long as the array it makes.
+        return {
+            "shape": voxels.shape,
+            "typestr": voxels.dtype.str,
+            "version": 3,
+            "data": voxels.reshape(-1).data,
+        }
+
+    def __dlpack__(self, **options: Any) -> Any:
+        return np.ascontiguousarray(self.read()).__dlpack__(**options)
+
+    def __dlpack_device__(self) -> tuple[int, int]:
+        return 1, 0  # kDLCPU
+
+    def __repr__(self) -> str:
+        """What it is of; reads nothing."""
+        labels = "" if self.labels is None else f" [{', '.join(self.labels)}]"
+        shape = "×".join(map(str, self.shape))
+        return f"<LazyVoxels {self._reference.array}{labels} {shape} of {self.patient_id}>"
+
+    def _repr_html_(self) -> str:
+        """A picture of the middle slice, which is read for it, over what `repr` says."""
+        from lundprobe_zarr.views.huggingface.picture import handle_html
+
+        return handle_html(self)
+
+
+def _restore(reference: Reference, key: Key, location: Any) -> LazyVoxels:
+    learn({key: location})
+    return LazyVoxels(reference)
+
+
+def _lines(key: Any, shape: tuple[int, ...]) -> list[Array]:
+    """Places along every axis: () for an integer, (n,) for a slice."""
+    keys = list(key) if isinstance(key, tuple) else [key]
+    if any(k is not Ellipsis and not isinstance(k, slice | int | np.integer) for k in keys):
+        raise UsageError(f"voxels at {key!r}; expected integers, slices or ..., e.g. [0, 10:20]")
+    if sum(k is Ellipsis for k in keys) > 1 or len(keys) - (Ellipsis in keys) > len(shape):
+        raise IndexError(f"voxels at {key!r} of shape {shape}: too many axes")
+    if Ellipsis not in keys:
+        keys.append(Ellipsis)
+    at = keys.index(Ellipsis)
+    keys[at : at + 1] = [slice(None)] * (len(shape) - len(keys) + 1)
+    return [np.asarray(np.arange(n)[k]) for n, k in zip(shape, keys, strict=True)]
+
+
+def _part(whole: Reference, low: Sequence[int], high: Sequence[int]) -> Reference:
+    """The part of a reference from `low` to `high` along each of its axes."""
+    labels = whole.labels
+    if labels is not None:
+        labels, low, high = labels[low[0] : high[0]], low[1:], high[1:]
+    if whole.axial:
+        low, high = (0, *low), (1, *high)
+    z, y, x = (a + b for a, b in zip(whole.start, low, strict=True))
+    end_z, end_y, end_x = (a + b for a, b in zip(whole.start, high, strict=True))
+    return replace(whole, labels=labels, start=(z, y, x), stop=(end_z, end_y, end_x))

@@ -1,0 +1,117 @@
+"""Patches are those of the plan that all views share, read through `datasets`."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+import lundprobe_zarr as lp
+from lundprobe_zarr.errors import UsageError
+from lundprobe_zarr.patches import BalancedSampling, Content, GridSampling, Plan
+from lundprobe_zarr.store.patch import PatchReader
+
+CONTENT = {"modalities": ("T2w", "sCT"), "structures": ("CTVT_427", "PenileBulb")}
+SAMPLINGS = {
+    "uniform": {"sampling": "uniform"},
+    "balanced": {"sampling": BalancedSampling(("CTVT_427",), 1.0, 3)},
+    "grid": {"sampling": GridSampling(2), "shuffle": False, "pad": "zero"},
+    "centred": {"sampling": "centred"},
+    "in mm": {"patch_size": None, "patch_size_mm": 60.0},
+    "respaced": {"spacing_mm": (12.0, 9.0, 9.0), "seed": 3},
+    "on the sCT": {"grid": "sct", "modalities": ("sCT",)},
+}
+
+
+def expected(cohort, options):
+    """The samples of the plan itself, in order of the first epoch."""
+    content = {k: v for k, v in options.items() if k in ("grid", "spacing_mm", *CONTENT)}
+    rest = {k: v for k, v in options.items() if k not in content}
+    plan = Plan(cohort, Content(dose=True, **content), **rest)
+    draws = [plan.draw(0, n) for n in range(len(plan))]
+    return [plan.read(PatchReader.open(cohort.location, d.patient_id), d) for d in draws]
+
+
+@pytest.mark.parametrize("kind", SAMPLINGS)
+def test_patches_are_those_of_the_plan(cohort, kind):
+    options = {"patch_size": (5, 12, 14)} | CONTENT | SAMPLINGS[kind]
+    samples = expected(cohort, options)
+    listed = {k: list(v) if k in CONTENT else v for k, v in options.items()}
+    rows = list(cohort.to_hf("patches", **listed))
+    assert len(rows) == len(samples) > 0
+    for row, sample in zip(rows, samples, strict=True):
+        assert row["patient_id"] == sample["patient_id"]
+        for name in ("image", "mask", "dose"):
+            assert row[name].shape == sample[name].shape
+            np.testing.assert_array_equal(np.asarray(row[name]), sample[name])
+            assert np.asarray(row[name]).dtype == sample[name].dtype
+        for name in ("start", "present"):
+            np.testing.assert_array_equal(row[name], sample[name])
+        np.testing.assert_allclose(row["affine"], sample["affine"])
+        np.testing.assert_array_equal(row["image"][0, 1:3], sample["image"][0, 1:3])
+
+
+def test_balanced_patches_hold_the_structure_and_read_no_mask_to_find_it(cohort, reads):
+    sampling = BalancedSampling(("CTVT_427",), 1.0, 2)
+    options = {"patch_size": (6, 10, 10), "sampling": sampling, "structures": ["CTVT_427"]}
+    rows = list(cohort.to_hf("patches", **options))
+    assert not reads.voxels
+    assert all(np.asarray(row["mask"]).any() for row in rows)
+
+
+@pytest.mark.parametrize("split", ["base", "base+extended", "extended + base", "all"])
+def test_epochs_draw_other_places(dataset, split):
+    options = {"split": split, "streaming": True, "patch_size": (4, 16, 16)}
+    stream = lp.load_dataset(dataset, "patches", seed=1, **options)
+    epochs = []
+    for epoch in (0, 1, 2, 1):
+        stream.set_epoch(epoch)
+        epochs.append([(r["patient_id"], tuple(r["start"])) for r in stream])
+    assert epochs[1] == epochs[3]
+    for one, other in ((0, 1), (1, 2), (0, 2)):
+        assert len(epochs[one]) == len(epochs[other]) == (24 if split == "base" else 32)
+        assert len(set(epochs[one]) & set(epochs[other])) < 4, "other places, not another order"
+    other = lp.load_dataset(dataset, "patches", seed=2, **options)
+    assert [(r["patient_id"], tuple(r["start"])) for r in other] not in epochs
+
+
+def test_parts_together_are_mixed(dataset):
+    stream = lp.load_dataset(
+        dataset, "patches", split="base+extended", streaming=True, patch_size=(4, 8, 8)
+    )
+    parts = [row["part"] for row in stream]
+    assert parts != sorted(parts)
+    assert parts.count("extended") == 8
+    with pytest.raises(ValueError, match=r"base\+test"):
+        lp.load_dataset(dataset, "patches", split="base+test", streaming=True, patch_size=(4, 8, 8))
+
+
+def test_in_memory_patches(dataset):
+    options = {"patch_size": (4, 8, 8), "where": "protocol = 'newAcq'"}
+    stored = lp.load_dataset(dataset, "patches", split="base", **options)
+    streamed = lp.load_dataset(dataset, "patches", split="base", streaming=True, **options)
+    for one, other in zip(stored, streamed, strict=True):
+        assert one == other
+        np.testing.assert_array_equal(np.asarray(one["image"]), np.asarray(other["image"]))
+
+
+def test_filters_choose_patients_and_an_empty_part_has_no_patches(dataset):
+    parts = lp.load_dataset(
+        dataset, "patches", streaming=True, patch_size=(4, 8, 8), filters=[("part", "==", "base")]
+    )
+    assert {name: len(list(rows)) for name, rows in parts.items()} == {"base": 24, "extended": 0}
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({}, "expected one of the two"),
+        ({"patch_size": (0, 8, 8)}, "three whole numbers"),
+        ({"patch_size": (400, 8, 8)}, "longer than the volume"),
+        ({"patch_size": (4, 8, 8), "sampling": "clever"}, "expected one of uniform, balanced"),
+        ({"patch_size": (4, 8, 8), "pad": "mirror"}, "expected one of error, zero, edge"),
+        ({"patch_size": (4, 8, 8), "read_ahead": -1}, "expected a number of rows"),
+    ],
+)
+def test_options_that_make_no_sense(dataset, options, message):
+    with pytest.raises(UsageError, match=message):
+        lp.load_dataset(dataset, "patches", split="base", streaming=True, **options)
