@@ -61,17 +61,17 @@ def bucket(dataset: Path) -> Iterator[tuple[str, dict[str, Any], Traffic]]:
     """URL of the dataset in an S3 bucket, storage options, and the server's traffic."""
     pytest.importorskip("moto.moto_server.werkzeug_app")
     with s3_server() as (endpoint, traffic):
-        yield "s3://bucket/lund-probe", fill_bucket(endpoint, dataset), traffic
+        yield "s3://my-bucket/lund-probe", fill_bucket(endpoint, dataset), traffic
 
 
 def fill_bucket(endpoint: str, dataset: Path) -> dict[str, Any]:
-    """Copy the dataset to s3://bucket/lund-probe of a server; returns what it takes to read it."""
+    """Copy the dataset to s3://my-bucket/lund-probe of a server; returns options to read it."""
     s3fs = pytest.importorskip("s3fs")
     options = {"key": "testing", "secret": "not-a-secret", "endpoint_url": endpoint}
     bucket = s3fs.S3FileSystem(**options, skip_instance_cache=True)
-    if not bucket.exists("bucket"):  # every moto server of a process keeps the same buckets
-        bucket.mkdir("bucket")
-    report = copy_dataset(Location(dataset), Location("s3://bucket/lund-probe", options))
+    if not bucket.exists("my-bucket"):  # all moto servers of a process have the same
+        bucket.mkdir("my-bucket")
+    report = copy_dataset(Location(dataset), Location("s3://my-bucket/lund-probe", options))
     assert not report.failures
     return options
 
