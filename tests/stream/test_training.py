@@ -41,14 +41,14 @@ def test_the_examples_run(dataset: Path, tmp_path, monkeypatch):
 
 @pytest.fixture
 def bucket(dataset: Path) -> Iterator[list[str]]:
-    """The phantom in a bucket of a local S3 server: its URL and options."""
+    """The phantom in a bucket of a local S3 server, which no other test uses: its URL, options."""
     pytest.importorskip("moto.moto_server.werkzeug_app")
     s3fs = pytest.importorskip("s3fs")
     with s3_server() as (endpoint, _):
         options = {"key": "a", "secret": "b", "endpoint_url": endpoint}
-        s3fs.S3FileSystem(**options, skip_instance_cache=True).mkdir("bucket")
-        assert not copy_dataset(Location(dataset), Location("s3://bucket/d", options)).failures
-        yield ["s3://bucket/d", json.dumps(options)]
+        s3fs.S3FileSystem(**options, skip_instance_cache=True).mkdir("training")
+        assert not copy_dataset(Location(dataset), Location("s3://training/d", options)).failures
+        yield ["s3://training/d", json.dumps(options)]
 
 
 def test_training_that_is_killed_and_resumed_ends_as_if_it_never_was(bucket, tmp_path):
