@@ -32,6 +32,7 @@ from lundprobe_zarr.store.failures import (
     redacted,
     secrets_in,
 )
+from lundprobe_zarr.store.forking import keep
 
 #: What to install for a protocol: the names of this package's extras.
 EXTRAS = {
@@ -109,6 +110,8 @@ class Location:
     def _current(self) -> tuple[int, Any, str]:
         # Connections and event loops do not survive a fork.
         if self._opened is None or self._opened[0] != os.getpid():
+            if self._opened is not None:
+                keep(self._opened[1])
             self._opened = self._open()
         return self._opened
 

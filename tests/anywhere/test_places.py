@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
+import threading
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
@@ -92,6 +93,22 @@ def forked(reader: PatchReader) -> float:
     value = float(receiver.recv())
     child.join(10)
     return value
+
+
+@pytest.mark.parametrize("name", ["web", "s3"])
+def test_a_parent_reads_on_after_forking(request, name, extended):
+    """The child opens file systems anew; those it lets go of share the parent's connections."""
+    place = request.getfixturevalue(name)
+    reader = PatchReader.open(place.location, extended)
+    here = mean(reader)
+    assert forked(reader) == here
+    found: list[float] = []
+    thread = threading.Thread(
+        target=lambda: found.append(mean(PatchReader.open(place.location, extended))), daemon=True
+    )
+    thread.start()
+    thread.join(20)
+    assert found == [here], "the parent hangs"
 
 
 def test_readers_and_trees_work_in_spawned_processes(web, s3, extended):
