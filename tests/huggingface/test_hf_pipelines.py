@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import shutil
 
 import datasets
 import numpy as np
@@ -11,6 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 import lundprobe_zarr as lp
+from conversion.publish import finalise
 from lundprobe_zarr.views.huggingface.voxels import LazyVoxels
 
 PATCHES = {"patch_size": (4, 12, 12), "modalities": ["T2w"], "structures": ["CTVT_427"]}
@@ -205,6 +207,16 @@ def test_a_second_load_from_the_cache_reads_no_table(dataset, reads):
     assert [name for name in reads if "parquet" in name] == []
     assert list(first) == list(second)
     np.testing.assert_array_equal(np.asarray(second[0]["dose"]), np.asarray(first[0]["dose"]))
+
+
+def test_what_was_converted_anew_is_not_taken_from_the_cache(dataset, tmp_path):
+    copy = tmp_path / "converted"
+    shutil.copytree(dataset, copy)
+    before = load(copy, "patients", streaming=False)
+    shutil.rmtree(copy / "patients" / f"{before[0]['patient_id']}.zarr")
+    finalise(copy)
+    after = load(copy, "patients", streaming=False)
+    assert list(after["patient_id"]) == list(before["patient_id"])[1:]
 
 
 # Streamed slices have columns that are null in some rows, which datasets cannot make a table of.

@@ -158,6 +158,24 @@ def test_what_fails_may_be_skipped_and_is_reported_at_the_end(damaged, config, l
         assert next(iterator, None) is None
 
 
+@pytest.mark.parametrize("config", ["slices", "patches"])
+@pytest.mark.parametrize("read_ahead", [0, 2])
+def test_what_was_read_ahead_is_skipped_too(dataset, damaged, config, read_ahead):
+    copy, patient_id = damaged
+    options = (PATCHES if config == "patches" else {}) | {"read_ahead": read_ahead}
+    options |= {"split": "base", "streaming": True, "on_error": "skip"}
+
+    def patients(place):
+        for row in lp.load_dataset(place, config, **options):
+            np.asarray(row["dose"])  # so that it is read ahead from now on
+            np.asarray(row["image"])
+            yield row["patient_id"]
+
+    sound = [i for i in patients(dataset) if i != patient_id]
+    with pytest.warns(SkippedRowsWarning, match=patient_id):
+        assert list(patients(copy)) == sound
+
+
 def test_resuming_counts_rows_that_were_skipped(damaged):
     copy, _ = damaged
 

@@ -49,12 +49,13 @@ COHORT_SPLIT = "cohort"
 class LundProbeConfig(datasets.BuilderConfig):  # type: ignore[misc]
     """What may be asked for; `docs/huggingface.md` explains each.
 
-    `place` says where the dataset is where no `data_files` do; `endpoint` tells two datasets of
-    one URL apart in the cache, and is filled in.
+    `place` says where the dataset is where no `data_files` do; `endpoint` and `manifest` tell two
+    datasets of one URL apart in the cache, now and after another conversion, and are filled in.
     """
 
     place: str | None = None
     endpoint: str | None = None
+    manifest: str | None = None
     where: str | None = None
     filters: Any = None
     columns: list[str] | None = None

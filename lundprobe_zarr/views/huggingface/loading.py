@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib.util
 import os
 from collections.abc import Mapping
@@ -12,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 from lundprobe_zarr.cohort import Cohort
 from lundprobe_zarr.errors import MissingLibraryError
 from lundprobe_zarr.schema.manifest import MANIFEST_NAME
+from lundprobe_zarr.store.dataset import open_manifest
+from lundprobe_zarr.store.location import Location
 from lundprobe_zarr.views.huggingface.options import require_config
 from lundprobe_zarr.views.huggingface.private import BUILDER
 from lundprobe_zarr.views.huggingface.sources import remember
@@ -46,9 +49,12 @@ def load_dataset(
     `patches` takes. Raises `UsageError`, `UnknownLabelError` or `QueryError` for those that make no
     sense, `MissingLibraryError` without a `datasets` that is new enough, and as `open_cohort` does.
     """
-    builder = _builder(place, config, storage_options, cache_dir, options)
+    require_datasets()
     if streaming:
+        builder = _builder(place, config, storage_options, cache_dir, options)
         return builder.as_streaming_dataset(split=split)
+    manifest = {"manifest": _manifest_digest(place, storage_options)}
+    builder = _builder(place, config, storage_options, cache_dir, options | manifest)
     builder.download_and_prepare()
     return builder.as_dataset(split=split)
 
@@ -83,6 +89,14 @@ def _builder(
         place=_absolute(os.fspath(place)),
         **options,
     )
+
+
+def _manifest_digest(
+    place: str | os.PathLike[str], storage_options: Mapping[str, Any] | None
+) -> str:
+    """SHA-256 of the manifest: rows cached of what was there before must not be taken for these."""
+    location = Location(_absolute(os.fspath(place)), storage_options)
+    return hashlib.sha256(open_manifest(location).dump().encode()).hexdigest()
 
 
 def _absolute(place: str) -> str:

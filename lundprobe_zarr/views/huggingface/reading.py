@@ -136,13 +136,19 @@ class Row:
             self._columns |= dict.fromkeys(names, future)
 
     def read_now(self) -> None:
-        """Read all columns; raises as `read_all` does, or the failure to know what to read."""
+        """Have all columns read, those begun too; raises as `read_all` does.
+
+        Or raises the failure to know what to read.
+        """
         if self.failure is not None:
             raise self.failure
+        for begun in set(self._columns.values()):
+            begun.result()
         names = sorted(set(self.references).difference(self._columns))
-        future: Future[dict[str, Array]] = Future()
-        future.set_result(self._read(names))
-        self._columns |= dict.fromkeys(names, future)
+        if names:
+            future: Future[dict[str, Array]] = Future()
+            future.set_result(self._read(names))
+            self._columns |= dict.fromkeys(names, future)
 
     def column(self, name: str) -> Array:
         """Voxels of a column; raises as `read_all` does."""
