@@ -13,6 +13,7 @@ from typing import Any
 from fsspec import AbstractFileSystem
 
 _inherited: list[Any] = []
+_held: list[Any] = []
 
 
 def keep(filesystem: Any) -> None:
@@ -20,13 +21,14 @@ def keep(filesystem: Any) -> None:
     _inherited.append(filesystem)
 
 
-def _keep_cached() -> None:
-    """Keep what fsspec's caches hold, which it empties when they are next used in a child."""
+def _hold_cached() -> None:
+    """Before a fork: hold what fsspec's caches do, which it empties first thing in the child."""
     kinds = [AbstractFileSystem]
     for kind in kinds:
         kinds.extend(kind.__subclasses__())
-        _inherited.extend(getattr(kind, "_cache", {}).values())
+        _held.extend(getattr(kind, "_cache", {}).values())
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_keep_cached)
+    # The child never lets go of what is held: it has its own copy of the list.
+    os.register_at_fork(before=_hold_cached, after_in_parent=_held.clear)
