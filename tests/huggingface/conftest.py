@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import os
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -87,6 +89,7 @@ class Reads(list[str]):
 
 @pytest.fixture
 def reads(monkeypatch: pytest.MonkeyPatch) -> Reads:
+    _require_no_reading_ahead()
     seen = Reads()
     read, read_ranges = Location.read, Location.read_ranges
 
@@ -101,3 +104,12 @@ def reads(monkeypatch: pytest.MonkeyPatch) -> Reads:
     monkeypatch.setattr(Location, "read", watched)
     monkeypatch.setattr(Location, "read_ranges", watched_ranges)
     return seen
+
+
+def _require_no_reading_ahead() -> None:
+    """Wait for what streams of earlier tests still read: a stream that ends does not wait for it."""
+    gc.collect()  # closes streams that were left before their end
+    for thread in threading.enumerate():
+        if thread.name.startswith("lundprobe-ahead"):
+            thread.join(10)
+            assert not thread.is_alive(), "an earlier test's stream is still reading"
