@@ -107,7 +107,7 @@ def reads(monkeypatch: pytest.MonkeyPatch) -> Reads:
 
 
 def _require_no_reading_ahead() -> None:
-    """Wait for what streams of earlier tests still read: a stream that ends does not wait for it."""
+    """Wait for what streams of earlier tests still read: their end does not."""
     gc.collect()  # closes streams that were left before their end
     for thread in threading.enumerate():
         if thread.name.startswith("lundprobe-ahead"):
