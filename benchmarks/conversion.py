@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import multiprocessing
 import os
+import shutil
 import statistics
 import subprocess
 import sys
@@ -86,7 +87,8 @@ def measure(source: Path, options: argparse.Namespace) -> dict[str, Any]:
 def convert(source: Path, destination: Path, precision: str, workers: int) -> dict[str, Any]:
     """Run the command as a user would; wall seconds, and the largest memory of a worker."""
     command = [sys.executable, "-m", "lundprobe_zarr", "convert", str(source), str(destination)]
-    command += ["--precision", precision, "--workers", str(workers), "--overwrite"]
+    command += ["--precision", precision, "--workers", str(workers)]
+    shutil.rmtree(destination, ignore_errors=True)  # of another source, perhaps
     started = time.perf_counter()
     with subprocess.Popen(command, stdout=subprocess.DEVNULL) as process:
         peak = watch_memory(process)

@@ -16,7 +16,7 @@ class UsageError(LundProbeError, ValueError):
 
 
 class MissingPackageError(LundProbeError, ImportError):
-    """An optional package that is needed for what was asked, and is not installed."""
+    """An optional package that is needed for what was asked and is not installed, or too old."""
 
 
 class SourceError(LundProbeError, ValueError):
@@ -68,7 +68,3 @@ class MissingStructureError(UnknownLabelError):
 
 class QueryError(LundProbeError, ValueError):
     """An SQL predicate or query that cannot be run, or may not be."""
-
-
-class MissingLibraryError(LundProbeError, ImportError):
-    """A library that this needs and that is not installed, or is too old."""

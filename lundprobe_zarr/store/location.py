@@ -16,7 +16,6 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
-from urllib.parse import parse_qsl, unquote, urlsplit, urlunsplit
 
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
@@ -33,22 +32,12 @@ from lundprobe_zarr.store.failures import (
     secrets_in,
 )
 from lundprobe_zarr.store.forking import keep
+from lundprobe_zarr.store.urls import EXTRAS, S3, WEB, protocol_of_url, separate
 
-#: What to install for a protocol: the names of this package's extras.
-EXTRAS = {
-    **dict.fromkeys(("s3", "s3a"), "s3"),
-    **dict.fromkeys(("gs", "gcs"), "gcs"),
-    **dict.fromkeys(("az", "abfs", "abfss", "adl"), "azure"),
-    **dict.fromkeys(("http", "https"), "http"),
-}
-_WEB = ("http", "https")
-_S3 = ("s3", "s3a")
 #: A request that failed for a passing reason is made this often in all, after these pauses.
 _PAUSES = (0.1, 0.5)
 #: Requests at a time where the file system itself makes one after another.
 _THREADS = 16
-#: Connections a bucket client may hold. botocore's 10 would make a patch of five arrays queue.
-_POOL = 64
 _T = TypeVar("_T")
 
 
@@ -80,7 +69,7 @@ class Location:
     def __init__(
         self, url: str | os.PathLike[str], storage_options: Mapping[str, Any] | None = None
     ) -> None:
-        self._target, self._options = _separate(os.fspath(url), dict(storage_options or {}))
+        self._target, self._options = separate(os.fspath(url), dict(storage_options or {}))
         self.url = redacted(self._target)
         self._opened: tuple[int, Any, str] | None = None
         _ = self._fs  # a protocol that is not installed is said now, not at the first read
@@ -95,7 +84,11 @@ class Location:
 
     def _open(self) -> tuple[int, Any, str]:
         if "://" not in self._target:  # a path, whatever else fsspec would take it for
-            return os.getpid(), LocalFileSystem(), LocalFileSystem._strip_protocol(self._target)
+            return (
+                os.getpid(),
+                LocalFileSystem(),
+                LocalFileSystem._strip_protocol(self._target),
+            )
         try:
             fs, root = fsspec.core.url_to_fs(self._target, **self._options)
             return os.getpid(), fs, root
@@ -121,7 +114,7 @@ class Location:
 
     @property
     def _extra(self) -> str:
-        return EXTRAS.get(_protocol(self._target), "s3")
+        return EXTRAS.get(protocol_of_url(self._target), "s3")
 
     @property
     def _secrets(self) -> frozenset[str]:
@@ -134,12 +127,12 @@ class Location:
 
     @property
     def _pauses(self) -> tuple[float, ...]:
-        return _PAUSES if _protocol(self._target) in _WEB else ()
+        return _PAUSES if protocol_of_url(self._target) in WEB else ()
 
     @property
     def _in_one_request(self) -> dict[str, int]:
         # s3fs else asks for an object's size first, to fetch large ones in pieces.
-        return {"max_concurrency": 1} if _protocol(self._target) in _S3 else {}
+        return {"max_concurrency": 1} if protocol_of_url(self._target) in S3 else {}
 
     @property
     def is_local(self) -> bool:
@@ -149,12 +142,12 @@ class Location:
     @property
     def in_memory(self) -> bool:
         """Whether the dataset is in the memory of this process, where no other one sees it."""
-        return _protocol(self._target) == "memory"
+        return protocol_of_url(self._target) == "memory"
 
     @property
     def can_list(self) -> bool:
         """Whether `listing` works; web servers have none that could be relied on."""
-        return _protocol(self._target) not in _WEB
+        return protocol_of_url(self._target) not in WEB
 
     def path(self, relative: str) -> str:
         """Full name of an object, for messages and other libraries."""
@@ -190,8 +183,9 @@ class Location:
             if "unexpected keyword argument" not in str(error):
                 raise
             ours = UsageError(
-                f"{self.url}: {error}; expected storage options that {_protocol(self._target)} "
-                "takes, as the documentation of its file system says"
+                f"{self.url}: {error}; expected storage options that "
+                f"{protocol_of_url(self._target)} takes, as the documentation of its file system "
+                "says"
             )
         raise ours
 
@@ -400,41 +394,6 @@ class Location:
         self._full(relative)  # which must not lead out of the dataset
         url = f"{self._target.rstrip('/')}/{relative}"
         return FsspecStore.from_url(url, storage_options=dict(self._options), read_only=True)
-
-
-def _protocol(url: str) -> str:
-    """Protocol of a URL, `file` for a path; of a chained one the last, where the bytes live."""
-    return url.rpartition("::")[2].partition("://")[0] if "://" in url else "file"
-
-
-def _separate(url: str, options: dict[str, Any]) -> tuple[str, dict[str, Any]]:
-    """`url` without the credentials it holds, and `options` with them.
-
-    A web URL's query goes with every request, as the signature of a shared folder must.
-    """
-    protocol = _protocol(url)
-    if protocol in _S3:  # botocore's own limit is 10 connections
-        given = options.get("config_kwargs", {})
-        options["config_kwargs"] = {"max_pool_connections": _POOL} | given
-    parts = urlsplit(url)
-    if protocol not in _WEB or parts.scheme not in _WEB:
-        _refuse_password(url, protocol)
-        return url, options
-    if parts.query:
-        options["params"] = dict(parse_qsl(parts.query, True)) | options.get("params", {})
-    user, at, host = parts.netloc.rpartition("@")
-    if at:
-        token = base64.b64encode(unquote(user).encode()).decode()
-        options["headers"] = {"Authorization": f"Basic {token}"} | options.get("headers", {})
-    return urlunsplit((parts.scheme, host, parts.path, "", "")), options
-
-
-def _refuse_password(url: str, protocol: str) -> None:
-    if protocol in EXTRAS and redacted(url) != url and "@" in url:
-        raise UsageError(
-            f"{redacted(url)}: credentials in the URL of a bucket; expected them as "
-            "`storage_options`, or set up as the provider's own tools expect them"
-        )
 
 
 def _may_pass(result: Any) -> bool:

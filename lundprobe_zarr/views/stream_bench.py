@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from math import prod
 from typing import TYPE_CHECKING
 
@@ -16,7 +17,9 @@ import numpy as np
 from lundprobe_zarr.errors import UsageError
 from lundprobe_zarr.patches import Content, Plan, UniformSampling
 from lundprobe_zarr.store.location import Location, Range
-from lundprobe_zarr.views.stream_reading import Failure, Loader, Readers, ahead
+from lundprobe_zarr.store.patch import PatchReader
+from lundprobe_zarr.store.readers import Readers
+from lundprobe_zarr.views.stream_reading import Failure, Loader, ahead
 
 if TYPE_CHECKING:
     from lundprobe_zarr.cohort import Cohort
@@ -177,7 +180,7 @@ def _rate(plan: Plan, count: int, threads: int) -> float:
 def _used(plan: Plan, count: int) -> tuple[float, Shape]:
     """Part of the voxels of all chunks touched that is in the patches, and the chunk (z, y, x)."""
     inside, touched, chunk = 0, 0, (0, 0, 0)
-    readers = Readers(plan.cohort.location)
+    readers = Readers(partial(PatchReader.open, plan.cohort.location))
     for draw in (plan.draw(0, number) for number in range(count)):
         reader = readers.get(draw.patient_id)
         chunk, size = reader.array("mri/image").chunk, plan.size(draw.patient_id)

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import os
-import threading
 import time
-from collections import OrderedDict, deque
+from collections import deque
 from collections.abc import Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
 
 from lundprobe_zarr.errors import StreamError, UnknownLabelError, UsageError
 from lundprobe_zarr.patches import Draw, Plan, Sample
@@ -17,73 +16,11 @@ from lundprobe_zarr.schema.tables import store_path
 from lundprobe_zarr.store.cache import CachedLocation
 from lundprobe_zarr.store.location import Location
 from lundprobe_zarr.store.patch import PatchReader
+from lundprobe_zarr.store.readers import Readers
 from lundprobe_zarr.views.stream_forks import reading
 
-#: Patients kept open: what is kept of one is its metadata and its shards' indices, some 100 kB.
-_OPEN = 64
 #: Seconds before the first further attempt; each pause is `_GROWTH` times the one before.
 _PAUSE, _GROWTH = 0.2, 3.0
-
-
-class Readers:
-    """Readers of the patients used last; each is opened once, whoever asks.
-
-    Where threads read several patches at a time, and not one `alone`, each decodes its own.
-    """
-
-    def __init__(self, location: Location, alone: bool = True) -> None:
-        self._location = location
-        self._alone = alone
-        self._forget()
-
-    def _forget(self) -> None:
-        self._process = os.getpid()
-        self._lock = threading.Lock()
-        self._open: OrderedDict[str, Future[PatchReader]] = OrderedDict()
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {"_location": self._location, "_alone": self._alone}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state)
-        self._forget()
-
-    def get(self, patient_id: str) -> PatchReader:
-        """The reader of a patient; raises as `PatchReader.open` does."""
-        if self._process != os.getpid():
-            self._forget()
-        with self._lock:
-            future = self._open.get(patient_id)
-            mine = future is None
-            if future is None:
-                future = self._open[patient_id] = Future()
-            self._open.move_to_end(patient_id)
-            while len(self._open) > _OPEN:
-                self._open.popitem(last=False)
-        if mine:
-            self._fill(future, patient_id)
-        return future.result()
-
-    def _fill(self, future: Future[PatchReader], patient_id: str) -> None:
-        try:
-            reader = PatchReader.open(self._location, patient_id)
-            if not self._alone:
-                reader.decoders = 1
-            future.set_result(reader)
-        except OSError as error:
-            self.drop(patient_id)
-            future.set_exception(error)
-        finally:
-            if not future.done():  # anything else is ours to see, and nobody else's to wait for
-                self.drop(patient_id)
-                future.cancel()
-
-    def drop(self, patient_id: str) -> None:
-        """Open a patient anew the next time: what is known of it may be what is wrong."""
-        with self._lock:
-            self._open.pop(patient_id, None)
-        if isinstance(self._location, CachedLocation):
-            self._location.forget(store_path(patient_id))
 
 
 @dataclass(frozen=True)
@@ -99,7 +36,9 @@ class Loader:
 
     def __init__(self, plan: Plan, location: Location, retries: int, threads: int) -> None:
         self._plan = plan
-        self._readers = Readers(location, alone=threads < 2)
+        self._location = location
+        # Where threads read several patches at a time, each decodes its own alone.
+        self._readers = Readers(partial(_open, location, None if threads < 2 else 1))
         self._retries = retries
 
     def load(self, epoch: int, index: int) -> Sample | Failure:
@@ -113,12 +52,25 @@ class Loader:
             except UnknownLabelError as error:  # the patient lacks it; it will not appear
                 return Failure(draw, _failed(draw, error, attempt))
             except OSError as error:
-                self._readers.drop(draw.patient_id)
+                self._drop(draw.patient_id)
                 failure = Failure(draw, _failed(draw, error, attempt))
             if attempt <= self._retries:
                 time.sleep(pause)
                 pause *= _GROWTH
         return failure
+
+    def _drop(self, patient_id: str) -> None:
+        """Open a patient anew the next time, and read it from where it is, not from the cache."""
+        self._readers.drop(patient_id)
+        if isinstance(self._location, CachedLocation):
+            self._location.forget(store_path(patient_id))
+
+
+def _open(location: Location, decoders: int | None, patient_id: str) -> PatchReader:
+    reader = PatchReader.open(location, patient_id)
+    if decoders is not None:
+        reader.decoders = decoders
+    return reader
 
 
 def _failed(draw: Draw, error: Exception, attempts: int) -> StreamError:

@@ -13,6 +13,7 @@ import xarray as xr
 from conftest import Workplace
 from trees import AFFINES, FIDUCIALS, MRI, NEW, OLD, SCT, SHAPES, snapshot, write_nifti
 
+from conversion.measure import bounding_box
 from lundprobe_zarr.schema.precision import PRECISIONS, Precision
 from lundprobe_zarr.vocabulary.files import FIDUCIAL_TEXT
 
@@ -74,6 +75,23 @@ def test_a_mask_whose_slope_loses_its_numbers_fails_its_patient(work: Workplace)
     far = mask_of("i8", 1 << 60, (1 << 60) + 1, 1 << 61)
     write_nifti(work.folder / MASK, far, AFFINES["mri"], slope=1.0, inter=-float(1 << 60))
     expect_failure(work, MASK, "scl_slope", "correct the header")
+
+
+def test_a_box_that_leaves_voxels_out_is_noticed(
+    work: Workplace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Masks are written and compared within their box alone: who says that it holds them all?"""
+
+    def too_small(mask: np.ndarray) -> tuple[slice, ...] | None:
+        box = bounding_box(mask)
+        return box and (*box[:2], slice(box[2].start, box[2].stop - 1))
+
+    monkeypatch.setattr("conversion.write.bounding_box", too_small)
+    result = work.convert()[NEW]
+    assert result.status == "failed"
+    assert re.search(
+        r"mask_\w+\.nii\.gz: \d+ voxels in the box .* expected all", result.error or ""
+    )
 
 
 @pytest.mark.parametrize("value", [INF, -INF, NAN])

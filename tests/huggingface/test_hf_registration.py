@@ -14,7 +14,7 @@ from datasets.features.features import _FEATURE_TYPES
 from datasets.load import _PACKAGED_DATASETS_MODULES
 
 import lundprobe_zarr as lp
-from lundprobe_zarr.errors import MissingLibraryError
+from lundprobe_zarr.errors import MissingPackageError
 from lundprobe_zarr.views.huggingface import loading, private
 
 ROOT = Path(__file__).parents[2]
@@ -101,7 +101,7 @@ def test_our_own_function_needs_no_registration(dataset, monkeypatch):
 
 def test_without_datasets_the_error_says_what_to_install(dataset, monkeypatch):
     monkeypatch.setattr(loading.importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(MissingLibraryError, match=r"pip install 'datasets>=5.0'") as raised:
+    with pytest.raises(MissingPackageError, match=r"pip install 'datasets>=5.0'") as raised:
         lp.load_dataset(dataset)
     assert isinstance(raised.value, ImportError)
 
@@ -109,7 +109,7 @@ def test_without_datasets_the_error_says_what_to_install(dataset, monkeypatch):
 @pytest.mark.parametrize("old", ["4.8.5", "2.21.0", "3.0.0.dev0"])
 def test_a_datasets_too_old_is_named(dataset, monkeypatch, old):
     monkeypatch.setattr(loading, "version", lambda name: old)
-    with pytest.raises(MissingLibraryError, match=rf"datasets {old} is installed; expected 5.0"):
+    with pytest.raises(MissingPackageError, match=rf"datasets {old} is installed; expected 5.0"):
         lp.load_dataset(dataset)
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lundprobe_zarr.cohort import Cohort
-from lundprobe_zarr.errors import MissingLibraryError
+from lundprobe_zarr.errors import MissingPackageError
 from lundprobe_zarr.schema.manifest import MANIFEST_NAME
 from lundprobe_zarr.store.dataset import open_manifest
 from lundprobe_zarr.store.location import Location
@@ -47,7 +47,7 @@ def load_dataset(
     `columns`, and of voxels `grid`, `modalities`, `structures`, `on_error` (`raise`, or `skip`
     rows that cannot be read and warn of them at the end), `read_ahead` (rows of a stream) and what
     `patches` takes. Raises `UsageError`, `UnknownLabelError` or `QueryError` for those that make no
-    sense, `MissingLibraryError` without a `datasets` that is new enough, and as `open_cohort` does.
+    sense, `MissingPackageError` without a `datasets` that is new enough, and as `open_cohort` does.
     """
     require_datasets()
     if streaming:
@@ -107,15 +107,15 @@ def _absolute(place: str) -> str:
 
 
 def require_datasets() -> None:
-    """Raises `MissingLibraryError` unless a `datasets` that is new enough is installed."""
+    """Raises `MissingPackageError` unless a `datasets` that is new enough is installed."""
     wanted = ".".join(map(str, OLDEST))
     remedy = f"pip install 'datasets>={wanted}'"
     if importlib.util.find_spec("datasets") is None:
-        raise MissingLibraryError(
+        raise MissingPackageError(
             f"this needs Hugging Face datasets, which is not installed; install it: {remedy}"
         )
     found = version("datasets")
     if tuple(int(n) for n in found.split(".")[:2]) < OLDEST:
-        raise MissingLibraryError(
+        raise MissingPackageError(
             f"datasets {found} is installed; expected {wanted} or later; upgrade: {remedy}"
         )

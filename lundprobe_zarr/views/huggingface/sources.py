@@ -8,21 +8,14 @@ opened in this process, and go along when features or handles are pickled for an
 from __future__ import annotations
 
 import json
-import os
-import threading
-from collections import OrderedDict
 from collections.abc import Mapping
-from concurrent.futures import Future
 
-from lundprobe_zarr.errors import LundProbeError
 from lundprobe_zarr.store.location import Location
 from lundprobe_zarr.store.patch import PatchReader
+from lundprobe_zarr.store.readers import Readers
 
 #: URL and JSON of the options that say where.
 Key = tuple[str, str]
-
-#: Patients whose metadata is kept: some 100 kB each.
-_READERS = 64
 
 _known: dict[Key, Location] = {}
 
@@ -61,47 +54,14 @@ def location_of(key: Key) -> Location:
     return _known[key]
 
 
-class _Readers:
-    """Readers of the last patients asked for; each is opened once, by whoever is first."""
-
-    def __init__(self) -> None:
-        self.forget()
-
-    def forget(self) -> None:
-        self._process = os.getpid()
-        self._lock = threading.Lock()
-        self._opened: OrderedDict[tuple[Key, str], Future[PatchReader]] = OrderedDict()
-
-    def get(self, key: Key, patient_id: str) -> PatchReader:
-        if self._process != os.getpid():  # forked: what the parent was opening never ends here
-            self.forget()
-        name = key, patient_id
-        with self._lock:
-            is_first = name not in self._opened
-            future = self._opened.setdefault(name, Future())
-            self._opened.move_to_end(name)
-            if len(self._opened) > _READERS:
-                self._opened.popitem(last=False)
-        if is_first:
-            self._open(name, future)
-        return future.result()
-
-    def _open(self, name: tuple[Key, str], future: Future[PatchReader]) -> None:
-        try:
-            future.set_result(PatchReader.open(location_of(name[0]), name[1]))
-        except (LundProbeError, OSError) as error:
-            future.set_exception(error)
-        finally:
-            if not future.done():
-                future.cancel()
-            if future.cancelled() or future.exception() is not None:  # to be tried again
-                with self._lock:
-                    self._opened.pop(name, None)
+def _open(name: tuple[Key, str]) -> PatchReader:
+    key, patient_id = name
+    return PatchReader.open(location_of(key), patient_id)
 
 
-_readers = _Readers()
+_readers = Readers(_open)
 
 
 def reader_of(key: Key, patient_id: str) -> PatchReader:
     """Reader of a patient's store; one request the first time. Raises `DamagedStoreError`."""
-    return _readers.get(key, patient_id)
+    return _readers.get((key, patient_id))

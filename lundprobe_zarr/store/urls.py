@@ -1,0 +1,57 @@
+"""What a dataset's URL says: its protocol, what that needs, and which credentials it holds."""
+
+from __future__ import annotations
+
+import base64
+from typing import Any
+from urllib.parse import parse_qsl, unquote, urlsplit, urlunsplit
+
+from lundprobe_zarr.errors import UsageError
+from lundprobe_zarr.store.failures import redacted
+
+#: What to install for a protocol: the names of this package's extras.
+EXTRAS = {
+    **dict.fromkeys(("s3", "s3a"), "s3"),
+    **dict.fromkeys(("gs", "gcs"), "gcs"),
+    **dict.fromkeys(("az", "abfs", "abfss", "adl"), "azure"),
+    **dict.fromkeys(("http", "https"), "http"),
+}
+WEB = ("http", "https")
+S3 = ("s3", "s3a")
+#: Connections a bucket client may hold. botocore's 10 would make a patch of five arrays queue.
+_POOL = 64
+
+
+def protocol_of_url(url: str) -> str:
+    """Protocol of a URL, `file` for a path; of a chained one the last, where the bytes live."""
+    return url.rpartition("::")[2].partition("://")[0] if "://" in url else "file"
+
+
+def separate(url: str, options: dict[str, Any]) -> tuple[str, dict[str, Any]]:
+    """`url` without the credentials it holds, and `options` with them.
+
+    A web URL's query goes with every request, as the signature of a shared folder must.
+    """
+    protocol = protocol_of_url(url)
+    if protocol in S3:  # botocore's own limit is 10 connections
+        given = options.get("config_kwargs", {})
+        options["config_kwargs"] = {"max_pool_connections": _POOL} | given
+    parts = urlsplit(url)
+    if protocol not in WEB or parts.scheme not in WEB:
+        _refuse_password(url, protocol)
+        return url, options
+    if parts.query:
+        options["params"] = dict(parse_qsl(parts.query, True)) | options.get("params", {})
+    user, at, host = parts.netloc.rpartition("@")
+    if at:
+        token = base64.b64encode(unquote(user).encode()).decode()
+        options["headers"] = {"Authorization": f"Basic {token}"} | options.get("headers", {})
+    return urlunsplit((parts.scheme, host, parts.path, "", "")), options
+
+
+def _refuse_password(url: str, protocol: str) -> None:
+    if protocol in EXTRAS and redacted(url) != url and "@" in url:
+        raise UsageError(
+            f"{redacted(url)}: credentials in the URL of a bucket; expected them as "
+            "`storage_options`, or set up as the provider's own tools expect them"
+        )
