@@ -136,7 +136,11 @@ def _write_volume(group: zarr.Group, array: WrittenArray) -> None:
 def _blosc(codec: ShardCodec) -> BloscCodec:
     b = codec.blosc
     return BloscCodec(
-        typesize=codec.dtype.itemsize, cname=b.cname, clevel=b.clevel, shuffle=b.shuffle
+        typesize=codec.dtype.itemsize,
+        cname=b.cname,
+        clevel=b.clevel,
+        shuffle=b.shuffle,
+        blocksize=codec.chunk_bytes,
     )
 
 

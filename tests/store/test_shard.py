@@ -188,3 +188,11 @@ def test_a_store_on_disk_is_read_by_zarr_in_shards_of_whole_volumes(tmp_path: Pa
     array = zarr_array(codec)
     put(array, b"".join(codec.encode(volume)))
     np.testing.assert_array_equal(array[1:3, 2:5, ::2], volume[1:3, 2:5, ::2])
+
+
+def test_a_chunk_is_one_block_of_blosc() -> None:
+    codec = ShardCodec((8, 128, 128), (8, 128, 128), np.dtype("f4"), FILTERS[0])
+    volume = np.random.default_rng(0).integers(0, 900, codec.shape).astype("f4")
+    data = b"".join(codec.encode(volume))
+    block = int.from_bytes(data[8:12], "little")  # of Blosc's header: nbytes, blocksize, cbytes
+    assert block == codec.chunk_bytes == volume.nbytes
