@@ -44,7 +44,8 @@ from benchmarks.record import write_results
 from lundprobe_zarr import PatchStream, open_cohort
 from lundprobe_zarr.cohort import Cohort
 from lundprobe_zarr.patches import BalancedSampling, Content, Plan, read_patch
-from lundprobe_zarr.store.patch import PatchReader, _scratch
+from lundprobe_zarr.store.decoding import _scratch
+from lundprobe_zarr.store.patch import PatchReader
 from lundprobe_zarr.store.shard import ShardCodec
 
 SIZE = (32, 192, 192)

@@ -10,9 +10,10 @@ from __future__ import annotations
 
 import os
 import threading
+from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import product
 from typing import Any
@@ -29,6 +30,7 @@ from lundprobe_zarr.errors import (
 from lundprobe_zarr.schema.layout import LABEL_ORDER
 from lundprobe_zarr.schema.tables import store_path
 from lundprobe_zarr.store.dataset import open_store
+from lundprobe_zarr.store.decoding import cores, decoded
 from lundprobe_zarr.store.location import Location, Range
 from lundprobe_zarr.store.metadata import StoreMetadata, VolumeArray, shard_key
 from lundprobe_zarr.store.shard import EMPTY, Box, ShardCodec
@@ -44,10 +46,9 @@ MERGE_GAP = 128 * 1024
 #: request and no other ever after.
 TAIL_BYTES = 64 * 1024
 #: Threads that decode the chunks of one read (Blosc works outside the interpreter's lock), and
-#: the number of chunks, of half a millisecond each, below which starting them is not worth it.
-_DECODERS = min(4, os.cpu_count() or 1)
-_FEW_CHUNKS = 6
-_SCRATCH = threading.local()
+#: the number of chunks, of a few tenths of a millisecond each, that make one worth starting.
+_DECODERS = min(4, cores())
+_FEW_CHUNKS = 3
 _REMEDY = "convert this patient again, or copy the store again"
 
 
@@ -77,6 +78,30 @@ class _Chunk:
     place: tuple[int, int, int]
     start: int
     stop: int
+
+
+@dataclass(frozen=True)
+class _Run:
+    """Chunks of one part that are fetched together: from byte `start` of the shard on."""
+
+    chunks: Sequence[_Chunk]
+    start: int
+    data: bytes | None = None
+
+    def bytes_of(self, chunk: _Chunk) -> memoryview:
+        return memoryview(self.data or b"")[chunk.start - self.start : chunk.stop - self.start]
+
+
+@dataclass(frozen=True)
+class _Where:
+    """Names a chunk of a part in a message: made text only if there is one."""
+
+    reader: PatchReader
+    part: Part
+    place: tuple[int, ...]
+
+    def __str__(self) -> str:
+        return self.reader._where(self.part, self.place)
 
 
 class PatchReader:
@@ -174,12 +199,11 @@ class PatchReader:
         out = list(into) if into is not None else [self._zeros(part) for part in parts]
         wanted = [(n, p) for n, p in enumerate(parts) if out[n].size and self._stored_bytes(p)]
         tails = self._fetch_tails([p for _, p in wanted])
-        chunks = [
-            c for (n, p), tail in zip(wanted, tails, strict=True) for c in self._chunks(n, p, tail)
-        ]
         known = {n: tail for (n, _), tail in zip(wanted, tails, strict=True)}
-        fetched = list(self._fetch_chunks(parts, chunks, known))
-        self._place_all(parts, fetched, out)
+        kept, lacking = self._runs(parts, known)
+        if not self.location.is_local:  # all in one round; off a disk, each as it is decoded
+            lacking = self._fetch(lacking, parts)
+        self._place_all(parts, [*kept, *lacking], out)
         return out
 
     def _zeros(self, part: Part) -> Volume:
@@ -292,51 +316,56 @@ class PatchReader:
             if offset != EMPTY:
                 yield _Chunk(number, (z, y, x), offset, offset + length)
 
-    def _fetch_chunks(
-        self, parts: Sequence[Part], chunks: Sequence[_Chunk], tails: Mapping[int, _Tail]
-    ) -> Iterator[tuple[_Chunk, memoryview]]:
-        """Every chunk with its bytes: out of the tail where it holds them, else in one round."""
-        remote = []
-        for chunk in chunks:
-            tail = tails[chunk.part]
-            if chunk.start >= tail.start:
-                kept = memoryview(tail.data)
-                yield chunk, kept[chunk.start - tail.start : chunk.stop - tail.start]
-            else:
-                remote.append(chunk)
-        groups = list(_merged(remote))
-        ranges = [Range(self._name(parts[g[0].part]), g[0].start, g[-1].stop) for g in groups]
-        fetched = self._read_ranges(ranges, parts) if ranges else []
-        for group, data in zip(groups, fetched, strict=True):
-            base, view = group[0].start, memoryview(data)  # bytes would be copied
-            yield from ((c, view[c.start - base : c.stop - base]) for c in group)
+    def _runs(
+        self, parts: Sequence[Part], tails: Mapping[int, _Tail]
+    ) -> tuple[list[_Run], list[_Run]]:
+        """All chunks of the parts in runs: those that their tails hold, and those to fetch."""
+        kept, lacking = [], []
+        for number, tail in tails.items():
+            chunks = sorted(self._chunks(number, parts[number], tail), key=lambda c: c.start)
+            split = bisect_left(chunks, tail.start, key=lambda c: c.start)
+            if chunks[split:]:
+                kept.append(_Run(chunks[split:], tail.start, tail.data))
+            gap = -1 if self.location.is_local else MERGE_GAP
+            lacking += [_Run(run, run[0].start) for run in _merged(chunks[:split], gap)]
+        return kept, lacking
 
-    def _place_all(
-        self, parts: Sequence[Part], fetched: Sequence[tuple[_Chunk, memoryview]], out: list[Volume]
-    ) -> None:
-        """Decode all chunks into `out`; many at a time, as each has its own place there."""
+    def _fetch(self, runs: Sequence[_Run], parts: Sequence[Part]) -> list[_Run]:
+        ranges = [
+            Range(self._name(parts[r.chunks[0].part]), r.start, r.chunks[-1].stop) for r in runs
+        ]
+        found = self._read_ranges(ranges, parts) if ranges else []
+        return [replace(run, data=data) for run, data in zip(runs, found, strict=True)]
 
-        def place(one: tuple[_Chunk, memoryview]) -> None:
-            chunk, data = one
-            self._place(parts[chunk.part], chunk, data, out[chunk.part])
-
-        if len(fetched) < _FEW_CHUNKS or self.decoders == 1:
-            for one in fetched:
-                place(one)
+    def _place_all(self, parts: Sequence[Part], runs: Sequence[_Run], out: list[Volume]) -> None:
+        """Decode all chunks into `out`; in threads, as each chunk has its own place there."""
+        pending = iter(runs)  # whose next() is one step of the interpreter's: threads may share it
+        threads = min(self.decoders, len(runs), sum(len(r.chunks) for r in runs) // _FEW_CHUNKS)
+        if threads < 2:
+            self._place_runs(parts, pending, out)
             return
-        # Of this call alone: a pool kept would have no threads in a forked process.
-        with ThreadPoolExecutor(self.decoders) as pool:
-            list(pool.map(place, fetched))
+        # Of this call alone: a pool kept would have no threads in a forked process. And this thread
+        # only waits: in a main thread numcodecs decodes without letting go of the interpreter.
+        with ThreadPoolExecutor(threads) as pool:
+            work = [pool.submit(self._place_runs, parts, pending, out) for _ in range(threads)]
+            for done in work:
+                done.result()
+
+    def _place_runs(self, parts: Sequence[Part], runs: Iterator[_Run], out: list[Volume]) -> None:
+        for run in runs:
+            (fetched,) = [run] if run.data is not None else self._fetch([run], parts)
+            for chunk in fetched.chunks:
+                self._place(parts[chunk.part], chunk, fetched.bytes_of(chunk), out[chunk.part])
 
     def _place(self, part: Part, chunk: _Chunk, data: memoryview, out: Volume) -> None:
         """Decode a chunk and put what lies in the part's box into `out`."""
-        codec = self._codecs[part.array]
+        codec, where = self._codecs[part.array], _Where(self, part, chunk.place)
         if len(data) != chunk.stop - chunk.start:
             raise DamagedStoreError(
-                f"{self._where(part, chunk.place)}: {len(data)} bytes; expected "
-                f"{chunk.stop - chunk.start}; the file is truncated: {_REMEDY}"
+                f"{where}: {len(data)} bytes; expected {chunk.stop - chunk.start}; the file is "
+                f"truncated: {_REMEDY}"
             )
-        voxels = codec.decode_chunk(data, self._where(part, chunk.place), _scratch(codec))
+        voxels = decoded(codec, data, where)
         inside, target = [], []
         for place, length, box in zip(chunk.place, codec.chunk, part.box, strict=True):
             first = place * length
@@ -346,20 +375,11 @@ class PatchReader:
         out[tuple(target)] = voxels[tuple(inside)]
 
 
-def _scratch(codec: ShardCodec) -> Volume:
-    """An array for one chunk, of this thread's: new memory for each costs as much as decoding."""
-    key = (codec.chunk, codec.dtype)
-    if getattr(_SCRATCH, "key", None) != key:
-        _SCRATCH.key, _SCRATCH.array = key, np.empty(codec.chunk, codec.dtype)
-    array: Volume = _SCRATCH.array
-    return array
-
-
-def _merged(chunks: Sequence[_Chunk]) -> Iterator[list[_Chunk]]:
-    """Chunks of the same part in groups that lie no more than `MERGE_GAP` apart."""
+def _merged(chunks: Sequence[_Chunk], gap: int) -> Iterator[list[_Chunk]]:
+    """Chunks of one part, in the shard's order, in groups with gaps of no more than `MERGE_GAP`."""
     group: list[_Chunk] = []
-    for chunk in sorted(chunks, key=lambda c: (c.part, c.start)):
-        if group and (chunk.part != group[-1].part or chunk.start - group[-1].stop > MERGE_GAP):
+    for chunk in chunks:
+        if group and chunk.start - group[-1].stop > gap:
             yield group
             group = []
         group.append(chunk)

@@ -18,6 +18,7 @@ import google_crc32c
 import numpy as np
 import numpy.typing as npt
 from numcodecs import Blosc
+from numcodecs.blosc import decompress
 
 from lundprobe_zarr.errors import DamagedStoreError
 from lundprobe_zarr.schema.encoding import FILTER_GAIN, FILTER_SAMPLE, FILTERS, BloscSettings
@@ -33,7 +34,7 @@ _CRC_BYTES = 4
 _SHUFFLES = {"noshuffle": Blosc.NOSHUFFLE, "shuffle": Blosc.SHUFFLE, "bitshuffle": Blosc.BITSHUFFLE}
 
 
-def _crc32c(data: bytes) -> bytes:
+def _crc32c(data: bytes | npt.NDArray[np.uint8]) -> bytes:
     return int(google_crc32c.value(data)).to_bytes(_CRC_BYTES, "little")
 
 
@@ -136,21 +137,22 @@ class ShardCodec:
         return np.frombuffer(table, "<u8").reshape(-1, 2).astype(np.uint64)
 
     def decode_chunk(
-        self, data: bytes | memoryview, where: str, out: Volume | None = None
+        self, data: bytes | memoryview, where: object, out: Volume | None = None
     ) -> Volume:
         """One inner chunk, in its full shape; `data` is its bytes with the checksum.
 
         `out` is an array of that shape and type to decode into. Raises `DamagedStoreError`, naming
-        `where`, if the checksum fails.
+        `where`, made text only then, if the checksum fails.
         """
-        payload = bytes(data[:-_CRC_BYTES])  # the checksum takes no views
+        # As an array, which checksum and Blosc both take without a copy.
+        payload = np.frombuffer(data, np.uint8, max(0, len(data) - _CRC_BYTES))
         if len(data) <= _CRC_BYTES or _crc32c(payload) != data[-_CRC_BYTES:]:
             raise DamagedStoreError(
                 f"{where}: an inner chunk fails its checksum; "
                 "convert this patient again, or copy the store again"
             )
         chunk = np.empty(self.chunk, self.dtype) if out is None else out
-        self._compressor.decode(payload, out=chunk)
+        decompress(payload, chunk)
         return chunk
 
     def decode(self, read: ReadRange, size: int, where: str) -> Iterator[tuple[Box, Volume | None]]:

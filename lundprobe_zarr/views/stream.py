@@ -15,6 +15,7 @@ from lundprobe_zarr.errors import UsageError
 from lundprobe_zarr.patches import Content, Pad, Plan, Sample, Sampling, Share
 from lundprobe_zarr.patches.content import Labels
 from lundprobe_zarr.store.cache import CachedLocation
+from lundprobe_zarr.store.decoding import cores
 from lundprobe_zarr.store.location import Location
 from lundprobe_zarr.views.stream_reading import Failure, Loader, ahead
 from lundprobe_zarr.views.stream_state import VERSION, check, identity_of
@@ -239,8 +240,7 @@ def _location(cohort: Cohort, cache: str | os.PathLike[str] | None, cache_bytes:
 
 
 def _threads(location: Location) -> int:
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return max(1, cores or 1) if location.is_local else _REMOTE_THREADS
+    return cores() if location.is_local else _REMOTE_THREADS
 
 
 def _whole(name: str, value: int, least: int) -> int:
