@@ -3,7 +3,8 @@
 All ways read the same boxes of the same patient, 32×192×192 voxels of T2w at full size, alone and
 with three masks, from a warm page cache; they take turns. Peers with what settings:
 
-- tensorstore: the same stores, default context, image and masks requested at the same time.
+- tensorstore: the same stores, as many copying threads as cores, image and masks requested at
+  the same time.
 - blosc2: nnU-Net's way: a b2nd of the float32 voxels and one of a label map, Zstd level 8, blocks
   and chunks fitted to the patch and the caches as nnU-Net does it, opened with mmap.
 - nibabel: the slice of `.nii.gz` through `dataobj`; MONAI: `LoadImage` and a crop; TorchIO:
@@ -12,7 +13,8 @@ with three masks, from a warm page cache; they take turns. Peers with what setti
 
 `sustained` compares a stream that reads ahead with the decoding alone of the same chunks, out of
 memory, on as many threads. `remote` reads over HTTP from a server process on loopback that waits
-20 ms before each answer; it runs on the same cores.
+20 ms before each answer. All that is measured runs on `--cores` cores; the server has those that
+are left, if there are any.
 
     python -m benchmarks.patches --dataset /tmp/bench/standard --source /tmp/bench/source
 """
@@ -66,12 +68,16 @@ def main() -> None:
     parser.add_argument("--source", type=Path, default=work / "source")
     parser.add_argument("--repeats", type=int, default=24)
     parser.add_argument("--patches", type=int, default=96)
+    parser.add_argument("--cores", type=int, default=2)
     parser.add_argument("--only", choices=["latency", "sustained", "remote"], default=None)
     options = parser.parse_args()
+    spare = pin(options.cores)
     cohort = open_cohort(options.dataset)
     figures: dict[str, Any] = {
         "patch": "×".join(map(str, SIZE)),
         "masks": list(MASKS),
+        "cores_measured": len(os.sched_getaffinity(0)),
+        "cores_of_the_server": len(spare) or "the same",
         "load_average_before": [round(load, 1) for load in os.getloadavg()],
         "peers": {name: _version(name) for name in PEERS},
     }
@@ -81,9 +87,16 @@ def main() -> None:
         if options.only in (None, "sustained"):
             figures["sustained"] = sustained(options.dataset, options.patches)
         if options.only in (None, "remote"):
-            figures["remote"] = from_afar(options.dataset, Path(folder), options.patches)
+            figures["remote"] = from_afar(options.dataset, Path(folder), options.patches, spare)
     print(write_results("patches", figures))
     print(json.dumps(figures, indent=2))
+
+
+def pin(count: int) -> list[int]:
+    """Keep this process and its children to so many cores; gives the others."""
+    cores = sorted(os.sched_getaffinity(0))
+    os.sched_setaffinity(0, cores[:count])
+    return cores[count:]
 
 
 def _version(name: str) -> str | None:
@@ -175,6 +188,7 @@ def of_tensorstore(reader: PatchReader, masks: tuple[str, ...]) -> Read:
 
     def opened(path: str) -> Any:
         spec = {"driver": "zarr3", "kvstore": {"driver": "file", "path": f"{store}/{path}/"}}
+        spec["context"] = {"data_copy_concurrency": {"limit": len(os.sched_getaffinity(0))}}
         return tensorstore.open(spec).result()
 
     image, mask = opened("mri/image"), opened("mri/clinical/mask") if masks else None
@@ -207,6 +221,7 @@ def of_blosc2(reader: PatchReader, masks: tuple[str, ...], folder: Path) -> Read
             fit = {"chunks": chunks, "blocks": blocks, "cparams": cparams}
             blosc2.asarray(volume, **fit, urlpath=str(file), mmap_mode="w+")
         names.append(str(file))
+    blosc2.set_nthreads(len(os.sched_getaffinity(0)))
     opened = [blosc2.open(n, mode="r", mmap_mode="r") for n in names[: 2 if masks else 1]]
 
     def read(start: Start) -> Any:
@@ -308,14 +323,15 @@ before = rss()
 begun = time.perf_counter()
 stream = lp.PatchStream(cohort, {size}, structures=masks, threads=threads, cache=cache,
                         sampling=BalancedSampling({masks}, per_patient=each))
-rates, first = [], None
+rates, cpu, first = [], [], None
 for epoch in range(epochs):
     stream.seek(0)
-    started = time.perf_counter()
+    started, used = time.perf_counter(), time.process_time()
     for number, sample in enumerate(stream, 1):
         first = first or time.perf_counter() - begun
     rates.append(number / (time.perf_counter() - started))
-print(json.dumps({{"first_sample_s": round(first, 3), "per_second": rates,
+    cpu.append(round(1000 * (time.process_time() - used) / number, 2))
+print(json.dumps({{"first_sample_s": round(first, 3), "per_second": rates, "cpu_ms_a_patch": cpu,
                   "memory_over_baseline_mb": round((rss() - before) / 1e6)}}))
 """
 
@@ -366,7 +382,7 @@ def decode_limit(cohort: Cohort, masks: tuple[str, ...], each: int) -> float:
     finally:
         ShardCodec.decode_chunk = original  # type: ignore[method-assign]
     seconds = []
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
+    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
         for _ in range(3):
             begun = time.perf_counter()
             list(pool.map(lambda t: original(t[0], t[1], "", _scratch(t[0])), taken, chunksize=8))
@@ -374,14 +390,14 @@ def decode_limit(cohort: Cohort, masks: tuple[str, ...], each: int) -> float:
     return count / min(seconds)
 
 
-def from_afar(dataset: Path, folder: Path, patches: int) -> dict[str, Any]:
+def from_afar(dataset: Path, folder: Path, patches: int, spare: list[int]) -> dict[str, Any]:
     """Samples per second over HTTP with latency, then again from the cache on disk."""
     each = -(-patches // len(open_cohort(dataset)))
     local = streamed(str(dataset), MASKS, each)
     figures: dict[str, Any] = {"latency_ms": 1000 * LATENCY, "local": local}
     best = max(local["per_second"])
-    with remote.served(dataset, LATENCY) as server:
-        for threads in (4, 16, 32):
+    with remote.served(dataset, LATENCY, spare) as server:
+        for threads in (4, 8, 16, 32):
             server.count()
             found = streamed(server.url, MASKS, each, threads, epochs=2)
             requests, sent = server.count()

@@ -14,9 +14,10 @@ from __future__ import annotations
 
 import argparse
 import multiprocessing
+import os
 import statistics
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
@@ -70,11 +71,16 @@ class Server:
 
 
 @contextmanager
-def served(dataset: Path, latency: float = LATENCY) -> Iterator[Server]:
-    """Serve a dataset from another process that waits `latency` seconds before each answer."""
+def served(
+    dataset: Path, latency: float = LATENCY, cores: Collection[int] = ()
+) -> Iterator[Server]:
+    """Serve a dataset from another process that waits `latency` seconds before each answer.
+
+    It runs on `cores`, if any are given.
+    """
     context = multiprocessing.get_context("spawn")
     here, there = context.Pipe()
-    process = context.Process(target=serve, args=(dataset, there, latency))
+    process = context.Process(target=serve, args=(dataset, there, latency, cores))
     process.start()
     try:
         yield Server(here.recv(), here)
@@ -83,8 +89,10 @@ def served(dataset: Path, latency: float = LATENCY) -> Iterator[Server]:
         process.join()
 
 
-def serve(dataset: Path, pipe: Connection, latency: float) -> None:
+def serve(dataset: Path, pipe: Connection, latency: float, cores: Collection[int]) -> None:
     """Serve until told to end."""
+    if cores:
+        os.sched_setaffinity(0, cores)
     with file_server(dataset) as (url, traffic):
         traffic.latency = latency
         pipe.send(url)

@@ -15,7 +15,6 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import cached_property
-from itertools import product
 from typing import Any
 
 import numpy as np
@@ -201,8 +200,8 @@ class PatchReader:
         tails = self._fetch_tails([p for _, p in wanted])
         known = {n: tail for (n, _), tail in zip(wanted, tails, strict=True)}
         kept, lacking = self._runs(parts, known)
-        if not self.location.is_local:  # all in one round; off a disk, each as it is decoded
-            lacking = self._fetch(lacking, parts)
+        if self.decoders == 1 or not self.location.is_local:
+            lacking = self._fetch(lacking, parts)  # in one round; else each as it is decoded
         self._place_all(parts, [*kept, *lacking], out)
         return out
 
@@ -304,17 +303,19 @@ class PatchReader:
         index = codec.decode_index(data[-codec.index_bytes :], self._where(part))
         return _Tail(index, wanted.start, data)
 
-    def _chunks(self, number: int, part: Part, tail: _Tail) -> Iterator[_Chunk]:
-        """The inner chunks that a part's box touches and that are not empty."""
+    def _chunks(self, number: int, part: Part, tail: _Tail) -> list[_Chunk]:
+        """The inner chunks that a part's box touches and that are not empty, as they are stored."""
         codec = self._codecs[part.array]
         touched = [
-            range(s.start // c, -(-s.stop // c)) for s, c in zip(part.box, codec.chunk, strict=True)
+            np.arange(s.start // c, -(-s.stop // c))
+            for s, c in zip(part.box, codec.chunk, strict=True)
         ]
-        for z, y, x in product(*touched):
-            row = int(np.ravel_multi_index((z, y, x), codec.grid))
-            offset, length = (int(v) for v in tail.index[row])
-            if offset != EMPTY:
-                yield _Chunk(number, (z, y, x), offset, offset + length)
+        places = np.stack(np.meshgrid(*touched, indexing="ij"), -1).reshape(-1, 3)
+        entries = tail.index[np.ravel_multi_index(tuple(places.T), codec.grid)]
+        there = entries[:, 0] != EMPTY
+        found = zip(places[there].tolist(), entries[there].tolist(), strict=True)
+        chunks = [_Chunk(number, (z, y, x), at, at + length) for (z, y, x), (at, length) in found]
+        return sorted(chunks, key=lambda c: c.start)
 
     def _runs(
         self, parts: Sequence[Part], tails: Mapping[int, _Tail]
@@ -322,7 +323,7 @@ class PatchReader:
         """All chunks of the parts in runs: those that their tails hold, and those to fetch."""
         kept, lacking = [], []
         for number, tail in tails.items():
-            chunks = sorted(self._chunks(number, parts[number], tail), key=lambda c: c.start)
+            chunks = self._chunks(number, parts[number], tail)
             split = bisect_left(chunks, tail.start, key=lambda c: c.start)
             if chunks[split:]:
                 kept.append(_Run(chunks[split:], tail.start, tail.data))
