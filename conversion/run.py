@@ -23,6 +23,7 @@ from lundprobe_zarr.errors import DatasetError, UsageError
 from lundprobe_zarr.schema.precision import PRECISIONS, Precision
 from lundprobe_zarr.store.location import Location
 
+from .claim import announced
 from .inventory import Inventory, PatientSource
 from .mixing import require_unmixed, strangers
 from .patient import PatientResult, convert_patient
@@ -137,12 +138,21 @@ def convert(
     Patients whose source has not changed are skipped; one that fails fails alone. Afterwards
     tables, manifest and card are written of all stores there (unless `options.publish` is off,
     as for the shares of a job array). An interrupt stops cleanly: the report says so.
-    Raises `UsageError` for options that make no sense or clash with what is there, `DatasetError`
-    for a place that cannot be written, both before any patient is converted.
+    Raises `UsageError` for options that make no sense or clash with what is there, or while another
+    conversion is at work on these patients there, and `DatasetError` for a place that cannot be
+    written, all before any patient is converted.
     """
     options, reporter = options or Options(), reporter or Silent()
     dataset = located(destination)
     _require_usable(inventory, dataset, options)
+    with announced(dataset, [p.patient_id for p in inventory.patients]):
+        require_unmixed(inventory, dataset, options.precision, options.overwrite)
+        return _convert(inventory, dataset, options, reporter)
+
+
+def _convert(
+    inventory: Inventory, dataset: Location, options: Options, reporter: Reporter
+) -> Report:
     started = time.perf_counter()
     report = Report(
         str(inventory.root),
@@ -186,7 +196,6 @@ def _require_usable(inventory: Inventory, dataset: Location, options: Options) -
             "outside it"
         )
     require_usable(dataset, options.scratch)
-    require_unmixed(inventory, dataset, options.precision, options.overwrite)
 
 
 def _require_apart(source: Path, destination: Path) -> None:
