@@ -193,6 +193,9 @@ def finalise(
     published = converter.finalise(location, rebuild)
     counts = " and ".join(f"{n} {part}" for part, n in published.manifest.patients.items())
     say(f"Wrote the tables, manifest and card of {counts} patients in {location.url}.")
+    if published.absent is not None:
+        say(f"Incomplete: {published.absent}.", "yellow")
+        say(f"  lundprobe-zarr convert SOURCE {shlex.quote(location.url)} converts who is missing.")
     if published.left_out:
         say(f"Left out {count(len(published.left_out), 'store')}; convert them again:")
         listing(published.left_out)

@@ -41,6 +41,8 @@ def validate(
     if report is not None:
         report.write_text(found.to_json(), encoding="utf-8")
     seen = f"{count(found.stores, 'store')}, {count(found.volumes, 'volume')}"
+    if found.absent is not None:
+        say(f"Incomplete: {found.absent}.", "yellow")
     if not found.problems:
         how = "every byte read" if deep else "quick look; --deep reads every byte"
         say(f"Sound: {seen} ({how}).")

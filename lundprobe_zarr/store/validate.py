@@ -23,6 +23,7 @@ from lundprobe_zarr.schema.tables import PATIENTS, store_path
 from lundprobe_zarr.store.dataset import open_manifest, open_store, read_table
 from lundprobe_zarr.store.describe import array_rows, patient_row
 from lundprobe_zarr.store.location import Location
+from lundprobe_zarr.store.memory import Absent, absent
 from lundprobe_zarr.store.metadata import StoreMetadata, VolumeArray
 from lundprobe_zarr.store.objects import object_sizes
 from lundprobe_zarr.store.validate_measured import (
@@ -47,12 +48,17 @@ class Problem:
 
 @dataclass(frozen=True)
 class Validation:
-    """Outcome: how deep, how many stores and volumes were looked at, and what is wrong."""
+    """Outcome: how deep, how many stores and volumes were looked at, and what is wrong.
+
+    `absent` are patients of the source who are not in the dataset, no problem of what is there;
+    None if none is known of.
+    """
 
     deep: bool
     stores: int
     volumes: int
     problems: tuple[Problem, ...]
+    absent: Absent | None = None
 
     def to_json(self) -> str:
         """Machine-readable form."""
@@ -90,7 +96,8 @@ def validate(
         Problem("measured tables", f"rows of {patient}, who is not in the patients table")
         for patient in sorted({*measured, *arrays} - set(rows))
     ]
-    return Validation(deep, len(rows), sum(n for n, _ in outcomes), tuple(problems))
+    volumes = sum(n for n, _ in outcomes)
+    return Validation(deep, len(rows), volumes, tuple(problems), absent(location, rows))
 
 
 @dataclass(frozen=True)
