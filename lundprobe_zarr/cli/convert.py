@@ -188,6 +188,7 @@ def finalise(
     """
     from lundprobe_zarr.cli import converter
     from lundprobe_zarr.cli.console import count, listing, say
+    from lundprobe_zarr.store.remedy import convert_again
 
     location = locate(dataset, storage_options)
     published = converter.finalise(location, rebuild)
@@ -197,7 +198,9 @@ def finalise(
         say(f"Incomplete: {published.absent}.", "yellow")
         say(f"  lundprobe-zarr convert SOURCE {shlex.quote(location.url)} converts who is missing.")
     if published.left_out:
-        say(f"Left out {count(len(published.left_out), 'store')}; convert them again:")
+        say(f"Left out {count(len(published.left_out), 'store')}:")
         listing(published.left_out)
+        names = [line.partition(".zarr: ")[0] for line in published.left_out]
+        say(f"To convert again: {convert_again(location.url, names)}")
         raise typer.Exit(NO_DATASET)
     say(f"Next: lundprobe-zarr info {shlex.quote(location.url)}")

@@ -32,6 +32,7 @@ from lundprobe_zarr.store.objects import (
     store_objects,
     table_files,
 )
+from lundprobe_zarr.store.remedy import remedy
 
 #: Objects up to this size are compared whole with what is there already: as cheap as asking.
 _SMALL = 1 << 20
@@ -279,10 +280,10 @@ class _Copier:
 
     def _require_sound(self, read: _Sent, item: StoreObject) -> None:
         if item.sha256 is not None and read.sha256.hex() != item.sha256:
+            where = self._source.path(read.name)
             raise DamagedStoreError(
-                f"{self._source.path(read.name)}: {read.size} bytes that are not those written at "
-                f"conversion ({item.size} bytes, SHA-256 {item.sha256}); convert this patient "
-                "again, then copy again"
+                f"{where}: {read.size} bytes that are not those written at conversion "
+                f"({item.size} bytes, SHA-256 {item.sha256}); {remedy(where)}; then run this again"
             )
 
     def _require_arrived(self, sent: _Sent, known: bytes | None) -> None:
