@@ -220,7 +220,7 @@ def test_destinations_that_cannot_be_written(dataset, web, empty_s3, tmp_path):
     with pytest.raises(DatasetError):
         copy_dataset(Location(dataset), Location(tmp_path / "file"))
     with pytest.raises(NotADatasetError):
-        copy_dataset(Location(tmp_path), Location(tmp_path / "d"))
+        copy_dataset(Location(tmp_path / "nothing"), Location(tmp_path / "d"))
 
 
 def test_copy_of_a_dataset_into_itself_is_refused(copied, tmp_path, empty_s3):

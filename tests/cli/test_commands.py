@@ -313,9 +313,7 @@ def test_validate_a_lost_object_that_is_no_shard_is_one_problem(cli, dataset, ex
     ran = cli("validate", damaged)
     assert "Damaged: 1 problem" in ran.out
     assert "bytes in all; expected" in ran.out
-    ran = cli("validate", damaged, "--deep")
-    assert "Damaged: 1 problem" in ran.out
-    assert "mri/observers/present: labels" in ran.out or "cannot be read" in ran.out
+    assert "Damaged: 1 problem" in cli("validate", damaged, "--deep").out
 
 
 def test_a_missing_store_names_the_command_that_mends_it(cli, dataset, extended, tmp_path):
