@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
 import os
@@ -18,22 +19,27 @@ from typing import Any, Protocol
 
 import dask
 from distributed import Client, LocalCluster, as_completed, get_worker
+from distributed.comm.core import connect
+from distributed.security import Security
 
-from lundprobe_zarr.errors import DamagedStoreError, NotADatasetError, UsageError
+from lundprobe_zarr.errors import DatasetError, UsageError
 from lundprobe_zarr.schema.precision import PRECISIONS, Precision
 from lundprobe_zarr.store.location import Location
-from lundprobe_zarr.store.metadata import parse_store
 
+from .claim import announced
 from .inventory import Inventory, PatientSource
+from .mixing import require_unmixed, strangers
 from .patient import PatientResult, convert_patient
 from .place import located, remove_leftovers, require_usable
-from .publish import finalise, store_names
-from .state import are_current
+from .publish import finalise
+from .state import Failures, are_current, remember_source
 
 #: Topic on which workers report bytes as files are stored.
 _TOPIC = "lundprobe-progress"
 #: Tasks in the scheduler's hands per worker: enough to keep it busy, few enough for any size.
 _AHEAD = 3
+#: A scheduler that runs answers within this time.
+_PATIENCE_SECONDS = 10.0
 
 
 class Reporter(Protocol):
@@ -64,7 +70,12 @@ class Silent:
 
 @dataclass
 class Report:
-    """Outcome of a conversion: every patient's result, what was skipped or odd in the source."""
+    """Outcome of a conversion: every patient's result, what was skipped or odd in the source.
+
+    `not_in_source` are patients in the dataset whom the source does not have; their stores stay.
+    Not looked for when only some patients were asked for, or a share. `unpublished` is why the
+    tables could not be written, where patients failed.
+    """
 
     source: str
     destination: str
@@ -72,8 +83,10 @@ class Report:
     results: list[PatientResult] = field(default_factory=list)
     skipped_folders: tuple[str, ...] = ()
     findings: tuple[str, ...] = ()
+    not_in_source: tuple[str, ...] = ()
     seconds: float = 0.0
     interrupted: bool = False
+    unpublished: str | None = None
 
     def count(self, status: str) -> int:
         """Number of patients with that status."""
@@ -92,9 +105,11 @@ class Report:
             "precision": self.precision,
             "seconds": round(self.seconds, 3),
             "interrupted": self.interrupted,
+            "unpublished": self.unpublished,
             "counts": {s: self.count(s) for s in ("converted", "skipped", "failed")},
             "skipped_folders": list(self.skipped_folders),
             "findings": list(self.findings),
+            "not_in_source": list(self.not_in_source),
             "patients": [r.to_json() for r in self.results],
         }
         path = path.resolve()
@@ -128,12 +143,21 @@ def convert(
     Patients whose source has not changed are skipped; one that fails fails alone. Afterwards
     tables, manifest and card are written of all stores there (unless `options.publish` is off,
     as for the shares of a job array). An interrupt stops cleanly: the report says so.
-    Raises `UsageError` for options that make no sense or clash with what is there, `DatasetError`
-    for a place that cannot be written, both before any patient is converted.
+    Raises `UsageError` for options that make no sense or clash with what is there, or while another
+    conversion is at work on these patients there, and `DatasetError` for a place that cannot be
+    written, all before any patient is converted.
     """
     options, reporter = options or Options(), reporter or Silent()
     dataset = located(destination)
     _require_usable(inventory, dataset, options)
+    with announced(dataset, [p.patient_id for p in inventory.patients]):
+        require_unmixed(inventory, dataset, options.precision, options.overwrite)
+        return _convert(inventory, dataset, options, reporter)
+
+
+def _convert(
+    inventory: Inventory, dataset: Location, options: Options, reporter: Reporter
+) -> Report:
     started = time.perf_counter()
     report = Report(
         str(inventory.root),
@@ -141,22 +165,32 @@ def convert(
         options.precision,
         skipped_folders=inventory.skipped,
         findings=inventory.findings,
+        not_in_source=strangers(inventory, dataset) if inventory.is_whole else (),
     )
+    remember_source(dataset, inventory)
     todo = _skip_current(inventory, dataset, options, report)
     _convert_all(todo, dataset, options, report, reporter)
+    _note_failures(dataset, report)
     report.seconds = time.perf_counter() - started
     if options.publish and not report.interrupted:
         _publish(dataset, report)
     return report
 
 
+def _note_failures(dataset: Location, report: Report) -> None:
+    failures = Failures(dataset)
+    for result in report.results:
+        failures.note(result.patient_id, result.error)
+
+
 def _publish(dataset: Location, report: Report) -> None:
     try:
         left_out = finalise(dataset).left_out
-    except NotADatasetError:
-        if report.count("converted") + report.count("skipped"):
+    except DatasetError as error:
+        if not report.failures:
             raise
-        return  # every patient failed, as the report says
+        report.unpublished = str(error)  # such as that every patient failed
+        return
     report.findings += tuple(f"left out of the tables: {line}" for line in left_out)
 
 
@@ -175,8 +209,6 @@ def _require_usable(inventory: Inventory, dataset: Location, options: Options) -
             "outside it"
         )
     require_usable(dataset, options.scratch)
-    if not options.overwrite:
-        _require_same_precision(dataset, options.precision)
 
 
 def _require_apart(source: Path, destination: Path) -> None:
@@ -185,22 +217,6 @@ def _require_apart(source: Path, destination: Path) -> None:
         raise UsageError(
             f"destination {target} and source {source} overlap; expected separate folders"
         )
-
-
-def _require_same_precision(dataset: Location, precision: Precision) -> None:
-    """One dataset, one precision: the first readable store tells which."""
-    for name in store_names(dataset):
-        try:
-            store = parse_store(dataset.read(f"patients/{name}/zarr.json"), name)
-        except (DamagedStoreError, FileNotFoundError):  # to be converted again
-            continue
-        there = store.attributes["precision"]
-        if there != precision:
-            raise UsageError(
-                f"{dataset.url} was converted with precision {there}, not {precision}; choose "
-                f"--precision {there}, another destination, or convert all again with --overwrite"
-            )
-        return
 
 
 def _skip_current(
@@ -270,14 +286,7 @@ def _subscription(client: Client, advanced: Callable[[int], None]) -> Iterator[N
 @contextmanager
 def _client(options: Options, patients: int) -> Iterator[Client]:
     if options.scheduler is not None:
-        try:
-            client = Client(options.scheduler, timeout="10s")
-        except (OSError, ValueError) as error:
-            raise UsageError(
-                f"--scheduler {options.scheduler}: {error}; expected the address of a running dask "
-                "scheduler, e.g. tcp://10.0.0.1:8786"
-            ) from error
-        with client:
+        with _remote_client(options.scheduler) as client:
             yield client
         return
     with ExitStack() as stack:
@@ -285,6 +294,30 @@ def _client(options: Options, patients: int) -> Iterator[Client]:
             cluster = stack.enter_context(_local_cluster(options, patients))
             client = stack.enter_context(Client(cluster))
         yield client
+
+
+def _remote_client(address: str) -> Client:
+    """A client of the scheduler at `address`; raises `UsageError` if none answers there soon."""
+    try:
+        asyncio.run(asyncio.wait_for(_greet(address), _PATIENCE_SECONDS))
+        return Client(address, timeout=_PATIENCE_SECONDS)
+    except (OSError, ValueError, MemoryError) as error:
+        raise UsageError(
+            f"--scheduler {address}: {_silence(error)}; expected the address of a running dask "
+            "scheduler, e.g. tcp://10.0.0.1:8786"
+        ) from error
+
+
+def _silence(error: BaseException) -> str:
+    if isinstance(error, MemoryError):  # its greeting was read as a length
+        return "what answers there is no dask scheduler"
+    return str(error) or f"no answer of a dask scheduler within {_PATIENCE_SECONDS:.0f} s"
+
+
+async def _greet(address: str) -> None:
+    """Shake hands with a scheduler; `Client` waits for ever for any other server."""
+    comm = await connect(address, **Security().get_connection_args("client"))
+    await comm.close()
 
 
 #: What a worker's malloc does, set before it starts. dask's own setting returns every freed block

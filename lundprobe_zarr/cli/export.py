@@ -22,7 +22,8 @@ def export(
     """Write a patient back as the NIfTI files it came from.
 
     Each file is checked against the hash of the original's uncompressed bytes, but for those
-    whose values conversion rounded; they are listed.
+    whose values conversion rounded; they are listed. The patient's folder appears once it is
+    whole, so an export that was broken off can simply be run again.
     """
     from lundprobe_zarr.cli.console import count, listing, say
     from lundprobe_zarr.cli.phantom import steps

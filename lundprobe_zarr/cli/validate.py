@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import shlex
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from lundprobe_zarr.cli.place import Dataset, StorageOptions, locate
 from lundprobe_zarr.cli.status import NO_DATASET
+
+if TYPE_CHECKING:
+    from lundprobe_zarr.store.validate import Problem
 
 
 def validate(
@@ -39,13 +44,29 @@ def validate(
     with steps("Validating", total) as step:
         found = look(location, deep, workers, on_store=lambda patient: step(f"{patient} looked at"))
     if report is not None:
+        report.parent.mkdir(parents=True, exist_ok=True)
         report.write_text(found.to_json(), encoding="utf-8")
     seen = f"{count(found.stores, 'store')}, {count(found.volumes, 'volume')}"
+    if found.absent is not None:
+        say(f"Incomplete: {found.absent}.", "yellow")
     if not found.problems:
         how = "every byte read" if deep else "quick look; --deep reads every byte"
         say(f"Sound: {seen} ({how}).")
         return
     say(f"Damaged: {count(len(found.problems), 'problem')} in {seen}:", "red")
     listing((str(problem) for problem in found.problems), most=50)
-    say("Remedy: convert the patients named again, or copy their stores again; see above.")
+    _show_remedy(location.url, found.problems)
     raise typer.Exit(NO_DATASET)
+
+
+def _show_remedy(url: str, problems: Sequence[Problem]) -> None:
+    from lundprobe_zarr.cli.console import say
+    from lundprobe_zarr.store.remedy import convert_again
+
+    damaged = dict.fromkeys(p.patient_id for p in problems if p.patient_id is not None)
+    if damaged:
+        say("Remedy: convert these patients again, or copy their stores again:")
+        say(f"  {convert_again(url, damaged)}")
+    if any(p.patient_id is None for p in problems):
+        say("Remedy for the tables: write them anew:")
+        say(f"  lundprobe-zarr finalise {shlex.quote(url)} --rebuild")

@@ -32,6 +32,7 @@ from lundprobe_zarr.store.dataset import open_store
 from lundprobe_zarr.store.decoding import cores, decoded
 from lundprobe_zarr.store.location import Location, Range
 from lundprobe_zarr.store.metadata import StoreMetadata, VolumeArray, shard_key
+from lundprobe_zarr.store.remedy import remedy
 from lundprobe_zarr.store.shard import EMPTY, Box, ShardCodec
 from lundprobe_zarr.vocabulary.files import Label
 
@@ -48,7 +49,6 @@ TAIL_BYTES = 64 * 1024
 #: the number of chunks, of a few tenths of a millisecond each, that make one worth starting.
 _DECODERS = min(4, cores())
 _FEW_CHUNKS = 3
-_REMEDY = "convert this patient again, or copy the store again"
 
 
 @dataclass(frozen=True)
@@ -288,16 +288,18 @@ class PatchReader:
         except FileNotFoundError as error:
             named = {self.location.path(self._name(p)): p for p in parts}
             part = named[str(error.filename)]
+            where = self._where(part)
             raise DamagedStoreError(
-                f"{self._where(part)}: not there; expected a shard of "
-                f"{self._stored_bytes(part)} bytes; {_REMEDY}"
+                f"{where}: not there; expected a shard of {self._stored_bytes(part)} bytes; "
+                f"{remedy(where)}"
             ) from error
 
     def _tail(self, part: Part, wanted: Range, data: bytes) -> _Tail:
         if len(data) != wanted.stop - wanted.start:
+            where = self._where(part)
             raise DamagedStoreError(
-                f"{self._where(part)}: {wanted.start + len(data)} bytes or fewer; expected "
-                f"{wanted.stop}; the file is truncated: {_REMEDY}"
+                f"{where}: {wanted.start + len(data)} bytes or fewer; expected {wanted.stop}: the "
+                f"file is truncated; {remedy(where)}"
             )
         codec = self._codecs[part.array]
         index = codec.decode_index(data[-codec.index_bytes :], self._where(part))
@@ -363,8 +365,8 @@ class PatchReader:
         codec, where = self._codecs[part.array], _Where(self, part, chunk.place)
         if len(data) != chunk.stop - chunk.start:
             raise DamagedStoreError(
-                f"{where}: {len(data)} bytes; expected {chunk.stop - chunk.start}; the file is "
-                f"truncated: {_REMEDY}"
+                f"{where}: {len(data)} bytes; expected {chunk.stop - chunk.start}: the file is "
+                f"truncated; {remedy(str(where))}"
             )
         voxels = decoded(codec, data, where)
         inside, target = [], []
