@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, SupportsIndex, overload
 import numpy as np
 import pyarrow as pa
 
+from lundprobe_zarr.cohort.arrow import to_arrow
 from lundprobe_zarr.cohort.patient import Patient
 from lundprobe_zarr.cohort.predicate import parse_predicate
 from lundprobe_zarr.cohort.query import restricted, run_query
@@ -120,7 +121,7 @@ class Cohort:
         )
 
     def _counts(self) -> str:
-        table = self._source.columns("patients", ["part", "protocol"]).take(pa.array(self._rows))
+        table = self._source.columns("patients", ["part", "protocol"]).take(to_arrow(self._rows))
         pairs = Counter(zip(*table.to_pydict().values(), strict=True))
         counted = [f"{n} {part} {protocol}" for (part, protocol), n in sorted(pairs.items())]
         return ", ".join(counted) or "none"
