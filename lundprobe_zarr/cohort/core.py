@@ -60,6 +60,10 @@ def load_cohort(
 ) -> Cohort:
     """The cohort that `Cohort.save` wrote to the local file `path`, of the dataset at `url`.
 
+    The dataset has to be the one it was saved from: the same name, DOI, schema version and
+    precision, and the same patients, each with the same id, part, protocol, store and bytes of
+    source files. Where it is and when it was converted does not matter; values are not compared.
+
     Raises `UsageError` if the file is not sound or was changed, if it was saved from another
     dataset (the message says what differs) or if a patient is absent; else as `open_cohort`.
     """
