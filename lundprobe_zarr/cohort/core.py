@@ -191,7 +191,9 @@ class Cohort:
     def _numbered(self, number: int) -> str:
         if -len(self) <= number < len(self):
             return self.ids[number]
-        raise PatientIndexError(f"no patient number {number} in this cohort of {len(self)}")
+        raise PatientIndexError(
+            f"no patient number {number} in this cohort of {len(self)}; numbers begin at 0"
+        )
 
     def where(self, predicate: str) -> Cohort:
         """The patients of this cohort for whom an SQL predicate holds.

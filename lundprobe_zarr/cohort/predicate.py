@@ -174,7 +174,7 @@ def parse_predicate(text: str) -> Predicate:
     """
     if not isinstance(text, str):
         raise UsageError(
-            f"predicate {text!r}: is {type(text).__name__}; expected SQL text such as "
+            f"the predicate is {type(text).__name__}; expected SQL text such as "
             "\"protocol = 'newAcq'\"; choose patients by id with cohort[[...]]"
         )
     try:

@@ -10,13 +10,15 @@ from lundprobe_zarr.cohort.source import Rows, Source
 from lundprobe_zarr.schema.tables import TABLES
 from lundprobe_zarr.store.sql import parse_select, session, tables_of
 
+_SYNTAX = "a SELECT as DuckDB has it; a condition alone goes to cohort.where(...)"
+
 
 def run_query(source: Source, text: str, rows: Rows) -> pa.Table:
     """Result of a SELECT over the tables, as seen by the patients in `rows`.
 
     Raises `QueryError` if it is not one SELECT of these tables alone, before anything is read.
     """
-    names = tables_of(parse_select(text), TABLES, text)
+    names = tables_of(parse_select(text, expected=_SYNTAX), TABLES, text)
     with session(text, {n: empty(TABLES[n].schema) for n in names}) as connection:
         connection.execute(f"EXPLAIN\n{text}")
     tables = {name: restricted(source, name, rows) for name in names}

@@ -64,10 +64,13 @@ class Source:
     def columns(self, name: str, columns: Collection[str]) -> pa.Table:
         """Some columns of a table; what was read before is not read again, and no others are.
 
-        What names a segmentation may come as Arrow dictionaries.
+        From elsewhere than a disk the table's files are fetched whole, so all of it is kept. What
+        names a segmentation may come as Arrow dictionaries.
 
         Raises as `table` does, and `DatasetError` if the table lacks one of the columns.
         """
+        if not self.location.is_local:
+            self.table(name)
         table = self._whole.get(name, self._parts.get(name))
         known = set() if table is None else set(table.column_names)
         if table is None or not (name in self._whole or known.issuperset(columns)):

@@ -9,7 +9,8 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 
-from lundprobe_zarr.vocabulary.names import OBSERVERS, PARTS, PROTOCOLS, is_patient_id
+from lundprobe_zarr.vocabulary.names import OBSERVERS, PARTS, PROTOCOLS, STRUCTURES, is_patient_id
+from lundprobe_zarr.vocabulary.nearest import nearest
 
 _SHOWN_CHARACTERS = 300
 #: How messages begin: the class of DuckDB's error.
@@ -77,6 +78,15 @@ def _unknown_function(found: re.Match[str]) -> str:
     return f"no function {found[1]!r}{near}"
 
 
+def _unknown_column(found: re.Match[str]) -> str:
+    name, candidates = found[1], re.findall(r'"(\w+)"', found[2])
+    texts = nearest(name, STRUCTURES)
+    quoted = f"; a text takes single quotes: {', '.join(map(repr, texts))}" if texts else ""
+    close = nearest(name, candidates)
+    near = f"; nearest: {', '.join(close)}" if close else ""
+    return unquoted(name) or f"no column {name!r} in what is selected from{near}{quoted}"
+
+
 _PHRASES: tuple[tuple[re.Pattern[str], Callable[[re.Match[str]], str | None]], ...] = (
     (re.compile(r"Cannot compare values of type (.+?) and type (.+?) - an explicit"), _compared),
     (
@@ -111,7 +121,7 @@ _PHRASES: tuple[tuple[re.Pattern[str], Callable[[re.Match[str]], str | None]], .
         lambda found: f"{found[2]} has no {found[1]!r}",
     ),
     (
-        re.compile(r"Referenced column \"(\w+)\" not found"),
-        lambda found: unquoted(found[1]),
+        re.compile(r"Referenced column \"(.+?)\" not found in FROM clause!(.*)"),
+        _unknown_column,
     ),
 )

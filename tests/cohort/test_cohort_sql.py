@@ -168,7 +168,10 @@ def test_the_databases_settings_are_locked() -> None:
     ("query", "message"),
     [
         ("SELECT * FROM patient", "no table 'patient' to read; nearest: patients"),
-        ("SELECT volum FROM structures", 'Referenced column "volum" not found.*volume_cc"'),
+        ("SELECT volum FROM structures", "no column 'volum' in what is .*; nearest: volume_cc$"),
+        ("FROM structures WHERE structure = CTV", "'CTV' .*; a text takes .* quotes: 'CTVT_427'$"),
+        ("FROM structures WHERE structure = BODY", "'BODY' .*; a text takes .* quotes: 'BODY'$"),
+        ("protocol = 'newAcq'", r"syntax error .*; a condition alone goes to cohort\.where"),
         ("SELECT 1 FROM", "syntax error"),
         ("SELECT sin(protocol) FROM patients", "sin cannot take text$"),
         ("SELECT 1 FROM structures WHERE grid = mri", "a text takes single quotes: 'mri'$"),
