@@ -3,6 +3,7 @@
 Two conversions of one patient at a time would be in each other's way. Each therefore announces its
 patients in the dataset before it begins, and gives way to one that has. In a bucket, which has no
 rename, they could even mix their objects: there each patient is claimed once more as it is sent.
+Of those that claim at once, the one whose name comes first goes on.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import socket
 import threading
 import time
 import uuid
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from typing import Any
@@ -27,6 +28,8 @@ from lundprobe_zarr.store.memory import NOTES
 #: than a network's disk may show what was there before, a minute as a rule.
 _BEAT_SECONDS = 10.0
 _DEAD_SECONDS = 90.0
+#: What a claim says: whether its conversion goes on already, or looks for others yet.
+_WAITS, _GOES_ON = "waits", "goes on"
 
 
 def writer() -> str:
@@ -53,21 +56,24 @@ def announced(dataset: Location, patients: Iterable[str]) -> Iterator[None]:
     """Within, no other conversion of any of these patients into the dataset begins.
 
     Those of other patients, such as the shares of a job array, may run beside it. Raises
-    `UsageError` that says who is at work. Of two that begin at once both may give way.
+    `UsageError` that says who is at work. Of several that begin at once one goes on.
     """
     folder, mine, wanted = f"{NOTES}/runs", writer(), set(patients)
     said = {"since": datetime.now(UTC).isoformat(" ", "seconds"), "patients": sorted(wanted)}
-    with _beating(dataset, f"{folder}/{mine}", said):
+    claim = f"{folder}/{mine}"
+    with _beating(dataset, claim, said) as begin:
         others = {c: _parsed(_read(dataset, c)) for c in _claims(dataset, folder, mine)}
         shared = {c: _shared(other, wanted) for c, other in others.items()}
-        for claim in _living(dataset, [c for c in others if shared[c]]):
-            host, process = _named(claim)
+        other = _in_the_way(dataset, claim, [c for c in others if shared[c]])
+        if other is not None:
+            host, process = _named(other)
             raise UsageError(
                 f"{dataset.url}: another conversion is at work there, process {process} on {host} "
-                f"since {others[claim].get('since')}, on {shared[claim]} of the "
+                f"since {others[other].get('since')}, on {shared[other]} of the "
                 f"{len(wanted)} patients asked for; expected one at a time; wait for it or stop "
                 "it, then run the same command again; to share the work give each a --part i/N"
             )
+        begin()
         yield
 
 
@@ -80,15 +86,18 @@ def _shared(other: Mapping[str, Any], wanted: set[str]) -> int:
 def claimed(dataset: Location, patient_id: str) -> Iterator[None]:
     """Within, no other conversion sends this patient to the bucket.
 
-    Raises `DatasetError` if another does. Of two that begin at once both may give way.
+    Raises `DatasetError` if another does. Of several that begin at once one goes on.
     """
     folder, mine = f"{NOTES}/claims/{patient_id}", writer()
-    with _beating(dataset, f"{folder}/{mine}", {}):
-        for claim in _living(dataset, _claims(dataset, folder, mine)):
+    claim = f"{folder}/{mine}"
+    with _beating(dataset, claim, {}) as begin:
+        other = _in_the_way(dataset, claim, _claims(dataset, folder, mine))
+        if other is not None:
             raise DatasetError(
-                f"{dataset.path(claim)}: another conversion is sending this patient just now; "
+                f"{dataset.path(other)}: another conversion is sending this patient just now; "
                 "expected one at a time; run again once it is done"
             )
+        begin()
         yield
 
 
@@ -104,49 +113,64 @@ def _beat_seconds(dataset: Location) -> float:
 
 
 @contextmanager
-def _beating(dataset: Location, claim: str, said: Mapping[str, Any]) -> Iterator[None]:
-    ended = threading.Event()
+def _beating(
+    dataset: Location, claim: str, said: Mapping[str, Any]
+) -> Iterator[Callable[[], None]]:
+    """A claim written again and again, which says that it waits until what is given is called.
+
+    Whoever lists the claims after this one was written sees it; whoever did so before says soon
+    that it goes on. So none begins while another does.
+    """
+    ended, writing, state = threading.Event(), threading.Lock(), [_WAITS]
 
     def write() -> None:
-        dataset.write(claim, json.dumps({**said, "beat": uuid.uuid4().hex}).encode())
+        with writing:
+            says = {**said, "state": state[0], "beat": uuid.uuid4().hex}
+            dataset.write(claim, json.dumps(says).encode())
 
     def beat() -> None:
         while not ended.wait(_beat_seconds(dataset)):
             with suppress(DatasetError):  # the next may get through
                 write()
 
+    def begin() -> None:
+        state[0] = _GOES_ON
+        write()
+
     write()
     thread = threading.Thread(target=beat, daemon=True)
     thread.start()
     try:
-        yield
+        yield begin
     finally:
         ended.set()
         thread.join()
         dataset.delete(claim)
 
 
-def _living(dataset: Location, claims: Iterable[str]) -> list[str]:
-    """Those of `claims` that are renewed; if none is, all are of the dead and are removed."""
-    dead, watched = [], {}
-    for claim in claims:
-        if is_alive(claim.rpartition("/")[2]) is False:
-            dead.append(claim)
-        else:
-            watched[claim] = _read(dataset, claim)
-    until = time.monotonic() + _DEAD_SECONDS
+def _in_the_way(dataset: Location, mine: str, claims: Iterable[str]) -> str | None:
+    """The one of `claims` to give way to, if any; returns once all others are gone.
+
+    It is renewed, and goes on or comes before `mine`. Those of the dead are removed.
+    """
+    watched = {claim: (_read(dataset, claim), time.monotonic()) for claim in claims}
     while watched:
-        now = {claim: _read(dataset, claim) for claim in watched}
-        renewed = [c for c in watched if now[c] is not None and now[c] != watched[c]]
-        if renewed:
-            return renewed
-        watched = {c: said for c, said in watched.items() if now[c] is not None}
-        if time.monotonic() >= until:
-            break
-        time.sleep(min(_beat_seconds(dataset), _DEAD_SECONDS) / 5)
-    for claim in (*dead, *watched):
-        dataset.delete(claim)
-    return []
+        for claim, (last, since) in list(watched.items()):
+            now = _read(dataset, claim)
+            if now is None:
+                del watched[claim]
+            elif is_alive(claim.rpartition("/")[2]) is False or (
+                now == last and time.monotonic() - since > _DEAD_SECONDS
+            ):
+                dataset.delete(claim)
+                del watched[claim]
+            elif now != last:
+                if claim < mine or _parsed(now).get("state") != _WAITS:
+                    return claim
+                watched[claim] = now, time.monotonic()
+        if watched:
+            time.sleep(min(_beat_seconds(dataset), _DEAD_SECONDS) / 5)
+    return None
 
 
 def _parsed(said: bytes | None) -> Mapping[str, Any]:

@@ -18,6 +18,7 @@ import typer
 
 from lundprobe_zarr.cli.place import Dataset, StorageOptions, parse_options
 from lundprobe_zarr.errors import QueryError, UnknownLabelError, UsageError
+from lundprobe_zarr.vocabulary.nearest import suggestion
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -103,8 +104,8 @@ def _columns(given: str | None, known: Sequence[str], form: Format) -> list[str]
     unknown = [c for c in names if c not in known]
     if unknown:
         raise UnknownLabelError(
-            f"--columns: no column {', '.join(unknown)} in the patients table; it has "
-            f"{', '.join(known)}"
+            f"--columns: no column {', '.join(unknown)} in the patients table; "
+            f"{suggestion(unknown[0], known)}; `lundprobe-zarr info DATASET --columns` lists all"
         )
     return names
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, SupportsIndex, overload
 import numpy as np
 import pyarrow as pa
 
+from lundprobe_zarr.cohort.arrow import to_arrow
 from lundprobe_zarr.cohort.patient import Patient
 from lundprobe_zarr.cohort.predicate import parse_predicate
 from lundprobe_zarr.cohort.query import restricted, run_query
@@ -58,6 +59,10 @@ def load_cohort(
     storage_options: Mapping[str, Any] | None = None,
 ) -> Cohort:
     """The cohort that `Cohort.save` wrote to the local file `path`, of the dataset at `url`.
+
+    The dataset has to be the one it was saved from: the same name, DOI, schema version and
+    precision, and the same patients, each with the same id, part, protocol, store and bytes of
+    source files. Where it is and when it was converted does not matter; values are not compared.
 
     Raises `UsageError` if the file is not sound or was changed, if it was saved from another
     dataset (the message says what differs) or if a patient is absent; else as `open_cohort`.
@@ -120,7 +125,7 @@ class Cohort:
         )
 
     def _counts(self) -> str:
-        table = self._source.columns("patients", ["part", "protocol"]).take(pa.array(self._rows))
+        table = self._source.columns("patients", ["part", "protocol"]).take(to_arrow(self._rows))
         pairs = Counter(zip(*table.to_pydict().values(), strict=True))
         counted = [f"{n} {part} {protocol}" for (part, protocol), n in sorted(pairs.items())]
         return ", ".join(counted) or "none"
@@ -186,7 +191,9 @@ class Cohort:
     def _numbered(self, number: int) -> str:
         if -len(self) <= number < len(self):
             return self.ids[number]
-        raise PatientIndexError(f"no patient number {number} in this cohort of {len(self)}")
+        raise PatientIndexError(
+            f"no patient number {number} in this cohort of {len(self)}; numbers begin at 0"
+        )
 
     def where(self, predicate: str) -> Cohort:
         """The patients of this cohort for whom an SQL predicate holds.

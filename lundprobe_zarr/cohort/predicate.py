@@ -9,27 +9,31 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cache
 from itertools import groupby
 from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 
+from lundprobe_zarr.cohort.arrow import to_arrow
+from lundprobe_zarr.cohort.examples import explained
 from lundprobe_zarr.cohort.source import SEGMENTATION_KEYS, Rows, Source
 from lundprobe_zarr.errors import QueryError, UsageError
-from lundprobe_zarr.schema.tables import PATIENTS, STRUCTURES_TABLE
+from lundprobe_zarr.schema.tables import PATIENTS, STRUCTURES_TABLE, TABLES
 from lundprobe_zarr.store.sql import (
     Node,
-    changing_functions,
     check_parameter,
+    is_changing,
     is_statement,
     nodes,
     parse_select,
     session,
     shown,
 )
+from lundprobe_zarr.store.sql_words import kind_in_words, unquoted
 from lundprobe_zarr.vocabulary.names import STRUCTURES
-from lundprobe_zarr.vocabulary.nearest import suggestion
+from lundprobe_zarr.vocabulary.nearest import nearest, suggestion
 
 #: What may stand before a structure -> grid and source of the segmentation it means.
 SEGMENTATIONS: dict[str, tuple[str, str]] = {
@@ -52,6 +56,13 @@ _CASTS = {
 #: Of (grid, source, structure): who has it, and the fields asked for, a value a patient each.
 SegmentationReader = Callable[[str, str, str, list[str]], list[Any]]
 _ROW = "row of the patients table"
+#: Tables, and columns of theirs of which a patient has many values: a predicate has none of them.
+_ELSEWHERE = {*TABLES, "fold", "step", "observer", "observers", "structure", "grid", "source"}
+_SYNTAX = (
+    "what SQL has after WHERE, tied together with AND, OR, NOT, e.g. "
+    "protocol = 'newAcq' AND n_fiducials = 3"
+)
+_CONDITION = "expected a condition such as n_fiducials = 3"
 #: Tests for which any field of a structure will do: it is there, or it is not.
 _NULL_TESTS = ("OPERATOR_IS_NULL", "OPERATOR_IS_NOT_NULL")
 _SHELL = "SELECT 1 FROM patients WHERE\n{}\n"
@@ -67,11 +78,15 @@ class Mention(NamedTuple):
 
 @dataclass(frozen=True)
 class Predicate:
-    """A predicate that was found sound: what it says, and what has to be read to decide it."""
+    """A predicate that was found sound: what it says, and what has to be read to decide it.
+
+    `names` are the columns, structures and measures that it compares.
+    """
 
     text: str
     columns: tuple[str, ...]
     mentions: tuple[Mention, ...]
+    names: tuple[str, ...]
 
     def choose(self, source: Source, among: Rows) -> Rows:
         """Those of the patients (by row) for whom it holds.
@@ -81,28 +96,40 @@ class Predicate:
         if self.mentions:  # all that is needed of the structures in one read
             source.segmentations({m.field for m in self.mentions})
         patients = source.columns("patients", self.columns)
-        patients = patients.append_column(_ROW, pa.array(np.arange(patients.num_rows)))
+        patients = patients.append_column(_ROW, to_arrow(np.arange(patients.num_rows)))
         patients = self._flat(patients, source.segmentation)
         if len(among) < patients.num_rows:
-            patients = patients.take(pa.array(among))
+            patients = patients.take(to_arrow(among))
         query = f'SELECT "{_ROW}" FROM patients WHERE (\n{self.text}\n)'
-        with session(self.text, {"chosen": patients}) as connection:
+        with session(self.text, {"chosen": patients}, self._remedy) as connection:
             connection.execute(self._preparation())
             found = connection.execute(query).fetchnumpy()[_ROW]
         return np.sort(np.asarray(found, np.int64))
 
-    def check(self) -> None:
-        """Bind it to an empty table; raises `QueryError` unless DuckDB takes it as a predicate."""
-        empty = PATIENTS.schema.empty_table().append_column(_ROW, pa.array([], pa.int64()))
-        with session(self.text, {"chosen": self._flat(empty, _nobody)}) as connection:
+    def check(self, strict: bool) -> None:
+        """Try it on a patient without values; raises `QueryError` unless it is a predicate.
+
+        `strict` if a constant that cannot be cast fails now; else once a patient's value needs it.
+        """
+        fields = [pa.nulls(1, f.type) for f in PATIENTS.schema]
+        blank = pa.Table.from_arrays(fields, PATIENTS.schema.names)
+        blank = self._flat(blank.append_column(_ROW, pa.nulls(1, pa.int64())), _nobody)
+        with session(self.text, {"chosen": blank}, self._remedy) as connection:
             connection.execute(self._preparation())
-            query = f"DESCRIBE SELECT (\n{self.text}\n) FROM patients WHERE (\n{self.text}\n)"
-            kind = connection.execute(query).fetchall()[0][1]
+            query = f"SELECT (\n{self.text}\n) FROM patients"
+            kind = connection.execute(f"DESCRIBE {query} WHERE (\n{self.text}\n)").fetchall()[0][1]
+            if strict:
+                connection.execute(query).fetchall()
         if kind != "BOOLEAN":
             raise QueryError(
-                f"{shown(self.text)}: is {kind}, not true or false; expected a condition such as "
-                "n_fiducials = 3"
+                f"{shown(self.text)}: is {kind_in_words(kind)}, not true or false; expected a "
+                f"condition; {self._remedy}"
             )
+
+    @property
+    def _remedy(self) -> str:
+        """What the names are that it compares, and how each is rightly used."""
+        return explained(self.names) or _CONDITION
 
     def _flat(self, patients: pa.Table, read: SegmentationReader) -> pa.Table:
         """The patients with a column for every field that is mentioned, and one for who has it."""
@@ -137,7 +164,7 @@ def _pack(mentions: list[Mention]) -> str:
 
 def _nobody(grid: str, source: str, structure: str, fields: list[str]) -> list[Any]:
     schema = STRUCTURES_TABLE.schema
-    return [pa.array([], kind) for kind in (pa.bool_(), *(schema.field(f).type for f in fields))]
+    return [pa.nulls(1, kind) for kind in (pa.bool_(), *(schema.field(f).type for f in fields))]
 
 
 def parse_predicate(text: str) -> Predicate:
@@ -147,7 +174,7 @@ def parse_predicate(text: str) -> Predicate:
     """
     if not isinstance(text, str):
         raise UsageError(
-            f"predicate {text!r}: is {type(text).__name__}; expected SQL text such as "
+            f"the predicate is {type(text).__name__}; expected SQL text such as "
             "\"protocol = 'newAcq'\"; choose patients by id with cohort[[...]]"
         )
     try:
@@ -155,7 +182,7 @@ def parse_predicate(text: str) -> Predicate:
         for node in nodes(condition):
             _check_node(node, text)
         predicate = _resolve(condition, text)
-        predicate.check()
+        predicate.check(all(_passes_nulls_on(n) for n in nodes(condition)))
     except QueryError as error:
         if is_statement(text):  # `ATTACH 'x.db'` parses as a condition, too
             raise QueryError(
@@ -169,16 +196,23 @@ def parse_predicate(text: str) -> Predicate:
 def _condition(text: str) -> Node:
     """Syntax tree of a predicate; anything around the WHERE clause is more than a predicate."""
     if not text.strip():
-        raise QueryError("the predicate is empty; expected a condition such as n_fiducials = 3")
-    trees = [parse_select(t, _SHELL.format(t)) for t in (text, "true")]
-    condition, _ = (tree.pop("where_clause", None) for tree in trees)
-    if trees[0] != trees[1]:
+        raise QueryError(f"the predicate is empty; {_CONDITION}")
+    tree = parse_select(text, _SHELL.format(text), _SYNTAX)
+    found: Node = tree.pop("where_clause", None)
+    if tree != _bare_shell():
         raise QueryError(
             f"{shown(text)}: holds more than a condition; expected what comes after WHERE, without "
             "ORDER BY, LIMIT, GROUP BY or UNION"
         )
-    found: Node = condition
     return found
+
+
+@cache
+def _bare_shell() -> Node:
+    """What is around a condition."""
+    tree = parse_select("true", _SHELL.format("true"))
+    del tree["where_clause"]
+    return tree
 
 
 def _check_node(node: Node, text: str) -> None:
@@ -191,15 +225,22 @@ def _check_node(node: Node, text: str) -> None:
         check_parameter(node, text)
     if node.get("class") == "FUNCTION" and not node["is_operator"]:
         name = str(node["function_name"]).lower()
-        if name in changing_functions():
+        if is_changing(name):
             raise QueryError(
                 f"{shown(text)}: the value of {name}() changes from run to run; expected a "
                 "condition on the tables alone, so that a cohort stays the same"
             )
 
 
+def _passes_nulls_on(node: Node) -> bool:
+    """Whether what a node gives of nothing is nothing, so that only constants can fail there."""
+    if node.get("class") == "FUNCTION":
+        return bool(node["is_operator"])
+    return node.get("class") != "CASE" and node.get("type") != "OPERATOR_COALESCE"
+
+
 def _resolve(condition: Any, text: str) -> Predicate:
-    columns, mentions = {"patient_id"}, set[Mention]()
+    columns, mentions, compared = {"patient_id"}, set[Mention](), set[str]()
     tests = [n for n in nodes(condition) if n.get("type") in _NULL_TESTS]
     tested = {id(child) for n in tests for child in n["children"]}
     for node in _column_references(condition):
@@ -208,11 +249,22 @@ def _resolve(condition: Any, text: str) -> Predicate:
         path = names[1:] if qualified else names
         if path[0].lower() in _COLUMNS:
             columns.add(_COLUMNS[path[0].lower()])
+            compared.add(_COLUMNS[path[0].lower()])
         else:
-            mentions |= _mentioned(path, text, FIELDS[:1] if id(node) in tested else FIELDS)
+            found = _mentioned(path, text, FIELDS[:1] if id(node) in tested else FIELDS)
+            mentions |= found
+            compared |= set() if id(node) in tested else {_name(found)}
     if any(node.get("class") == "STAR" for node in nodes(condition)):  # COLUMNS('missing_.*')
         columns |= set(_COLUMNS.values())
-    return Predicate(text, tuple(sorted(columns)), tuple(sorted(mentions)))
+    in_order = sorted(compared, key=lambda name: text.lower().find(name.lower()))
+    return Predicate(text, tuple(sorted(columns)), tuple(sorted(mentions)), tuple(in_order))
+
+
+def _name(mentions: set[Mention]) -> str:
+    """How one name that mentions these is written: with its field, or a whole structure."""
+    prefix, structure, field = min(mentions)
+    path = (prefix, structure, field if len(mentions) == 1 else "")
+    return ".".join(p for p in path if p)
 
 
 def _mentioned(names: list[str], text: str, whole: tuple[str, ...]) -> set[Mention]:
@@ -233,17 +285,26 @@ def _mentioned(names: list[str], text: str, whole: tuple[str, ...]) -> set[Menti
 
 
 def _unknown(prefix: str, path: list[str], text: str) -> str:
+    """What to say of a name that is neither a column nor a structure."""
+    name = path[0] if path else ""
+    if prefix and not name:
+        return f"{prefix!r} stands before a structure: write e.g. {prefix}.Rectum.volume_cc"
     if prefix:
-        name = path[0] if path else ""
         return (
             f"no structure {name!r} after {prefix}; {suggestion(name, STRUCTURES)}; write e.g. "
             f"{prefix}.Rectum.volume_cc"
         )
-    name = path[0]
     if name.lower() in FIELDS:
         return f"{name!r} is of a structure: say of which, e.g. Rectum.{name.lower()}"
-    if f'"{name}"' in text:
+    if name.lower() in _ELSEWHERE:
+        return f"{name!r} is not of a patient; ask for it with cohort.sql(...), then choose by id"
+    if said := unquoted(name):
+        return said
+    close = nearest(name, STRUCTURES if len(path) > 1 else [*_COLUMNS.values(), *STRUCTURES])
+    if f'"{name}"' in text and not close:
         return f"no column {name!r}; a text takes single quotes: '{name}'"
+    if len(path) > 1:
+        return f"no structure {name!r}; {suggestion(name, STRUCTURES)}"
     return f"no column {name!r}; {suggestion(name, [*_COLUMNS.values(), *STRUCTURES])}"
 
 

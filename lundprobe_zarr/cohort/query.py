@@ -5,9 +5,12 @@ from __future__ import annotations
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from lundprobe_zarr.cohort.arrow import empty, to_arrow
 from lundprobe_zarr.cohort.source import Rows, Source
 from lundprobe_zarr.schema.tables import TABLES
 from lundprobe_zarr.store.sql import parse_select, session, tables_of
+
+_SYNTAX = "a SELECT as DuckDB has it; a condition alone goes to cohort.where(...)"
 
 
 def run_query(source: Source, text: str, rows: Rows) -> pa.Table:
@@ -15,8 +18,8 @@ def run_query(source: Source, text: str, rows: Rows) -> pa.Table:
 
     Raises `QueryError` if it is not one SELECT of these tables alone, before anything is read.
     """
-    names = tables_of(parse_select(text), TABLES, text)
-    with session(text, {n: TABLES[n].schema.empty_table() for n in names}) as connection:
+    names = tables_of(parse_select(text, expected=_SYNTAX), TABLES, text)
+    with session(text, {n: empty(TABLES[n].schema) for n in names}) as connection:
         connection.execute(f"EXPLAIN\n{text}")
     tables = {name: restricted(source, name, rows) for name in names}
     with session(text, tables) as connection:
@@ -39,6 +42,6 @@ def restricted(source: Source, name: str, rows: Rows) -> pa.Table:
     if len(rows) == len(source.ids):
         return table
     if name == "patients":
-        return table.take(pa.array(rows))
-    ids = source.columns("patients", ["patient_id"]).column(0).take(pa.array(rows))
+        return table.take(to_arrow(rows))
+    ids = source.columns("patients", ["patient_id"]).column(0).take(to_arrow(rows))
     return table.filter(pc.is_in(table.column("patient_id"), value_set=ids.combine_chunks()))

@@ -14,6 +14,7 @@ from typing import Any, ClassVar, Self, TypeVar
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from lundprobe_zarr.errors import UsageError
+from lundprobe_zarr.vocabulary.version import UPGRADE
 
 FORMAT_VERSION = 1
 
@@ -128,7 +129,7 @@ def _parse(path: Path, expected: type[Saved]) -> Saved:
     if isinstance(version, int) and version > FORMAT_VERSION:
         raise UsageError(
             f"{path}: format version {version}; this version of lundprobe-zarr reads "
-            f"up to {FORMAT_VERSION}; upgrade with `pip install -U lundprobe-zarr`"
+            f"up to {FORMAT_VERSION}; {UPGRADE}"
         )
     try:
         return expected.model_validate(raw)

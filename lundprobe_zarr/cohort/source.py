@@ -12,6 +12,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from lundprobe_zarr.cohort.arrow import text_array, to_arrow, to_numpy
 from lundprobe_zarr.cohort.saved import DatasetIdentity
 from lundprobe_zarr.errors import DatasetError
 from lundprobe_zarr.schema.manifest import Manifest
@@ -63,10 +64,13 @@ class Source:
     def columns(self, name: str, columns: Collection[str]) -> pa.Table:
         """Some columns of a table; what was read before is not read again, and no others are.
 
-        What names a segmentation may come as Arrow dictionaries.
+        From elsewhere than a disk the table's files are fetched whole, so all of it is kept. What
+        names a segmentation may come as Arrow dictionaries.
 
         Raises as `table` does, and `DatasetError` if the table lacks one of the columns.
         """
+        if not self.location.is_local:
+            self.table(name)
         table = self._whole.get(name, self._parts.get(name))
         known = set() if table is None else set(table.column_names)
         if table is None or not (name in self._whole or known.issuperset(columns)):
@@ -111,14 +115,14 @@ class Source:
         if key not in self._row_of_segmentation:
             self._row_of_segmentation[key] = self._find(table, key)
         rows = self._row_of_segmentation[key]
-        taken = pa.array(rows, mask=rows < 0)
-        return [pa.array(rows >= 0), *(table.column(f).take(taken) for f in fields)]
+        taken = to_arrow(rows, rows >= 0)
+        return [taken.is_valid(), *(table.column(f).take(taken) for f in fields)]
 
     def _find(self, table: pa.Table, key: tuple[str, str, str]) -> Rows:
         """Row of the structures table for every patient, -1 for those who have none."""
         wanted = np.ones(table.num_rows, bool)
         for column, value in zip(SEGMENTATION_KEYS[1:], key, strict=True):
-            wanted &= _places(table.column(column), pa.array([value])) == 0
+            wanted &= _places(table.column(column), text_array(value)) == 0
         if self._patient_of_row is None:
             everyone = self.columns("patients", ["patient_id"]).column(0).combine_chunks()
             self._patient_of_row = _places(table.column("patient_id"), everyone)
@@ -167,11 +171,11 @@ def _places(column: pa.ChunkedArray, among: pa.Array) -> npt.NDArray[np.int32]:
     """
     chunks = [c if pa.types.is_dictionary(c.type) else c.dictionary_encode() for c in column.chunks]
     texts = pa.chunked_array([c.dictionary for c in chunks], pa.string())
-    found = pc.fill_null(pc.index_in(texts, value_set=among), -1).to_numpy()
+    found = to_numpy(pc.index_in(texts, value_set=among).combine_chunks(), null=-1)
     places, start = [np.empty(0, np.int32)], 0
     for chunk in chunks:
         stop = start + len(chunk.dictionary)
         looked_up = np.append(found[start:stop], np.int32(-1))  # the last for nulls
-        places.append(looked_up[pc.fill_null(chunk.indices, stop - start).to_numpy()])
+        places.append(looked_up[to_numpy(chunk.indices, null=stop - start)])
         start = stop
     return np.concatenate(places)

@@ -78,6 +78,9 @@ class Splits:
 def load_splits(path: str | os.PathLike[str], cohort: Cohort) -> Splits:
     """The splits saved in a local file, of the patients of `cohort`.
 
+    The dataset has to be the one they were saved from, as `load_cohort` says; `cohort` may hold
+    more patients than the splits do.
+
     Raises `UsageError` if the file was changed or is none, if its sets overlap, if it was saved
     from another dataset (the message says what differs), or if a patient is not in `cohort`.
     """

@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
 from lundprobe_zarr.errors import DatasetError, SchemaVersionError
 from lundprobe_zarr.schema.layout import SCHEMA_VERSION
 from lundprobe_zarr.schema.precision import Precision
+from lundprobe_zarr.vocabulary.version import UPGRADE
 
 MANIFEST_NAME = "lundprobe.json"
 
@@ -94,7 +95,7 @@ def parse_manifest(text: str | bytes, where: str) -> Manifest:
     if isinstance(version, int) and version > SCHEMA_VERSION:
         raise SchemaVersionError(
             f"{where}: schema version {version}; this version of lundprobe-zarr reads up to "
-            f"{SCHEMA_VERSION}; upgrade with `pip install -U lundprobe-zarr`"
+            f"{SCHEMA_VERSION}; {UPGRADE}"
         )
     try:
         return Manifest.model_validate(raw)

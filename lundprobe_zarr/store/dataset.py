@@ -38,6 +38,11 @@ def open_manifest(location: Location) -> Manifest:
     try:
         return parse_manifest(location.read(MANIFEST_NAME), where)
     except (FileNotFoundError, NotADirectoryError) as error:
+        if location.url.endswith(f"/{MANIFEST_NAME}"):
+            raise NotADatasetError(
+                f"{location.url}: a manifest; expected the root of a converted dataset, which is "
+                "the folder that holds it; leave out the last part"
+            ) from error
         raise NotADatasetError(
             f"{where}: not there; expected the root of a converted dataset; convert with "
             "`lundprobe-zarr convert SRC DEST`, and after `--part` runs `lundprobe-zarr finalise`"

@@ -26,6 +26,29 @@ _NO_CREDENTIALS = re.compile(r"Credential|Auth|RefreshError|TokenRetrieval|SSO")
 _UNREACHABLE = re.compile(r"Connect|Disconnect|Timeout|ServiceRequest|DNS|Transport")
 #: Statuses that may pass by themselves.
 _TRANSIENT = (429, 500, 502, 503, 504)
+#: What S3 calls credentials that it does not take; it answers some of them with status 400.
+_REFUSED = {
+    "AuthorizationHeaderMalformed",
+    "ExpiredToken",
+    "InvalidAccessKeyId",
+    "InvalidClientTokenId",
+    "InvalidSecurity",
+    "InvalidToken",
+    "RequestTimeTooSkewed",
+    "SignatureDoesNotMatch",
+    "TokenRefreshRequired",
+    "UnrecognizedClientException",
+}
+#: Where credentials are set, by how a URL begins.
+_CREDENTIALS = {
+    ("s3://", "s3a://"): "`storage_options` (key, secret, for temporary ones token), or set "
+    "AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and AWS_SESSION_TOKEN, or AWS_PROFILE",
+    ("gs://", "gcs://"): "`storage_options` (token: a file of them), or set "
+    "GOOGLE_APPLICATION_CREDENTIALS to that file",
+    ("az://", "abfs://", "abfss://"): "`storage_options` (account_name and account_key or "
+    "sas_token), or set AZURE_STORAGE_CONNECTION_STRING",
+    ("http://", "https://"): "`storage_options` (headers), or in the URL",
+}
 #: Options that say where, not who: worth showing in a message.
 _PUBLIC_OPTIONS = (
     "endpoint_url",
@@ -65,6 +88,16 @@ def _status_of(error: BaseException) -> int | None:
 
 def _number(value: object) -> int | None:
     return int(str(value)) if str(value).isdigit() else None
+
+
+def _refusal(error: BaseException) -> str | None:
+    """What S3 called the credentials that it refused; None if it did not."""
+    for one in _chain(error):
+        response = getattr(one, "response", None)
+        code = response.get("Error", {}).get("Code") if isinstance(response, Mapping) else None
+        if code in _REFUSED:
+            return str(code)
+    return None
 
 
 def http_status(error: BaseException) -> int | None:
@@ -135,25 +168,39 @@ def redacted(text: str, secrets: Iterable[str] = ()) -> str:
 
 def explain(error: BaseException, where: str, secrets: Iterable[str], local: bool) -> DatasetError:
     """The error to raise for anything but a missing object: URL, finding, remedy."""
-    finding, remedy = _finding(error, local)
+    finding, remedy = _finding(error, where, local)
     said = " ".join(redacted(str(error), secrets).split())
     detail = f"{type(error).__name__}: {said}" if said else type(error).__name__
     return DatasetError(f"{where}: {finding} ({detail}); {remedy}")
 
 
-def _finding(error: BaseException, local: bool) -> tuple[str, str]:
-    status = http_status(error)
-    denied = isinstance(error, PermissionError) or status in (401, 403)
+def _finding(error: BaseException, where: str, local: bool) -> tuple[str, str]:
     if local:
         return "cannot be read or written", "check that the place is there and may be used"
-    if denied or _is_named(error, _NO_CREDENTIALS):
-        return (
-            "access denied" if denied else "no usable credentials",
+    if problem := _of_credentials(error):
+        return problem, (
             "expected credentials that are valid, not expired, and allowed there; pass them as "
-            "`storage_options`, or set them up as the provider's own tools expect them",
+            + _set_as(where)
         )
+    status = http_status(error)
     if status is not None:
         return f"the server answered {status}", "try again later, or ask whoever runs it"
     if _is_named(error, _UNREACHABLE):
         return "the server cannot be reached", "check the URL, the network and the proxy settings"
     return "cannot be read or written", "check the URL and `storage_options`"
+
+
+def _of_credentials(error: BaseException) -> str | None:
+    """What is wrong with the credentials; None if nothing seems to be."""
+    code = _refusal(error)
+    if code:
+        return f"access denied, a problem of credentials: {code}"
+    if isinstance(error, PermissionError) or http_status(error) in (401, 403):
+        return "access denied, a problem of credentials"
+    return "no usable credentials" if _is_named(error, _NO_CREDENTIALS) else None
+
+
+def _set_as(where: str) -> str:
+    known = (words for begins, words in _CREDENTIALS.items() if where.startswith(begins))
+    other = "`storage_options`, or set them up as the provider's own tools expect them"
+    return next(known, other)

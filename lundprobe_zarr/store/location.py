@@ -33,6 +33,7 @@ from lundprobe_zarr.store.failures import (
 )
 from lundprobe_zarr.store.forking import keep
 from lundprobe_zarr.store.urls import EXTRAS, S3, WEB, protocol_of_url, separate
+from lundprobe_zarr.vocabulary.version import with_extra
 
 #: A request that failed for a passing reason is made this often in all, after these pauses.
 _PAUSES = (0.1, 0.5)
@@ -96,7 +97,7 @@ class Location:
             said = redacted(str(error), self._secrets)
         raise UsageError(
             f"{self.url}: {said}; expected a path, or a URL whose protocol is installed, e.g. "
-            f"`pip install 'lundprobe-zarr[{self._extra}]'`"
+            f"{with_extra(self._extra)}"
         )
 
     @property

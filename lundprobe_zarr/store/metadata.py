@@ -17,6 +17,7 @@ from lundprobe_zarr.schema.layout import ARRAY_SPECS, SCHEMA_VERSION, ArraySpec
 from lundprobe_zarr.schema.records import SOURCES, SourceRecord
 from lundprobe_zarr.store.remedy import remedy
 from lundprobe_zarr.store.shard import ShardCodec
+from lundprobe_zarr.vocabulary.version import UPGRADE
 
 #: Array of the fiducials' positions, which fills no shard of volumes.
 FIDUCIAL_PATH = "mri/clinical/fiducial_position"
@@ -124,7 +125,7 @@ def _require_readable(version: int, where: str) -> None:
     if version > SCHEMA_VERSION:
         raise SchemaVersionError(
             f"{where}: schema version {version}; this version of lundprobe-zarr reads up to "
-            f"{SCHEMA_VERSION}; upgrade with `pip install -U lundprobe-zarr`"
+            f"{SCHEMA_VERSION}; {UPGRADE}"
         )
 
 

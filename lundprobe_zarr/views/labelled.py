@@ -1,6 +1,7 @@
 """The accessor `.lp` on labelled data, and many patients in one labelled object.
 
 Importing this module registers the accessor on `xarray.Dataset` and `xarray.DataArray`.
+Select labels with `.lp.select`, which checks them: plain `.sel` raises a bare `KeyError`.
 Everything is lazy unless it says otherwise: geometry comes from coordinates and attributes,
 places of structures from the tables, and voxels stay unread until something computes them.
 """
@@ -144,7 +145,9 @@ class _Accessor(Generic[Labelled]):
         return crop_to(self._data, region_of(self._data, target, tables), margin_mm, fill)
 
     def select(self, **labels: Label) -> Labelled:
-        """As `.sel` with labels of modality, structure, fold, step or observer. Lazy.
+        """As `.sel` with labels of modality, structure, fold, step or observer, checked. Lazy.
+
+        The way to select by label: what goes wrong is said in full.
 
             patient.observers.mask.lp.select(structure="Rectum", step=2, observer="obsC")
 

@@ -11,13 +11,14 @@ from lundprobe_zarr.errors import MissingPackageError, UsageError
 from lundprobe_zarr.patches import Sample, Share
 from lundprobe_zarr.patches.content import VOLUMES
 from lundprobe_zarr.views.stream import PatchStream
+from lundprobe_zarr.vocabulary.version import with_extra
 
 try:
     import torch
     from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 except ImportError as error:
     raise MissingPackageError(
-        "torch is not installed; torch datasets need it: pip install 'lundprobe-zarr[torch]'"
+        f"torch is not installed; torch datasets need it: {with_extra('torch')}"
     ) from error
 
 Batch = dict[str, Any]

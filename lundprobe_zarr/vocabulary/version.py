@@ -11,3 +11,12 @@ def package_version() -> str:
         return version("lundprobe-zarr")
     except PackageNotFoundError:
         return "0+unknown"
+
+
+#: How to get a newer version: the package is on no index.
+UPGRADE = "upgrade with `pip install .` in a newer checkout of lundprobe-zarr"
+
+
+def with_extra(extra: str) -> str:
+    """How to install this package with one of its extras, for messages."""
+    return f"`pip install '.[{extra}]'` in the checkout of lundprobe-zarr"

@@ -11,8 +11,10 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -212,6 +214,47 @@ def test_patient_whom_a_living_conversion_sends_is_left_alone(changed, tmp_path,
     assert convert_all(source, place, scratch) == [patient]
 
 
+class Together(Location):
+    """A place where those who look for others wait until all of them have claimed."""
+
+    barrier: threading.Barrier
+
+    def children(self, relative: str) -> list[str]:
+        self.barrier.wait(timeout=20)
+        return super().children(relative)
+
+
+@pytest.mark.parametrize("several", [2, 4])
+def test_of_conversions_that_begin_at_once_the_first_by_name_goes_on(
+    empty_s3, monkeypatch, several
+):
+    host, barrier = socket.gethostname(), threading.Barrier(several)
+    names = [f"{host}-{os.getpid()}-{n}" for n in range(several)]
+    left = list(reversed(names))
+    monkeypatch.setattr("conversion.claim.writer", left.pop)
+    sending, outcome = threading.Lock(), []
+
+    def send() -> str:
+        place = Together(empty_s3.url, empty_s3.options)
+        place.barrier = barrier
+        try:
+            with claimed(place, "newAcq_0123456789abcdef"):
+                assert sending.acquire(blocking=False), "alone"
+                claims = empty_s3.location.children(".conversion/claims/newAcq_0123456789abcdef")
+                outcome.append(claims[0])
+                time.sleep(0.2)
+                sending.release()
+                return "sent"
+        except DatasetError as error:
+            return str(error)
+
+    with quick_beats(), ThreadPoolExecutor(several) as pool:
+        said = [f.result() for f in [pool.submit(send) for _ in names]]
+    assert outcome == [names[0]]
+    assert sum("another conversion is sending this patient" in s for s in said) == several - 1
+    assert empty_s3.location.find(".conversion/claims") == {}
+
+
 @pytest.mark.parametrize("name", ["another-host-1-abc", "odd", "{host}-{dead}-abc"])
 def test_claim_of_the_dead_does_not_hold(changed, tmp_path, scratch, name):
     source, patient = changed
@@ -311,7 +354,7 @@ def test_changed_patient_is_hidden_while_it_is_replaced(changed, tmp_path, scrat
     assert validate(place, deep=True).problems == ()
 
 
-@pytest.mark.parametrize("kill_at", [1, 5, 6, 10, 14, 18])
+@pytest.mark.parametrize("kill_at", [1, 6, 7, 11, 15, 19])
 def test_replacement_killed_anywhere_shows_the_old_or_the_new_or_nothing(
     changed, tmp_path, scratch, monkeypatch, kill_at
 ):
@@ -332,7 +375,7 @@ def test_replacement_killed_anywhere_shows_the_old_or_the_new_or_nothing(
     new = contents(Location(fresh))
     if place.exists(f"{store_path(patient)}/zarr.json"):
         seen = contents(place)
-        assert seen == (old if kill_at <= 5 else new)
+        assert seen == (old if kill_at <= 6 else new)
         assert (convert_all(source, place, scratch) == []) is (seen == new)
     else:
         with pytest.raises(LundProbeError, match="no store of patient"):

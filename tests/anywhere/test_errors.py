@@ -105,18 +105,46 @@ def test_missing_credentials(monkeypatch, tmp_path, empty_s3):
     assert "storage_options" in message
 
 
-def test_expired_credentials():
+@pytest.mark.parametrize(
+    ("code", "status"),
+    [
+        ("ExpiredToken", 400),  # statuses as S3 answers
+        ("InvalidToken", 400),
+        ("TokenRefreshRequired", 400),
+        ("SignatureDoesNotMatch", 403),
+        ("InvalidAccessKeyId", 403),
+    ],
+)
+def test_refused_credentials(code, status):
     answer = {
-        "Error": {"Code": "ExpiredToken", "Message": f"The token {SECRET} has expired."},
-        "ResponseMetadata": {"HTTPStatusCode": 400},  # as S3 answers
+        "Error": {"Code": code, "Message": f"The token {SECRET} is not good."},
+        "ResponseMetadata": {"HTTPStatusCode": status},
     }
     error = translate_boto_error(ClientError(answer, "GetObject"))
     message = str(failures.explain(error, "s3://bucket/x", {SECRET}, local=False))
-    assert message.startswith("s3://bucket/x: access denied (PermissionError: ")
-    assert "*** has expired" in message
+    found, _, remedy = message.partition("; ")
+    assert found.startswith(f"s3://bucket/x: access denied, a problem of credentials: {code} (")
+    assert "*** is not good" in found
     assert SECRET not in message
-    assert "not expired" in message.partition(";")[2]
+    assert "not expired" in remedy
+    for name in ("(key, secret", "AWS_ACCESS_KEY_ID", "AWS_SESSION_TOKEN", "AWS_PROFILE"):
+        assert name in remedy
     assert not failures.is_transient(error)
+
+
+@pytest.mark.parametrize(
+    ("url", "named"),
+    [
+        ("gs://b/x", "GOOGLE_APPLICATION_CREDENTIALS"),
+        ("az://c/x", "AZURE_STORAGE_CONNECTION_STRING"),
+        ("https://h/x", "headers"),
+        ("oci://b/x", "the provider's own tools"),
+    ],
+)
+def test_what_to_set_is_said_for_each_kind_of_place(url, named):
+    message = str(failures.explain(PermissionError("no"), url, (), local=False))
+    assert message.startswith(f"{url}: access denied, a problem of credentials (PermissionError")
+    assert named in message
 
 
 @pytest.mark.parametrize("url", ["s3://KEY:pass/word@bucket/x", "gs://a:pass@b/c"])
@@ -131,7 +159,7 @@ def test_unknown_and_uninstalled_protocols(monkeypatch):
         Location("nonsense://x")
     monkeypatch.setitem(sys.modules, "gcsfs", None)
     monkeypatch.delitem(sys.modules["fsspec.registry"]._registry, "gs", raising=False)
-    with pytest.raises(UsageError, match=r"pip install 'lundprobe-zarr\[gcs\]'"):
+    with pytest.raises(UsageError, match=r"pip install '\.\[gcs\]'` in the checkout"):
         Location("gs://bucket/x")
 
 

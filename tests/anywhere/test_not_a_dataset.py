@@ -41,6 +41,11 @@ def test_places_that_are_no_dataset(dataset, place):
         open_cohort(url)
 
 
+def test_a_manifest_is_no_root(dataset):
+    with pytest.raises(NotADatasetError, match=r"json: a manifest; .* the folder that holds it"):
+        open_cohort(dataset / "lundprobe.json")
+
+
 def test_a_newer_dataset_is_refused(copied):
     edit(copied / "lundprobe.json", lambda m: m.update(schema_version=99))
     with pytest.raises(SchemaVersionError, match=f"lundprobe.json: {NEWER}"):

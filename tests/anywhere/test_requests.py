@@ -39,6 +39,19 @@ def test_opening_a_cohort_takes_two_requests(remote, patient_ids):
     assert [r.path.rpartition("/")[2] for r in asked] == ["lundprobe.json", "patients.parquet"]
 
 
+def test_a_table_is_fetched_once_whatever_is_asked_of_it(remote, extended):
+    cohort = open_cohort(remote.url, remote.options)
+    with remote.traffic.counted() as asked:
+        len(cohort.where("Rectum.volume_cc > 0"))
+    assert asked
+    assert all("/structures/" in r.path for r in asked)
+    with remote.traffic.counted() as asked:
+        len(cohort.where("Bladder.d95_gy > 0"))
+        cohort.sql("SELECT voxels FROM structures")
+        assert len(cohort[extended].structures)
+    assert asked == []
+
+
 def test_opening_a_patient_takes_one_request_and_computes_nothing(remote, extended):
     patient = open_cohort(remote.url, remote.options)[extended]
     with remote.traffic.counted() as asked, dask.config.set(scheduler=forbidden):

@@ -168,9 +168,13 @@ def test_the_databases_settings_are_locked() -> None:
     ("query", "message"),
     [
         ("SELECT * FROM patient", "no table 'patient' to read; nearest: patients"),
-        ("SELECT volum FROM structures", 'Referenced column "volum" not found.*volume_cc"'),
+        ("SELECT volum FROM structures", "no column 'volum' in what is .*; nearest: volume_cc$"),
+        ("FROM structures WHERE structure = CTV", "'CTV' .*; a text takes .* quotes: 'CTVT_427'$"),
+        ("FROM structures WHERE structure = BODY", "'BODY' .*; a text takes .* quotes: 'BODY'$"),
+        ("protocol = 'newAcq'", r"syntax error .*; a condition alone goes to cohort\.where"),
         ("SELECT 1 FROM", "syntax error"),
-        ("SELECT sin(protocol) FROM patients", "No function matches"),
+        ("SELECT sin(protocol) FROM patients", "sin cannot take text$"),
+        ("SELECT 1 FROM structures WHERE grid = mri", "a text takes single quotes: 'mri'$"),
     ],
 )
 def test_a_mistake_is_named_before_anything_is_read(
@@ -180,6 +184,11 @@ def test_a_mistake_is_named_before_anything_is_read(
     with reads.counted() as names, pytest.raises(QueryError, match=message):
         cohort.sql(query)
     assert names == []
+
+
+def test_a_constant_that_is_no_number_is_named(phantom: Cohort) -> None:
+    with pytest.raises(QueryError, match=r"'abc' is not a number$"):
+        phantom.sql("SELECT volume_cc > 'abc' FROM structures")
 
 
 def test_only_the_tables_of_the_query_are_read(dataset: Path, reads: Any) -> None:

@@ -203,5 +203,5 @@ def test_without_torch_the_error_says_what_to_install():
     )
     ran = subprocess.run([sys.executable, "-c", program], capture_output=True, check=True)
     assert ran.stdout.decode().startswith("MissingPackageError torch is not installed")
-    assert "pip install 'lundprobe-zarr[torch]'" in ran.stdout.decode()
+    assert "pip install '.[torch]'" in ran.stdout.decode()
     assert issubclass(MissingPackageError, ImportError)
