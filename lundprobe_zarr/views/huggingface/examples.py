@@ -36,13 +36,8 @@ class TypedExamples(ExamplesIterable):  # type: ignore[misc]
 
     @property
     def features(self) -> Features:
-        """What the examples are of."""
+        """What the examples are of; datasets makes them of others, if they are cast, by itself."""
         return self._features
-
-    @property
-    def is_typed(self) -> bool:
-        """That they are."""
-        return True
 
     def __iter__(self) -> Iterator[tuple[int, dict[str, Any]]]:
         state = self._state_dict
