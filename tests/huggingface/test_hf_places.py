@@ -66,6 +66,20 @@ def test_the_first_of_467_volumes_takes_three_requests(tmp_path):
         assert not asked
 
 
+def test_what_datasets_asks_of_data_files_before_we_do(web):
+    """The list in docs/huggingface.md: all of it before the builder is even imported."""
+    url, traffic = web
+    with traffic.counted() as asked:
+        datasets.load_dataset(
+            "lundprobe", "volumes", data_files=f"{url}/lundprobe.json", split="base",
+            streaming=True,
+        )  # fmt: skip
+    names = [f"{r.method} {r.path.rpartition('/')[2]}" for r in asked]
+    assert names[:3] == ["GET lundprobe.json", "HEAD lundprobe.json", "HEAD lundprobe.json"]
+    assert names[3] == "GET lundprobe.json"
+    assert not [n for n in names[4:] if "lundprobe.json" in n]
+
+
 def test_a_predicate_leaves_the_bytes_of_others_alone(web):
     url, traffic = web
     with traffic.counted() as asked:
@@ -172,8 +186,8 @@ def test_who_stops_early_is_told_of_those_skipped(damaged):
     copy, patient_id = damaged
     stream = lp.load_dataset(copy, "volumes", split="base", streaming=True, on_error="skip")
     assert lp.open_cohort(copy).ids[1] == patient_id
+    rows = iter(stream)
     with pytest.warns(SkippedRowsWarning, match=f"rows of patient {patient_id}"):
-        rows = iter(stream)
         assert patient_id not in {next(rows)["patient_id"] for _ in range(2)}
 
 
