@@ -140,4 +140,4 @@ def test_workers_tell_of_what_they_skip(dataset, tmp_path):
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "2\n"
     assert f"rows of patient {patient_id} are left out" in done.stderr
-    assert f"1 rows were left out, of {patient_id} (1)" in done.stderr
+    assert f"1 row was left out, of {patient_id} (1)" in done.stderr

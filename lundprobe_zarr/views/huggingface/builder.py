@@ -20,7 +20,7 @@ from lundprobe_zarr.patches import Sampling
 from lundprobe_zarr.schema.manifest import CITATION, DOI, MANIFEST_NAME
 from lundprobe_zarr.store.failures import public_options, redacted
 from lundprobe_zarr.store.location import Location
-from lundprobe_zarr.views.huggingface.examples import EPOCH, ArrowExamplesIterable, TypedExamples
+from lundprobe_zarr.views.huggingface.examples import EPOCH, ArrowExamplesIterable, SeekableExamples
 from lundprobe_zarr.views.huggingface.feature import Voxels
 from lundprobe_zarr.views.huggingface.options import (
     CONFIGS,
@@ -240,10 +240,10 @@ class LundProbe(datasets.GeneratorBasedBuilder):  # type: ignore[misc]
 
     def _get_examples_iterable_for_split(
         self, split: datasets.SplitGenerator
-    ) -> TypedExamples | ArrowExamplesIterable:
+    ) -> SeekableExamples | ArrowExamplesIterable:
         if self.config.name in TABLE_CONFIGS:
             return ArrowExamplesIterable(self._generate_tables, split.gen_kwargs)
-        return TypedExamples(self._generate_examples, split.gen_kwargs, self.info.features)
+        return SeekableExamples(self._generate_examples, split.gen_kwargs, self.info.features)
 
 
 def _features(schema: pa.Schema) -> datasets.Features:

@@ -6,7 +6,7 @@ stored features are looked up by name. Both are plain dicts that their modules d
 made as soon as the module has run, whichever of the two libraries is imported first. Where a table
 is not what it was, nothing is done, `import datasets` works as ever, and `problems` says so to
 whoever asks for our data:
-`lundprobe_zarr.load_dataset` works without either. The third is `examples.TypedExamples`. Of
+`lundprobe_zarr.load_dataset` works without either. The third is `examples.SeekableExamples`. Of
 torch it is one table, `default_collate_fn_map`, as its documentation shows how to extend it.
 """
 

@@ -112,7 +112,8 @@ def readable(rows: Iterable[Numbered]) -> Iterator[Numbered]:
     if left_out:
         named = ", ".join(f"{i} ({n})" for i, n in left_out.most_common(_NAMED))
         more = f" and {len(left_out) - _NAMED} more patients" if len(left_out) > _NAMED else ""
-        _warn(f"{left_out.total()} rows were left out, of {named}{more}")
+        total = left_out.total()
+        _warn(f"{total} {'rows were' if total > 1 else 'row was'} left out, of {named}{more}")
 
 
 def _warn(text: str) -> None:
