@@ -2,6 +2,7 @@
 #
 #   make demo     convert a synthetic LUND-PROBE into .demo and show what can be done with it
 #   make test     run the tests            make check   run linters, types, docs
+#   make test-oldest-datasets              run the Hugging Face tests on the oldest datasets
 #   make bench    run the benchmarks       make format  format the code
 #   make clean    remove what these make
 
@@ -32,11 +33,13 @@ check: $(INSTALLED_DEV)
 	$(BIN)/python scripts/check_links.py
 	$(BIN)/python scripts/generate_docs.py --check
 
-# The Hugging Face tests on the oldest datasets that pyproject.toml allows, in an environment beside.
+# The Hugging Face tests on the oldest datasets that pyproject.toml allows, which goes, with all it
+# needs, before what is installed.
 test-oldest-datasets: $(INSTALLED_DEV)
 	rm -rf $(VENV)/oldest
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --target $(VENV)/oldest \
-	  "datasets==$$(sed -n 's/.*"datasets>=\([0-9.]*\)".*/\1/p' pyproject.toml).*"
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check \
+	  --target $(VENV)/oldest "datasets==$$(sed -n 's/.*"datasets>=\([0-9.]*\)".*/\1/p' pyproject.toml)"
+	PYTHONPATH=$(VENV)/oldest $(BIN)/python -c "import datasets; print('datasets', datasets.__version__)"
 	PYTHONPATH=$(VENV)/oldest $(BIN)/python -m pytest -n $(WORKERS) --dist loadscope tests/huggingface $(PYTEST_ARGS)
 
 bench: $(INSTALLED_DEV)

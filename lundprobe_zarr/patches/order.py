@@ -99,8 +99,9 @@ class Order:
 
     def __post_init__(self) -> None:
         for name in ("block", "window"):
-            if getattr(self, name) < 1:
-                raise UsageError(f"{name}={getattr(self, name)}; expected at least 1")
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+                raise UsageError(f"{name}={value!r}; expected a whole number, at least 1")
 
     def __len__(self) -> int:
         """Items of an epoch."""

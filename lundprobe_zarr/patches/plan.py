@@ -237,13 +237,14 @@ def _size_of(
             "patch_size=(32, 192, 192) voxels (z, y, x)"
         )
     if mm is not None:
-        return _Size(None, voxel_sizes(mm))
+        return _Size(None, voxel_sizes(mm, "patch_size_mm"))
     if voxels is None:
         return _Size(None, None)
-    size = tuple(voxels)
+    size = tuple(voxels) if np.ndim(voxels) == 1 else ()
     if len(size) != 3 or any(not isinstance(n, (int, np.integer)) or n < 1 for n in size):
         raise UsageError(
-            f"patch_size={voxels!r}; expected three whole numbers of voxels (z, y, x), from 1 on"
+            f"patch_size={voxels!r}; expected three whole numbers of voxels (z, y, x), from 1 on, "
+            "e.g. (32, 192, 192)"
         )
     return _Size(tuple(int(n) for n in size), None)
 

@@ -183,9 +183,12 @@ def _arrays(
 def _sample_type(block: Block, dtype: np.dtype[Any], window: Move | None) -> np.dtype[Any]:
     if block.name == "uncertainty" and dtype.kind == "b":
         return np.dtype(np.float32)  # of a patient without: as of those with
-    if window is None or dtype.kind == "b":
-        return dtype
-    return np.result_type(dtype, np.float32)
+    return dtype if window is None else resampled_type(dtype)
+
+
+def resampled_type(dtype: np.dtype[Any]) -> np.dtype[Any]:
+    """Type of a patch whose stored voxels are of `dtype`, once they are resampled."""
+    return dtype if dtype.kind == "b" else np.result_type(dtype, np.float32)
 
 
 def _resampled(volume: Volume, window: Move, dtype: np.dtype[Any]) -> Volume:

@@ -253,9 +253,9 @@ def sampling_of(sampling: str | Sampling) -> Sampling:
 
     Raises `UsageError` for a name there is none of.
     """
-    if not isinstance(sampling, str):
+    if isinstance(sampling, Sampling):
         return sampling
-    if sampling in _KINDS:
+    if isinstance(sampling, str) and sampling in _KINDS:
         return _KINDS[sampling]()
     raise UsageError(
         f"sampling={sampling!r}; expected one of {', '.join(_KINDS)}, or one with settings of its "

@@ -71,14 +71,21 @@ def respaced(grid: Grid, spacing_mm: float | Sequence[float]) -> Grid:
     return moved
 
 
-def voxel_sizes(spacing_mm: float | Sequence[float]) -> FloatArray:
-    """A voxel size (z, y, x), or one for all, as (3,), mm; raises `UsageError` if it is none."""
-    sizes = np.asarray(spacing_mm, dtype=np.float64)
-    if sizes.shape not in ((), (3,)) or not (np.isfinite(sizes) & (sizes > 0)).all():
+def voxel_sizes(mm: float | Sequence[float], name: str = "spacing_mm") -> FloatArray:
+    """A size (z, y, x), or one for all, as (3,), mm.
+
+    Raises `UsageError`, calling it `name`, if it is none.
+    """
+    try:
+        sizes = np.asarray(mm)
+    except ValueError:  # of unequal lengths
+        sizes = np.zeros(0)
+    numbers = sizes.dtype.kind in "iuf" and sizes.shape in ((), (3,))  # no texts, no truths
+    if not numbers or not (np.isfinite(sizes) & (sizes > 0)).all():
         raise UsageError(
-            f"spacing_mm is {spacing_mm!r}; expected positive millimetres, (z, y, x) or one number"
+            f"{name} is {mm!r}; expected positive millimetres, (z, y, x) or one number"
         )
-    return np.array(np.broadcast_to(sizes, (3,)))
+    return np.array(np.broadcast_to(sizes, (3,)), np.float64)
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ import xarray as xr
 from places import SECRET, Place
 from servers import file_server
 
-from lundprobe_zarr import open_cohort
+from lundprobe_zarr import load_dataset, open_cohort
 from lundprobe_zarr.errors import DatasetError, UsageError
 from lundprobe_zarr.store.dataset import open_manifest, read_table, table_rows
 from lundprobe_zarr.store.location import Location
@@ -174,3 +174,20 @@ def test_rows_are_counted_by_footers(place, monkeypatch, first):
         table_rows(place.location, {"base": ["README.md"]})
     with pytest.raises(DatasetError, match="not there, or no sound Parquet file"):
         table_rows(place.location, {"base": ["metadata/none.parquet"]})
+
+
+@pytest.mark.parametrize("config", ["volumes", "patches"])
+def test_datasets_streams_from_everywhere(place, dataset, tmp_path, config):
+    options = {"split": "base+extended", "streaming": True, "cache_dir": tmp_path}
+    if config == "patches":
+        options |= {"patch_size": (4, 8, 8), "sampling": "balanced"}
+    there = load_dataset(place.url, config, storage_options=place.options, **options)
+    here = load_dataset(dataset, config, **options)
+    rows = list(zip(there.with_format("numpy"), here.with_format("numpy"), strict=True))
+    for one, other in rows:
+        assert one["patient_id"] == other["patient_id"]
+        for name in ("image", "mask", "dose"):
+            np.testing.assert_array_equal(one[name], other[name])
+    assert len(rows) >= 4
+    if config == "volumes":
+        assert SECRET not in repr([dict(row["image"]) for row in there])

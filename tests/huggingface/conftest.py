@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -63,11 +63,16 @@ def bucket(dataset: Path) -> Iterator[tuple[str, dict[str, Any], Traffic]]:
     """URL of the dataset in an S3 bucket, storage options, and the server's traffic."""
     pytest.importorskip("moto.moto_server.werkzeug_app")
     with s3_server() as (endpoint, traffic):
-        yield "s3://my-bucket/lund-probe", fill_bucket(endpoint, dataset), traffic
+        yield "s3://my-bucket/lund-probe", _fill_bucket(endpoint, dataset), traffic
 
 
-def fill_bucket(endpoint: str, dataset: Path) -> dict[str, Any]:
-    """Copy the dataset to s3://my-bucket/lund-probe of a server; returns options to read it."""
+@pytest.fixture(scope="session")
+def fill_bucket() -> Callable[[str, Path], dict[str, Any]]:
+    """Copies a dataset to s3://my-bucket/lund-probe of a server; returns options to read it."""
+    return _fill_bucket
+
+
+def _fill_bucket(endpoint: str, dataset: Path) -> dict[str, Any]:
     s3fs = pytest.importorskip("s3fs")
     options = {"key": "testing", "secret": "not-a-secret", "endpoint_url": endpoint}
     bucket = s3fs.S3FileSystem(**options, skip_instance_cache=True)

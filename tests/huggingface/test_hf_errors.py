@@ -28,6 +28,10 @@ WRONG = {
     "column": ({"columns": ["images"]}, UnknownLabelError, "nearest: image.*there are patient_id"),
     "a text for a list": ({"columns": "image"}, UsageError, r"e.g. \['image'\]"),
     "twice": ({"structures": ["Rectum", "Rectum"]}, UsageError, "each once"),
+    "a column twice": ({"columns": ["part", "part"]}, UsageError, "each once"),
+    "no columns": ({"columns": []}, UsageError, r"columns=\[\]; expected at least one"),
+    "no names": ({"columns": 3}, UsageError, "columns=3; expected a list of names"),
+    "no names of structures": ({"structures": [["Rectum"]]}, UsageError, "a list of names"),
     "grid": ({"grid": "pet"}, UsageError, "expected one of mri, sct, dose"),
     "on_error": ({"on_error": "ignore"}, UsageError, "expected one of raise, skip"),
     "predicate": ({"where": "protokol = 'newAcq'"}, QueryError, "nearest: protocol"),
@@ -70,11 +74,35 @@ def test_skipping_needs_a_stream(dataset):
         lp.load_dataset(dataset, "volumes", split="base", on_error="skip")
 
 
+@pytest.mark.parametrize("streaming", [True, False])
+def test_what_is_not_near_any_name_has_them_listed_once(dataset, streaming):
+    with pytest.raises(UnknownLabelError) as raised:
+        lp.load_dataset(dataset, "volumes", streaming=streaming, columns=["zzz"])
+    assert str(raised.value).count("protocol") == 1
+
+
+ELSEWHERE = {
+    "unknown": ({"structure": ["Rectum"]}, "no such option; nearest: structures; expected one of"),
+    "of the Hub": ({"revision": "main"}, "nothing is taken from the Hugging Face Hub"),
+    "a token": ({"token": "x"}, "storage_options takes credentials"),
+    "said already": ({"data_dir": "."}, "the first argument says where"),
+    "processes": ({"num_proc": 2}, "with streaming=True; expected one of the two"),
+}
+
+
+@pytest.mark.parametrize("what", ELSEWHERE)
+def test_options_of_theirs_that_mean_nothing_here(dataset, what):
+    options, message = ELSEWHERE[what]
+    with pytest.raises(UsageError, match=message):
+        lp.load_dataset(dataset, "volumes", split="base", streaming=True, **options)
+
+
 def test_data_files_that_are_no_manifest(dataset, manifest):
     table = str(next((dataset / "metadata/patients").glob("*.parquet")))
-    for files in (table, [manifest, table]):
-        with pytest.raises(UsageError, match="expected the manifest"):
-            datasets.load_dataset("lundprobe", "patients", data_files=files)
+    for files in ({"data_files": table}, {"data_files": [manifest, table]}, {"data_dir": dataset}):
+        with pytest.raises(UsageError, match="expected the manifest") as raised:
+            datasets.load_dataset("lundprobe", "patients", **files)
+        assert len(str(raised.value)) < 1000
 
 
 def test_no_dataset_there(tmp_path):

@@ -13,11 +13,11 @@ BLOCKS = dict(_BLOCK.findall(_GUIDE.read_text(encoding="utf-8")))
 
 
 def test_every_block_is_run():
-    assert set(BLOCKS) == {"plain", "both", "handles", "training"}
+    assert set(BLOCKS) == {"plain", "both", "handles", "saving", "training"}
     assert _GUIDE.read_text().count("```python") == len(BLOCKS)
 
 
-@pytest.mark.parametrize("name", ["plain", "both", "handles"])
+@pytest.mark.parametrize("name", ["plain", "both", "handles", "saving"])
 def test_examples_run(name, dataset, tmp_path, monkeypatch):
     (tmp_path / "my-dataset").symlink_to(dataset)
     monkeypatch.chdir(tmp_path)

@@ -13,6 +13,8 @@ import pytest
 
 import lundprobe_zarr as lp
 from conversion.publish import finalise
+from lundprobe_zarr.views.huggingface import reading
+from lundprobe_zarr.views.huggingface.feature import Voxels
 from lundprobe_zarr.views.huggingface.voxels import LazyVoxels
 
 PATCHES = {"patch_size": (4, 12, 12), "modalities": ["T2w"], "structures": ["CTVT_427"]}
@@ -253,12 +255,55 @@ def test_save_to_disk_and_back(dataset, tmp_path):
     assert isinstance(again[0]["image"], LazyVoxels)
 
 
-def test_columns_without_decoding_are_references(dataset):
-    row = next(iter(load(dataset, "volumes").decode(False)))
-    assert not isinstance(row["image"], LazyVoxels) or dict(row["image"])
-    loaded = load(dataset, "volumes", streaming=False)
-    plain = loaded.decode(False)[0] if hasattr(loaded, "decode") else None
-    assert plain is None or isinstance(plain["image"], dict)
+@CONFIG
+def test_columns_without_decoding_are_references(dataset, config, reads):
+    stream = load(dataset, config)
+    handle = next(iter(stream))["image"]
+    cast = stream.cast_column("image", Voxels(decode=False))
+    for references in (stream.decode(False), cast, stream.take(2).decode(False)):
+        assert type(next(iter(references))["image"]) is dict
+        assert next(iter(references))["image"] == dict(handle)
+    assert isinstance(next(iter(cast))["dose"], LazyVoxels)
+    assert not reads.voxels
+
+
+@STREAMING
+def test_columns_that_are_cast(dataset, streaming):
+    loaded = load(dataset, "volumes", streaming=streaming)
+    cast = loaded.cast_column("spacing_mm", datasets.List(datasets.Value("string")))
+    assert isinstance(next(iter(cast))["spacing_mm"][0], str)
+    assert isinstance(next(iter(cast))["image"], LazyVoxels)
+
+
+@pytest.mark.parametrize("way", ["cast", "numpy", "map", "concatenated"])
+def test_what_was_read_ahead_is_not_read_again(dataset, monkeypatch, way):
+    read, seen = reading.read_patch, []
+
+    def watched(reader, content, start, *rest):
+        seen.append((reader.metadata.patient_id, *start))
+        return read(reader, content, start, *rest)
+
+    monkeypatch.setattr(reading, "read_patch", watched)
+    stream = load(dataset, "patches", columns=["part", "image"])
+    changed = {
+        "cast": lambda: stream.cast_column("part", datasets.Value("large_string")),
+        "numpy": lambda: stream.map(lambda row: {"a": 1}),
+        "map": lambda: stream.map(lambda row: {"mean": np.asarray(row["image"]).mean()}),
+        "concatenated": lambda: datasets.concatenate_datasets([stream]),
+    }[way]()
+    count = sum(1 for _ in changed.with_format("numpy"))
+    assert len(seen) == len(set(seen)) == count
+
+
+def test_num_proc_keep_in_memory_and_download_mode(dataset, reads):
+    plain = load(dataset, "patches", streaming=False)
+    for options in ({"num_proc": 2}, {"keep_in_memory": True}):
+        loaded = load(dataset, "patches", streaming=False, **options)
+        assert list(loaded) == list(plain)
+    reads.clear()
+    again = load(dataset, "patches", streaming=False, download_mode="force_redownload")
+    assert list(again) == list(plain)
+    assert [name for name in reads if "zarr.json" in name], "rows were made anew"
 
 
 def test_formats_that_are_tables(dataset):

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import warnings
+from dataclasses import replace
 
 import datasets
 import numpy as np
 import pytest
-from conftest import fill_bucket
 
 import lundprobe_zarr as lp
 from benchmarks.cohort import simulate
-from lundprobe_zarr.errors import DamagedStoreError
-from lundprobe_zarr.views.huggingface.stream import SkippedRowsWarning
+from lundprobe_zarr.errors import DamagedStoreError, DatasetError, UsageError
+from lundprobe_zarr.views.huggingface.reading import Reference, Row
+from lundprobe_zarr.views.huggingface.stream import SkippedRowsWarning, readable
 from tests.anywhere.servers import file_server, s3_server
 
 PATCHES = {"patch_size": (4, 10, 10), "modalities": ["T2w"], "structures": ["CTVT_427"]}
@@ -63,6 +65,20 @@ def test_the_first_of_467_volumes_takes_three_requests(tmp_path):
         assert not asked
 
 
+def test_what_datasets_asks_of_data_files_before_we_do(web):
+    """The list in docs/huggingface.md: all of it before the builder is even imported."""
+    url, traffic = web
+    with traffic.counted() as asked:
+        datasets.load_dataset(
+            "lundprobe", "volumes", data_files=f"{url}/lundprobe.json", split="base",
+            streaming=True,
+        )  # fmt: skip
+    names = [f"{r.method} {r.path.rpartition('/')[2]}" for r in asked]
+    assert names[:3] == ["GET lundprobe.json", "HEAD lundprobe.json", "HEAD lundprobe.json"]
+    assert names[3] == "GET lundprobe.json"
+    assert not [n for n in names[4:] if "lundprobe.json" in n]
+
+
 def test_a_predicate_leaves_the_bytes_of_others_alone(web):
     url, traffic = web
     with traffic.counted() as asked:
@@ -89,7 +105,7 @@ def test_reading_ahead_overlaps_the_waiting(web):
     assert waves[6] < waves[0] / 2, waves
 
 
-def test_two_endpoints_in_one_process(dataset, bucket, tmp_path):
+def test_two_endpoints_in_one_process(dataset, bucket, fill_bucket, tmp_path):
     """Two buckets of the same name on two servers, the second dataset with other values."""
     url, options, _ = bucket
     changed = tmp_path / "changed"
@@ -143,7 +159,9 @@ def test_a_store_that_fails_is_named(damaged, config):
 
 @pytest.mark.parametrize("config", ["volumes", "slices", "patches"])
 @pytest.mark.parametrize("lost", ["shard", "store"])
-def test_what_fails_may_be_skipped_and_is_reported_at_the_end(damaged, config, lost):
+def test_what_is_damaged_may_be_skipped_and_is_reported_at_once_and_at_the_end(
+    damaged, config, lost
+):
     copy, patient_id = damaged
     if lost == "store":
         shutil.rmtree(copy / f"patients/{patient_id}.zarr")
@@ -151,11 +169,50 @@ def test_what_fails_may_be_skipped_and_is_reported_at_the_end(damaged, config, l
     stream = lp.load_dataset(copy, config, split="base", streaming=True, on_error="skip", **options)
     others = f"patient_id <> '{patient_id}'"
     sound = lp.load_dataset(copy, config, split="base", streaming=True, where=others, **options)
-    iterator = iter(stream)
-    read = [next(iterator)["patient_id"] for _ in range(len(list(sound)))]
-    assert patient_id not in read
-    with pytest.warns(SkippedRowsWarning, match=rf"rows were left out[\s\S]*{patient_id}"):
-        assert next(iterator, None) is None
+    for _ in range(2):  # a second time it is told again
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.resetwarnings()  # pytest's make errors of warnings
+            warnings.simplefilter("default")
+            warnings.simplefilter("always", SkippedRowsWarning, append=True)
+            read = {row["patient_id"] for row in stream}
+        assert read == {row["patient_id"] for row in sound}
+        first, last = (str(w.message) for w in caught)
+        assert first.startswith(f"rows of patient {patient_id} are left out that cannot be read: ")
+        assert re.fullmatch(rf"\d+ rows? (were|was) left out, of {patient_id} \(\d+\)", last)
+
+
+def test_who_stops_early_is_told_of_those_skipped(damaged):
+    copy, patient_id = damaged
+    stream = lp.load_dataset(copy, "volumes", split="base", streaming=True, on_error="skip")
+    assert lp.open_cohort(copy).ids[1] == patient_id
+    rows = iter(stream)
+    with pytest.warns(SkippedRowsWarning, match=f"rows of patient {patient_id}"):
+        assert patient_id not in {next(rows)["patient_id"] for _ in range(2)}
+
+
+@pytest.mark.parametrize("config", ["volumes", "slices", "patches"])
+@pytest.mark.parametrize("status", [403, 401])
+def test_access_that_is_denied_is_never_skipped(web, config, status):
+    url, traffic = web
+    options = PATCHES if config == "patches" else {}
+    stream = lp.load_dataset(url, config, split="base", streaming=True, on_error="skip", **options)
+    traffic.fail = lambda method, path: status if "/patients/" in path else None
+    try:
+        with pytest.raises(DatasetError, match="access denied"):
+            next(iter(stream))
+    finally:
+        traffic.fail = lambda method, path: None
+
+
+def test_what_was_asked_wrongly_is_never_skipped(dataset):
+    stream = lp.load_dataset(
+        dataset, "patches", split="base", streaming=True, on_error="skip", **PATCHES
+    )
+    beyond = [r | {"start": [0, 0, 0]} for r in stream.take(1)]
+    reference = Reference.of(beyond[0]["image"])
+    row = Row({"image": replace(reference, stop=(99, 99, 99))}, set())
+    with pytest.raises(UsageError, match="reaches beyond the volume"):
+        list(readable([(0, {"patient_id": "x"}, row)]))
 
 
 @pytest.mark.parametrize("config", ["slices", "patches"])

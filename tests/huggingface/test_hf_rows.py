@@ -155,9 +155,35 @@ def test_where_chooses_patients_as_a_cohort_does(cohort, manifest, streaming):
     assert len(cohort.where(predicate)) < len(cohort)
 
 
-def test_a_part_without_anybody_is_an_empty_split(manifest):
-    loaded = load(manifest, "patients", split=None, where="part = 'base'")
-    assert {name: len(list(rows)) for name, rows in loaded.items()} == {"base": 3, "extended": 0}
+@BOTH
+@pytest.mark.parametrize("config", ["patients", "slices", "volumes", "patches"])
+def test_a_part_without_anybody_is_an_empty_split(manifest, config, streaming):
+    options = {"patch_size": (4, 8, 8)} if config == "patches" else {}
+    options |= {"where": "part = 'base'", "streaming": streaming}
+    loaded = load(manifest, config, split=None, **options)
+    assert set(loaded) == {"base", "extended"}
+    assert list(loaded["extended"]) == []
+    assert len(list(loaded["base"])) >= 3
+    assert loaded["extended"].features == loaded["base"].features
+    assert list(load(manifest, config, split="extended", **options)) == []
+    together = load(manifest, config, split="base+extended", **options)
+    assert len(list(together)) == len(list(loaded["base"]))
+
+
+def test_nobody_in_memory(manifest):
+    empty = load(manifest, "volumes", split=None, streaming=False, where="false")
+    assert {name: len(rows) for name, rows in empty.items()} == {"base": 0, "extended": 0}
+    assert len(empty["base"].map(lambda row: row)) == 0
+
+
+@BOTH
+def test_a_list_of_splits_is_a_list_of_datasets(dataset, manifest, streaming):
+    wanted = ["extended", "base+extended"]
+    for loaded in (
+        load(manifest, "patients", split=wanted, streaming=streaming),
+        lp.load_dataset(dataset, "patients", split=wanted, streaming=streaming),
+    ):
+        assert [len(list(rows)) for rows in loaded] == [1, 4]
 
 
 def test_cohort_to_hf(cohort):
@@ -174,6 +200,8 @@ def test_load_dataset_of_ours_is_that_of_datasets(dataset, manifest, monkeypatch
     for place in (dataset, dataset.name, manifest):
         ours = lp.load_dataset(place, "volumes", split="base+extended", streaming=True)
         assert list(ours) == list(load(manifest, "volumes"))
+    monkeypatch.setenv("HOME", str(dataset.parent))
+    assert len(list(lp.load_dataset(f"~/{dataset.name}", "volumes", split="base"))) == 3
     whole = lp.load_dataset(dataset, "slices")
     assert set(whole) == {"base", "extended"}
     assert whole["base"][3]["image"].shape[0] == 2

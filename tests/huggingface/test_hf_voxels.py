@@ -86,10 +86,40 @@ def dataset_handles(dataset):
     return [(handle, np.asarray(handle)) for handle in handles]
 
 
-@pytest.mark.parametrize("key", [[0, 1], (0, [1]), None, 1.5, np.array([True])])
+@pytest.mark.parametrize("key", [[0, 1], (0, [1]), None, 1.5, True, (0, False), np.array([True])])
 def test_other_keys_are_refused(rows, key):
     with pytest.raises(UsageError, match="expected integers, slices"):
         rows[0]["image"][key]
+
+
+def test_a_label_is_no_field_and_the_error_says_what_is(rows):
+    handle = rows[0]["image"]
+    with pytest.raises(
+        UnknownLabelError, match=r"\['T2w'\]: no such field.*\[0\] for T2w"
+    ) as raised:
+        handle["T2w"]
+    assert repr(handle) in str(raised.value)
+    assert isinstance(raised.value, KeyError)
+    assert handle.get("T2w") is None
+    assert "T2w" not in handle
+    assert len(handle) == len(list(handle)) == len(FIELDS)
+
+
+@pytest.mark.parametrize("precision", ["standard", "compact"])
+@pytest.mark.parametrize("spacing_mm", [None, 9.0])
+def test_a_handle_s_type_is_that_of_its_voxels(phantom_source, tmp_path, precision, spacing_mm):
+    for patient in take_inventory(phantom_source).patients[:1]:
+        convert_patient(patient, tmp_path, precision)
+    finalise(tmp_path)
+    patches = lp.load_dataset(
+        tmp_path, "patches", split="base", streaming=True, patch_size=(3, 5, 5),
+        spacing_mm=spacing_mm,
+    )  # fmt: skip
+    row = next(iter(patches))
+    whole = {name: np.asarray(row[name]) for name in ("image", "mask", "dose")}
+    assert {n: row[n].dtype for n in whole} == {n: v.dtype for n, v in whole.items()}
+    assert (whole["image"].dtype == np.int16) == (precision == "compact" and spacing_mm is None)
+    assert row["image"][0:0].dtype == row["image"].dtype
 
 
 def test_steps_and_negative_steps(rows):

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import shutil
+import subprocess
+import sys
+
 import pytest
 
 import lundprobe_zarr as lp
+from lundprobe_zarr.errors import UsageError
 
 torch = pytest.importorskip("torch")
 
@@ -84,3 +89,55 @@ def test_in_memory_rows_in_workers(dataset):
     alone = DataLoader(loaded.with_format("torch"), batch_size=8)
     for one, other in zip(loader, alone, strict=True):
         assert torch.equal(one["image"], other["image"])
+
+
+@pytest.mark.parametrize("config", ["volumes", "slices", "patches"])
+@pytest.mark.parametrize("streaming", [True, False])
+@pytest.mark.parametrize("batch_size", [2, None])
+def test_handles_are_not_made_batches_of_and_the_error_says_what_is(
+    dataset, config, streaming, batch_size
+):
+    options = PATCHES if config == "patches" else {}
+    loaded = lp.load_dataset(dataset, config, split="base", streaming=streaming, **options)
+    with pytest.raises(UsageError, match=r'expected arrays: `dataset\.with_format\("torch"\)`'):
+        next(iter(DataLoader(loaded.select_columns(["image", "mask"]), batch_size=batch_size)))
+
+
+def test_a_collate_function_of_one_s_own_gets_handles(dataset):
+    def stacked(rows):
+        return torch.stack([torch.as_tensor(row["image"]) for row in rows])
+
+    loaded = lp.load_dataset(dataset, "patches", split="base", streaming=True, **PATCHES)
+    batch = next(iter(DataLoader(loaded, batch_size=3, collate_fn=stacked)))
+    assert batch.shape == (3, 1, 4, 10, 10)
+
+
+@pytest.mark.parametrize("order", ["import torch, lundprobe_zarr", "import lundprobe_zarr, torch"])
+def test_torch_may_be_imported_before_or_after(order):
+    code = (
+        f"{order}\n"
+        "import torch.utils.data\n"
+        "from lundprobe_zarr.views.huggingface.batches import Handle\n"
+        "try: torch.utils.data.default_collate([Handle()])\n"
+        "except lundprobe_zarr.LundProbeError as error: print('with_format' in str(error))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "True\n"
+
+
+def test_workers_tell_of_what_they_skip(dataset, tmp_path):
+    copy = tmp_path / "damaged"
+    shutil.copytree(dataset, copy)
+    patient_id = lp.open_cohort(copy)[1].patient_id
+    (copy / f"patients/{patient_id}.zarr/mri/image/c/0/0/0/0").unlink()
+    code = (  # in a process of its own: pytest keeps warnings for itself
+        "import lundprobe_zarr as lp, torch.utils.data as data\n"
+        f"rows = lp.load_dataset({str(copy)!r}, 'volumes', split='base', streaming=True,\n"
+        "    on_error='skip', columns=['image']).with_format('torch')\n"
+        "loader = data.DataLoader(rows, batch_size=None, num_workers=2)\n"
+        "print(sum(1 for _ in loader))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "2\n"
+    assert f"rows of patient {patient_id} are left out" in done.stderr
+    assert f"1 row was left out, of {patient_id} (1)" in done.stderr

@@ -4,22 +4,23 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from itertools import chain, islice
 from typing import Any
 
 import datasets
 import numpy as np
 import pyarrow as pa
+from datasets.arrow_reader import ArrowReader
 
 from lundprobe_zarr.cohort import Cohort
 from lundprobe_zarr.cohort.core import open_cohort_at
 from lundprobe_zarr.errors import UsageError
 from lundprobe_zarr.patches import Sampling
 from lundprobe_zarr.schema.manifest import CITATION, DOI, MANIFEST_NAME
-from lundprobe_zarr.store.failures import public_options
+from lundprobe_zarr.store.failures import public_options, redacted
 from lundprobe_zarr.store.location import Location
-from lundprobe_zarr.views.huggingface.examples import EPOCH, ArrowExamplesIterable, TypedExamples
+from lundprobe_zarr.views.huggingface.examples import EPOCH, ArrowExamplesIterable, SeekableExamples
 from lundprobe_zarr.views.huggingface.feature import Voxels
 from lundprobe_zarr.views.huggingface.options import (
     CONFIGS,
@@ -43,6 +44,8 @@ from lundprobe_zarr.vocabulary.names import PARTS
 
 #: Name of the split that a cohort is.
 COHORT_SPLIT = "cohort"
+#: Wrong files that a message names; a folder may hold thousands.
+_NAMED = 3
 
 
 @dataclass
@@ -80,6 +83,15 @@ class LundProbeConfig(datasets.BuilderConfig):  # type: ignore[misc]
         """What was said of the plan of patches; all else is as `Plan` has it."""
         given = {name: getattr(self, name) for name in PLAN_OPTIONS}
         return {name: value for name, value in given.items() if value is not None}
+
+
+#: Options of `lundprobe_zarr.load_dataset` beside those that say where and how.
+OPTIONS = tuple(
+    field.name
+    for field in fields(LundProbeConfig)
+    if field.name in LundProbeConfig.__annotations__
+    and field.name not in ("place", "endpoint", "manifest")
+)
 
 
 class LundProbe(datasets.GeneratorBasedBuilder):  # type: ignore[misc]
@@ -142,13 +154,25 @@ class LundProbe(datasets.GeneratorBasedBuilder):  # type: ignore[misc]
         return list(of_part.values())
 
     def as_streaming_dataset(self, split: Any = None, base_path: str | None = None) -> Any:
-        """A stream of a split; of patches of several parts, their order is one and the same.
+        """A stream of a split, a list of them of a list, a dict of all of None.
 
-        datasets would put one part's after the other's, and not let the epoch change them.
+        Of patches of several parts the order is one and the same: datasets would put one part's
+        after the other's, and not let the epoch change them.
         """
+        if isinstance(split, list | tuple):
+            return [self.as_streaming_dataset(one, base_path) for one in split]
         text = "+".join(PARTS) if str(split) == "all" else "".join(str(split).split())
         self._together = text if self.config.name == "patches" and "+" in text else ""
         return super().as_streaming_dataset(split=self._together or split, base_path=base_path)
+
+    def _as_dataset(self, split: Any = datasets.Split.TRAIN, in_memory: bool = False) -> Any:
+        """A split in memory; one without rows is an empty dataset, for which datasets raises."""
+        reader = ArrowReader(self.cache_dir, self.info)
+        infos = self.info.splits.values()
+        if reader.get_file_instructions(self.dataset_name, split, infos):
+            return super()._as_dataset(split, in_memory)
+        nothing = self.info.features.arrow_schema.empty_table()
+        return datasets.Dataset(nothing, info=self.info.copy(), split=split)
 
     def _wanted(self) -> Wanted:
         config = self.config
@@ -216,10 +240,10 @@ class LundProbe(datasets.GeneratorBasedBuilder):  # type: ignore[misc]
 
     def _get_examples_iterable_for_split(
         self, split: datasets.SplitGenerator
-    ) -> TypedExamples | ArrowExamplesIterable:
+    ) -> SeekableExamples | ArrowExamplesIterable:
         if self.config.name in TABLE_CONFIGS:
             return ArrowExamplesIterable(self._generate_tables, split.gen_kwargs)
-        return TypedExamples(self._generate_examples, split.gen_kwargs, self.info.features)
+        return SeekableExamples(self._generate_examples, split.gen_kwargs, self.info.features)
 
 
 def _features(schema: pa.Schema) -> datasets.Features:
@@ -237,8 +261,10 @@ def _place_of(data_files: Mapping[Any, list[str]] | None) -> str:
     files = [str(f) for files in (data_files or {}).values() for f in files]
     path, mark, query = files[0].partition("?") if len(files) == 1 else ("", "", "")
     if not path.endswith(f"/{MANIFEST_NAME}"):
+        named = redacted(", ".join(files[:_NAMED])) + (" …" if len(files) > _NAMED else "")
         raise UsageError(
-            f"data_files={files}; expected the manifest of one converted dataset, e.g. "
-            f'data_files="s3://bucket/lund-probe/{MANIFEST_NAME}"'
+            f"{len(files)} data files: {named or 'none'}; expected the manifest of one converted "
+            f'dataset, e.g. data_files="s3://bucket/lund-probe/{MANIFEST_NAME}"; data_dir, or '
+            "neither of the two, finds other files, too"
         )
     return path.removesuffix(f"/{MANIFEST_NAME}") + mark + query

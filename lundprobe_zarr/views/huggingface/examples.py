@@ -1,4 +1,4 @@
-"""Rows as `datasets` streams them, but for two things; see `TypedExamples`. Private to datasets."""
+"""Rows as `datasets` streams them, but for two things: see `SeekableExamples`."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ import numpy as np
 from datasets import Features
 from datasets.iterable_dataset import ArrowExamplesIterable, ExamplesIterable
 
-__all__ = ["EPOCH", "ArrowExamplesIterable", "TypedExamples"]
+__all__ = ["EPOCH", "ArrowExamplesIterable", "SeekableExamples"]
 
-#: Name of the argument of a generator that says which epoch it is; see `TypedExamples`.
+#: Name of the argument of a generator that says which epoch it is; see `SeekableExamples`.
 EPOCH = "epoch"
 #: Where the state says how many rows were had.
 _HAD = "shard_example_idx"
@@ -20,14 +20,14 @@ _HAD = "shard_example_idx"
 Rows = Callable[..., Iterator[tuple[int, dict[str, Any]]]]
 
 
-class TypedExamples(ExamplesIterable):  # type: ignore[misc]
-    """Examples that are of their features already, of a generator that can begin anywhere.
+class SeekableExamples(ExamplesIterable):  # type: ignore[misc]
+    """Examples of known features, of a generator that can begin anywhere.
 
-    datasets would encode each row for Arrow and decode it again, which costs time and loses what
-    was read ahead; and it would run the generator shard by shard, each from its beginning. This
-    runs it once, with the argument `skip`: the rows of it that were had. Where the generator has
-    an argument `epoch`, `set_epoch` and `shuffle` change that instead of the order of the shards:
-    it then gives another order, of everything and not of shards.
+    That features are known spares datasets encoding each row for Arrow and decoding it again,
+    unless rows are formatted or cast. And datasets would run the generator shard by shard, each
+    from its beginning; this runs it once, with the argument `skip`: the rows of it that were had.
+    Where the generator has an argument `epoch`, `set_epoch` and `shuffle` change that instead of
+    the order of the shards: it then gives another order, of everything and not of shards.
     """
 
     def __init__(self, rows: Rows, kwargs: dict[str, Any], features: Features) -> None:
@@ -36,13 +36,8 @@ class TypedExamples(ExamplesIterable):  # type: ignore[misc]
 
     @property
     def features(self) -> Features:
-        """What the examples are of."""
+        """What the examples are of; datasets makes them of others, if they are cast, by itself."""
         return self._features
-
-    @property
-    def is_typed(self) -> bool:
-        """That they are."""
-        return True
 
     def __iter__(self) -> Iterator[tuple[int, dict[str, Any]]]:
         state = self._state_dict
@@ -52,10 +47,10 @@ class TypedExamples(ExamplesIterable):  # type: ignore[misc]
                 state[_HAD] = number + 1
             yield number, example
 
-    def _with(self, kwargs: dict[str, Any]) -> TypedExamples:
-        return TypedExamples(self.generate_examples_fn, kwargs, self._features)
+    def _with(self, kwargs: dict[str, Any]) -> SeekableExamples:
+        return SeekableExamples(self.generate_examples_fn, kwargs, self._features)
 
-    def shuffle_data_sources(self, generator: np.random.Generator) -> TypedExamples:
+    def shuffle_data_sources(self, generator: np.random.Generator) -> SeekableExamples:
         """In another order, that `generator` decides."""
         if EPOCH not in self.kwargs:
             return self._with(super().shuffle_data_sources(generator).kwargs)
@@ -64,11 +59,11 @@ class TypedExamples(ExamplesIterable):  # type: ignore[misc]
 
     def shard_data_sources(
         self, num_shards: int, index: int, contiguous: bool = True
-    ) -> TypedExamples:
+    ) -> SeekableExamples:
         """Those of one share of the shards."""
         shard = super().shard_data_sources(num_shards, index, contiguous=contiguous)
         return self._with(shard.kwargs)
 
-    def reshard_data_sources(self) -> TypedExamples:
+    def reshard_data_sources(self) -> SeekableExamples:
         """The same: shards are as small as they can be."""
         return self._with(self.kwargs)

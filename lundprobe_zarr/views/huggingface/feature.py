@@ -12,7 +12,7 @@ from lundprobe_zarr.errors import UsageError
 from lundprobe_zarr.views.huggingface.private import FEATURE
 from lundprobe_zarr.views.huggingface.reading import FIELDS, REFERENCE, Reference
 from lundprobe_zarr.views.huggingface.sources import known, learn
-from lundprobe_zarr.views.huggingface.voxels import LazyVoxels
+from lundprobe_zarr.views.huggingface.voxels import LazyVoxels, handle_of
 
 
 @dataclass
@@ -43,8 +43,11 @@ class Voxels:
         return Reference.of(value).record()
 
     def decode_example(self, value: Mapping[str, Any], token_per_repo_id: Any = None) -> LazyVoxels:
-        """A handle to what a reference, as a record, refers to; reads nothing."""
-        return value if isinstance(value, LazyVoxels) else LazyVoxels(Reference.of(value))
+        """A handle to what a reference, as a record, refers to; reads nothing.
+
+        Of a row of a stream it is the handle that the row had: what was read ahead is its.
+        """
+        return value if isinstance(value, LazyVoxels) else handle_of(Reference.of(value))
 
     def cast_storage(self, storage: pa.Array) -> pa.Array:
         """References in Arrow, as the struct that they are; nulls may have come without types."""

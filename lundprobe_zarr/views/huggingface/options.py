@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import pyarrow as pa
@@ -11,7 +11,7 @@ from lundprobe_zarr.errors import UnknownLabelError, UsageError
 from lundprobe_zarr.schema.tables import TABLES
 from lundprobe_zarr.views.huggingface.reading import REFERENCE
 from lundprobe_zarr.vocabulary.names import GRIDS, MODALITY_UNITS, STRUCTURES
-from lundprobe_zarr.vocabulary.nearest import suggestion
+from lundprobe_zarr.vocabulary.nearest import nearest
 
 #: Configurations whose rows are those of a table, and those whose rows hold voxels.
 TABLE_CONFIGS = ("patients", "structures")
@@ -23,6 +23,23 @@ MODALITIES: dict[str, tuple[str, ...]] = {"mri": tuple(MODALITY_UNITS), "sct": (
 #: Rows read ahead of a stream, by threads, unless it is said how many.
 READ_AHEAD = {"slices": 8, "patches": 8}
 ON_ERROR = ("raise", "skip")
+
+_PLACE_SAYS = "the first argument says where the dataset is"
+_NO_HUB = "nothing is taken from the Hugging Face Hub"
+#: Options of `datasets.load_dataset` that `lundprobe_zarr.load_dataset` has no use for, and why.
+_ELSEWHERE = {
+    "path": _PLACE_SAYS,
+    "data_files": _PLACE_SAYS,
+    "data_dir": _PLACE_SAYS,
+    "name": "the second argument, config, is that",
+    "revision": _NO_HUB,
+    "token": f"{_NO_HUB}; storage_options takes credentials",
+    "trust_remote_code": _NO_HUB,
+    "download_config": f"{_NO_HUB}; storage_options says how to reach a server",
+    "verification_mode": "voxels are compared with their checksums whenever they are read",
+    "save_infos": "the card in the dataset's folder has them",
+    "features": "columns chooses them; change them with .cast(features)",
+}
 
 _WHO = tuple(TABLES["patients"].schema)[:3]  # patient_id, part, protocol
 _TRIPLE, _PLACE = pa.list_(pa.float64(), 3), pa.list_(pa.int64(), 3)
@@ -51,17 +68,14 @@ _OF_MASKS = ("mask", "structures", "present")
 def require_config(name: str) -> str:
     """`name`, if it is a configuration; raises `UnknownLabelError`, listing them."""
     if name not in CONFIGS:
-        raise UnknownLabelError(
-            f"no configuration {name!r}; {suggestion(name, CONFIGS)}; expected one of "
-            f"{', '.join(CONFIGS)}"
-        )
+        raise _unknown(f"no configuration {name!r}", name, CONFIGS)
     return name
 
 
 def schema_of(config: str, grid: str, columns: Sequence[str] | None) -> pa.Schema:
     """Columns of a configuration's rows; references to voxels are of type `REFERENCE`.
 
-    Raises `UnknownLabelError` for one of `columns` that there is none of.
+    Raises `UnknownLabelError` for one of `columns` that there is none of, `UsageError` for none.
     """
     fields = {field.name: field for field in _fields(config)}
     if grid == "dose":
@@ -69,10 +83,9 @@ def schema_of(config: str, grid: str, columns: Sequence[str] | None) -> pa.Schem
     chosen = list(fields) if columns is None else _sequence("columns", columns)
     for name in chosen:
         if name not in fields:
-            raise UnknownLabelError(
-                f"columns: no column {name!r} in {config}; {suggestion(name, fields)}; there are "
-                f"{', '.join(fields)}"
-            )
+            raise _unknown(f"columns: no column {name!r} in {config}", name, fields)
+    if not chosen or len(set(chosen)) != len(chosen):
+        raise UsageError(f"columns={chosen}; expected at least one, each once")
     return pa.schema([fields[name] for name in chosen])
 
 
@@ -115,6 +128,26 @@ def require_read_ahead(rows: Any) -> None:
         raise UsageError(f"read_ahead={rows!r}; expected a number of rows, from 0 on")
 
 
+def require_one_process(num_proc: int | None) -> None:
+    """Raises `UsageError` for a stream with a number of processes to prepare it by."""
+    if num_proc is not None:
+        raise UsageError(
+            f"num_proc={num_proc!r} with streaming=True; expected one of the two: a stream is read "
+            "by the workers of a DataLoader, and ahead by threads, as read_ahead says"
+        )
+
+
+def require_options(given: Iterable[str], known: Sequence[str]) -> None:
+    """Raises `UsageError` for an option that our own function does not take."""
+    for name in given:
+        if name in known:
+            continue
+        if name in _ELSEWHERE:
+            raise UsageError(f"{name}: not an option here: {_ELSEWHERE[name]}")
+        near = "".join(f"nearest: {', '.join(n)}; " for n in [nearest(name, known)] if n)
+        raise UsageError(f"{name}: no such option; {near}expected one of {', '.join(known)}")
+
+
 def require_patches_alone(config: str, given: Mapping[str, Any], spacing_mm: Any) -> None:
     """Raises `UsageError` for options of `patches` with another configuration."""
     names = [*given, *([] if spacing_mm is None else ["spacing_mm"])]
@@ -125,7 +158,15 @@ def require_patches_alone(config: str, given: Mapping[str, Any], spacing_mm: Any
 def _sequence(name: str, given: Any) -> list[str]:
     if isinstance(given, str):
         raise UsageError(f"{name}={given!r}; expected a list, e.g. [{given!r}]")
+    if not isinstance(given, Sequence) or not all(isinstance(label, str) for label in given):
+        raise UsageError(f"{name}={given!r}; expected a list of names")
     return list(given)
+
+
+def _unknown(text: str, name: str, known: Iterable[str]) -> UnknownLabelError:
+    names = list(known)
+    near = "".join(f"nearest: {', '.join(n)}; " for n in [nearest(name, names)] if n)
+    return UnknownLabelError(f"{text}; {near}there are {', '.join(names) or 'none'}")
 
 
 def _labels(
@@ -134,10 +175,7 @@ def _labels(
     chosen = tuple(known) if given is None else tuple(_sequence(name, given))
     for label in chosen:
         if label not in known:
-            raise UnknownLabelError(
-                f"{name}: no {label!r}{where}; {suggestion(str(label), known)}; there are "
-                f"{', '.join(known) or 'none'}"
-            )
+            raise _unknown(f"{name}: no {label!r}{where}", label, known)
     if len(set(chosen)) != len(chosen):
         raise UsageError(f"{name}={list(chosen)}; expected each once")
     return chosen

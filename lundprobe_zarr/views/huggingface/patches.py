@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from lundprobe_zarr.cohort import Cohort
-from lundprobe_zarr.errors import LundProbeError
+from lundprobe_zarr.errors import DamagedStoreError
 from lundprobe_zarr.patches import Content, Draw, Plan, lattice_of
 from lundprobe_zarr.views.huggingface.rows import RawRow, RowSource, Wanted
 from lundprobe_zarr.views.huggingface.sources import key_of, reader_of
@@ -60,7 +60,7 @@ class PatchSource:
     ) -> Iterator[RawRow | FailedRow]:
         """Rows of an epoch at the positions of `runs`, the first `skip` left out.
 
-        With `keep_failed`, a row whose patient cannot be opened is one; else it raises.
+        With `keep_failed`, a row whose patient's store is damaged is one; else it raises.
         """
         positions = [p for first, last in runs for p in range(first, last)][skip:]
         draws = (self._plan.draw(epoch, p) for p in positions)
@@ -68,7 +68,7 @@ class PatchSource:
         for draw in opened:
             try:
                 row: RawRow | FailedRow = self._row(draw)
-            except LundProbeError as error:
+            except DamagedStoreError as error:
                 if not keep_failed:
                     raise
                 row = {"patient_id": draw.patient_id}, error

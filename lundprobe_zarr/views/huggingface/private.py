@@ -1,11 +1,13 @@
-"""All that is used of `datasets` without being promised by it, and how it is put in place.
+"""All that is used of others without being promised by them, and how it is put in place.
 
-Two tables: `packaged_modules._PACKAGED_DATASETS_MODULES`, where `load_dataset("lundprobe")` looks
-for a builder, and `features.features._FEATURE_TYPES`, where stored features are looked up by name.
-Both are plain dicts that their modules define; an entry is made as soon as the module has run,
-whichever of the two libraries is imported first. Where a table is not what it was, nothing is
-done, `import datasets` works as ever, and `problems` says so to whoever asks for our data:
-`lundprobe_zarr.load_dataset` works without either. The third is `examples.TypedExamples`.
+Two tables of `datasets`: `packaged_modules._PACKAGED_DATASETS_MODULES`, where
+`load_dataset("lundprobe")` looks for a builder, and `features.features._FEATURE_TYPES`, where
+stored features are looked up by name. Both are plain dicts that their modules define; an entry is
+made as soon as the module has run, whichever of the two libraries is imported first. Where a table
+is not what it was, nothing is done, `import datasets` works as ever, and `problems` says so to
+whoever asks for our data:
+`lundprobe_zarr.load_dataset` works without either. The third is `examples.SeekableExamples`. Of
+torch it is one table, `default_collate_fn_map`, as its documentation shows how to extend it.
 """
 
 from __future__ import annotations
@@ -18,6 +20,7 @@ from importlib.machinery import ModuleSpec, PathFinder
 from types import ModuleType
 from typing import Any
 
+from lundprobe_zarr.views.huggingface.batches import Handle, refuse
 from lundprobe_zarr.vocabulary.version import package_version
 
 #: Name of the builder for `datasets.load_dataset`.
@@ -70,7 +73,14 @@ def ensure_feature() -> None:
         features.register_feature(Voxels, FEATURE)
 
 
+def _register_collate(module: ModuleType) -> None:
+    table = getattr(module, "default_collate_fn_map", None)
+    if isinstance(table, dict):
+        table[Handle] = refuse
+
+
 _ACTIONS: dict[str, Callable[[ModuleType], None]] = {
+    "torch.utils.data._utils.collate": _register_collate,
     "datasets.packaged_modules": _register_builder,
     "datasets.features.features": _register_feature,
 }

@@ -10,10 +10,13 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, cast
 
+import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from lundprobe_zarr.errors import DamagedStoreError
 from lundprobe_zarr.patches import Content, Pad, read_patch
+from lundprobe_zarr.patches.reading import resampled_type
 from lundprobe_zarr.store.patch import PatchReader
 from lundprobe_zarr.views.huggingface.sources import reader_of
 
@@ -69,8 +72,12 @@ class Reference:
 
     def record(self) -> dict[str, Any]:
         """The reference as a record for Arrow."""
-        values = {name: getattr(self, name) for name in FIELDS}
-        return {n: list(v) if isinstance(v, tuple) else v for n, v in values.items()}
+        return {name: self.field(name) for name in FIELDS}
+
+    def field(self, name: str) -> Any:
+        """A field as the record has it."""
+        value = getattr(self, name)
+        return list(value) if isinstance(value, tuple) else value
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -78,6 +85,14 @@ class Reference:
         box = [b - a for a, b in zip(self.start, self.stop, strict=True)]
         labels = [] if self.labels is None else [len(self.labels)]
         return (*labels, *(box[1:] if self.axial else box))
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Type of the voxels that are read; one request the first time."""
+        if name_of(self.array) == "mask":
+            return np.dtype(bool)
+        stored = self.reader.array(self.array).dtype
+        return stored if self.spacing_mm is None else resampled_type(stored)
 
     @property
     def reader(self) -> PatchReader:
@@ -121,7 +136,10 @@ class Row:
     """
 
     def __init__(
-        self, references: Mapping[str, Reference], used: set[str], failure: Exception | None = None
+        self,
+        references: Mapping[str, Reference],
+        used: set[str],
+        failure: DamagedStoreError | None = None,
     ) -> None:
         self.references = dict(references)
         self.failure = failure

@@ -3,28 +3,34 @@
 from __future__ import annotations
 
 import warnings
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
-from lundprobe_zarr.errors import LundProbeError
+from lundprobe_zarr.errors import DamagedStoreError
 from lundprobe_zarr.views.huggingface.reading import Row
 from lundprobe_zarr.views.huggingface.rows import RawRow
-from lundprobe_zarr.views.huggingface.voxels import LazyVoxels
+from lundprobe_zarr.views.huggingface.voxels import handle_in_row
 
 T = TypeVar("T")
-#: Failures that a report quotes; of more it gives the number.
-_QUOTED = 20
+#: Patients that the report at the end names; of more it gives the number.
+_NAMED = 20
 
 
 class SkippedRowsWarning(UserWarning):
-    """At the end of a stream with `on_error="skip"`: which rows were left out, and why."""
+    """Of a stream with `on_error="skip"`: whose rows are left out and why, and how many in all.
 
+    Shown each time, not once a process as other warnings are, unless a filter says otherwise.
+    """
+
+
+# Behind all other filters. Python's default would not tell of a second epoch.
+warnings.simplefilter("always", SkippedRowsWarning, append=True)
 
 #: A row that could not be made: whose it is, and why.
-FailedRow = tuple[dict[str, Any], LundProbeError]
+FailedRow = tuple[dict[str, Any], DamagedStoreError]
 Numbered = tuple[int, dict[str, Any], Row]
 
 
@@ -40,11 +46,11 @@ def with_handles(
     with _pool(ahead) as pool:
         waiting: deque[Numbered] = deque()
         for number, (values, references) in enumerate(rows, first):
-            if isinstance(references, LundProbeError):
+            if isinstance(references, DamagedStoreError):
                 row, references = Row({}, used, references), {}
             else:
                 row = Row(references, used)
-            handles = {n: LazyVoxels(r, row, n) for n, r in references.items()}
+            handles = {n: handle_in_row(r, row, n) for n, r in references.items()}
             waiting.append((number, values | handles, row))
             if pool is not None:
                 for *_, begun in waiting:
@@ -87,20 +93,28 @@ def _pool(threads: int) -> Iterator[ThreadPoolExecutor | None]:
 
 
 def readable(rows: Iterable[Numbered]) -> Iterator[Numbered]:
-    """Those rows whose voxels can all be read; reads them. Warns of the others at the end."""
-    failures: list[str] = []
+    """Those rows whose voxels can all be read; reads them. Rows of damaged stores are left out.
+
+    Warns of each patient as soon as a row of theirs is left out, and at the end of how many were.
+    Whatever else keeps a row from being read is raised.
+    """
+    left_out: Counter[str] = Counter()
     for number, values, row in rows:
         try:
             row.read_now()
-        except LundProbeError as error:
-            failures.append(f"patient {values['patient_id']}: {error}")
+        except DamagedStoreError as error:
+            patient_id = values["patient_id"]
+            left_out[patient_id] += 1
+            if left_out[patient_id] == 1:
+                _warn(f"rows of patient {patient_id} are left out that cannot be read: {error}")
             continue
         yield number, values, row
-    if failures:
-        quoted = "\n".join(f"  {failure}" for failure in failures[:_QUOTED])
-        more = f"\n  and {len(failures) - _QUOTED} more" if len(failures) > _QUOTED else ""
-        warnings.warn(
-            f"{len(failures)} rows were left out, as they could not be read:\n{quoted}{more}",
-            SkippedRowsWarning,
-            stacklevel=2,
-        )
+    if left_out:
+        named = ", ".join(f"{i} ({n})" for i, n in left_out.most_common(_NAMED))
+        more = f" and {len(left_out) - _NAMED} more patients" if len(left_out) > _NAMED else ""
+        total = left_out.total()
+        _warn(f"{total} {'rows were' if total > 1 else 'row was'} left out, of {named}{more}")
+
+
+def _warn(text: str) -> None:
+    warnings.warn(text, SkippedRowsWarning, stacklevel=3)

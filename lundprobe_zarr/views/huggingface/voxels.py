@@ -4,28 +4,37 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from types import EllipsisType
 from typing import Any
+from weakref import WeakValueDictionary
 
 import numpy as np
 
-from lundprobe_zarr.errors import UsageError
+from lundprobe_zarr.errors import UnknownLabelError, UsageError
+from lundprobe_zarr.views.huggingface.batches import NO_BATCH, Handle
 from lundprobe_zarr.views.huggingface.reading import FIELDS, Array, Reference, Row, read_all
 from lundprobe_zarr.views.huggingface.sources import Key, learn, location_of
 
+#: What an axis may be indexed by.
+_KEYS = (slice, int, np.integer, EllipsisType)
 
-class LazyVoxels(Mapping[str, Any]):
+
+class LazyVoxels(Handle, Mapping[str, Any]):
     """Voxels of one patient, (label, z, y, x), read when they are asked for and not before.
 
     `numpy.asarray(handle)` and `torch.as_tensor(handle)` read all of it, in the stored type;
     `handle[0, 10:20]` reads just that. `shape`, `ndim`, `labels` (along the first axis; None where
     there is no such axis) and `patient_id` read nothing; `dtype` reads the store's metadata. As a
-    mapping it is the reference that stands for it in Arrow: `handle["array"]`, `dict(handle)`. It
-    pickles without voxels, with what it takes to read them.
+    mapping it is the reference that stands for it in Arrow: `handle["array"]`, `dict(handle)`, and
+    so `len(handle)` and iteration are of the reference's fields, not of voxels. It pickles without
+    voxels, with what it takes to read them.
 
     It has no `__array__`: `datasets` would take that for voxels to be widened to int64.
     """
 
     def __init__(self, reference: Reference, row: Row | None = None, column: str = "") -> None:
+        if not isinstance(reference, Reference):
+            raise UsageError(f"{type(reference).__name__} for a reference: {NO_BATCH}")
         self._reference = reference
         self._row = row
         self._column = column
@@ -39,11 +48,19 @@ class LazyVoxels(Mapping[str, Any]):
     def __getitem__(self, key: Any) -> Any:
         """A field of the reference by its name; else voxels, at integers, slices and `...`.
 
-        Raises `UsageError` for any other key, `IndexError` out of bounds, and as `read` does.
+        Raises `UsageError` for any other key, `UnknownLabelError` for a field there is none of,
+        `IndexError` out of bounds, and as `read` does.
         """
-        if isinstance(key, str):
-            return self._reference.record()[key]
-        return self._selected(key)
+        if not isinstance(key, str):
+            return self._selected(key)
+        if key in FIELDS:
+            return self._reference.field(key)
+        at = f", e.g. [0] for {self.labels[0]}" if self.labels else ""
+        raise UnknownLabelError(
+            f"{self!r}[{key!r}]: no such field; expected numbers and slices for voxels{at}, or, of "
+            f"the reference that it is, one of {', '.join(FIELDS)}; labels of the first axis are "
+            "in `.labels`"
+        )
 
     def __reduce__(self) -> tuple[Any, ...]:
         key = (self._reference.dataset, self._reference.options)
@@ -61,8 +78,11 @@ class LazyVoxels(Mapping[str, Any]):
 
     @property
     def dtype(self) -> np.dtype[Any]:
-        """Type of the voxels, as stored; one request if nothing of the patient was read yet."""
-        return self._reference.reader.array(self._reference.array).dtype
+        """Type of the voxels; one request if nothing of the patient was read yet.
+
+        As stored, but where whole numbers are resampled on the way, which gives float32.
+        """
+        return self._reference.dtype
 
     @property
     def labels(self) -> tuple[str, ...] | None:
@@ -75,7 +95,7 @@ class LazyVoxels(Mapping[str, Any]):
         return self._reference.patient_id
 
     def read(self) -> Array:
-        """All voxels, in the stored type.
+        """All voxels, of type `dtype`.
 
         Raises `UnknownLabelError` for an array or modality that the patient lacks,
         `DamagedStoreError` for a byte that is missing or wrong.
@@ -129,6 +149,23 @@ class LazyVoxels(Mapping[str, Any]):
         return handle_html(self)
 
 
+#: Handles of rows that are still in use. `datasets` turns rows into records and back, to format
+#: or cast them; what was begun to be read of one must not be read again.
+_in_use: WeakValueDictionary[Reference, LazyVoxels] = WeakValueDictionary()
+
+
+def handle_in_row(reference: Reference, row: Row, column: str) -> LazyVoxels:
+    """A handle to a column of a row, for `handle_of` to find as long as it is in use."""
+    handle = LazyVoxels(reference, row, column)
+    _in_use[reference] = handle
+    return handle
+
+
+def handle_of(reference: Reference) -> LazyVoxels:
+    """The handle in use to what a reference refers to, or a new one."""
+    return _in_use.get(reference) or LazyVoxels(reference)
+
+
 def _restore(reference: Reference, key: Key, location: Any) -> LazyVoxels:
     learn({key: location})
     return LazyVoxels(reference)
@@ -137,7 +174,7 @@ def _restore(reference: Reference, key: Key, location: Any) -> LazyVoxels:
 def _lines(key: Any, shape: tuple[int, ...]) -> list[Array]:
     """Places along every axis: () for an integer, (n,) for a slice."""
     keys = list(key) if isinstance(key, tuple) else [key]
-    if any(k is not Ellipsis and not isinstance(k, slice | int | np.integer) for k in keys):
+    if any(isinstance(k, bool) or not isinstance(k, _KEYS) for k in keys):
         raise UsageError(f"voxels at {key!r}; expected integers, slices or ..., e.g. [0, 10:20]")
     if sum(k is Ellipsis for k in keys) > 1 or len(keys) - (Ellipsis in keys) > len(shape):
         raise IndexError(f"voxels at {key!r} of shape {shape}: too many axes")
