@@ -16,7 +16,7 @@ import numpy.typing as npt
 from lundprobe_zarr.errors import MissingStructureError, UnknownLabelError, UsageError
 from lundprobe_zarr.patches.content import Block, Content
 from lundprobe_zarr.store.metadata import StoreMetadata
-from lundprobe_zarr.store.patch import Part, PatchReader, Volume
+from lundprobe_zarr.store.patch import Part, PatchReader
 from lundprobe_zarr.vocabulary.lattice import (
     Box,
     Grid,
@@ -113,8 +113,9 @@ def read_patch(
     The dict has the arrays of `content` (labels…, z, y, x), for each label axis a tuple of its
     labels, `patient_id`, `grid`, `start` (3,) int64, the first voxel (z, y, x) on the lattice, and
     `affine` (4, 4) float64, voxel (i, j, k) of the patch -> mm, RAS. Images, dose and uncertainty
-    are interpolated linearly where `content` asks for another spacing, masks by the nearest voxel;
-    values belong to voxel centres, and an outermost value reaches half a voxel further.
+    are interpolated linearly where `content` asks for another spacing, and masks are mask where
+    that gives a half or more, as `.lp.resample` does; values belong to voxel centres, and an
+    outermost value reaches half a voxel further.
 
     Raises `UsageError` for a patch beyond the volume unless `pad` says what is there,
     `UnknownLabelError` or `MissingStructureError` for a modality or dose that the patient lacks,
@@ -174,7 +175,7 @@ def _arrays(
         reader.read_parts(parts, targets)
     else:
         for target, volume in zip(targets, reader.read_parts(parts), strict=True):
-            target[...] = _resampled(volume, window, target.dtype)
+            target[...] = resample_volume(volume, window, 1, target.dtype)
     if content.image_dtype and "image" in sample:
         sample["image"] = sample["image"].astype(content.image_dtype, copy=False)
     return sample
@@ -189,12 +190,6 @@ def _sample_type(block: Block, dtype: np.dtype[Any], window: Move | None) -> np.
 def resampled_type(dtype: np.dtype[Any]) -> np.dtype[Any]:
     """Type of a patch whose stored voxels are of `dtype`, once they are resampled."""
     return dtype if dtype.kind == "b" else np.result_type(dtype, np.float32)
-
-
-def _resampled(volume: Volume, window: Move, dtype: np.dtype[Any]) -> Volume:
-    if dtype.kind != "b":
-        return resample_volume(volume, window, 1, dtype)
-    return resample_volume(volume, window, 0, dtype)
 
 
 def _indices(

@@ -157,20 +157,54 @@ def resample_volume(
     `order` is that of the spline: 0 nearest, 1 linear. Beyond the outermost centres their values
     are carried on. A boolean volume is True where at least half of what is interpolated is.
     """
+    is_mask = dtype.kind == "b"
+    kind = np.dtype(np.float32) if is_mask else dtype
+    diagonal = np.diag(move.matrix)
+    separable = np.array_equal(move.matrix, np.diag(diagonal))
+    if separable and order == 1 and kind.kind == "f":
+        moved = _linear(volume, diagonal, move, kind)
+    else:
+        values = volume.astype(kind) if is_mask else volume
+        moved = _spline(values, diagonal if separable else move.matrix, move, order, kind)
+    return moved >= _HALF if is_mask else moved
+
+
+def _linear(
+    volume: npt.NDArray[Any], steps: FloatArray, move: Move, dtype: np.dtype[Any]
+) -> npt.NDArray[Any]:
+    """Interpolated along one axis after another: ten times as fast as all at once.
+
+    The axis that shrinks most comes first. Places on a voxel's centre take its very value.
+    """
+    moved = volume
+    for axis in sorted(range(3), key=lambda axis: move.new[axis] / move.old[axis]):
+        last = move.old[axis] - 1
+        places = np.clip(move.offset[axis] + steps[axis] * np.arange(move.new[axis]), 0, last)
+        centres = np.rint(places)
+        places = np.where(np.abs(places - centres) < _ROUNDING, centres, places)
+        below = np.floor(places).astype(int)
+        weight = (places - below).astype(dtype).reshape([-1 if a == axis else 1 for a in range(3)])
+        above = np.minimum(below + 1, last)
+        low, high = (moved.take(n, axis).astype(dtype, copy=False) for n in (below, above))
+        low *= 1 - weight
+        high *= weight
+        moved = np.add(low, high, out=low)
+    return moved
+
+
+def _spline(
+    volume: npt.NDArray[Any], matrix: FloatArray, move: Move, order: int, dtype: np.dtype[Any]
+) -> npt.NDArray[Any]:
     # Here, not above: opening a patient should not wait for scipy.
     from scipy.ndimage import affine_transform
 
-    is_mask = dtype.kind == "b"
-    diagonal = np.diag(move.matrix)
-    # scipy takes a diagonal for separable axes, which is several times as fast
-    separable = np.array_equal(move.matrix, np.diag(diagonal))
-    moved = affine_transform(
-        volume.astype(np.float64) if is_mask else volume,
-        diagonal if separable else move.matrix,
+    moved: npt.NDArray[Any] = affine_transform(
+        volume,
+        matrix,  # of one axis scipy takes the diagonal, and is several times as fast
         move.offset,
         output_shape=move.new,
-        output=np.dtype(np.float64) if is_mask else dtype,
+        output=dtype,
         order=order,
         mode="nearest",
     )
-    return np.asarray(moved >= _HALF if is_mask else moved)
+    return moved
