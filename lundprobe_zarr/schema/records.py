@@ -31,6 +31,8 @@ class SourceRecord(BaseModel):
         foreground: the file's non-zero value, for masks that have any.
         voxels: voxels of the foreground, for masks.
         range: smallest and largest finite stored value, for anything but masks.
+        voxels_sha256: of the stored voxels, little-endian in C order, where `nifti_sha256` does not
+            fix them: values that were rounded, or that a scaling in the header made.
         stored_bytes, stored_sha256: of the shard it fills; 0 and None if all its chunks are empty.
     """
 
@@ -52,6 +54,7 @@ class SourceRecord(BaseModel):
     foreground: int | float | None = None
     voxels: int | None = None
     range: tuple[float, float] | None = None
+    voxels_sha256: str | None = None
     stored_bytes: int = 0
     stored_sha256: str | None = None
 

@@ -76,6 +76,9 @@ def _grid_columns(grid: str) -> Iterable[Column]:
     )
 
 
+#: Column with a hash of what a patient's store holds; tables written by early versions lack it.
+CONTENT = "content_sha256"
+
 PATIENTS = Table(
     "patients",
     "one patient",
@@ -113,6 +116,11 @@ PATIENTS = Table(
         Column("findings", pa.list_(pa.string()), "what was odd about the patient's files"),
         Column("source_bytes", pa.int64(), "size of the patient's converted source files", "byte"),
         Column("store_bytes", pa.int64(), "size of all objects of the patient's store", "byte"),
+        Column(
+            CONTENT,
+            pa.string(),
+            "hash of voxels, labels and geometry, the same wherever equal files were converted",
+        ),
     ),
 )
 

@@ -19,7 +19,8 @@ import zarr
 from lundprobe_zarr.errors import DatasetError
 from lundprobe_zarr.schema.manifest import Manifest
 from lundprobe_zarr.schema.records import SourceRecord
-from lundprobe_zarr.schema.tables import PATIENTS, store_path
+from lundprobe_zarr.schema.tables import CONTENT, PATIENTS, store_path
+from lundprobe_zarr.store.content import read_content, voxels_sha256
 from lundprobe_zarr.store.dataset import open_manifest, open_store, read_table
 from lundprobe_zarr.store.describe import array_rows, patient_row
 from lundprobe_zarr.store.location import Location
@@ -86,6 +87,7 @@ def validate(
     with ThreadPoolExecutor(workers) as pool:
         outcomes = list(pool.map(look, rows))
     problems = [*_counts(location, manifest, rows), *(p for _, found in outcomes for p in found)]
+    problems += _content(location, manifest, rows)
     problems += [
         Problem("measured tables", f"rows of {patient}, who is not in the patients table")
         for patient in sorted({*measured, *arrays} - set(rows))
@@ -124,6 +126,28 @@ def _counts(
         stores = {k.split("/")[0].removesuffix(".zarr") for k in location.find("patients")}
         for patient in sorted(s for s in stores - set(rows) if not s.startswith(".")):
             yield Problem(store_path(patient), "no row in the patients table; run finalise")
+
+
+def _content(
+    location: Location, manifest: Manifest, rows: dict[str, dict[str, Any]]
+) -> Iterator[Problem]:
+    """Whether the manifest's hashes are those of what is there: see `store.content`."""
+    said = manifest.content
+    if said is None:  # written by an early version
+        return
+    found = read_content(location, manifest, rows.values())
+    for name, parts in found.tables.items():
+        for part, sha256 in parts.items():
+            if said.tables.get(name, {}).get(part) != sha256:
+                yield Problem(
+                    f"{name} table, {part}",
+                    f"content {sha256}; the manifest says {said.tables.get(name, {}).get(part)}; "
+                    "run finalise, with --rebuild if that does not help",
+                )
+    if (found.sha256, found.patients) != (said.sha256, said.patients):
+        yield Problem(
+            "manifest", f"content {said.sha256}; what is there has {found.sha256}; run finalise"
+        )
 
 
 def _look(
@@ -167,7 +191,7 @@ def _tables(
     store: StoreMetadata, row: dict[str, Any], arrays: list[dict[str, Any]]
 ) -> Iterator[Problem]:
     expected = patient_row(store, row["store_bytes"])
-    for column in (c.name for c in PATIENTS.columns):
+    for column in (c.name for c in PATIENTS.columns if c.name in row or c.name != CONTENT):
         if row.get(column) != expected[column]:
             yield Problem(
                 f"patients table, {store.patient_id}",
@@ -223,6 +247,8 @@ def _voxels(
         yield Problem(where, f"SHA-256 differs from {record.stored_sha256}, recorded when written")
     if record.restores and _nifti_sha256(record, volume) != record.nifti_sha256:
         yield Problem(where, f"does not give back {record.path}: its SHA-256 differs")
+    if record.voxels_sha256 not in (None, voxels_sha256(volume, array.dtype)):
+        yield Problem(where, f"voxels whose SHA-256 is not {record.voxels_sha256}, as recorded")
     difference = mask_finding(row, volume)
     if difference:
         yield Problem(where, difference)
