@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from lundprobe_zarr.errors import SourceError, SourceNotFoundError, UsageError
 from lundprobe_zarr.vocabulary.files import SourceFile, expected_files, parse_path
-from lundprobe_zarr.vocabulary.names import PARTS, STRUCTURES, is_patient_id
+from lundprobe_zarr.vocabulary.names import PARTS, PATIENT_ID_FORM, STRUCTURES, is_patient_id
 
+from .fiducials import read_fiducials
+from .nifti import peek_nifti
 from .sidefiles import Geometry, SideFiles, read_side_files, side_file_names
 
 _PART_FOLDERS = {"base": "basePart", "extended": "extendedPart"}
@@ -20,6 +23,8 @@ _NESTING = 2
 _DEPTH = 4
 #: A patient's folders cannot be placed without their image.
 _REQUIRED = ("MR_StorT2/image.nii.gz", "sCT/image.nii.gz")
+#: Patients examined at a time: on a network's disk each file takes a moment to open.
+_EXAMINERS = 8
 
 
 @dataclass(frozen=True)
@@ -60,12 +65,29 @@ class PatientSource:
 
 @dataclass(frozen=True)
 class Inventory:
-    """A source tree: its patients in order, folders that are none, and side-file findings."""
+    """A source tree: its patients in order, folders that are none, and side-file findings.
+
+    Of one that `select` has narrowed, `unchosen` are the patients that nobody asked for, and
+    `other_shares` those that the other shares of a job array convert.
+    """
 
     root: Path
     patients: tuple[PatientSource, ...]
     skipped: tuple[str, ...]
     findings: tuple[str, ...]
+    unchosen: tuple[PatientSource, ...] = ()
+    other_shares: tuple[PatientSource, ...] = ()
+
+    @property
+    def whole(self) -> tuple[PatientSource, ...]:
+        """Every patient of the source, chosen or not, in order of their ids."""
+        everyone = (*self.patients, *self.unchosen, *self.other_shares)
+        return tuple(sorted(everyone, key=lambda p: p.patient_id))
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether it has not been narrowed."""
+        return not self.unchosen and not self.other_shares
 
     @property
     def bytes(self) -> int:
@@ -119,8 +141,8 @@ def take_inventory(source: Path, follow_links: bool = False) -> Inventory:
         findings += side.findings
         for child in sorted(folder.iterdir()):
             if not is_patient_id(child.name):
-                name = _printable(child.name)
-                skipped.append(f"{folder.name}/{name}: its name is no patient id")
+                where = f"{folder.name}/{_printable(child.name)}"
+                skipped.append(f"{where}: its name is no patient id; expected {PATIENT_ID_FORM}")
             elif child.exists() and not child.is_dir():
                 skipped.append(f"{folder.name}/{child.name}: not a folder")
             else:
@@ -131,8 +153,9 @@ def take_inventory(source: Path, follow_links: bool = False) -> Inventory:
 
 def _strangers(root: Path) -> list[str]:
     known = {*_PART_FOLDERS.values(), *side_file_names()}
+    parts = " or ".join(_PART_FOLDERS.values())
     return [
-        f"{_printable(child.name)}: folder is no part"
+        f"{_printable(child.name)}: folder is no part; expected {parts}"
         for child in sorted(root.iterdir())
         if child.is_dir() and child.name not in known
     ]
@@ -271,6 +294,32 @@ def _findings(
     yield from (f"unknown file left out: {path}" for path in unknown)
 
 
+def examine(inventory: Inventory) -> Inventory:
+    """The inventory with the `problem` of those whose files begin as they must not.
+
+    Reads the first bytes of every file, which show one that is empty, no gzip or no NIfTI.
+    """
+    with ThreadPoolExecutor(_EXAMINERS) as pool:
+        return replace(inventory, patients=tuple(pool.map(_examined, inventory.patients)))
+
+
+def _examined(patient: PatientSource) -> PatientSource:
+    found = [] if patient.problem is not None else list(_misbegun(patient))
+    if not found:
+        return patient
+    others = f" (and {len(found) - 1} more of its files)" if len(found) > 1 else ""
+    return replace(patient, problem=f"{found[0]}{others}")
+
+
+def _misbegun(patient: PatientSource) -> Iterator[str]:
+    for entry in patient.entries:
+        look = read_fiducials if entry.record.kind == "text" else peek_nifti
+        try:
+            look(entry.file, f"{patient.folder}/{entry.path}")
+        except SourceError as error:
+            yield str(error)
+
+
 def select(
     inventory: Inventory, patients: Sequence[str] = (), part: tuple[int, int] | None = None
 ) -> Inventory:
@@ -278,7 +327,7 @@ def select(
 
     Raises `UsageError` for a patient that is not there or a share that cannot be.
     """
-    chosen = inventory.patients
+    chosen, unchosen = inventory.patients, inventory.unchosen
     if patients:
         absent = sorted(set(patients) - {p.patient_id for p in chosen})
         if absent:
@@ -286,10 +335,13 @@ def select(
                 f"no patient {', '.join(absent)} in {inventory.root}; it holds {len(chosen)}, "
                 f"such as {', '.join(p.patient_id for p in chosen[:3]) or 'none'}"
             )
+        unchosen = tuple(p for p in chosen if p.patient_id not in patients)
         chosen = tuple(p for p in chosen if p.patient_id in patients)
+    others = inventory.other_shares
     if part is not None:
         share, shares = part
         if not 1 <= share <= shares:
             raise UsageError(f"part {share}/{shares}; expected i/N with 1 <= i <= N, e.g. 3/16")
+        others = tuple(p for n, p in enumerate(chosen) if n % shares != share - 1)
         chosen = chosen[share - 1 :: shares]
-    return replace(inventory, patients=chosen)
+    return replace(inventory, patients=chosen, unchosen=unchosen, other_shares=others)

@@ -6,8 +6,12 @@ the (z, y, x) of a store, nothing transposed in memory, nothing flipped.
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 import io
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from math import prod
 from pathlib import Path
@@ -33,7 +37,8 @@ _MAX_SIDE_BYTES = 1 << 20
 #: Uncompressed bytes at a time: still in the processor's cache when they are hashed, and more
 #: than the reader buffers, which then copies nothing.
 _PIECE = 1 << 20
-_GZIP_ERRORS: Any = (gzip_ng.BadGzipFile, zlib_ng.error)
+_GZIP_MAGIC = b"\x1f\x8b"
+_GZIP_ERRORS: Any = (gzip.BadGzipFile, gzip_ng.BadGzipFile, zlib.error, zlib_ng.error)
 _TYPES = "integers or floats of up to 64 bits"
 
 
@@ -55,7 +60,7 @@ class NiftiFile:
     extensions: bytes
     trailer: bytes
     dtype: np.dtype[Any]
-    description: str
+    is_synthetic: bool
     bytes: int
     sha256: str
     nifti_sha256: str
@@ -68,7 +73,7 @@ class NiftiFile:
 
 
 @dataclass(frozen=True)
-class _Layout:
+class Layout:
     """What a header says of its file: (i, j, k) shape, type, offset of the voxels, scaling."""
 
     shape: tuple[int, int, int]
@@ -81,7 +86,13 @@ class _Layout:
     oddities: tuple[str, ...]
 
     @property
+    def is_synthetic(self) -> bool:
+        """Whether the file says that it is a phantom's."""
+        return self.description.upper().startswith("SYNTHETIC")
+
+    @property
     def voxel_bytes(self) -> int:
+        """Size of the voxels, uncompressed."""
         return prod(self.shape) * self.dtype.itemsize
 
 
@@ -106,8 +117,8 @@ class _HashingFile(io.RawIOBase):
 class _Uncompressed:
     """The uncompressed bytes of a `.nii.gz`, hashed as they are read."""
 
-    def __init__(self, compressed: Any, where: str) -> None:
-        self._gzip: Any = gzip_ng.GzipNGFile(fileobj=compressed, mode="rb")
+    def __init__(self, compressed: Any, where: str, reader: Any = gzip_ng.GzipNGFile) -> None:
+        self._gzip: Any = reader(fileobj=compressed, mode="rb")
         self._where = where
         self.sha256 = hashlib.sha256()
 
@@ -151,9 +162,31 @@ def read_nifti(path: Path, where: str, workspace: Workspace | None = None) -> Ni
     its uncompressed bytes. Memory is bounded by what the file really holds. Raises `SourceError`
     for anything that is not one whole 3-D NIfTI volume of real numbers.
     """
+    with _opened(path, where) as (file, size):
+        return _read(file, size, where, workspace or Workspace())
+
+
+def peek_nifti(path: Path, where: str) -> Layout:
+    """What the header of the `.nii.gz` at `path` says; reads the first bytes alone.
+
+    Raises `SourceError`, as `read_nifti` does, for what these show: an empty file, one that is
+    not gzip or no NIfTI file, a header that cannot be.
+    """
+    with _opened(path, where) as (file, size):
+        stream = _Uncompressed(file, where, gzip.GzipFile)  # zlib-ng's reads half a megabyte
+        layout = parse_header(_read_header(stream, where), where)
+        _require_plausible(layout, size, where)
+        return layout
+
+
+@contextmanager
+def _opened(path: Path, where: str) -> Iterator[tuple[Any, int]]:
+    """A gzip file, unbuffered, and its size; errors of opening and reading it name `where`."""
     try:
         with path.open("rb", buffering=0) as file:
-            return _read(file, path.stat().st_size, where, workspace or Workspace())
+            _require_gzip(file.read(len(_GZIP_MAGIC)), where)
+            file.seek(0)
+            yield file, path.stat().st_size
     except FileNotFoundError as error:
         raise SourceNotFoundError(
             f"{where}: vanished or a dangling link; expected a readable file; restore it"
@@ -165,6 +198,16 @@ def read_nifti(path: Path, where: str, workspace: Workspace | None = None) -> Ni
             f"{where}: cannot be read ({error.strerror or error}); expected a readable file; check "
             "its permissions and the disk"
         ) from error
+
+
+def _require_gzip(start: bytes, where: str) -> None:
+    if not start:
+        raise SourceError(f"{where}: empty; expected .nii.gz; fetch the file again")
+    if start != _GZIP_MAGIC:
+        raise SourceError(
+            f"{where}: not gzip: starts with {start!r}; expected .nii.gz, which starts with "
+            f"{_GZIP_MAGIC!r}; fetch the file again"
+        )
 
 
 def _read(file: Any, size: int, where: str, workspace: Workspace) -> NiftiFile:
@@ -185,7 +228,7 @@ def _read(file: Any, size: int, where: str, workspace: Workspace) -> NiftiFile:
         extensions=extensions,
         trailer=trailer,
         dtype=layout.dtype,
-        description=layout.description,
+        is_synthetic=layout.is_synthetic,
         bytes=hashing.count,
         sha256=hashing.sha256.hexdigest(),
         nifti_sha256=stream.sha256.hexdigest(),
@@ -206,7 +249,7 @@ def _read_header(stream: _Uncompressed, where: str) -> bytes:
     )
 
 
-def parse_header(header: bytes, where: str) -> _Layout:
+def parse_header(header: bytes, where: str) -> Layout:
     """Layout that the 348 (NIfTI-1) or 540 (NIfTI-2) bytes of `header` describe.
 
     Raises `SourceError` naming `where` and the field that cannot be.
@@ -216,7 +259,7 @@ def parse_header(header: bytes, where: str) -> _Layout:
     shape, oddities = _shape(parsed, where)
     slope, inter = _scaling(parsed, where)
     affine, disagreement = _affine(parsed, shape, where)
-    return _Layout(
+    return Layout(
         shape=shape,
         dtype=_dtype(parsed, where),
         offset=_offset(parsed, len(header), where),
@@ -320,7 +363,7 @@ def _disagreement(header: Any, sform: FloatArray, shape: tuple[int, ...]) -> tup
     return (f"sform and qform disagree by {shift:.3g} mm; the sform was used",)
 
 
-def _require_plausible(layout: _Layout, size: int, where: str) -> None:
+def _require_plausible(layout: Layout, size: int, where: str) -> None:
     claimed, most = layout.offset + layout.voxel_bytes, _DEFLATE_MAX_RATIO * size
     if claimed > most:
         raise SourceError(
@@ -331,7 +374,7 @@ def _require_plausible(layout: _Layout, size: int, where: str) -> None:
 
 
 def _read_voxels(
-    stream: _Uncompressed, layout: _Layout, where: str, workspace: Workspace
+    stream: _Uncompressed, layout: Layout, where: str, workspace: Workspace
 ) -> npt.NDArray[Any]:
     # Pages of np.empty cost memory only once written: a false claim costs what the file holds.
     try:

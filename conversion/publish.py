@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import shlex
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -41,7 +42,8 @@ from lundprobe_zarr.vocabulary.version import package_version
 from .fragments import load_fragments, parquet
 from .place import located
 
-_SUFFIX = ".zarr"
+#: What follows the patient's id in the name of a store.
+SUFFIX = ".zarr"
 #: Stores asked for at a time.
 _REQUESTS = 16
 
@@ -64,7 +66,7 @@ def finalise(dataset: Location | Path, rebuild: bool = False) -> Published:
     """
     dataset = located(dataset)
     dataset.require_writable()
-    stores, left_out = _stores(dataset)
+    stores, left_out = read_stores(dataset, store_names(dataset))
     if not stores:
         raise NotADatasetError(
             f"{dataset.url}: no patient's store in {dataset.path('patients')}; expected at least "
@@ -91,12 +93,12 @@ def finalise(dataset: Location | Path, rebuild: bool = False) -> Published:
 def store_names(dataset: Location) -> list[str]:
     """Names of what claims to be a store, complete or not, such as `<patient_id>.zarr`."""
     there = dataset.children("patients")
-    return [name for name in there if name.endswith(_SUFFIX) and not name.startswith(".")]
+    return [name for name in there if name.endswith(SUFFIX) and not name.startswith(".")]
 
 
-def _stores(dataset: Location) -> tuple[list[StoreMetadata], list[str]]:
+def read_stores(dataset: Location, names: Sequence[str]) -> tuple[list[StoreMetadata], list[str]]:
+    """Metadata of the stores that can be read, and of the others why not."""
     stores, left_out = [], []
-    names = store_names(dataset)
     with ThreadPoolExecutor(_REQUESTS) as pool:
         for name, found in zip(names, pool.map(partial(_store, dataset), names), strict=True):
             if isinstance(found, StoreMetadata):
@@ -120,18 +122,13 @@ def _store(dataset: Location, name: str) -> StoreMetadata | str:
 
 
 def _manifest(dataset: str, stores: list[StoreMetadata]) -> Manifest:
-    precisions = {str(s.attributes["precision"]) for s in stores}
-    if len(precisions) > 1:
-        raise DatasetError(
-            f"{dataset}: its stores were converted with {' and '.join(sorted(precisions))} "
-            "precision; expected one; convert again with --overwrite"
-        )
+    precision = _precision(dataset, stores)
     synthetic = _is_synthetic(dataset, stores)
     return Manifest.model_validate(
         {
             "schema_version": SCHEMA_VERSION,
             "name": "LUND-PROBE phantom (synthetic)" if synthetic else "LUND-PROBE",
-            "precision": precisions.pop(),
+            "precision": precision,
             "synthetic": synthetic,
             "access": ACCESS_SYNTHETIC if synthetic else ACCESS,
             "converter": f"lundprobe-zarr {package_version()}",
@@ -140,6 +137,21 @@ def _manifest(dataset: str, stores: list[StoreMetadata]) -> Manifest:
             "tables": {},
         }
     )
+
+
+def _precision(dataset: str, stores: list[StoreMetadata]) -> str:
+    found = Counter(str(s.attributes["precision"]) for s in stores).most_common()
+    if len(found) > 1:
+        most = found[0][0]
+        others = [s.patient_id for s in stores if s.attributes["precision"] != most]
+        raise DatasetError(
+            f"{dataset}: its stores were converted with "
+            f"{' and '.join(f'{p} ({n})' for p, n in found)} precision; expected one; convert "
+            f"those that are not {most} again, or remove their stores and run `lundprobe-zarr "
+            f"finalise {shlex.quote(dataset)}`:\n  lundprobe-zarr convert SOURCE "
+            f"{shlex.quote(dataset)} --precision {most} --overwrite --patients {','.join(others)}"
+        )
+    return found[0][0]
 
 
 def _is_synthetic(dataset: str, stores: list[StoreMetadata]) -> bool:
@@ -207,7 +219,7 @@ def _store_bytes(dataset: Location, stores: list[StoreMetadata]) -> Mapping[str,
         return {i: sum(dataset.find(store_path(i)).values()) for i in ids}
     total: Counter[str] = Counter()
     for name, size in dataset.find("patients").items():
-        total[name.partition("/")[0].removesuffix(_SUFFIX)] += size
+        total[name.partition("/")[0].removesuffix(SUFFIX)] += size
     return total
 
 

@@ -19,15 +19,16 @@ from typing import Any, Protocol
 import dask
 from distributed import Client, LocalCluster, as_completed, get_worker
 
-from lundprobe_zarr.errors import DamagedStoreError, NotADatasetError, UsageError
+from lundprobe_zarr.errors import DatasetError, UsageError
 from lundprobe_zarr.schema.precision import PRECISIONS, Precision
 from lundprobe_zarr.store.location import Location
-from lundprobe_zarr.store.metadata import parse_store
 
+from .claim import announced
 from .inventory import Inventory, PatientSource
+from .mixing import require_unmixed, strangers
 from .patient import PatientResult, convert_patient
 from .place import located, remove_leftovers, require_usable
-from .publish import finalise, store_names
+from .publish import finalise
 from .state import are_current
 
 #: Topic on which workers report bytes as files are stored.
@@ -64,7 +65,12 @@ class Silent:
 
 @dataclass
 class Report:
-    """Outcome of a conversion: every patient's result, what was skipped or odd in the source."""
+    """Outcome of a conversion: every patient's result, what was skipped or odd in the source.
+
+    `not_in_source` are patients in the dataset whom the source does not have; their stores stay.
+    Not looked for when only some patients were asked for, or a share. `unpublished` is why the
+    tables could not be written, where patients failed.
+    """
 
     source: str
     destination: str
@@ -72,8 +78,10 @@ class Report:
     results: list[PatientResult] = field(default_factory=list)
     skipped_folders: tuple[str, ...] = ()
     findings: tuple[str, ...] = ()
+    not_in_source: tuple[str, ...] = ()
     seconds: float = 0.0
     interrupted: bool = False
+    unpublished: str | None = None
 
     def count(self, status: str) -> int:
         """Number of patients with that status."""
@@ -92,9 +100,11 @@ class Report:
             "precision": self.precision,
             "seconds": round(self.seconds, 3),
             "interrupted": self.interrupted,
+            "unpublished": self.unpublished,
             "counts": {s: self.count(s) for s in ("converted", "skipped", "failed")},
             "skipped_folders": list(self.skipped_folders),
             "findings": list(self.findings),
+            "not_in_source": list(self.not_in_source),
             "patients": [r.to_json() for r in self.results],
         }
         path = path.resolve()
@@ -128,12 +138,21 @@ def convert(
     Patients whose source has not changed are skipped; one that fails fails alone. Afterwards
     tables, manifest and card are written of all stores there (unless `options.publish` is off,
     as for the shares of a job array). An interrupt stops cleanly: the report says so.
-    Raises `UsageError` for options that make no sense or clash with what is there, `DatasetError`
-    for a place that cannot be written, both before any patient is converted.
+    Raises `UsageError` for options that make no sense or clash with what is there, or while another
+    conversion is at work on these patients there, and `DatasetError` for a place that cannot be
+    written, all before any patient is converted.
     """
     options, reporter = options or Options(), reporter or Silent()
     dataset = located(destination)
     _require_usable(inventory, dataset, options)
+    with announced(dataset, [p.patient_id for p in inventory.patients]):
+        require_unmixed(inventory, dataset, options.precision, options.overwrite)
+        return _convert(inventory, dataset, options, reporter)
+
+
+def _convert(
+    inventory: Inventory, dataset: Location, options: Options, reporter: Reporter
+) -> Report:
     started = time.perf_counter()
     report = Report(
         str(inventory.root),
@@ -141,6 +160,7 @@ def convert(
         options.precision,
         skipped_folders=inventory.skipped,
         findings=inventory.findings,
+        not_in_source=strangers(inventory, dataset) if inventory.is_whole else (),
     )
     todo = _skip_current(inventory, dataset, options, report)
     _convert_all(todo, dataset, options, report, reporter)
@@ -153,10 +173,11 @@ def convert(
 def _publish(dataset: Location, report: Report) -> None:
     try:
         left_out = finalise(dataset).left_out
-    except NotADatasetError:
-        if report.count("converted") + report.count("skipped"):
+    except DatasetError as error:
+        if not report.failures:
             raise
-        return  # every patient failed, as the report says
+        report.unpublished = str(error)  # such as that every patient failed
+        return
     report.findings += tuple(f"left out of the tables: {line}" for line in left_out)
 
 
@@ -175,8 +196,6 @@ def _require_usable(inventory: Inventory, dataset: Location, options: Options) -
             "outside it"
         )
     require_usable(dataset, options.scratch)
-    if not options.overwrite:
-        _require_same_precision(dataset, options.precision)
 
 
 def _require_apart(source: Path, destination: Path) -> None:
@@ -185,22 +204,6 @@ def _require_apart(source: Path, destination: Path) -> None:
         raise UsageError(
             f"destination {target} and source {source} overlap; expected separate folders"
         )
-
-
-def _require_same_precision(dataset: Location, precision: Precision) -> None:
-    """One dataset, one precision: the first readable store tells which."""
-    for name in store_names(dataset):
-        try:
-            store = parse_store(dataset.read(f"patients/{name}/zarr.json"), name)
-        except (DamagedStoreError, FileNotFoundError):  # to be converted again
-            continue
-        there = store.attributes["precision"]
-        if there != precision:
-            raise UsageError(
-                f"{dataset.url} was converted with precision {there}, not {precision}; choose "
-                f"--precision {there}, another destination, or convert all again with --overwrite"
-            )
-        return
 
 
 def _skip_current(

@@ -132,7 +132,7 @@ class VolumeWriter:
         self._place(entry, file)
         for oddity in file.oddities:
             self._find(entry, oddity)
-        self.contents.synthetic |= file.description.upper().startswith("SYNTHETIC")
+        self.contents.synthetic |= file.is_synthetic
         return file
 
     def _place(self, entry: SourceEntry, file: NiftiFile) -> None:

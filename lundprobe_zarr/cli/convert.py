@@ -13,6 +13,7 @@ import typer
 from lundprobe_zarr.cli.place import Dataset, StorageOptions, locate
 from lundprobe_zarr.cli.status import FAILED, NO_DATASET
 from lundprobe_zarr.errors import SourceNotFoundError, UsageError
+from lundprobe_zarr.vocabulary.names import PATIENT_ID_FORM
 
 if TYPE_CHECKING:
     from conversion.inventory import Inventory
@@ -125,7 +126,7 @@ def _inventory(source: Path, follow_links: bool) -> Inventory:
     if not inventory.patients:
         raise SourceNotFoundError(
             f"{inventory.root}: no patient in basePart/ or extendedPart/; expected folders named "
-            "oldAcq_ or newAcq_ and 16 hexadecimal digits; check that the archive was unpacked"
+            f"{PATIENT_ID_FORM}; check that the archive was unpacked"
         )
     return inventory
 

@@ -49,6 +49,23 @@ def select(inventory: Inventory, patients: list[str], part: tuple[int, int] | No
     return selected
 
 
+def examine(inventory: Inventory) -> Inventory:
+    """The inventory with the problems that the first bytes of its files show."""
+    examined: Inventory = _module("inventory").examine(inventory)
+    return examined
+
+
+def require_unmixed(inventory: Inventory, destination: Location, how: Options) -> None:
+    """Require that what stays in the dataset fits what would be converted."""
+    _module("mixing").require_unmixed(inventory, destination, how.precision, how.overwrite)
+
+
+def strangers(inventory: Inventory, destination: Location) -> tuple[str, ...]:
+    """Patients in the dataset whom the source does not have."""
+    found: tuple[str, ...] = _module("mixing").strangers(inventory, destination)
+    return found
+
+
 def current(
     destination: Location, inventory: Inventory, precision: Precision
 ) -> list[PatientSource]:

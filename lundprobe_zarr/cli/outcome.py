@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from lundprobe_zarr.cli.console import count, duration, heading, listing, say
@@ -34,9 +34,11 @@ def _next(report: Report, destination: Location, published: bool) -> Iterator[st
     quoted = shlex.quote(destination.url)
     if report.failures:
         yield "Next: mend what failed and run the same command; it converts only what is missing."
-    if not published:
+    if report.unpublished is not None:
+        yield f"The tables were not written: {report.unpublished}"
+    elif not published:
         yield f"Next, once every share is done: lundprobe-zarr finalise {quoted}"
-    elif report.count("converted") + report.count("skipped"):
+    else:
         yield f"Next: lundprobe-zarr validate {quoted}"
         yield f"      lundprobe-zarr info {quoted}"
 
@@ -51,10 +53,23 @@ def _show_failures(report: Report) -> None:
 
 def _show_findings(report: Report) -> None:
     of_patients = [f"{r.patient_id}: {f}" for r in report.results for f in r.findings]
-    lines = [*report.findings, *report.skipped_folders, *of_patients]
+    lines = [*report.findings, *of_patients]
     if lines:
         heading(f"Odd, and converted all the same: {count(len(lines), 'finding')}")
         listing(lines)
+    if report.skipped_folders:
+        heading(f"Passed over, not converted: {count(len(report.skipped_folders), 'entry')}")
+        listing(report.skipped_folders)
+    if report.not_in_source:
+        heading(not_in_source(report.not_in_source))
+        listing(report.not_in_source)
+
+
+def not_in_source(patients: Sequence[str]) -> str:
+    """What becomes of patients in the dataset whom the source does not have."""
+    are = "is" if len(patients) == 1 else "are"
+    stay = "it stays as it is" if len(patients) == 1 else "they stay as they are"
+    return f"{count(len(patients), 'patient')} in the dataset {are} not in this source; {stay}:"
 
 
 def show_interrupted(done: int, known: int, destination: Location) -> None:

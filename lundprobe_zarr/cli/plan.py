@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from lundprobe_zarr.cli import converter
 from lundprobe_zarr.cli.console import count, facts, heading, listing, say, size
+from lundprobe_zarr.cli.outcome import not_in_source
 from lundprobe_zarr.cli.place import shown
 from lundprobe_zarr.vocabulary.files import KNOWN_FILES
 from lundprobe_zarr.vocabulary.names import PARTS, PROTOCOLS, STRUCTURES, protocol_of
@@ -20,12 +21,14 @@ if TYPE_CHECKING:
 
 def show_plan(inventory: Inventory, destination: Location, how: Options) -> None:
     """Print the inventory and what would be done; nothing is written."""
+    converter.require_unmixed(inventory, destination, how)
+    inventory = converter.examine(inventory)
     say(f"Source: {inventory.root}", "bold")
     facts(_overview(inventory))
     _section("Organs without a clinical mask", _missing(inventory.patients))
     _section("Absent files", _absent(inventory.patients))
     _section("Unknown files, left out", _unknown(inventory.patients))
-    _section("Folders passed over", inventory.skipped)
+    _section("Passed over, not converted", inventory.skipped)
     _section("Odd in the side files", inventory.findings)
     bad = [p for p in inventory.patients if p.problem is not None]
     _section("Would fail", (f"{p.patient_id}: {p.problem}" for p in bad))
@@ -79,6 +82,10 @@ def _show_intent(inventory: Inventory, destination: Location, how: Options, bad:
     left = sum(
         p.bytes for p in inventory.patients if p.patient_id not in spared and p.problem is None
     )
+    absent = converter.strangers(inventory, destination) if inventory.is_whole else ()
+    if absent:
+        heading(not_in_source(absent))
+        listing(absent)
     heading(f"Would convert to {shown(destination)}, precision {how.precision}:")
     listing(
         (

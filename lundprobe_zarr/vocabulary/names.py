@@ -58,6 +58,10 @@ AIR_HU = -999.5
 WARNING_TEXT_ROWS = 50
 
 _PATIENT_ID = re.compile(r"(oldAcq|newAcq)_[0-9a-f]{16}")
+#: The form of a patient id, for messages.
+PATIENT_ID_FORM = (
+    "oldAcq_ or newAcq_ and 16 lower-case hexadecimal digits, e.g. newAcq_3fa9c0d211b7e845"
+)
 
 
 def is_patient_id(name: str) -> bool:
@@ -72,10 +76,7 @@ def protocol_of(patient_id: str) -> str:
     """
     match = _PATIENT_ID.fullmatch(patient_id)
     if match is None:
-        raise UnknownLabelError(
-            f"{patient_id!r} is no patient id; expected oldAcq_ or newAcq_ and 16 hexadecimal "
-            "digits, e.g. newAcq_3fa9c0d211b7e845"
-        )
+        raise UnknownLabelError(f"{patient_id!r} is no patient id; expected {PATIENT_ID_FORM}")
     return match.group(1)
 
 

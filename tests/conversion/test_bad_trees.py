@@ -17,6 +17,7 @@ from conversion.inventory import find_root, take_inventory
 from conversion.patient import convert_patient
 from lundprobe_zarr.errors import SourceNotFoundError, UsageError
 from lundprobe_zarr.vocabulary.files import FIDUCIAL_TEXT
+from lundprobe_zarr.vocabulary.names import PATIENT_ID_FORM
 
 MASK = "sCT/mask_BODY.nii.gz"
 
@@ -199,9 +200,10 @@ def test_folders_that_are_no_patients_are_skipped_and_named(work: Workplace) -> 
     inventory = take_inventory(work.source)
     assert [p.patient_id for p in inventory.patients] == [NEW, OLD]
     for name in (*STRANGE, "notes.txt"):
-        assert f"basePart/{name}: its name is no patient id" in inventory.skipped
+        said = f"basePart/{name}: its name is no patient id; expected {PATIENT_ID_FORM}"
+        assert said in inventory.skipped
     assert "basePart/newAcq_00000000000000ff: not a folder" in inventory.skipped
-    assert "basePart2: folder is no part" in inventory.skipped
+    assert "basePart2: folder is no part; expected basePart or extendedPart" in inventory.skipped
 
 
 @pytest.mark.parametrize("nesting", ["", "lund-probe", "lund-probe/lund-probe"])

@@ -1,0 +1,145 @@
+"""What stays in a dataset beside what is converted: named, and refused where it does not fit."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import Workplace
+from trees import LIGHT, MRI, NEW, OLD, SCT, snapshot, write_nifti, write_patient
+
+from conversion.inventory import examine, select, take_inventory
+from conversion.mixing import require_unmixed, strangers
+from conversion.patient import convert_patient
+from conversion.publish import finalise
+from conversion.run import Options, Report, _publish, convert
+from lundprobe_zarr.errors import DatasetError, UsageError
+from lundprobe_zarr.store.location import Location
+
+LATE = "newAcq_00000000000000c3"
+
+
+@pytest.fixture
+def left(work: Workplace) -> Workplace:
+    """A dataset of two patients, one of whom has left the source."""
+    for patient in take_inventory(work.source).patients:
+        assert convert_patient(patient, work.dataset, "standard").error is None
+    shutil.rmtree(work.source / "basePart" / OLD)
+    return work
+
+
+def refused(work: Workplace, *chosen: str, share: tuple[int, int] | None = None) -> str:
+    """Why a conversion to another precision is refused, with nothing written."""
+    before = snapshot(work.dataset)
+    inventory = select(take_inventory(work.source), chosen, share)
+    with pytest.raises(UsageError) as raised:
+        convert(inventory, work.dataset, Options(precision="compact", overwrite=True))
+    assert snapshot(work.dataset) == before
+    return str(raised.value)
+
+
+def test_another_precision_is_refused_where_a_patient_would_keep_the_old_one(
+    left: Workplace,
+) -> None:
+    said = refused(left)
+    assert f"{OLD} (standard): not in the source" in said
+    assert NEW not in said
+    assert "convert to a new folder" in said
+    assert f"remove their stores, such as {left.dataset}/patients/{OLD}.zarr" in said
+    shutil.rmtree(left.dataset / "patients" / f"{OLD}.zarr")
+    require_unmixed(take_inventory(left.source), Location(left.dataset), "compact", True)
+
+
+def test_patients_not_asked_for_or_not_convertible_would_keep_their_precision(
+    left: Workplace,
+) -> None:
+    write_patient(left.source, OLD, only=(MRI, SCT))
+    assert f"{OLD} (standard): not among the patients asked for" in refused(left, NEW)
+    (left.source / "basePart" / OLD / MRI).unlink()
+    assert f"{OLD} (standard): cannot be converted: basePart/{OLD}: no {MRI}" in refused(left)
+
+
+def test_shares_convert_each_others_patients(left: Workplace) -> None:
+    write_patient(left.source, OLD, only=(MRI, SCT))
+    share = select(take_inventory(left.source), part=(1, 2))
+    require_unmixed(share, Location(left.dataset), "compact", True)
+    assert [p.patient_id for p in share.whole] == [NEW, OLD]
+    shutil.rmtree(left.source / "basePart" / OLD)
+    assert "not in the source" in refused(left, share=(1, 1))
+
+
+def test_a_phantom_does_not_go_into_a_dataset_of_patients(
+    left: Workplace, phantom_source: Path
+) -> None:
+    before = snapshot(left.dataset)
+    with pytest.raises(UsageError, match=r"stores of patients, 2 in all.*is of a phantom") as said:
+        convert(take_inventory(phantom_source), left.dataset)
+    assert f"\n  {NEW}\n  {OLD}" in str(said.value)
+    assert snapshot(left.dataset) == before
+
+
+def test_patients_who_left_the_source_are_reported_and_stay(
+    left: Workplace, tmp_path: Path
+) -> None:
+    inventory = take_inventory(left.source)
+    store = snapshot(left.dataset / "patients")
+    report = convert(inventory, left.dataset)
+    assert report.not_in_source == (OLD,)
+    assert snapshot(left.dataset / "patients") == store
+    report.write(tmp_path / "report.json")
+    assert json.loads((tmp_path / "report.json").read_text())["not_in_source"] == [OLD]
+    for narrowed in (select(inventory, [NEW]), select(inventory, part=(1, 2))):
+        assert strangers(narrowed, Location(left.dataset)) == (OLD,)
+    write_patient(left.source, LATE, only=LIGHT)
+    some = select(take_inventory(left.source), [NEW])
+    assert convert(some, left.dataset).not_in_source == ()
+
+
+def test_mixed_precisions_name_those_to_convert_and_spare_the_report_of_failures(
+    left: Workplace,
+) -> None:
+    (patient,) = take_inventory(left.source).patients
+    assert convert_patient(patient, left.dataset, "compact").error is None
+    with pytest.raises(DatasetError, match=r"compact \(1\) and standard \(1\)") as raised:
+        finalise(left.dataset)
+    assert f"convert SOURCE {left.dataset} --precision compact --overwrite --patients {OLD}" in str(
+        raised.value
+    )
+    (left.folder / MRI).write_bytes(b"")
+    failed = convert_patient(take_inventory(left.source).patients[0], left.dataset, "compact")
+    report = Report("source", "dataset", "compact", [failed])
+    _publish(Location(left.dataset), report)
+    assert "compact (1) and standard (1)" in str(report.unpublished)
+
+
+@pytest.mark.parametrize(
+    ("path", "data", "said"),
+    [
+        (MRI, b"", "empty"),
+        (MRI, b"<html>", "not gzip: starts with b'<h'"),
+        ("MR_StorT2/MRI_T2_DICOM_coords_fiducials.txt", b"", "0 lines"),
+    ],
+)
+def test_the_first_bytes_show_who_would_fail(
+    work: Workplace, path: str, data: bytes, said: str
+) -> None:
+    (work.folder / path).write_bytes(data)
+    (problem, fine) = [p.problem for p in examine(take_inventory(work.source)).patients]
+    assert problem is not None
+    assert problem.startswith(f"basePart/{NEW}/{path}: {said}")
+    assert fine is None
+
+
+def test_the_first_bytes_show_a_header_that_is_none(work: Workplace) -> None:
+    (work.folder / MRI).write_bytes(gzip.compress(b"no NIfTI" * 100))
+    (work.folder / SCT).write_bytes(b"\x1f\x8b and no more")
+    problem = examine(take_inventory(work.source)).patients[0].problem
+    assert "no NIfTI header" in str(problem)
+    assert "(and 1 more of its files)" in str(problem)
+    write_nifti(work.folder / SCT, np.zeros((2, 2, 2), np.uint8), np.eye(4))
+    write_nifti(work.folder / MRI, np.zeros((2, 2, 2), np.uint8), np.eye(4))
+    assert examine(take_inventory(work.source)).patients[0].problem is None, "no voxels are read"
