@@ -130,6 +130,7 @@ def _manifest(dataset: str, stores: list[StoreMetadata]) -> Manifest:
             "name": "LUND-PROBE phantom (synthetic)" if synthetic else "LUND-PROBE",
             "precision": precision,
             "synthetic": synthetic,
+            "headers_stripped": all(s.attributes.get("headers_stripped", False) for s in stores),
             "access": ACCESS_SYNTHETIC if synthetic else ACCESS,
             "converter": f"lundprobe-zarr {package_version()}",
             "created": datetime.now(UTC).isoformat(timespec="seconds"),

@@ -128,7 +128,9 @@ class VolumeWriter:
         self.contents.findings.append(f"{entry.path}: {finding}")
 
     def _read(self, entry: SourceEntry) -> NiftiFile:
-        file = read_nifti(entry.file, self._where(entry), self._workspace)
+        file = read_nifti(
+            entry.file, self._where(entry), self._workspace, self._patient.strip_headers
+        )
         self._place(entry, file)
         for oddity in file.oddities:
             self._find(entry, oddity)
@@ -257,6 +259,7 @@ class VolumeWriter:
             header=_base64(file.header),
             extensions=_base64(file.extensions),
             trailer=_base64(file.trailer),
+            stripped=self._patient.strip_headers,
             dtype=file.dtype.str,
             stored_bytes=size,
             stored_sha256=sha256,

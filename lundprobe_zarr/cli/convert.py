@@ -59,6 +59,14 @@ Overwrite = Annotated[bool, typer.Option("--overwrite", help="Convert again what
 FollowLinks = Annotated[
     bool, typer.Option("--follow-links", help="Follow links that lead outside SRC.")
 ]
+StripHeaders = Annotated[
+    bool,
+    typer.Option(
+        "--strip-headers",
+        help="Leave free text in NIfTI headers out (descrip, aux_file, db_name, intent_name, "
+        "data_type), with extensions and what follows the voxels; `export` cannot restore them.",
+    ),
+]
 DryRun = Annotated[
     bool, typer.Option("--dry-run", help="Say what is there and what would be done; write nothing.")
 ]
@@ -84,6 +92,7 @@ def convert(
     part: Part = None,
     overwrite: Overwrite = False,
     follow_links: FollowLinks = False,
+    strip_headers: StripHeaders = False,
     dry_run: DryRun = False,
     report: ReportFile = None,
     scratch: Scratch = None,
@@ -103,6 +112,8 @@ def convert(
     share = parse_share(part)
     dataset = locate(destination, storage_options)
     inventory = converter.select(_inventory(source, follow_links), split_ids(patients or []), share)
+    if strip_headers:
+        inventory = converter.without_header_text(inventory)
     how = converter.options(
         workers=workers,
         scheduler=scheduler,

@@ -49,6 +49,12 @@ def select(inventory: Inventory, patients: list[str], part: tuple[int, int] | No
     return selected
 
 
+def without_header_text(inventory: Inventory) -> Inventory:
+    """The inventory, to be converted without the free text in NIfTI headers."""
+    stripped: Inventory = _module("inventory").without_header_text(inventory)
+    return stripped
+
+
 def examine(inventory: Inventory) -> Inventory:
     """The inventory with the problems that the first bytes of its files show."""
     examined: Inventory = _module("inventory").examine(inventory)

@@ -74,6 +74,8 @@ def _contents(manifest: Manifest, patients: list[dict[str, Any]]) -> Iterator[tu
     ratio = f", {stored / source:.0%} of the source's {size(source)}" if source else ""
     yield "size", f"{size(stored)}{ratio}"
     yield "precision", manifest.precision
+    if manifest.headers_stripped:
+        yield "NIfTI headers", "without their free text, extensions and trailers (--strip-headers)"
     odd = sum(bool(p["findings"]) for p in patients)
     yield "findings", f"{count(odd, 'patient')} with something odd" if odd else "none"
     if manifest.content is not None:

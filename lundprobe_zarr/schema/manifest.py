@@ -45,7 +45,8 @@ class Manifest(BaseModel):
 
     `patients` counts patients by part; `tables` lists, for each table, the Parquet files of each
     part that has patients, relative to the dataset. `cohort` is the patients table of all parts in
-    one file, so that opening a cohort takes two requests; None in datasets without. `content` are
+    one file, so that opening a cohort takes two requests; None in datasets without.
+    `headers_stripped` is whether free text was left out of every NIfTI header. `content` are
     hashes by which two sites tell whether they hold the same data; None in datasets without.
     """
 
@@ -64,6 +65,7 @@ class Manifest(BaseModel):
     patients: dict[str, int]
     tables: dict[str, dict[str, list[str]]]
     cohort: str | None = None
+    headers_stripped: bool = False
     content: Content | None = None
 
     @field_validator("tables")

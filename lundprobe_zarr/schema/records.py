@@ -24,6 +24,8 @@ class SourceRecord(BaseModel):
         extensions: everything between header and voxels, base64.
         trailer: bytes behind the last voxel, base64; hardly ever any.
         text: the contents of a text file.
+        stripped: whether free text was left out of the header, with extensions and trailer; then
+            `header`, `extensions` and `nifti_sha256` are those of the file without.
         dtype: NumPy name of the file's voxel type, with byte order.
         exact: whether the stored values are the file's physical values bit for bit.
         max_abs_error: largest difference where they are not, in the array's units.
@@ -47,6 +49,7 @@ class SourceRecord(BaseModel):
     extensions: str = ""
     trailer: str = ""
     text: str | None = None
+    stripped: bool = False
     dtype: str = ""
     exact: bool = True
     max_abs_error: float = 0.0

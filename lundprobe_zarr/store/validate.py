@@ -11,7 +11,7 @@ import hashlib
 import json
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import zarr
@@ -21,11 +21,11 @@ from lundprobe_zarr.schema.manifest import Manifest
 from lundprobe_zarr.schema.records import SourceRecord
 from lundprobe_zarr.schema.tables import CONTENT, PATIENTS, store_path
 from lundprobe_zarr.store.content import read_content, voxels_sha256
-from lundprobe_zarr.store.dataset import open_manifest, open_store, read_table
+from lundprobe_zarr.store.dataset import open_manifest, open_store, read_store, read_table
 from lundprobe_zarr.store.describe import array_rows, patient_row
 from lundprobe_zarr.store.location import Location
 from lundprobe_zarr.store.metadata import StoreMetadata, VolumeArray
-from lundprobe_zarr.store.objects import object_sizes
+from lundprobe_zarr.store.objects import object_sizes, store_objects
 from lundprobe_zarr.store.validate_measured import (
     Measured,
     mask_finding,
@@ -37,10 +37,17 @@ from lundprobe_zarr.store.volumes import nifti_parts, read_volume
 
 @dataclass(frozen=True)
 class Problem:
-    """One thing that is wrong: where, what was found, what was expected."""
+    """One thing that is wrong: where, what was found and expected, who is concerned, what helps.
+
+    `patient_id` is None where it is no single patient. `remedy` is `convert`: the store is damaged,
+    convert the patient again; `measure`: the store is sound, its measured rows are not; `finalise`:
+    write tables and manifest anew.
+    """
 
     where: str
     finding: str
+    remedy: str = "finalise"
+    patient_id: str | None = None
 
     def __str__(self) -> str:
         return f"{self.where}: {self.finding}"
@@ -156,10 +163,10 @@ def _look(
     try:
         store = open_store(location, patient_id)
     except DatasetError as error:
-        return 0, [Problem(store_path(patient_id), str(error))]
+        return 0, [_damage(store_path(patient_id), str(error), patient_id)]
     problems = [*_objects(location, store, said.row), *_tables(store, said.row, said.arrays)]
     problems += [
-        Problem(f"{table} table, {patient_id}", finding)
+        Problem(f"{table} table, {patient_id}", finding, "measure")
         for table, finding in table_findings(store, said.measured)
     ]
     shards = list(store.shards())
@@ -168,23 +175,34 @@ def _look(
         for array, record, key in shards:
             row = said.measured.row(array, record)
             problems += _voxels(location, store, array, record, key, row)
-    return len(shards), problems
+    return len(shards), [replace(p, patient_id=patient_id) for p in problems]
+
+
+def _damage(where: str, finding: str, patient_id: str | None = None) -> Problem:
+    return Problem(where, finding, "convert", patient_id)
 
 
 def _objects(location: Location, store: StoreMetadata, row: dict[str, Any]) -> Iterator[Problem]:
     place = store_path(store.patient_id)
     if store.attributes["precision"] is None:
-        yield Problem(place, "no precision in its attributes")
+        yield _damage(place, "no precision in its attributes")
     there = object_sizes(location, store.patient_id)
+    for name in sorted(_small_objects(location, store.patient_id).difference(there)):
+        yield _damage(f"{place}/{name}", "not there; expected it beside the shards")
     for _, record, key in store.shards():
         size = there.get(key)
         if record.stored_bytes and size is None:
-            yield Problem(f"{place}/{key}", f"not there; expected {record.stored_bytes} bytes")
+            yield _damage(f"{place}/{key}", f"not there; expected {record.stored_bytes} bytes")
         elif size is not None and size != record.stored_bytes:
-            yield Problem(f"{place}/{key}", f"{size} bytes; expected {record.stored_bytes}")
+            yield _damage(f"{place}/{key}", f"{size} bytes; expected {record.stored_bytes}")
     if sum(there.values()) != row["store_bytes"]:
         found = sum(there.values())
-        yield Problem(place, f"objects of {found} bytes in all; expected {row['store_bytes']}")
+        yield _damage(place, f"objects of {found} bytes in all; expected {row['store_bytes']}")
+
+
+def _small_objects(location: Location, patient_id: str) -> set[str]:
+    """Names of a store's metadata, labels, axes and flags, as its root says."""
+    return {o.name for o in store_objects(*read_store(location, patient_id)) if o.size is None}
 
 
 def _tables(
@@ -217,12 +235,12 @@ def _small_arrays(location: Location, store: StoreMetadata) -> Iterator[Problem]
         try:
             values = node[...]
         except (ValueError, KeyError, OSError) as error:
-            yield Problem(f"{place}/{path}", f"cannot be read ({error})")
+            yield _damage(f"{place}/{path}", f"cannot be read ({error})")
             continue
         group, _, name = path.rpartition("/")
         labels = store.labels(group).get(name)
         if labels is not None and labels != _listed(values):
-            yield Problem(f"{place}/{path}", f"labels {_listed(values)}; expected {labels}")
+            yield _damage(f"{place}/{path}", f"labels {_listed(values)}; expected {labels}")
 
 
 def _listed(values: Any) -> list[Any]:
@@ -241,17 +259,17 @@ def _voxels(
     try:
         volume = read_volume(location, store, array, record)
     except DatasetError as error:
-        yield Problem(where, str(error))
+        yield _damage(where, str(error))
         return
     if record.stored_bytes and _shard_sha256(location, where) != record.stored_sha256:
-        yield Problem(where, f"SHA-256 differs from {record.stored_sha256}, recorded when written")
+        yield _damage(where, f"SHA-256 differs from {record.stored_sha256}, recorded when written")
     if record.restores and _nifti_sha256(record, volume) != record.nifti_sha256:
-        yield Problem(where, f"does not give back {record.path}: its SHA-256 differs")
+        yield _damage(where, f"does not give back {record.path}: its SHA-256 differs")
     if record.voxels_sha256 not in (None, voxels_sha256(volume, array.dtype)):
-        yield Problem(where, f"voxels whose SHA-256 is not {record.voxels_sha256}, as recorded")
+        yield _damage(where, f"voxels whose SHA-256 is not {record.voxels_sha256}, as recorded")
     difference = mask_finding(row, volume)
     if difference:
-        yield Problem(where, difference)
+        yield Problem(where, difference, "measure")
 
 
 def _shard_sha256(location: Location, where: str) -> str:
