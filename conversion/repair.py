@@ -180,7 +180,10 @@ def _as_before(inventory: Inventory, damage: Damage) -> Inventory:
 
 
 def _options(damage: Damage, options: Options | None) -> Options:
-    return replace(options or Options(), precision=damage.precision, overwrite=True, publish=True)
+    # Who can read the dataset can do so already.
+    return replace(
+        options or Options(), precision=damage.precision, overwrite=True, allow_public=True
+    )
 
 
 def _outcome(

@@ -73,6 +73,14 @@ DryRun = Annotated[
 ReportFile = Annotated[
     Path | None, typer.Option("--report", help="Write the outcome of every patient here, as JSON.")
 ]
+AllowPublic = Annotated[
+    bool,
+    typer.Option(
+        "--allow-public",
+        help="Write to a bucket although anyone can read it without credentials, which is refused "
+        "otherwise: LUND-PROBE is under controlled access.",
+    ),
+]
 Scratch = Annotated[
     Path | None,
     typer.Option(
@@ -96,6 +104,7 @@ def convert(
     dry_run: DryRun = False,
     report: ReportFile = None,
     scratch: Scratch = None,
+    allow_public: AllowPublic = False,
     storage_options: StorageOptions = None,
 ) -> None:
     """Convert a copy of LUND-PROBE into a dataset, on disk or in a bucket (s3://, gs://, az://).
@@ -121,6 +130,7 @@ def convert(
         overwrite=overwrite,
         publish=share is None,
         scratch=scratch,
+        allow_public=allow_public,
     )
     if dry_run:
         from lundprobe_zarr.cli.plan import show_plan

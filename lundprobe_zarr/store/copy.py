@@ -32,6 +32,7 @@ from lundprobe_zarr.store.objects import (
     store_objects,
     table_files,
 )
+from lundprobe_zarr.store.private import require_private
 
 #: Objects up to this size are compared whole with what is there already: as cheap as asking.
 _SMALL = 1 << 20
@@ -87,6 +88,7 @@ def copy_dataset(
     overwrite: bool = False,
     reverify: bool = False,
     on_store: Callable[[CopiedStore], None] = lambda store: None,
+    allow_public: bool = False,
 ) -> CopyReport:
     """Copy the dataset at `source` to `destination`; run again, it goes on where it stopped.
 
@@ -96,11 +98,14 @@ def copy_dataset(
     objects travel at a time, each of them in memory: as much as the largest shard, some 100 MB.
 
     A store that cannot be copied is reported, the others go on, and the manifest is then not
-    written. Raises `UsageError` if another dataset is there and not `overwrite`, `NotADatasetError`
-    if `source` is none, `DatasetError` if a table cannot be read or written.
+    written. Raises `UsageError` if another dataset is there and not `overwrite`, or if anyone can
+    read `destination` and not `allow_public`, `NotADatasetError` if `source` is none,
+    `DatasetError` if a table cannot be read or written.
     """
     destination.require_writable()
     manifest = open_manifest(source)
+    if not allow_public:
+        require_private(destination)
     patients = read_table(source, manifest, "patients", ["patient_id"]).column(0).to_pylist()
     with ThreadPoolExecutor(max(1, workers)) as pool:
         copier = _Copier(source, destination, pool, reverify)

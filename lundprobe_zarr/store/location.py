@@ -32,7 +32,14 @@ from lundprobe_zarr.store.failures import (
     secrets_in,
 )
 from lundprobe_zarr.store.forking import keep
-from lundprobe_zarr.store.urls import EXTRAS, S3, WEB, protocol_of_url, separate
+from lundprobe_zarr.store.urls import (
+    EXTRAS,
+    S3,
+    WEB,
+    anonymous_options,
+    protocol_of_url,
+    separate,
+)
 
 #: A request that failed for a passing reason is made this often in all, after these pauses.
 _PAUSES = (0.1, 0.5)
@@ -124,6 +131,14 @@ class Location:
     def public_options(self) -> dict[str, Any]:
         """Those of the options that say where the dataset is, such as an endpoint: no secrets."""
         return public_options(self._options)
+
+    def anonymous(self) -> Location | None:
+        """The same place, asked without credentials; None where it is not known how to.
+
+        On disks and in memory there are none to leave out.
+        """
+        options = anonymous_options(protocol_of_url(self._target), self._options)
+        return None if options is None else Location(self._target, options)
 
     @property
     def _pauses(self) -> tuple[float, ...]:
