@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from lundprobe_zarr.cli.place import Dataset, StorageOptions, locate
 from lundprobe_zarr.cli.status import NO_DATASET
+from lundprobe_zarr.errors import DatasetError
+
+if TYPE_CHECKING:
+    from lundprobe_zarr.store.validate import Validation
 
 
 def validate(
@@ -32,14 +36,18 @@ def validate(
     from lundprobe_zarr.cli.console import count, listing, say
     from lundprobe_zarr.cli.phantom import steps
     from lundprobe_zarr.store.dataset import open_manifest
+    from lundprobe_zarr.store.validate import Problem, Validation
     from lundprobe_zarr.store.validate import validate as look
 
     location = locate(dataset, storage_options)
-    total = sum(open_manifest(location).patients.values())
-    with steps("Validating", total) as step:
-        found = look(location, deep, workers, on_store=lambda patient: step(f"{patient} looked at"))
-    if report is not None:
-        report.write_text(found.to_json(), encoding="utf-8")
+    try:
+        total = sum(open_manifest(location).patients.values())
+        with steps("Validating", total) as step:
+            found = look(location, deep, workers, lambda patient: step(f"{patient} looked at"))
+    except DatasetError as error:  # whoever reads the report has to learn of it there
+        _write(report, Validation(deep, 0, 0, (Problem("dataset", str(error)),)))
+        raise
+    _write(report, found)
     seen = f"{count(found.stores, 'store')}, {count(found.volumes, 'volume')}"
     if not found.problems:
         how = "every byte read" if deep else "quick look; --deep reads every byte"
@@ -47,5 +55,10 @@ def validate(
         return
     say(f"Damaged: {count(len(found.problems), 'problem')} in {seen}:", "red")
     listing((str(problem) for problem in found.problems), most=50)
-    say("Remedy: convert the patients named again, or copy their stores again; see above.")
+    say("Remedy: lundprobe-zarr repair SOURCE DATASET, or copy the stores named again; see above.")
     raise typer.Exit(NO_DATASET)
+
+
+def _write(report: Path | None, found: Validation) -> None:
+    if report is not None:
+        report.write_text(found.to_json(), encoding="utf-8")

@@ -241,6 +241,25 @@ def test_validate_a_sound_dataset(cli, dataset, tmp_path):
     assert json.loads(report.read_text())["sound"] is True
 
 
+def test_validate_reports_what_cannot_be_read_at_all_too(cli, dataset, tmp_path):
+    report, copy = tmp_path / "report.json", copy_of(dataset, tmp_path)
+    (copy / "metadata/arrays/base-00000.parquet").write_bytes(b"PAR1 no more")
+    ran = cli("validate", copy, "--report", report)
+    assert ran.status == 3
+    (problem,) = json.loads(report.read_text())["problems"]
+    assert "arrays/base-00000.parquet" in problem["finding"]
+    assert problem["remedy"] == "finalise"
+
+
+def test_validate_says_of_whom_a_problem_is_and_what_helps(cli, dataset, extended, tmp_path):
+    report, damaged = tmp_path / "report.json", copy_of(dataset, tmp_path)
+    (damaged / "patients" / f"{extended}.zarr" / "mri/image/c/0/0/0/0").unlink()
+    assert cli("validate", damaged, "--report", report, "--workers", "3").status == 3
+    said = json.loads(report.read_text())
+    assert said["sound"] is False
+    assert {(p["patient_id"], p["remedy"]) for p in said["problems"]} == {(extended, "convert")}
+
+
 def _alter(file: Path, change: Callable[[pa.Table], pa.Table]) -> None:
     table = pq.read_table(file)
     pq.write_table(change(table).cast(table.schema), file)
