@@ -20,9 +20,8 @@ from typing import Any
 
 from lundprobe_zarr.errors import DatasetError, UsageError
 from lundprobe_zarr.store.location import Location
+from lundprobe_zarr.store.memory import NOTES
 
-#: Folder of a dataset for what the converter remembers; readers do not need it.
-NOTES = ".conversion"
 #: A claim is written anew this often, and that of a conversion elsewhere that has not been for so
 #: long is taken for one that was killed. Clocks do not matter: it is watched meanwhile. Longer
 #: than a network's disk may show what was there before, a minute as a rule.

@@ -19,11 +19,11 @@ import pyarrow.parquet as pq
 
 from lundprobe_zarr.schema.tables import MEASURED, TABLES
 from lundprobe_zarr.store.location import Location
+from lundprobe_zarr.store.memory import NOTES
 from lundprobe_zarr.store.metadata import StoreMetadata
 from lundprobe_zarr.store.volumes import read_volume
 from lundprobe_zarr.vocabulary.files import SourceFile
 
-from .claim import NOTES
 from .measure import Measurements, Row, bounding_box
 from .place import located
 

@@ -22,8 +22,9 @@ from lundprobe_zarr.errors import DatasetError, UsageError
 from lundprobe_zarr.schema.tables import store_path
 from lundprobe_zarr.store.copy import send_store
 from lundprobe_zarr.store.location import Location
+from lundprobe_zarr.store.memory import NOTES
 
-from .claim import NOTES, claimed, is_alive, writer
+from .claim import claimed, is_alive, writer
 
 _PARTIAL, _REPLACED = ".partial-", ".replaced-"
 _SCRATCH = "lundprobe-zarr-"

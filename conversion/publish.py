@@ -35,6 +35,7 @@ from lundprobe_zarr.schema.tables import (
 from lundprobe_zarr.store.content import dataset_content, table_content
 from lundprobe_zarr.store.describe import array_rows, patient_row
 from lundprobe_zarr.store.location import Location
+from lundprobe_zarr.store.memory import Absent, absent
 from lundprobe_zarr.store.metadata import StoreMetadata, parse_store
 from lundprobe_zarr.vocabulary.names import PARTS
 from lundprobe_zarr.vocabulary.version import package_version
@@ -50,10 +51,14 @@ _REQUESTS = 16
 
 @dataclass(frozen=True)
 class Published:
-    """What `finalise` made: the manifest, and stores it left out with the reason."""
+    """What `finalise` made: the manifest, and stores it left out with the reason.
+
+    `absent` are patients of the source who are not in the dataset; None if none is known of.
+    """
 
     manifest: Manifest
     left_out: tuple[str, ...]
+    absent: Absent | None
 
 
 def finalise(dataset: Location | Path, rebuild: bool = False) -> Published:
@@ -87,7 +92,7 @@ def finalise(dataset: Location | Path, rebuild: bool = False) -> Published:
     for name, text in texts.items():
         dataset.write(name, text.encode())
     _remove_stale(dataset, manifest)
-    return Published(manifest, tuple(left_out))
+    return Published(manifest, tuple(left_out), absent(dataset, (s.patient_id for s in stores)))
 
 
 def store_names(dataset: Location) -> list[str]:

@@ -33,10 +33,15 @@ class Damage:
     headers_stripped: bool = False
     content: dict[str, str | None] | None = None
 
-    def patients(self, remedy: str) -> list[str]:
-        """Patients that need this remedy, in order."""
-        found = {p.patient_id for p in self.problems if p.remedy == remedy}
-        return sorted(i for i in found if i is not None)
+    @property
+    def patients(self) -> list[str]:
+        """Patients whose stores are damaged or gone, in order."""
+        return sorted({p.patient_id for p in self.problems if p.patient_id is not None})
+
+    @property
+    def measured(self) -> list[str]:
+        """Patients whose measured rows are wrong, in order."""
+        return sorted({p.measured for p in self.problems if p.measured is not None})
 
 
 @dataclass(frozen=True)
@@ -122,7 +127,7 @@ def _lost(dataset: Location, notes: Iterable[str]) -> Iterable[Problem]:
         except SchemaVersionError:
             raise
         except DatasetError as error:
-            yield Problem(store_path(patient_id), str(error), "convert", patient_id)
+            yield Problem(store_path(patient_id), str(error), patient_id)
 
 
 def _kind_of(notes: Iterable[dict[str, Any]]) -> dict[str, Any]:
@@ -147,9 +152,9 @@ def repair(
     were measured wrongly are measured again. A patient that the source lacks, or that cannot be
     converted, is listed as failed, and its store stays as it is. Raises as `convert` does.
     """
-    for patient_id in damage.patients("measure"):
+    for patient_id in damage.measured:
         drop_fragments(dataset, patient_id)
-    damaged = damage.patients("convert")
+    damaged = damage.patients
     known = {p.patient_id for p in inventory.patients}
     results = [_unknown(i, inventory) for i in damaged if i not in known]
     chosen = [i for i in damaged if i in known]
@@ -192,7 +197,7 @@ def _outcome(
     if interrupted:
         return Repair(damage.problems, tuple(results), (), damage.problems, True)
     failed = {r.patient_id for r in results if r.status == "failed"}
-    left = {p: None for p in damage.problems if p.remedy == "convert" and p.patient_id in failed}
+    left = {p: None for p in damage.problems if p.patient_id in failed}
     try:
         left |= dict.fromkeys(validate(dataset).problems)
         now = _content(dataset)

@@ -30,7 +30,7 @@ from .mixing import require_unmixed, strangers
 from .patient import PatientResult, convert_patient
 from .place import located, remove_leftovers, require_usable
 from .publish import finalise
-from .state import are_current
+from .state import Failures, are_current, remember_source
 
 #: Topic on which workers report bytes as files are stored.
 _TOPIC = "lundprobe-progress"
@@ -164,12 +164,20 @@ def _convert(
         findings=inventory.findings,
         not_in_source=strangers(inventory, dataset) if inventory.is_whole else (),
     )
+    remember_source(dataset, inventory)
     todo = _skip_current(inventory, dataset, options, report)
     _convert_all(todo, dataset, options, report, reporter)
+    _note_failures(dataset, report)
     report.seconds = time.perf_counter() - started
     if options.publish and not report.interrupted:
         _publish(dataset, report)
     return report
+
+
+def _note_failures(dataset: Location, report: Report) -> None:
+    failures = Failures(dataset)
+    for result in report.results:
+        failures.note(result.patient_id, result.error)
 
 
 def _publish(dataset: Location, report: Report) -> None:

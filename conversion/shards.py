@@ -83,7 +83,7 @@ def _compare(
         if not same:
             raise VerificationError(
                 f"{key}: voxels {box} read back differ from what was written; expected the same "
-                "bits; check the disk, then convert this patient again"
+                "bits; check the disk, then run the same command again"
             )
         first = box if first is None and chunk is not None else first
     return first

@@ -10,6 +10,7 @@ import hashlib
 import json
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,11 +21,11 @@ from lundprobe_zarr.schema.precision import Precision
 from lundprobe_zarr.schema.tables import store_path
 from lundprobe_zarr.store.dataset import open_store
 from lundprobe_zarr.store.location import Location
+from lundprobe_zarr.store.memory import FAILED_NOTES, NOTES, SOURCE_NOTE, failed_before
 from lundprobe_zarr.store.metadata import StoreMetadata
 from lundprobe_zarr.vocabulary.names import is_patient_id
 
-from .claim import NOTES
-from .inventory import PatientSource
+from .inventory import Inventory, PatientSource
 from .place import located
 
 #: Patients looked at at a time where each takes requests; on a disk one after another is best.
@@ -59,6 +60,29 @@ def remember(dataset: Location, patient: PatientSource, precision: Precision) ->
 def forget(dataset: Location, patient_id: str) -> None:
     """Drop the note on a patient, before its store is replaced."""
     dataset.delete(_note(patient_id))
+
+
+def remember_source(dataset: Location, inventory: Inventory) -> None:
+    """Note who is in the source, so that it can be told later who is missing."""
+    said = {"patients": [p.patient_id for p in inventory.whole]}
+    dataset.write(SOURCE_NOTE, json.dumps(said).encode())
+
+
+class Failures:
+    """Notes on the patients whose last conversion failed, and why."""
+
+    def __init__(self, dataset: Location) -> None:
+        self._dataset = dataset
+        self._noted = set(failed_before(dataset))
+
+    def note(self, patient_id: str, error: str | None) -> None:
+        """Note that a patient failed, or that it did not."""
+        place = f"{FAILED_NOTES}/{patient_id}"
+        with suppress(DatasetError):  # as on a full disk, of which the patient's error tells
+            if error is not None:
+                self._dataset.write(place, error.encode())
+            elif patient_id in self._noted:
+                self._dataset.delete(place)
 
 
 def are_current(

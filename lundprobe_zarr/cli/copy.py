@@ -71,6 +71,7 @@ def copy(
             say("The same command continues where this one stopped.")
             raise typer.Exit(interrupt.status) from None
     if report is not None:
+        report.parent.mkdir(parents=True, exist_ok=True)
         report.write_text(done.to_json(), encoding="utf-8")
     _show(done, end.url)
     if done.failures:

@@ -24,6 +24,8 @@ def export(
     Each file is checked against the hash of the original's uncompressed bytes, but for those
     whose values conversion rounded, which are listed, and those whose header lost its free text
     (`convert --strip-headers`), which are checked against the original without it.
+    The patient's folder appears once it is whole, so an export that was broken off can simply be
+    run again.
     """
     from lundprobe_zarr.cli.console import count, listing, say
     from lundprobe_zarr.cli.phantom import steps

@@ -13,6 +13,7 @@ from lundprobe_zarr.cli.place import Dataset, StorageOptions, locate, parse_opti
 if TYPE_CHECKING:
     from lundprobe_zarr.schema.manifest import Manifest
     from lundprobe_zarr.store.location import Location
+    from lundprobe_zarr.store.memory import Absent
     from lundprobe_zarr.store.metadata import StoreMetadata
 
 
@@ -42,12 +43,14 @@ def _show_dataset(location: Location, manifest: Manifest) -> None:
     from lundprobe_zarr.cli.console import facts, heading, say, table
     from lundprobe_zarr.schema.tables import TABLES
     from lundprobe_zarr.store.dataset import read_table, table_rows
+    from lundprobe_zarr.store.memory import absent
 
     say(f"{manifest.name}, at {location.url}", "bold")
     if manifest.synthetic:
         say("Synthetic phantom: no voxel comes from a patient; never publish results on it.")
     patients = read_table(location, manifest, "patients").to_pylist()
-    facts([*_contents(manifest, patients), *_terms(manifest)])
+    lacking = absent(location, (p["patient_id"] for p in patients))
+    facts([*_contents(manifest, patients, lacking), *_terms(manifest)])
     heading("Tables")
     rows = [
         (name, str(table_rows(location, parts)), TABLES[name].row if name in TABLES else "")
@@ -60,7 +63,9 @@ def _show_dataset(location: Location, manifest: Manifest) -> None:
         say(f"A patient: lundprobe-zarr info {location.url} {patients[0]['patient_id']}")
 
 
-def _contents(manifest: Manifest, patients: list[dict[str, Any]]) -> Iterator[tuple[str, str]]:
+def _contents(
+    manifest: Manifest, patients: list[dict[str, Any]], lacking: Absent | None
+) -> Iterator[tuple[str, str]]:
     from lundprobe_zarr.cli.console import count, size
 
     found = Counter((p["part"], p["protocol"]) for p in patients)
@@ -70,6 +75,8 @@ def _contents(manifest: Manifest, patients: list[dict[str, Any]]) -> Iterator[tu
             f"{n} {protocol}" for (of, protocol), n in sorted(found.items()) if of == part
         )
         yield f"  {part}", f"{manifest.patients[part]}" + (f" ({by})" if by else "")
+    if lacking is not None:
+        yield "incomplete", str(lacking)
     source, stored = (sum(p[f"{k}_bytes"] for p in patients) for k in ("source", "store"))
     ratio = f", {stored / source:.0%} of the source's {size(source)}" if source else ""
     yield "size", f"{size(stored)}{ratio}"

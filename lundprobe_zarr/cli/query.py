@@ -130,6 +130,7 @@ def _write(found: pa.Table, form: Format, output: Path | None, summary: str) -> 
         sys.stdout.buffer.write(data)
         sys.stdout.flush()
     else:
+        output.parent.mkdir(parents=True, exist_ok=True)
         output.write_bytes(data)
         typer.echo(f"Wrote {summary} to {output.resolve()}.")
 

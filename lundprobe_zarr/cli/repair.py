@@ -84,7 +84,7 @@ def _mend(
     from lundprobe_zarr.cli.progress import reporter
 
     how = converter.options(workers=workers, scratch=scratch)
-    heard = reporter(len(damage.patients("convert")))
+    heard = reporter(len(damage.patients))
     with interruptible(heard.stopping) as interrupt, heard:
         done = converter.repair(inventory, location, damage, how, heard)
     _write(report, done.to_json())

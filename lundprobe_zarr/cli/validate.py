@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shlex
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -12,7 +14,7 @@ from lundprobe_zarr.cli.status import NO_DATASET
 from lundprobe_zarr.errors import DatasetError
 
 if TYPE_CHECKING:
-    from lundprobe_zarr.store.validate import Validation
+    from lundprobe_zarr.store.validate import Problem, Validation
 
 
 def validate(
@@ -49,16 +51,34 @@ def validate(
         raise
     _write(report, found)
     seen = f"{count(found.stores, 'store')}, {count(found.volumes, 'volume')}"
+    if found.absent is not None:
+        say(f"Incomplete: {found.absent}.", "yellow")
     if not found.problems:
         how = "every byte read" if deep else "quick look; --deep reads every byte"
         say(f"Sound: {seen} ({how}).")
         return
     say(f"Damaged: {count(len(found.problems), 'problem')} in {seen}:", "red")
     listing((str(problem) for problem in found.problems), most=50)
-    say("Remedy: lundprobe-zarr repair SOURCE DATASET, or copy the stores named again; see above.")
+    _show_remedy(location.url, found.problems, deep)
     raise typer.Exit(NO_DATASET)
+
+
+def _show_remedy(url: str, problems: Sequence[Problem], deep: bool) -> None:
+    from lundprobe_zarr.cli.console import say
+    from lundprobe_zarr.store.remedy import convert_again
+
+    damaged = dict.fromkeys(p.patient_id for p in problems if p.patient_id is not None)
+    if damaged:
+        say("Remedy: convert these patients again, or copy their stores again:")
+        say(f"  {convert_again(url, damaged)}")
+    if any(p.patient_id is None for p in problems):
+        say("Remedy for the tables: write them anew:")
+        say(f"  lundprobe-zarr finalise {shlex.quote(url)} --rebuild")
+    say("Or all of it, given the source:")
+    say(f"  lundprobe-zarr repair SOURCE {shlex.quote(url)}{' --deep' if deep else ''}")
 
 
 def _write(report: Path | None, found: Validation) -> None:
     if report is not None:
+        report.parent.mkdir(parents=True, exist_ok=True)
         report.write_text(found.to_json(), encoding="utf-8")

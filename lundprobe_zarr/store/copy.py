@@ -33,12 +33,14 @@ from lundprobe_zarr.store.objects import (
     table_files,
 )
 from lundprobe_zarr.store.private import require_private
+from lundprobe_zarr.store.remedy import remedy
 
 #: Objects up to this size are compared whole with what is there already: as cheap as asking.
 _SMALL = 1 << 20
 #: Of larger ones the last bytes are: the index of a shard, with the place, the length and the
 #: checksum of its chunks, so that equal ends of shards of equal size mean equal shards.
 _END = 1 << 16
+_SERVER = ("endpoint_url", "account_name", "account_host")
 
 
 @dataclass(frozen=True)
@@ -98,11 +100,12 @@ def copy_dataset(
     objects travel at a time, each of them in memory: as much as the largest shard, some 100 MB.
 
     A store that cannot be copied is reported, the others go on, and the manifest is then not
-    written. Raises `UsageError` if another dataset is there and not `overwrite`, or if anyone can
-    read `destination` and not `allow_public`, `NotADatasetError` if `source` is none,
-    `DatasetError` if a table cannot be read or written.
+    written. Raises `UsageError` if another dataset is there and not `overwrite`, if `destination`
+    is `source` or within it, or if anyone can read it and not `allow_public`,
+    `NotADatasetError` if `source` is none, `DatasetError` if a table cannot be read or written.
     """
     destination.require_writable()
+    _require_apart(source, destination)
     manifest = open_manifest(source)
     if not allow_public:
         require_private(destination)
@@ -119,6 +122,27 @@ def copy_dataset(
             files += copier.files(table_files(manifest))
             files += copier.files([MANIFEST_NAME])
     return CopyReport(tuple(stores), len(files), sum(f.size for f in files))
+
+
+def _require_apart(source: Location, destination: Location) -> None:
+    """Require that the copy is not of a dataset into itself; links are seen through on a disk."""
+    if source.is_local and destination.is_local:
+        within = destination.local().resolve().is_relative_to(source.local().resolve())
+    else:
+        start, end = (f"{place.url.rstrip('/')}/" for place in (source, destination))
+        within = end.startswith(start) and _server(source) == _server(destination)
+    if within:
+        raise UsageError(
+            f"{destination.url} is {source.url} itself or lies within it; expected a place outside "
+            "the dataset that is copied; choose another destination"
+        )
+
+
+def _server(location: Location) -> set[tuple[str, str]]:
+    """What of a location's options says on which server it is: two may have buckets of one name."""
+    options = location.public_options
+    inner = [o for o in options.values() if isinstance(o, Mapping)]
+    return {(k, str(v)) for some in (options, *inner) for k, v in some.items() if k in _SERVER}
 
 
 def send_store(
@@ -284,10 +308,10 @@ class _Copier:
 
     def _require_sound(self, read: _Sent, item: StoreObject) -> None:
         if item.sha256 is not None and read.sha256.hex() != item.sha256:
+            where = self._source.path(read.name)
             raise DamagedStoreError(
-                f"{self._source.path(read.name)}: {read.size} bytes that are not those written at "
-                f"conversion ({item.size} bytes, SHA-256 {item.sha256}); convert this patient "
-                "again, then copy again"
+                f"{where}: {read.size} bytes that are not those written at conversion "
+                f"({item.size} bytes, SHA-256 {item.sha256}); {remedy(where)}; then run this again"
             )
 
     def _require_arrived(self, sent: _Sent, known: bytes | None) -> None:

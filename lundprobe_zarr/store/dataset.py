@@ -20,6 +20,7 @@ from lundprobe_zarr.schema.manifest import MANIFEST_NAME, Manifest, parse_manife
 from lundprobe_zarr.schema.tables import PATIENTS, TABLES, store_path
 from lundprobe_zarr.store.location import Location, Range, open_object
 from lundprobe_zarr.store.metadata import StoreMetadata, parse_store
+from lundprobe_zarr.store.remedy import remedy
 
 #: Files of a table read at a time.
 _THREADS = 8
@@ -143,6 +144,6 @@ def read_store(location: Location, patient_id: str) -> tuple[bytes, str]:
         return location.read(f"{path}/zarr.json"), location.path(path)
     except FileNotFoundError as error:
         raise DamagedStoreError(
-            f"{location.path(path)}: no store of patient {patient_id} there; expected one; convert "
-            "the patient again, or copy the store again"
+            f"{location.path(path)}: no store of patient {patient_id} there; expected one; "
+            f"{remedy(location.path(path))}"
         ) from error

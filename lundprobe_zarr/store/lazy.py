@@ -18,10 +18,10 @@ from lundprobe_zarr.errors import DamagedStoreError
 from lundprobe_zarr.schema.tables import store_path
 from lundprobe_zarr.store.location import Location
 from lundprobe_zarr.store.patch import Part, PatchReader
+from lundprobe_zarr.store.remedy import remedy
 
 Array = npt.NDArray[Any]
 _CRC_BYTES = 4
-_REMEDY = "convert this patient again, or copy the store again"
 #: The codecs of a small array: its bytes as they are, and their checksum.
 _CODECS = ["bytes", "crc32c"]
 
@@ -97,7 +97,7 @@ class SmallArray:
             data = self._location.read(f"{store_path(self._store)}/{name}")
         except FileNotFoundError as error:
             raise DamagedStoreError(
-                f"{where}: array {self._path}, chunk 0: not there; {_REMEDY}"
+                f"{where}: array {self._path}, chunk 0: not there; {remedy(where)}"
             ) from error
         values: Array = self._decoded(data, where)[key]
         return values
@@ -107,6 +107,6 @@ class SmallArray:
         if int(google_crc32c.value(payload)).to_bytes(_CRC_BYTES, "little") != crc:
             raise DamagedStoreError(
                 f"{where}: array {self._path}, chunk 0: {len(data)} bytes that fail their "
-                f"checksum; {_REMEDY}"
+                f"checksum; {remedy(where)}"
             )
         return np.frombuffer(payload, self.dtype.newbyteorder("<")).reshape(self.shape)

@@ -15,11 +15,11 @@ from lundprobe_zarr.errors import DamagedStoreError, SchemaVersionError
 from lundprobe_zarr.schema.encoding import BloscSettings
 from lundprobe_zarr.schema.layout import ARRAY_SPECS, SCHEMA_VERSION, ArraySpec
 from lundprobe_zarr.schema.records import SOURCES, SourceRecord
+from lundprobe_zarr.store.remedy import remedy
 from lundprobe_zarr.store.shard import ShardCodec
 
 #: Array of the fiducials' positions, which fills no shard of volumes.
 FIDUCIAL_PATH = "mri/clinical/fiducial_position"
-_REMEDY = "convert this patient again, or copy the store again"
 
 
 @dataclass(frozen=True)
@@ -114,7 +114,7 @@ def parse_store(text: str | bytes, where: str) -> StoreMetadata:
     except (ValueError, KeyError, TypeError, IndexError, AttributeError, ValidationError) as error:
         raise DamagedStoreError(
             f"{where}: not the metadata of a complete store ({type(error).__name__}: {error}); "
-            f"{_REMEDY}"
+            f"{remedy(where)}"
         ) from error
     sha256 = hashlib.sha256(text.encode() if isinstance(text, str) else text).hexdigest()
     return StoreMetadata(where, attributes, groups, arrays, *fiducials, sha256)

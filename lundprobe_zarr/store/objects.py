@@ -15,6 +15,7 @@ from lundprobe_zarr.schema.tables import store_path
 from lundprobe_zarr.store.dataset import read_store
 from lundprobe_zarr.store.location import Location
 from lundprobe_zarr.store.metadata import parse_store
+from lundprobe_zarr.store.remedy import remedy
 
 #: What a dataset may hold beside manifest, tables and stores.
 SIDE_FILES = ("README.md", "catalog.yaml", "croissant.json")
@@ -64,7 +65,7 @@ def store_objects(text: bytes, where: str) -> list[StoreObject]:
     except (KeyError, TypeError) as error:
         raise DamagedStoreError(
             f"{where}: not the metadata of a complete store ({type(error).__name__}: {error}); "
-            "convert this patient again, or copy the store again"
+            f"{remedy(where)}"
         ) from error
     return [*(StoreObject(name) for name in small), *shards]
 

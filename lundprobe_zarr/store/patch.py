@@ -31,6 +31,7 @@ from lundprobe_zarr.schema.tables import store_path
 from lundprobe_zarr.store.dataset import open_store
 from lundprobe_zarr.store.location import Location, Range
 from lundprobe_zarr.store.metadata import StoreMetadata, VolumeArray, shard_key
+from lundprobe_zarr.store.remedy import remedy
 from lundprobe_zarr.store.shard import EMPTY, Box, ShardCodec
 from lundprobe_zarr.vocabulary.files import Label
 
@@ -48,7 +49,6 @@ TAIL_BYTES = 64 * 1024
 _DECODERS = min(4, os.cpu_count() or 1)
 _FEW_CHUNKS = 6
 _SCRATCH = threading.local()
-_REMEDY = "convert this patient again, or copy the store again"
 
 
 @dataclass(frozen=True)
@@ -265,16 +265,18 @@ class PatchReader:
         except FileNotFoundError as error:
             named = {self.location.path(self._name(p)): p for p in parts}
             part = named[str(error.filename)]
+            where = self._where(part)
             raise DamagedStoreError(
-                f"{self._where(part)}: not there; expected a shard of "
-                f"{self._stored_bytes(part)} bytes; {_REMEDY}"
+                f"{where}: not there; expected a shard of {self._stored_bytes(part)} bytes; "
+                f"{remedy(where)}"
             ) from error
 
     def _tail(self, part: Part, wanted: Range, data: bytes) -> _Tail:
         if len(data) != wanted.stop - wanted.start:
+            where = self._where(part)
             raise DamagedStoreError(
-                f"{self._where(part)}: {wanted.start + len(data)} bytes or fewer; expected "
-                f"{wanted.stop}; the file is truncated: {_REMEDY}"
+                f"{where}: {wanted.start + len(data)} bytes or fewer; expected {wanted.stop}: the "
+                f"file is truncated; {remedy(where)}"
             )
         codec = self._codecs[part.array]
         index = codec.decode_index(data[-codec.index_bytes :], self._where(part))
@@ -332,9 +334,10 @@ class PatchReader:
         """Decode a chunk and put what lies in the part's box into `out`."""
         codec = self._codecs[part.array]
         if len(data) != chunk.stop - chunk.start:
+            where = self._where(part, chunk.place)
             raise DamagedStoreError(
-                f"{self._where(part, chunk.place)}: {len(data)} bytes; expected "
-                f"{chunk.stop - chunk.start}; the file is truncated: {_REMEDY}"
+                f"{where}: {len(data)} bytes; expected {chunk.stop - chunk.start}: the file is "
+                f"truncated; {remedy(where)}"
             )
         voxels = codec.decode_chunk(data, self._where(part, chunk.place), _scratch(codec))
         inside, target = [], []

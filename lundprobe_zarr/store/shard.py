@@ -21,6 +21,7 @@ from numcodecs import Blosc
 
 from lundprobe_zarr.errors import DamagedStoreError
 from lundprobe_zarr.schema.encoding import FILTER_GAIN, FILTER_SAMPLE, FILTERS, BloscSettings
+from lundprobe_zarr.store.remedy import remedy
 
 Volume = npt.NDArray[Any]
 Box = tuple[slice, slice, slice]
@@ -119,14 +120,13 @@ class ShardCodec:
         """
         if len(tail) != self.index_bytes:
             raise DamagedStoreError(
-                f"{where}: {len(tail)} bytes of shard index; expected {self.index_bytes}; "
-                "the file is truncated: convert this patient again, or copy the store again"
+                f"{where}: {len(tail)} bytes of shard index; expected {self.index_bytes}: "
+                f"the file is truncated; {remedy(where)}"
             )
         table = tail[:-_CRC_BYTES]
         if _crc32c(table) != tail[-_CRC_BYTES:]:
             raise DamagedStoreError(
-                f"{where}: the shard's index fails its checksum; "
-                "convert this patient again, or copy the store again"
+                f"{where}: the shard's index fails its checksum; {remedy(where)}"
             )
         return np.frombuffer(table, "<u8").reshape(-1, 2).astype(np.uint64)
 
@@ -140,10 +140,7 @@ class ShardCodec:
         """
         payload = bytes(data[:-_CRC_BYTES])  # the checksum takes no views
         if len(data) <= _CRC_BYTES or _crc32c(payload) != data[-_CRC_BYTES:]:
-            raise DamagedStoreError(
-                f"{where}: an inner chunk fails its checksum; "
-                "convert this patient again, or copy the store again"
-            )
+            raise DamagedStoreError(f"{where}: an inner chunk fails its checksum; {remedy(where)}")
         chunk = np.empty(self.chunk, self.dtype) if out is None else out
         self._compressor.decode(payload, out=chunk)
         return chunk

@@ -24,6 +24,7 @@ from lundprobe_zarr.store.lazy import LazyVolumes, SmallArray
 from lundprobe_zarr.store.location import Location
 from lundprobe_zarr.store.metadata import StoreMetadata, parse_store
 from lundprobe_zarr.store.patch import PatchReader
+from lundprobe_zarr.store.remedy import remedy
 from lundprobe_zarr.vocabulary.geometry import axis_coordinates
 from lundprobe_zarr.vocabulary.names import AXES, MODALITY_UNITS
 
@@ -48,7 +49,7 @@ def open_tree(location: Location, patient_id: str) -> xr.DataTree:
     except (KeyError, TypeError, ValueError) as error:
         raise DamagedStoreError(
             f"{where}: not the metadata of a complete store ({type(error).__name__}: {error}); "
-            "convert this patient again, or copy the store again"
+            f"{remedy(where)}"
         ) from error
     return xr.DataTree.from_dict({"/": xr.Dataset(attrs=metadata.attributes)} | datasets)
 

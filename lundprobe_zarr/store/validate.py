@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import zarr
@@ -24,8 +24,10 @@ from lundprobe_zarr.store.content import read_content, voxels_sha256
 from lundprobe_zarr.store.dataset import open_manifest, open_store, read_store, read_table
 from lundprobe_zarr.store.describe import array_rows, patient_row
 from lundprobe_zarr.store.location import Location
+from lundprobe_zarr.store.memory import Absent, absent
 from lundprobe_zarr.store.metadata import StoreMetadata, VolumeArray
 from lundprobe_zarr.store.objects import object_sizes, store_objects
+from lundprobe_zarr.store.remedy import remedy
 from lundprobe_zarr.store.validate_measured import (
     Measured,
     mask_finding,
@@ -37,17 +39,16 @@ from lundprobe_zarr.store.volumes import nifti_parts, read_volume
 
 @dataclass(frozen=True)
 class Problem:
-    """One thing that is wrong: where, what was found and expected, who is concerned, what helps.
+    """One thing that is wrong: where, what was found, what was expected.
 
-    `patient_id` is None where it is no single patient. `remedy` is `convert`: the store is damaged,
-    convert the patient again; `measure`: the store is sound, its measured rows are not; `finalise`:
-    write tables and manifest anew.
+    `patient_id` is whose store has to be converted or copied again; None if finalising mends it,
+    once the rows of `measured`, if that names a patient, are measured again.
     """
 
     where: str
     finding: str
-    remedy: str = "finalise"
     patient_id: str | None = None
+    measured: str | None = None
 
     def __str__(self) -> str:
         return f"{self.where}: {self.finding}"
@@ -55,12 +56,17 @@ class Problem:
 
 @dataclass(frozen=True)
 class Validation:
-    """Outcome: how deep, how many stores and volumes were looked at, and what is wrong."""
+    """Outcome: how deep, how many stores and volumes were looked at, and what is wrong.
+
+    `absent` are patients of the source who are not in the dataset, no problem of what is there;
+    None if none is known of.
+    """
 
     deep: bool
     stores: int
     volumes: int
     problems: tuple[Problem, ...]
+    absent: Absent | None = None
 
     def to_json(self) -> str:
         """Machine-readable form."""
@@ -99,7 +105,8 @@ def validate(
         Problem("measured tables", f"rows of {patient}, who is not in the patients table")
         for patient in sorted({*measured, *arrays} - set(rows))
     ]
-    return Validation(deep, len(rows), sum(n for n, _ in outcomes), tuple(problems))
+    volumes = sum(n for n, _ in outcomes)
+    return Validation(deep, len(rows), volumes, tuple(problems), absent(location, rows))
 
 
 @dataclass(frozen=True)
@@ -163,46 +170,70 @@ def _look(
     try:
         store = open_store(location, patient_id)
     except DatasetError as error:
-        return 0, [_damage(store_path(patient_id), str(error), patient_id)]
-    problems = [*_objects(location, store, said.row), *_tables(store, said.row, said.arrays)]
+        return 0, [_damage(location, patient_id, store_path(patient_id), error)]
+    there = object_sizes(location, patient_id)
+    damaged = _small_objects(location, store, there) | _shards(store, there)
+    problems = [*_attributes(store), *damaged.values()]
+    problems += _tables(store, said.row, said.arrays)
     problems += [
-        Problem(f"{table} table, {patient_id}", finding, "measure")
+        Problem(f"{table} table, {patient_id}", finding, measured=patient_id)
         for table, finding in table_findings(store, said.measured)
     ]
     shards = list(store.shards())
-    if deep:
-        problems += _small_arrays(location, store)
-        for array, record, key in shards:
+    small = list(_small_arrays(location, store, damaged)) if deep else []
+    for array, record, key in shards if deep else []:
+        if key not in damaged:
             row = said.measured.row(array, record)
             problems += _voxels(location, store, array, record, key, row)
-    return len(shards), [replace(p, patient_id=patient_id) for p in problems]
+    if not damaged and not small:  # which the sum would only repeat
+        problems += _sum(store, there, said.row)
+    return len(shards), [*problems, *small]
 
 
-def _damage(where: str, finding: str, patient_id: str | None = None) -> Problem:
-    return Problem(where, finding, "convert", patient_id)
+def _damage(location: Location, patient_id: str, where: str, error: DatasetError) -> Problem:
+    """What an error says of `where`, without its full name and the remedy, which are said once."""
+    full = location.path(where)
+    finding = str(error).removeprefix(f"{full}: ").removesuffix(f"; {remedy(full)}")
+    return Problem(where, finding, patient_id)
 
 
-def _objects(location: Location, store: StoreMetadata, row: dict[str, Any]) -> Iterator[Problem]:
-    place = store_path(store.patient_id)
+def _attributes(store: StoreMetadata) -> Iterator[Problem]:
     if store.attributes["precision"] is None:
-        yield _damage(place, "no precision in its attributes")
-    there = object_sizes(location, store.patient_id)
-    for name in sorted(_small_objects(location, store.patient_id).difference(there)):
-        yield _damage(f"{place}/{name}", "not there; expected it beside the shards")
+        where = store_path(store.patient_id)
+        yield Problem(where, "no precision in its attributes", store.patient_id)
+
+
+def _small_objects(
+    location: Location, store: StoreMetadata, there: Mapping[str, int]
+) -> dict[str, Problem]:
+    """Problems of metadata, labels, axes and flags that are not there, by their names."""
+    place = store_path(store.patient_id)
+    objects = store_objects(*read_store(location, store.patient_id))
+    lost = (o.name for o in objects if o.size is None and o.name not in there)
+    finding = "not there; expected it beside the shards"
+    return {name: Problem(f"{place}/{name}", finding, store.patient_id) for name in lost}
+
+
+def _shards(store: StoreMetadata, there: Mapping[str, int]) -> dict[str, Problem]:
+    """Problems of shards that are not there or of another size, by their names in the store."""
+    found = {}
     for _, record, key in store.shards():
-        size = there.get(key)
+        size, where = there.get(key), f"{store_path(store.patient_id)}/{key}"
         if record.stored_bytes and size is None:
-            yield _damage(f"{place}/{key}", f"not there; expected {record.stored_bytes} bytes")
+            finding = f"not there; expected {record.stored_bytes} bytes"
         elif size is not None and size != record.stored_bytes:
-            yield _damage(f"{place}/{key}", f"{size} bytes; expected {record.stored_bytes}")
-    if sum(there.values()) != row["store_bytes"]:
-        found = sum(there.values())
-        yield _damage(place, f"objects of {found} bytes in all; expected {row['store_bytes']}")
+            finding = f"{size} bytes; expected {record.stored_bytes}"
+        else:
+            continue
+        found[key] = Problem(where, finding, store.patient_id)
+    return found
 
 
-def _small_objects(location: Location, patient_id: str) -> set[str]:
-    """Names of a store's metadata, labels, axes and flags, as its root says."""
-    return {o.name for o in store_objects(*read_store(location, patient_id)) if o.size is None}
+def _sum(store: StoreMetadata, there: Mapping[str, int], row: dict[str, Any]) -> Iterator[Problem]:
+    found, expected = sum(there.values()), row["store_bytes"]
+    if found != expected:
+        finding = f"objects of {found} bytes in all; expected {expected}"
+        yield Problem(store_path(store.patient_id), finding, store.patient_id)
 
 
 def _tables(
@@ -225,22 +256,26 @@ def _tables(
         )
 
 
-def _small_arrays(location: Location, store: StoreMetadata) -> Iterator[Problem]:
-    """Labels, axes, flags: read through zarr, which checks their checksums."""
+def _small_arrays(
+    location: Location, store: StoreMetadata, damaged: Iterable[str]
+) -> Iterator[Problem]:
+    """Labels, axes, flags: read through zarr, which checks their checksums; not if `damaged`."""
+    known = {name.partition("/c/")[0] for name in damaged}
     place = store_path(store.patient_id)
     root = zarr.open_group(location.zarr_store(place), mode="r")
     for path, node in root.members(max_depth=None):
-        if not isinstance(node, zarr.Array) or path in store.arrays:
+        if not isinstance(node, zarr.Array) or path in store.arrays or path in known:
             continue
         try:
             values = node[...]
         except (ValueError, KeyError, OSError) as error:
-            yield _damage(f"{place}/{path}", f"cannot be read ({error})")
+            yield Problem(f"{place}/{path}", f"cannot be read ({error})", store.patient_id)
             continue
         group, _, name = path.rpartition("/")
         labels = store.labels(group).get(name)
         if labels is not None and labels != _listed(values):
-            yield _damage(f"{place}/{path}", f"labels {_listed(values)}; expected {labels}")
+            finding = f"labels {_listed(values)}; expected {labels}"
+            yield Problem(f"{place}/{path}", finding, store.patient_id)
 
 
 def _listed(values: Any) -> list[Any]:
@@ -259,17 +294,20 @@ def _voxels(
     try:
         volume = read_volume(location, store, array, record)
     except DatasetError as error:
-        yield _damage(where, str(error))
+        yield _damage(location, store.patient_id, where, error)
         return
     if record.stored_bytes and _shard_sha256(location, where) != record.stored_sha256:
-        yield _damage(where, f"SHA-256 differs from {record.stored_sha256}, recorded when written")
-    if record.restores and _nifti_sha256(record, volume) != record.nifti_sha256:
-        yield _damage(where, f"does not give back {record.path}: its SHA-256 differs")
-    if record.voxels_sha256 not in (None, voxels_sha256(volume, array.dtype)):
-        yield _damage(where, f"voxels whose SHA-256 is not {record.voxels_sha256}, as recorded")
+        finding = f"SHA-256 differs from {record.stored_sha256}, recorded when written"
+        yield Problem(where, finding, store.patient_id)
+    elif record.restores and _nifti_sha256(record, volume) != record.nifti_sha256:
+        finding = f"does not give back {record.path}: its SHA-256 differs"
+        yield Problem(where, finding, store.patient_id)
+    elif record.voxels_sha256 not in (None, voxels_sha256(volume, array.dtype)):
+        finding = f"voxels whose SHA-256 is not {record.voxels_sha256}, as recorded"
+        yield Problem(where, finding, store.patient_id)
     difference = mask_finding(row, volume)
     if difference:
-        yield Problem(where, difference, "measure")
+        yield Problem(where, difference, measured=store.patient_id)
 
 
 def _shard_sha256(location: Location, where: str) -> str:

@@ -17,6 +17,7 @@ from lundprobe_zarr.schema.scaling import unscale
 from lundprobe_zarr.schema.tables import store_path
 from lundprobe_zarr.store.location import Location
 from lundprobe_zarr.store.metadata import StoreMetadata, VolumeArray
+from lundprobe_zarr.store.remedy import remedy
 
 Volume = npt.NDArray[Any]
 
@@ -51,13 +52,11 @@ def _read_shard(
         shard = location.read(f"{store_path(store.patient_id)}/{key}")
     except FileNotFoundError as error:
         raise DamagedStoreError(
-            f"{where}: not there; expected a shard of {record.stored_bytes} bytes; convert this "
-            "patient again, or copy the store again"
+            f"{where}: not there; expected a shard of {record.stored_bytes} bytes; {remedy(where)}"
         ) from error
     if len(shard) != record.stored_bytes:
         raise DamagedStoreError(
-            f"{where}: {len(shard)} bytes; expected {record.stored_bytes}; convert this patient "
-            "again, or copy the store again"
+            f"{where}: {len(shard)} bytes; expected {record.stored_bytes}; {remedy(where)}"
         )
     return shard
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -11,9 +12,11 @@ from zlib_ng import gzip_ng
 
 from lundprobe_zarr.errors import DamagedStoreError, UsageError
 from lundprobe_zarr.schema.records import SourceRecord
+from lundprobe_zarr.schema.tables import store_path
 from lundprobe_zarr.store.dataset import open_store
 from lundprobe_zarr.store.location import Location
 from lundprobe_zarr.store.metadata import StoreMetadata, VolumeArray
+from lundprobe_zarr.store.remedy import remedy
 from lundprobe_zarr.store.volumes import nifti_parts, read_volume
 
 #: What ITK writes with; zlib-ng's is about as small and several times as fast.
@@ -43,11 +46,40 @@ def export_patient(
 
     Each `.nii.gz` holds the original's uncompressed bytes, checked by SHA-256, unless conversion
     rounded its values or left out the text of its header: see `Exported`. `out` may hold
-    other patients. Raises `UsageError` if a file is there already, `DamagedStoreError` if a
-    rebuilt file is not the original.
+    other patients. The patient's folder appears there once all its files are written: broken off,
+    an export leaves nothing in the way of the next. Raises `UsageError` if that folder is there
+    already, `DamagedStoreError` if a rebuilt file is not the original.
     """
     store = open_store(location, patient_id)
-    _require_room(store, out)
+    homes = _homes(store, out)
+    draft = out / f".{patient_id}.partial"
+    shutil.rmtree(draft, ignore_errors=True)  # of an export that was killed
+    try:
+        exported = _write_files(location, store, draft, on_file)
+        for home in homes:
+            (out / home).parent.mkdir(parents=True, exist_ok=True)
+            (draft / home).rename(out / home)
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+    return exported
+
+
+def _homes(store: StoreMetadata, out: Path) -> list[PurePosixPath]:
+    """The folders of the source's layout that hold nothing but this patient: one, as a rule."""
+    paths = [PurePosixPath(record.path) for _, record in store.records]
+    homes = sorted({PurePosixPath(*path.parts[:2]) for path in paths})
+    for home in homes:
+        if (out / home).exists():
+            raise UsageError(
+                f"{out / home} is there already; expected nothing in its place; choose another "
+                "output folder or remove it"
+            )
+    return homes
+
+
+def _write_files(
+    location: Location, store: StoreMetadata, out: Path, on_file: Callable[[str], None]
+) -> Exported:
     exported: dict[str, list[str]] = {"identical": [], "rounded": [], "stripped": []}
     for array, record in store.records:
         target = _target(out, record)
@@ -77,15 +109,6 @@ def _target(out: Path, record: SourceRecord) -> Path:
     return out / path
 
 
-def _require_room(store: StoreMetadata, out: Path) -> None:
-    for _, record in store.records:
-        if _target(out, record).exists():
-            raise UsageError(
-                f"{_target(out, record)} is there already; expected nothing in its place; choose "
-                "another output folder or remove it"
-            )
-
-
 def _write_nifti(
     location: Location,
     store: StoreMetadata,
@@ -95,9 +118,8 @@ def _write_nifti(
 ) -> None:
     volume = read_volume(location, store, array, record)
     sha256 = hashlib.sha256()
-    temporary = target.with_name(f".{target.name}.partial")
     with (
-        temporary.open("wb") as raw,
+        target.open("wb") as raw,
         # mtime 0: exporting twice gives the same file
         gzip_ng.GzipNGFile("", "wb", _COMPRESSION_LEVEL, raw, mtime=0) as file,
     ):
@@ -105,10 +127,8 @@ def _write_nifti(
             sha256.update(part)
             file.write(part)
     if record.restores and sha256.hexdigest() != record.nifti_sha256:
-        temporary.unlink()
+        where = location.path(f"{store_path(store.patient_id)}/{array.spec.path}")
         raise DamagedStoreError(
-            f"{location.path(array.spec.path)} of patient {store.patient_id}: {record.path} cannot "
-            f"be rebuilt: SHA-256 {sha256.hexdigest()}; expected {record.nifti_sha256}; convert "
-            "this patient again"
+            f"{where}: {record.path} cannot be rebuilt: SHA-256 {sha256.hexdigest()}; expected "
+            f"{record.nifti_sha256}; {remedy(where)}"
         )
-    temporary.replace(target)

@@ -8,6 +8,7 @@ beyond there nothing is known: `fill` has to be given, or it is an error.
 from __future__ import annotations
 
 from functools import partial
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -30,6 +31,8 @@ _HIGHEST_ORDER = 5
 #: Voxels about those asked for that splines above order 1 are given too. They are felt at any
 #: distance, but 0.43 times less each voxel (the largest pole, of order 5): 1e-9 at this one.
 _SPLINE_SUPPORT = 24
+#: Of one volume, 20 times a full-size MRI: more is a slip, which would only fail once computed.
+_MOST_VOXELS = 2**31
 
 
 def resample_to(
@@ -38,6 +41,7 @@ def resample_to(
     """`data` on the voxels of `grid`; see `lp.resample` and `lp.resample_like`."""
     if order is not None and order not in range(_HIGHEST_ORDER + 1):
         raise UsageError(f"order is {order!r}; expected 0 (nearest), 1 (linear) … {_HIGHEST_ORDER}")
+    _require_sane(grid)
     source = grid_of(require_volume(data))
     move = Move.between(source, grid)
     if fill is None and move.leaves():
@@ -47,6 +51,16 @@ def resample_to(
             "inside it, or `fill=` with the value to put there, e.g. fill=float('nan')"
         )
     return over_volumes(data, partial(_resample_array, move=move, order=order, fill=fill), grid)
+
+
+def _require_sane(grid: Grid) -> None:
+    voxels = prod(int(n) for n in grid.shape)
+    if voxels > _MOST_VOXELS:
+        raise UsageError(
+            f"the grid asked for has {grid.shape} voxels (z, y, x) of {grid.spacing_mm} mm, "
+            f"{voxels:.3g} in all or {4 * voxels:.3g} bytes a volume of float32; expected at most "
+            f"2**31 voxels; is the spacing in mm? Choose a larger one, or crop first"
+        )
 
 
 def needed(data: Labelled, grid: Grid) -> Labelled:

@@ -17,6 +17,7 @@ from lundprobe_zarr.schema.tables import store_path
 from lundprobe_zarr.store.dataset import open_store
 from lundprobe_zarr.store.location import Location
 from lundprobe_zarr.store.metadata import StoreMetadata, VolumeArray
+from lundprobe_zarr.store.remedy import remedy
 from lundprobe_zarr.store.volumes import read_volume
 from lundprobe_zarr.vocabulary.files import Label
 from lundprobe_zarr.vocabulary.geometry import is_aligned, ras_to_lps, spacing
@@ -243,9 +244,9 @@ class _Reader:
         try:
             planes = {view.name: self._plane(path, place, view) for view in views}
         except (ValueError, KeyError, OSError) as error:
+            store = self.location.path(store_path(self.store.patient_id))
             raise DamagedStoreError(
-                f"{self.location.path(store_path(self.store.patient_id))}/{path}, {dict(labels)}: "
-                f"cannot be read ({error}); convert this patient again, or copy the store again"
+                f"{store}/{path}, {dict(labels)}: cannot be read ({error}); {remedy(store)}"
             ) from error
         if not any(p.any() for p in planes.values()):
             # zarr reads a lost shard as zeros; this fails, and says so, unless zeros are right.

@@ -1,0 +1,91 @@
+"""A dataset that lacks patients of its source: who reads, finalises or validates it is told."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from conftest import Workplace
+from trees import MRI, NEW, OLD, SCT, write_patient
+
+from conversion.inventory import select, take_inventory
+from conversion.patient import convert_patient
+from conversion.publish import finalise
+from conversion.run import Options, convert
+from lundprobe_zarr.cli import main
+from lundprobe_zarr.errors import DatasetError
+from lundprobe_zarr.store.location import Location
+from lundprobe_zarr.store.memory import absent
+from lundprobe_zarr.store.validate import validate
+
+LATE = "oldAcq_00000000000000c3"
+
+
+@pytest.fixture
+def partial(work: Workplace) -> Workplace:
+    """Of three patients one was converted, one failed, and one is of another share."""
+    (work.source / "basePart" / OLD / MRI).write_bytes(b"")
+    write_patient(work.source, LATE, only=(MRI, SCT))
+    some = select(take_inventory(work.source), [NEW, OLD])
+    assert convert(some, work.dataset, Options(workers=1)).count("failed") == 1
+    return work
+
+
+def said(capfd: pytest.CaptureFixture[str], *arguments: object) -> str:
+    capfd.readouterr()
+    with pytest.raises(SystemExit) as ended:
+        main([str(a) for a in arguments])
+    assert ended.value.code in (0, None)
+    return capfd.readouterr().out
+
+
+LINE = f"1 of the source's 3 patients are here; 1 ({OLD}) failed; 1 ({LATE}) not converted yet"
+
+
+def test_commands_say_who_is_missing(
+    partial: Workplace, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    out = said(capfd, "finalise", partial.dataset)
+    assert f"Incomplete: {LINE}." in out
+    assert f"lundprobe-zarr convert SOURCE {partial.dataset} converts who is missing" in out
+    assert LINE in said(capfd, "info", partial.dataset)
+    report = tmp_path / "v.json"
+    assert f"Incomplete: {LINE}." in said(capfd, "validate", partial.dataset, "--report", report)
+    written = json.loads(report.read_text())
+    assert written["sound"] is True
+    assert written["absent"] == {"source_patients": 3, "failed": [OLD], "missing": [LATE]}
+
+
+def test_once_they_are_converted_nobody_is_missing(partial: Workplace) -> None:
+    assert str(finalise(partial.dataset).absent) == LINE
+    write_patient(partial.source, OLD, only=(MRI, SCT))
+    for patient in take_inventory(partial.source).patients:
+        assert convert_patient(patient, partial.dataset, "standard").error is None
+    convert(take_inventory(partial.source), partial.dataset)  # they are current, and noted so
+    assert finalise(partial.dataset).absent is None
+    assert validate(Location(partial.dataset)).absent is None
+    assert list((partial.dataset / ".conversion" / "failed").iterdir()) == []
+
+
+@pytest.mark.parametrize("text", [None, "", "[]", '{"patients": 3}'])
+def test_without_the_memory_nothing_is_known(partial: Workplace, text: str | None) -> None:
+    note = partial.dataset / ".conversion" / "source.json"
+    note.unlink() if text is None else note.write_text(text)
+    assert finalise(partial.dataset).absent is None
+    shutil.rmtree(partial.dataset / ".conversion")
+    assert validate(Location(partial.dataset)).absent is None
+
+
+class Unlisted(Location):
+    """A bucket that may be read and not listed."""
+
+    def children(self, relative: str) -> list[str]:
+        raise DatasetError("access denied")
+
+
+def test_who_may_not_list_is_told_who_is_missing_but_not_why(partial: Workplace) -> None:
+    found = absent(Unlisted(partial.dataset), [NEW])
+    assert found is not None
+    assert (found.failed, found.missing) == ((), (OLD, LATE))
