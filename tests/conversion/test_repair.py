@@ -200,3 +200,12 @@ def test_places_that_cannot_be_repaired(pair: Pair, tmp_path: Path) -> None:
     with pytest.raises(NotADatasetError):
         find_damage(Location(tmp_path / "nothing"))
     assert run("repair", tmp_path / "no-source", pair.dataset) == 2
+
+
+def test_a_lost_label_is_found_although_tables_were_written_since(pair: Pair) -> None:
+    (pair.store() / "mri/z/c/0").unlink()
+    finalise(pair.dataset)  # which takes the store's size as it finds it
+    (problem,) = validate(pair.location).problems
+    assert problem.patient_id == NEW
+    assert problem.where.endswith("mri/z/c/0")
+    assert pair.repair(deep=False).left == ()
