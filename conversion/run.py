@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
 import os
@@ -18,6 +19,8 @@ from typing import Any, Protocol
 
 import dask
 from distributed import Client, LocalCluster, as_completed, get_worker
+from distributed.comm.core import connect
+from distributed.security import Security
 
 from lundprobe_zarr.errors import DatasetError, UsageError
 from lundprobe_zarr.schema.precision import PRECISIONS, Precision
@@ -36,6 +39,8 @@ from .state import Failures, are_current, remember_source
 _TOPIC = "lundprobe-progress"
 #: Tasks in the scheduler's hands per worker: enough to keep it busy, few enough for any size.
 _AHEAD = 3
+#: A scheduler that runs answers within this time.
+_PATIENCE_SECONDS = 10.0
 
 
 class Reporter(Protocol):
@@ -285,14 +290,7 @@ def _subscription(client: Client, advanced: Callable[[int], None]) -> Iterator[N
 @contextmanager
 def _client(options: Options, patients: int) -> Iterator[Client]:
     if options.scheduler is not None:
-        try:
-            client = Client(options.scheduler, timeout="10s")
-        except (OSError, ValueError) as error:
-            raise UsageError(
-                f"--scheduler {options.scheduler}: {error}; expected the address of a running dask "
-                "scheduler, e.g. tcp://10.0.0.1:8786"
-            ) from error
-        with client:
+        with _remote_client(options.scheduler) as client:
             yield client
         return
     with ExitStack() as stack:
@@ -300,6 +298,30 @@ def _client(options: Options, patients: int) -> Iterator[Client]:
             cluster = stack.enter_context(_local_cluster(options, patients))
             client = stack.enter_context(Client(cluster))
         yield client
+
+
+def _remote_client(address: str) -> Client:
+    """A client of the scheduler at `address`; raises `UsageError` if none answers there soon."""
+    try:
+        asyncio.run(asyncio.wait_for(_greet(address), _PATIENCE_SECONDS))
+        return Client(address, timeout=_PATIENCE_SECONDS)
+    except (OSError, ValueError, MemoryError) as error:
+        raise UsageError(
+            f"--scheduler {address}: {_silence(error)}; expected the address of a running dask "
+            "scheduler, e.g. tcp://10.0.0.1:8786"
+        ) from error
+
+
+def _silence(error: BaseException) -> str:
+    if isinstance(error, MemoryError):  # its greeting was read as a length
+        return "what answers there is no dask scheduler"
+    return str(error) or f"no answer of a dask scheduler within {_PATIENCE_SECONDS:.0f} s"
+
+
+async def _greet(address: str) -> None:
+    """Shake hands with a scheduler; `Client` waits for ever for any other server."""
+    comm = await connect(address, **Security().get_connection_args("client"))
+    await comm.close()
 
 
 #: What a worker's malloc does, set before it starts. dask's own setting returns every freed block

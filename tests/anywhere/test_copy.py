@@ -220,7 +220,24 @@ def test_destinations_that_cannot_be_written(dataset, web, empty_s3, tmp_path):
     with pytest.raises(DatasetError):
         copy_dataset(Location(dataset), Location(tmp_path / "file"))
     with pytest.raises(NotADatasetError):
-        copy_dataset(Location(tmp_path), Location(tmp_path / "d"))
+        copy_dataset(Location(tmp_path / "nothing"), Location(tmp_path / "d"))
+
+
+def test_copy_of_a_dataset_into_itself_is_refused(copied, tmp_path, empty_s3):
+    before = names(Location(copied))
+    (tmp_path / "link").symlink_to(copied)
+    for inside in (copied, copied / "sub", tmp_path / "link", tmp_path / "link" / "a" / "b"):
+        with pytest.raises(UsageError, match="itself or lies within it; expected a place outside"):
+            copy_dataset(Location(copied), Location(inside))
+    assert names(Location(copied)) == before
+    url, options = empty_s3.url.rstrip("/"), empty_s3.options
+    for inside in (url, f"{url}/", f"{url}/sub"):
+        with pytest.raises(UsageError, match="itself or lies within it"):
+            copy_dataset(Location(url, options), Location(inside, {**options, "anon": False}))
+    elsewhere = {**options, "endpoint_url": "http://127.0.0.1:1", "client_kwargs": {}}
+    for other in (Location(f"{url}-2", options), Location(url, elsewhere)):
+        with pytest.raises(NotADatasetError):  # which comes next: it is no copy into itself
+            copy_dataset(Location(url, options), other)
 
 
 def test_web_server_that_loses_an_object(copied, tmp_path, shard, extended):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -87,7 +88,11 @@ def test_damaged_shard_is_named(copied, reach, damage, tail, extended, shard, mo
     message = str(raised.value)
     assert f"patients/{extended}.zarr/mri/image/c/0/0/0/0" in message
     assert "array mri/image [modality=T2w]" in message
-    assert "copy the store again" in message
+    where = shlex.quote(reader.location.url)
+    assert message.endswith(
+        f"convert this patient again (`lundprobe-zarr convert SOURCE {where} --patients "
+        f"{extended} --overwrite`), or copy the store again"
+    )
 
 
 def test_chunk_is_named(copied, extended, shard):

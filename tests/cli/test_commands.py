@@ -315,12 +315,38 @@ def test_validate_names_what_is_damaged(cli, dataset, extended, tmp_path):
     assert cli("validate", damaged).status == 0  # a quick look reads no voxel
     ran = cli("validate", damaged, "--deep")
     assert ran.status == 3
-    assert "Damaged: " in ran.out
-    assert f"patients/{extended}.zarr/mri/image/c/0/0/0/0" in ran.out
+    where = f"  patients/{extended}.zarr/mri/image/c/0/0/0/0"
+    assert f"Damaged: 1 problem in 4 stores, 136 volumes:\n{where}: an inner chunk fails" in ran.out
+    assert ran.out.count(f"{extended}.zarr") == 1, "its place is said once"
     shard.unlink()
+    command = f"lundprobe-zarr convert SOURCE {damaged} --patients {extended} --overwrite"
+    for options in ((), ("--deep",)):
+        ran = cli("validate", damaged, *options)
+        assert ran.status == 3
+        lost = ran.out.partition("Damaged: ")[2]
+        assert lost.startswith(f"1 problem in 4 stores, 136 volumes:\n{where}: not there; expected")
+        assert lost.endswith(f"copy their stores again:\n  {command}\n")
+
+
+def test_validate_a_lost_object_that_is_no_shard_is_one_problem(cli, dataset, extended, tmp_path):
+    damaged = copy_of(dataset, tmp_path)
+    (damaged / "patients" / f"{extended}.zarr" / "mri/observers/present/c/0/0/0").unlink()
     ran = cli("validate", damaged)
-    assert ran.status == 3
-    assert "not there" in ran.out
+    assert "Damaged: 1 problem" in ran.out
+    assert "bytes in all; expected" in ran.out
+    assert "Damaged: 1 problem" in cli("validate", damaged, "--deep").out
+
+
+def test_a_missing_store_names_the_command_that_mends_it(cli, dataset, extended, tmp_path):
+    damaged = copy_of(dataset, tmp_path)
+    shutil.rmtree(damaged / "patients" / f"{extended}.zarr")
+    command = f"lundprobe-zarr convert SOURCE {damaged} --patients {extended} --overwrite"
+    ran = cli("validate", damaged)
+    assert f"  patients/{extended}.zarr: no store of patient {extended} there; expected one\n" in (
+        ran.out
+    )
+    assert f"\n  {command}\n" in ran.out
+    assert f"(`{command}`)" in cli("export", damaged, extended, tmp_path / "out").err
 
 
 def test_finalise_rebuilds_lost_tables(cli, dataset, tmp_path):
@@ -340,6 +366,52 @@ def test_finalise_names_a_store_that_cannot_be_read(cli, dataset, extended, tmp_
     ran = cli("finalise", copy)
     assert ran.status == 3
     assert f"{extended}.zarr" in ran.out
+    command = f"lundprobe-zarr convert SOURCE {copy} --patients {extended} --overwrite"
+    assert f"To convert again: {command}\n" in ran.out
+
+
+def test_outputs_and_reports_get_their_folders(cli, dataset, tmp_path):
+    assert cli("query", dataset, "true", "--output", tmp_path / "a" / "b" / "q.csv").status == 0
+    assert cli("validate", dataset, "--report", tmp_path / "c" / "d" / "v.json").status == 0
+    report = tmp_path / "e" / "f" / "c.json"
+    assert cli("copy", dataset, tmp_path / "copy", "--report", report).status == 0
+    for file in ("a/b/q.csv", "c/d/v.json", "e/f/c.json"):
+        assert (tmp_path / file).stat().st_size > 0
+
+
+def test_an_export_that_was_broken_off_is_not_in_the_way(cli, dataset, extended, tmp_path):
+    from lundprobe_zarr.store.location import Location
+    from lundprobe_zarr.views.export import export_patient
+
+    out = tmp_path / "out"
+
+    def stop(path: str) -> None:
+        assert not list(out.glob("[!.]*")), "nothing is seen before all is written"
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        export_patient(Location(dataset), extended, out, stop)
+    assert list(out.iterdir()) == []
+    killed = out / f".{extended}.partial" / "extendedPart" / extended
+    killed.mkdir(parents=True)
+    (killed / "left.nii.gz").write_bytes(b"of one that was killed")
+    other = out / "extendedPart" / "newAcq_00000000000000a1"
+    other.mkdir(parents=True)
+    assert cli("export", dataset, extended, out).status == 0
+    assert [p.name for p in out.iterdir()] == ["extendedPart"]
+    assert other.is_dir(), "another patient's folder is left alone"
+    assert not list(out.rglob("left.nii.gz"))
+    ran = cli("export", dataset, extended, out)
+    assert ran.status == 2
+    assert f"{out}/extendedPart/{extended} is there already" in ran.err
+
+
+def test_export_into_a_pipe_that_breaks_can_be_run_again(dataset, extended, tmp_path):
+    command = f"{sys.executable} -m lundprobe_zarr export {dataset} {extended} {tmp_path}/out"
+    subprocess.run(f"PYTHONUNBUFFERED=1 {command} | true", shell=True, check=False, timeout=60)
+    again = subprocess.run(command.split(), capture_output=True, check=False, timeout=60)
+    assert again.returncode == 0 or b"is there already" in again.stderr
+    assert len(list((tmp_path / "out").rglob("*.nii.gz"))) == 65
 
 
 def test_export_says_what_is_the_originals_and_what_was_rounded(

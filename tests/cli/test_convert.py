@@ -7,7 +7,10 @@ import os
 import re
 import shutil
 import signal
+import threading
 import time
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -123,6 +126,84 @@ def test_nonsense_is_wrong_usage(cli, phantom_source, tmp_path, options, said):
     assert said in ran.err
     assert "Traceback" not in ran.err
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("address", ["nonsense", "foo://10.0.0.1:1", "tcp://127.0.0.1:{port}"])
+def test_an_address_where_no_scheduler_is(
+    cli, phantom_source, tmp_path, address, web_port, monkeypatch
+):
+    monkeypatch.setattr("lundprobe_zarr.conversion.run._PATIENCE_SECONDS", 1.0)
+    ran = cli(
+        "convert", phantom_source, tmp_path / "out", "--scheduler", address.format(port=web_port)
+    )
+    assert ran.status == 2
+    assert "expected the address of a running dask scheduler" in ran.err
+    assert list((tmp_path / "out" / ".conversion" / "runs").iterdir()) == []
+
+
+@pytest.fixture
+def web_port() -> Iterator[int]:
+    """Port of a server that speaks HTTP and no word of dask's."""
+    with ThreadingHTTPServer(("127.0.0.1", 0), BaseHTTPRequestHandler) as server:
+        server.daemon_threads = True  # one waits for a line that never comes
+        server.block_on_close = False
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield server.server_port
+        server.shutdown()
+        thread.join()
+
+
+def test_who_left_the_source_and_what_was_passed_over_are_said(cli, dataset, source, tmp_path):
+    copy = Path(shutil.copytree(dataset, tmp_path / "copy"))
+    gone = sorted((source / "basePart").iterdir())[0]
+    shutil.rmtree(gone)
+    (source / "basePart" / "Patient7").mkdir()
+    for options in ((), ("--dry-run",)):
+        ran = cli("convert", source, copy, *options)
+        assert ran.status == 0
+        absent = "1 patient in the dataset is not in this source; it stays as it is:"
+        assert f"{absent}\n  {gone.name}\n" in ran.out
+        passed = ran.out.partition("Passed over, not converted: 1")[2]
+        named = "basePart/Patient7: its name is no patient id; expected oldAcq_ or newAcq_ and 16"
+        assert named in passed
+        assert named not in ran.out.partition("Passed over")[0]
+    others = sorted(p.name for p in (source / "basePart").glob("*Acq_*"))
+    assert absent not in cli("convert", source, copy, "--patients", others[0]).out
+    ran = cli("convert", source, copy, "--dry-run", "--overwrite", "--precision", "compact")
+    assert ran.status == 2
+    assert f"{gone.name} (standard): not in the source" in ran.err
+
+
+def test_dry_run_looks_at_the_first_bytes(cli, source, tmp_path):
+    first, second, _ = sorted((source / "basePart").iterdir())
+    (first / "MR_StorT2" / "mask_BODY.nii.gz").write_bytes(b"")
+    (second / "sCT" / "image.nii.gz").write_text("<html>404</html>")
+    ran = cli("convert", source, tmp_path / "out", "--dry-run")
+    assert "Would fail: 2\n" in ran.out
+    assert f"{first.name}/MR_StorT2/mask_BODY.nii.gz: empty; expected .nii.gz" in ran.out
+    assert f"{second.name}/sCT/image.nii.gz: not gzip: starts with b'<h'" in ran.out
+    assert "2 patients converted" in ran.out
+    assert not (tmp_path / "out").exists()
+
+
+def test_killed_outright_a_run_holds_nobody_up_and_alive_it_does(cli, phantom_source, tmp_path):
+    command = ("convert", phantom_source, tmp_path / "out", "--workers", 1)
+    process = start(*command, cwd=tmp_path)
+    assert process.stdout is not None
+    try:
+        assert "4 patients to convert" in process.stdout.readline()
+        ran = cli(*command)
+        assert ran.status == 2
+        assert f"another conversion is at work there, process {process.pid} on " in ran.err
+    finally:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
+    assert len(list((tmp_path / "out" / ".conversion" / "runs").iterdir())) == 1
+    ran = cli(*command)
+    assert ran.status == 0, ran.err
+    assert list((tmp_path / "out" / ".conversion" / "runs").iterdir()) == []
+    assert len(open_cohort(tmp_path / "out")) == 4
 
 
 def test_a_source_that_is_none(cli, phantom_source, tmp_path):

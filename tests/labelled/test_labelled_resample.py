@@ -224,6 +224,11 @@ def test_spacing_that_makes_no_sense(aligned: xr.Dataset, spacing: object) -> No
         aligned.lp.resample(spacing)
 
 
+def test_a_grid_beyond_any_memory_is_refused_at_once(aligned: xr.Dataset) -> None:
+    with pytest.raises(UsageError, match=r"\de\+\d+ in all or .*bytes.*at most 2\*\*31 voxels"):
+        aligned.dose.lp.resample(1e-4)
+
+
 @pytest.mark.parametrize("order", [-1, 6, 1.5])
 def test_order_that_makes_no_sense(aligned: xr.Dataset, order: float) -> None:
     with pytest.raises(UsageError, match="order is"):
