@@ -121,4 +121,4 @@ def test_every_requirement_has_an_oldest_version_to_be_tested():
     assert any(line.startswith("distributed==") for line in found)
     assert not any(line.startswith("pytest==") for line in found)
     with pytest.raises(ValueError, match=r"'numpy'.*expected NAME>=VERSION"):
-        constraints(text.replace('"numpy>=2.0"', '"numpy"'))
+        constraints(text.replace('"numpy>=2.2.5"', '"numpy"'))
