@@ -65,13 +65,6 @@ def test_patient(catalog, dataset):
             # Of a group below a grid's, the axes are the grid's: plain Zarr has them there alone.
             expected = patient.tree[group].to_dataset(inherit=False)
             xr.testing.assert_identical(_with_texts(data), expected)
-
-
-def _with_texts(data: xr.Dataset) -> xr.Dataset:
-    """The data with NumPy's texts, where older versions of zarr or xarray give objects."""
-    objects = [name for name, c in data.coords.items() if c.dtype == object]
-    texts = {n: data[n].compute().astype(np.dtypes.StringDType()) for n in objects}
-    return data.assign_coords(texts)
             assert all(v.chunks is not None for v in data.data_vars.values())
             opened.add(group)
     assert opened == set(GROUP_TITLES)
@@ -90,3 +83,10 @@ def test_cohort(catalog, dataset, where):
 
 def test_everybody_is_the_cohort_unless_told_otherwise(catalog, dataset):
     assert catalog().cohort.to_cohort().ids == open_cohort(dataset).ids
+
+
+def _with_texts(data: xr.Dataset) -> xr.Dataset:
+    """The data with NumPy's texts, where older versions of zarr or xarray give objects."""
+    objects = [name for name, c in data.coords.items() if c.dtype == object]
+    texts = {n: data[n].compute().astype(np.dtypes.StringDType()) for n in objects}
+    return data.assign_coords(texts)
