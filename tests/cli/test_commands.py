@@ -325,7 +325,9 @@ def test_validate_names_what_is_damaged(cli, dataset, extended, tmp_path):
         assert ran.status == 3
         lost = ran.out.partition("Damaged: ")[2]
         assert lost.startswith(f"1 problem in 4 stores, 136 volumes:\n{where}: not there; expected")
-        assert lost.endswith(f"copy their stores again:\n  {command}\n")
+        assert f"copy their stores again:\n  {command}\n" in lost
+        mending = " ".join(("lundprobe-zarr repair SOURCE", str(damaged), *options))
+        assert lost.endswith(f"\n  {mending}\n")
 
 
 def test_validate_a_lost_object_that_is_no_shard_is_one_problem(cli, dataset, extended, tmp_path):
@@ -333,7 +335,7 @@ def test_validate_a_lost_object_that_is_no_shard_is_one_problem(cli, dataset, ex
     (damaged / "patients" / f"{extended}.zarr" / "mri/observers/present/c/0/0/0").unlink()
     ran = cli("validate", damaged)
     assert "Damaged: 1 problem" in ran.out
-    assert "bytes in all; expected" in ran.out
+    assert "mri/observers/present/c/0/0/0: not there" in ran.out
     assert "Damaged: 1 problem" in cli("validate", damaged, "--deep").out
 
 
