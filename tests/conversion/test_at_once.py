@@ -86,14 +86,16 @@ def beating(work: Workplace) -> Iterator[Path]:
     claim.parent.mkdir()
     ended = threading.Event()
 
+    def write(beats: int) -> None:
+        said = {"patients": [NEW], "since": "noon", "beat": beats}
+        Location(claim.parent).write(claim.name, json.dumps(said).encode())
+
     def beat() -> None:
         beats = 0
         while not ended.wait(0.02):
-            beats += 1
-            Location(claim.parent).write(
-                claim.name, json.dumps({"patients": [NEW], "since": "noon", "beat": beats}).encode()
-            )
+            write(beats := beats + 1)
 
+    write(0)
     thread = threading.Thread(target=beat)
     thread.start()
     yield claim
@@ -102,8 +104,9 @@ def beating(work: Workplace) -> Iterator[Path]:
 
 
 def test_a_living_one_on_another_machine_is_known_by_its_beats(
-    work: Workplace, beating: Path
+    work: Workplace, beating: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("conversion.claim._DEAD_SECONDS", 20.0)  # a slow disk is not death
     with pytest.raises(UsageError, match="process 17 on another-host since noon, on 1 of the 2"):
         convert(take_inventory(work.source), work.dataset)
     others = select(take_inventory(work.source), [OLD])
