@@ -15,9 +15,10 @@ INSTALLED_DEV := $(VENV)/.installed-dev
 WORKERS ?= 2
 # For the tests of torch datasets, on Python 3.11; with others they run if torch is there already.
 TORCH ?= torch==2.13.0
+MINIMUM := $(VENV)/minimum
 BENCHMARKS := $(filter-out __init__ record,$(basename $(notdir $(wildcard benchmarks/*.py))))
 
-.PHONY: demo test test-oldest-datasets check bench format clean
+.PHONY: demo test test-minimum test-oldest-datasets check bench format clean
 
 demo: $(INSTALLED)
 	$(BIN)/lundprobe-zarr demo .demo --workers $(WORKERS)
@@ -41,6 +42,17 @@ test-oldest-datasets: $(INSTALLED_DEV)
 	  --target $(VENV)/oldest "datasets==$$(sed -n 's/.*"datasets>=\([0-9.]*\)".*/\1/p' pyproject.toml)"
 	PYTHONPATH=$(VENV)/oldest $(BIN)/python -c "import datasets; print('datasets', datasets.__version__)"
 	PYTHONPATH=$(VENV)/oldest $(BIN)/python -m pytest -n $(WORKERS) --dist loadscope tests/huggingface $(PYTEST_ARGS)
+
+# All tests on the oldest versions that pyproject.toml allows, in an environment beside. That those
+# warn of newer companions is no error.
+test-minimum:
+	$(PYTHON) -m venv --clear $(MINIMUM)
+	$(MINIMUM)/bin/python -m pip install --quiet --disable-pip-version-check 'pip>=25.1'
+	$(MINIMUM)/bin/python scripts/minimum_versions.py > $(MINIMUM)/constraints.txt
+	$(MINIMUM)/bin/python -m pip install --quiet --disable-pip-version-check \
+	  --constraint $(MINIMUM)/constraints.txt --editable '.[dev]'
+	PATH="$(CURDIR)/$(MINIMUM)/bin:$$PATH" $(MINIMUM)/bin/python -m pytest -n $(WORKERS) \
+	  --dist loadscope -W default $(PYTEST_ARGS)
 
 bench: $(INSTALLED_DEV)
 	set -e; for name in $(BENCHMARKS); do $(BIN)/python -m benchmarks.$$name; done

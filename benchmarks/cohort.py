@@ -231,6 +231,9 @@ def _filler(name: str, kind: pa.DataType, rows: int, rng: np.random.Generator) -
     if pa.types.is_fixed_size_list(kind):
         values = _filler(name, kind.value_type, rows * kind.list_size, rng)
         return pa.FixedSizeListArray.from_arrays(values, type=kind)
+    if pa.types.is_list(kind) and not pa.types.is_string(kind.value_type):  # z, y, x
+        ends = np.arange(0, 3 * rows + 1, 3, dtype=np.int32)
+        return pa.ListArray.from_arrays(ends, _filler(name, kind.value_type, rows * 3, rng))
     if pa.types.is_list(kind):
         return pa.ListArray.from_arrays(np.zeros(rows + 1, np.int32), pa.array([], kind.value_type))
     if pa.types.is_boolean(kind):

@@ -55,6 +55,12 @@ def save_fragments(
     return tables
 
 
+def drop_fragments(dataset: Location, patient_id: str) -> None:
+    """Forget a patient's measured rows, so that they are measured anew."""
+    for name in MEASURED:
+        dataset.delete(_name(patient_id, name))
+
+
 def load_fragments(
     dataset: Location | Path, stores: Sequence[StoreMetadata], rebuild: bool = False
 ) -> list[dict[str, pa.Table]]:

@@ -44,6 +44,7 @@ class PatientSource:
 
     `folder` is relative to the source root. `absent` are expected files that are not there and
     not listed as missing. `problem` is why the patient cannot be converted at all, if so.
+    `strip_headers` is whether free text in its files' headers is left out.
     """
 
     patient_id: str
@@ -56,6 +57,7 @@ class PatientSource:
     geometry: Geometry | None
     multi_component: tuple[str, ...] | None
     problem: str | None = None
+    strip_headers: bool = False
 
     @property
     def bytes(self) -> int:
@@ -88,6 +90,11 @@ class Inventory:
     def is_whole(self) -> bool:
         """Whether it has not been narrowed."""
         return not self.unchosen and not self.other_shares
+
+    @property
+    def strips_headers(self) -> bool:
+        """Whether free text in the headers of NIfTI files is left out."""
+        return any(p.strip_headers for p in self.patients)
 
     @property
     def bytes(self) -> int:
@@ -292,6 +299,20 @@ def _findings(
         if path in there and is_listed:
             yield f"present although listed as missing: {path}"
     yield from (f"unknown file left out: {path}" for path in unknown)
+
+
+def without_header_text(inventory: Inventory) -> Inventory:
+    """The inventory, to be converted without the free text in the headers of NIfTI files."""
+
+    def stripped(patients: tuple[PatientSource, ...]) -> tuple[PatientSource, ...]:
+        return tuple(replace(p, strip_headers=True) for p in patients)
+
+    return replace(
+        inventory,
+        patients=stripped(inventory.patients),
+        unchosen=stripped(inventory.unchosen),
+        other_shares=stripped(inventory.other_shares),
+    )
 
 
 def examine(inventory: Inventory) -> Inventory:

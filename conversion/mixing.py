@@ -39,7 +39,7 @@ def require_unmixed(
     stay as they are, and of one more.
     """
     if not overwrite:
-        _require_same_precision(dataset, precision)
+        _require_same_kind(dataset, precision, inventory.strips_headers)
     staying = _staying(inventory, dataset)
     if not staying:
         return
@@ -67,20 +67,36 @@ def _convertible(inventory: Inventory) -> Iterator[PatientSource]:
     yield from (p for p in patients if p.problem is None)
 
 
-def _require_same_precision(dataset: Location, precision: Precision) -> None:
-    """One dataset, one precision: the first readable store tells which."""
+def _require_same_kind(dataset: Location, precision: Precision, stripped: bool) -> None:
+    """One dataset, one precision, headers with text or without: the first readable store tells."""
     for name in store_names(dataset):
         try:
             store = parse_store(dataset.read(f"patients/{name}/zarr.json"), name)
         except (DamagedStoreError, FileNotFoundError):  # to be converted again
             continue
-        there = store.attributes["precision"]
-        if there != precision:
-            raise UsageError(
-                f"{dataset.url} was converted with precision {there}, not {precision}; choose "
-                f"--precision {there}, another destination, or convert all again with --overwrite"
-            )
+        _require_precision_of(store, dataset, precision)
+        _require_headers_of(store, dataset, stripped)
         return
+
+
+def _require_precision_of(store: StoreMetadata, dataset: Location, precision: Precision) -> None:
+    there = store.attributes["precision"]
+    if there != precision:
+        raise UsageError(
+            f"{dataset.url} was converted with precision {there}, not {precision}; choose "
+            f"--precision {there}, another destination, or convert all again with --overwrite"
+        )
+
+
+def _require_headers_of(store: StoreMetadata, dataset: Location, stripped: bool) -> None:
+    there = bool(store.attributes.get("headers_stripped", False))
+    if there is not stripped:
+        was, do = ("with", "give") if there else ("without", "leave out")
+        raise UsageError(
+            f"{dataset.url} was converted {was} --strip-headers; expected the same for all its "
+            f"patients; {do} --strip-headers, choose another destination, or convert all again "
+            "with --overwrite"
+        )
 
 
 def _require_one_precision(

@@ -23,8 +23,8 @@ from nibabel.spatialimages import HeaderDataError
 from zlib_ng import gzip_ng, zlib_ng
 
 from lundprobe_zarr.errors import SourceError, SourceNotFoundError
+from lundprobe_zarr.schema.header import NO_EXTENSIONS, size_and_order, without_text
 from lundprobe_zarr.schema.header import parse_header as nifti_header
-from lundprobe_zarr.schema.header import size_and_order
 from lundprobe_zarr.vocabulary.geometry import SAME_GRID_MM, FloatArray, largest_shift
 
 from .workspace import Workspace
@@ -155,15 +155,19 @@ class _Uncompressed:
             ) from error
 
 
-def read_nifti(path: Path, where: str, workspace: Workspace | None = None) -> NiftiFile:
+def read_nifti(
+    path: Path, where: str, workspace: Workspace | None = None, strip: bool = False
+) -> NiftiFile:
     """Read the `.nii.gz` at `path`; `where` is its name in errors, voxels go to `workspace`.
 
+    With `strip`, `header`, `extensions`, `trailer` and `nifti_sha256` are those of the same file
+    without free text: see `schema.header.without_text`.
     Single pass: gzip (all members, trailers checked), header, voxels, SHA-256 of the file and of
     its uncompressed bytes. Memory is bounded by what the file really holds. Raises `SourceError`
     for anything that is not one whole 3-D NIfTI volume of real numbers.
     """
     with _opened(path, where) as (file, size):
-        return _read(file, size, where, workspace or Workspace())
+        return _read(file, size, where, workspace or Workspace(), strip)
 
 
 def peek_nifti(path: Path, where: str) -> Layout:
@@ -210,15 +214,21 @@ def _require_gzip(start: bytes, where: str) -> None:
         )
 
 
-def _read(file: Any, size: int, where: str, workspace: Workspace) -> NiftiFile:
+def _read(file: Any, size: int, where: str, workspace: Workspace, strip: bool) -> NiftiFile:
     hashing = _HashingFile(file)
     stream = _Uncompressed(io.BufferedReader(hashing), where)
     header = _read_header(stream, where)
     layout = parse_header(header, where)
     _require_plausible(layout, size, where)
     extensions = stream.read(layout.offset - len(header))
+    if strip:
+        header, extensions = without_text(header), NO_EXTENSIONS
+        stream.sha256 = hashlib.sha256(header + extensions)
     raw = _read_voxels(stream, layout, where, workspace)
+    to_last_voxel = stream.sha256.copy()
     trailer = _read_trailer(stream, where)
+    if strip:
+        trailer, stream.sha256 = b"", to_last_voxel
     return NiftiFile(
         raw=raw,
         slope=layout.slope,

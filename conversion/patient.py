@@ -134,6 +134,7 @@ def _root_attributes(
         "converter": f"lundprobe-zarr {package_version()}",
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "synthetic": contents.synthetic,
+        "headers_stripped": patient.strip_headers,
         "multi_component_structures": list(patient.multi_component or ()),
         "geometry_matches_csv": geometry_matches(patient, contents),
         "findings": list(findings),

@@ -25,12 +25,14 @@ from lundprobe_zarr.schema.layout import SCHEMA_VERSION
 from lundprobe_zarr.schema.manifest import ACCESS, ACCESS_SYNTHETIC, MANIFEST_NAME, Manifest
 from lundprobe_zarr.schema.tables import (
     COHORT_FILE,
+    CONTENT,
     MEASURED,
     PATIENTS,
     TABLES,
     store_path,
     table_file,
 )
+from lundprobe_zarr.store.content import dataset_content, table_content
 from lundprobe_zarr.store.describe import array_rows, patient_row
 from lundprobe_zarr.store.location import Location
 from lundprobe_zarr.store.memory import Absent, absent
@@ -78,7 +80,9 @@ def finalise(dataset: Location | Path, rebuild: bool = False) -> Published:
     manifest = _manifest(dataset.url, stores)
     tables = _Tables(dataset, rebuild)
     tables.write(stores)
-    manifest = manifest.model_copy(update={"tables": tables.files, "cohort": COHORT_FILE})
+    content = dataset_content(tables.content_of_patients, tables.content)
+    about = {"tables": tables.files, "cohort": COHORT_FILE, "content": content}
+    manifest = manifest.model_copy(update=about)
     texts = {
         "README.md": dataset_card(manifest, tables.sizes),
         "catalog.yaml": dataset_catalog(manifest, stores[0].patient_id),
@@ -131,6 +135,7 @@ def _manifest(dataset: str, stores: list[StoreMetadata]) -> Manifest:
             "name": "LUND-PROBE phantom (synthetic)" if synthetic else "LUND-PROBE",
             "precision": precision,
             "synthetic": synthetic,
+            "headers_stripped": all(s.attributes.get("headers_stripped", False) for s in stores),
             "access": ACCESS_SYNTHETIC if synthetic else ACCESS,
             "converter": f"lundprobe-zarr {package_version()}",
             "created": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -168,13 +173,15 @@ def _is_synthetic(dataset: str, stores: list[StoreMetadata]) -> bool:
 
 
 class _Tables:
-    """The tables of all stores: written part by part; their files, and rows and bytes of each."""
+    """The tables of all stores: written part by part; files, rows, bytes and content of each."""
 
     def __init__(self, dataset: Location, rebuild: bool) -> None:
         self._dataset = dataset
         self._rebuild = rebuild
         self.files: dict[str, dict[str, list[str]]] = {name: {} for name in TABLES}
         self.sizes: dict[str, dict[str, tuple[int, int]]] = {name: {} for name in TABLES}
+        self.content: dict[str, dict[str, str]] = {name: {} for name in TABLES}
+        self.content_of_patients: dict[str, str] = {}
 
     def write(self, stores: list[StoreMetadata]) -> None:
         """Write every table, and the patients of all parts at once."""
@@ -186,6 +193,9 @@ class _Tables:
                 tables = self._of_part(chosen, bytes_of)
                 self._write_part(part, tables)
                 patients.append(tables[PATIENTS.name])
+        for table in patients:
+            ids, hashes = (table[c].to_pylist() for c in ("patient_id", CONTENT))
+            self.content_of_patients |= zip(ids, hashes, strict=True)
         self._dataset.write(COHORT_FILE, parquet(pa.concat_tables(patients)))
 
     def _write_part(self, part: str, tables: dict[str, pa.Table]) -> None:
@@ -194,6 +204,7 @@ class _Tables:
             self._dataset.write(file, data)
             self.files[name][part] = [file]
             self.sizes[name][part] = table.num_rows, len(data)
+            self.content[name][part] = table_content(name, table)
 
     def _of_part(
         self, stores: list[StoreMetadata], bytes_of: Mapping[str, int]

@@ -25,6 +25,7 @@ from distributed.security import Security
 from lundprobe_zarr.errors import DatasetError, UsageError
 from lundprobe_zarr.schema.precision import PRECISIONS, Precision
 from lundprobe_zarr.store.location import Location
+from lundprobe_zarr.store.private import require_private
 
 from .claim import announced
 from .inventory import Inventory, PatientSource
@@ -121,7 +122,7 @@ class Options:
     """How to convert: where the work runs, what may be rounded, whether to redo what is done.
 
     `scratch` is the folder for stores on their way to a bucket; by default the system's for
-    temporary files.
+    temporary files. `allow_public` is to write where anyone can read.
     """
 
     workers: int | None = None
@@ -130,6 +131,7 @@ class Options:
     overwrite: bool = False
     publish: bool = True
     scratch: Path | None = None
+    allow_public: bool = False
 
 
 def convert(
@@ -209,6 +211,8 @@ def _require_usable(inventory: Inventory, dataset: Location, options: Options) -
             "outside it"
         )
     require_usable(dataset, options.scratch)
+    if not options.allow_public:
+        require_private(dataset)
 
 
 def _require_apart(source: Path, destination: Path) -> None:

@@ -23,6 +23,7 @@ from lundprobe_zarr.store.dataset import open_store
 from lundprobe_zarr.store.location import Location
 from lundprobe_zarr.store.memory import FAILED_NOTES, NOTES, SOURCE_NOTE, failed_before
 from lundprobe_zarr.store.metadata import StoreMetadata
+from lundprobe_zarr.vocabulary.names import is_patient_id
 
 from .inventory import Inventory, PatientSource
 from .place import located
@@ -46,6 +47,7 @@ def _state(patient: PatientSource, precision: Precision) -> dict[str, Any]:
         "schema_version": SCHEMA_VERSION,
         "precision": precision,
         "side": side_digest(patient),
+        "strip_headers": patient.strip_headers,
         "files": {f"{patient.folder}/{e.path}": [e.bytes, e.mtime_ns] for e in patient.entries},
     }
 
@@ -131,6 +133,13 @@ def _read_state(dataset: Location, patient_id: str) -> dict[str, Any] | None:
     return state if isinstance(state, dict) else None
 
 
+def remembered(dataset: Location) -> dict[str, dict[str, Any]]:
+    """What is remembered of each patient that was converted: see `remember`."""
+    names = [n.removesuffix(".json") for n in dataset.children(NOTES) if n.endswith(".json")]
+    states = {n: _read_state(dataset, n) for n in names if is_patient_id(n)}
+    return {patient_id: state for patient_id, state in states.items() if state is not None}
+
+
 def _same_contents(
     dataset: Location,
     patient: PatientSource,
@@ -159,6 +168,7 @@ def _same_circumstances(store: StoreMetadata, patient: PatientSource, precision:
         attributes["schema_version"] == SCHEMA_VERSION
         and attributes["precision"] == precision
         and attributes.get("side_files_sha256") == side_digest(patient)
+        and attributes.get("headers_stripped", False) == patient.strip_headers
     )
 
 

@@ -20,6 +20,7 @@ from lundprobe_zarr.errors import SourceError, VerificationError
 from lundprobe_zarr.schema.encoding import MASK_BLOSC, inner_chunk
 from lundprobe_zarr.schema.precision import Precision, common_type, ladder_of
 from lundprobe_zarr.schema.records import SourceRecord
+from lundprobe_zarr.store.content import voxels_sha256
 from lundprobe_zarr.store.metadata import shard_key
 from lundprobe_zarr.store.shard import Box, ShardCodec, with_best_filter
 from lundprobe_zarr.vocabulary.geometry import SAME_GRID_MM, FloatArray, largest_shift
@@ -127,7 +128,9 @@ class VolumeWriter:
         self.contents.findings.append(f"{entry.path}: {finding}")
 
     def _read(self, entry: SourceEntry) -> NiftiFile:
-        file = read_nifti(entry.file, self._where(entry), self._workspace)
+        file = read_nifti(
+            entry.file, self._where(entry), self._workspace, self._patient.strip_headers
+        )
         self._place(entry, file)
         for oddity in file.oddities:
             self._find(entry, oddity)
@@ -182,12 +185,14 @@ class VolumeWriter:
             self._dose = {plan.spec.grid: volumes[0].astype(dtype, copy=False)}
         stored = []
         for entry, (file, quantity) in zip(plan.entries, ready, strict=True):
-            facts = {
+            facts: dict[str, Any] = {
                 "exact": quantity.rounded.exact,
                 "max_abs_error": quantity.rounded.max_abs_error,
                 "restores": quantity.restores,
                 "range": quantity.range,
             }
+            if file.is_scaled or not quantity.rounded.exact:
+                facts["voxels_sha256"] = voxels_sha256(quantity.rounded.values, dtype)
             stored.append(self._store(plan, codec, entry, file, quantity.rounded.values, facts))
         return self._written(plan, codec, stored)
 
@@ -254,6 +259,7 @@ class VolumeWriter:
             header=_base64(file.header),
             extensions=_base64(file.extensions),
             trailer=_base64(file.trailer),
+            stripped=self._patient.strip_headers,
             dtype=file.dtype.str,
             stored_bytes=size,
             stored_sha256=sha256,

@@ -16,6 +16,7 @@ from lundprobe_zarr.cli.export import export, preview
 from lundprobe_zarr.cli.info import info
 from lundprobe_zarr.cli.phantom import phantom
 from lundprobe_zarr.cli.query import query
+from lundprobe_zarr.cli.repair import repair
 from lundprobe_zarr.cli.status import INTERRUPTED, WRONG_USAGE, describe, exit_status
 from lundprobe_zarr.cli.validate import validate
 from lundprobe_zarr.errors import LundProbeError
@@ -55,6 +56,7 @@ COMMANDS: tuple[tuple[Callable[..., Any], str], ...] = (
     (convert, "convert SOURCE DATASET --workers 2"),
     (finalise, "finalise DATASET"),
     (validate, "validate DATASET --deep"),
+    (repair, "repair SOURCE DATASET"),
     (copy, "copy DATASET COPY"),
     (info, "info DATASET"),
     (query, "query DATASET \"protocol = 'newAcq' AND NOT missing_PenileBulb\""),

@@ -59,11 +59,27 @@ Overwrite = Annotated[bool, typer.Option("--overwrite", help="Convert again what
 FollowLinks = Annotated[
     bool, typer.Option("--follow-links", help="Follow links that lead outside SRC.")
 ]
+StripHeaders = Annotated[
+    bool,
+    typer.Option(
+        "--strip-headers",
+        help="Leave free text in NIfTI headers out (descrip, aux_file, db_name, intent_name, "
+        "data_type), with extensions and what follows the voxels; `export` cannot restore them.",
+    ),
+]
 DryRun = Annotated[
     bool, typer.Option("--dry-run", help="Say what is there and what would be done; write nothing.")
 ]
 ReportFile = Annotated[
     Path | None, typer.Option("--report", help="Write the outcome of every patient here, as JSON.")
+]
+AllowPublic = Annotated[
+    bool,
+    typer.Option(
+        "--allow-public",
+        help="Write to a bucket although anyone can read it without credentials, which is refused "
+        "otherwise: LUND-PROBE is under controlled access.",
+    ),
 ]
 Scratch = Annotated[
     Path | None,
@@ -84,9 +100,11 @@ def convert(
     part: Part = None,
     overwrite: Overwrite = False,
     follow_links: FollowLinks = False,
+    strip_headers: StripHeaders = False,
     dry_run: DryRun = False,
     report: ReportFile = None,
     scratch: Scratch = None,
+    allow_public: AllowPublic = False,
     storage_options: StorageOptions = None,
 ) -> None:
     """Convert a copy of LUND-PROBE into a dataset, on disk or in a bucket (s3://, gs://, az://).
@@ -103,6 +121,8 @@ def convert(
     share = parse_share(part)
     dataset = locate(destination, storage_options)
     inventory = converter.select(_inventory(source, follow_links), split_ids(patients or []), share)
+    if strip_headers:
+        inventory = converter.without_header_text(inventory)
     how = converter.options(
         workers=workers,
         scheduler=scheduler,
@@ -110,6 +130,7 @@ def convert(
         overwrite=overwrite,
         publish=share is None,
         scratch=scratch,
+        allow_public=allow_public,
     )
     if dry_run:
         from lundprobe_zarr.cli.plan import show_plan

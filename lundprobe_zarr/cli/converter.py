@@ -6,6 +6,7 @@ are for the type checker alone.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from importlib import import_module
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -16,6 +17,7 @@ from lundprobe_zarr.errors import LundProbeError
 if TYPE_CHECKING:
     from conversion.inventory import Inventory, PatientSource
     from conversion.publish import Published
+    from conversion.repair import Damage, Repair
     from conversion.run import Options, Report, Reporter
     from lundprobe_zarr.schema.precision import Precision
     from lundprobe_zarr.store.location import Location
@@ -47,6 +49,12 @@ def select(inventory: Inventory, patients: list[str], part: tuple[int, int] | No
     """Some patients of the inventory, or a share."""
     selected: Inventory = _module("inventory").select(inventory, patients, part)
     return selected
+
+
+def without_header_text(inventory: Inventory) -> Inventory:
+    """The inventory, to be converted without the free text in NIfTI headers."""
+    stripped: Inventory = _module("inventory").without_header_text(inventory)
+    return stripped
 
 
 def examine(inventory: Inventory) -> Inventory:
@@ -93,3 +101,24 @@ def finalise(dataset: Location, rebuild: bool) -> Published:
     """Write tables, manifest and card of the stores there are."""
     published: Published = _module("publish").finalise(dataset, rebuild)
     return published
+
+
+def stores(dataset: Location) -> int:
+    """Number of what claims to be a store in a dataset."""
+    return len(_module("publish").store_names(dataset))
+
+
+def find_damage(
+    dataset: Location, deep: bool, workers: int, on_store: Callable[[str], None]
+) -> Damage:
+    """What is wrong with a dataset."""
+    found: Damage = _module("repair").find_damage(dataset, deep, workers, on_store)
+    return found
+
+
+def repair(
+    inventory: Inventory, dataset: Location, damage: Damage, how: Options, reporter: Reporter
+) -> Repair:
+    """Convert again what is damaged, and write the tables anew."""
+    done: Repair = _module("repair").repair(inventory, dataset, damage, how, reporter)
+    return done

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from lundprobe_zarr.cli.convert import AllowPublic
 from lundprobe_zarr.cli.place import StorageOptions, locate
 from lundprobe_zarr.cli.status import FAILED
 
@@ -31,6 +32,7 @@ def copy(
         Path | None,
         typer.Option("--report", help="Write the outcome here, as JSON."),
     ] = None,
+    allow_public: AllowPublic = False,
     storage_options: StorageOptions = None,
     source_options: Annotated[
         str | None,
@@ -57,7 +59,13 @@ def copy(
         try:
             with steps("Copying", total) as step:
                 done = copy_dataset(
-                    start, end, workers, overwrite, reverify, lambda s: step(_verdict(s))
+                    start,
+                    end,
+                    workers,
+                    overwrite,
+                    reverify,
+                    lambda s: step(_verdict(s)),
+                    allow_public,
                 )
         except KeyboardInterrupt:
             say("The same command continues where this one stopped.")

@@ -22,8 +22,10 @@ def export(
     """Write a patient back as the NIfTI files it came from.
 
     Each file is checked against the hash of the original's uncompressed bytes, but for those
-    whose values conversion rounded; they are listed. The patient's folder appears once it is
-    whole, so an export that was broken off can simply be run again.
+    whose values conversion rounded, which are listed, and those whose header lost its free text
+    (`convert --strip-headers`), which are checked against the original without it.
+    The patient's folder appears once it is whole, so an export that was broken off can simply be
+    run again.
     """
     from lundprobe_zarr.cli.console import count, listing, say
     from lundprobe_zarr.cli.phantom import steps
@@ -38,6 +40,11 @@ def export(
         exported = export_patient(location, known, out, on_file=step)
     say(f"Wrote {count(total, 'file')} to {out.resolve()}.")
     say(f"{len(exported.identical)} byte for byte the original's (uncompressed, SHA-256 compared)")
+    if exported.stripped:
+        say(
+            f"{len(exported.stripped)} with every voxel, without the free text of the header, "
+            "which conversion left out (--strip-headers)"
+        )
     if exported.rounded:
         say(f"{len(exported.rounded)} with the values that conversion rounded:")
         listing(exported.rounded, most=100)

@@ -81,8 +81,12 @@ def _contents(
     ratio = f", {stored / source:.0%} of the source's {size(source)}" if source else ""
     yield "size", f"{size(stored)}{ratio}"
     yield "precision", manifest.precision
+    if manifest.headers_stripped:
+        yield "NIfTI headers", "without their free text, extensions and trailers (--strip-headers)"
     odd = sum(bool(p["findings"]) for p in patients)
     yield "findings", f"{count(odd, 'patient')} with something odd" if odd else "none"
+    if manifest.content is not None:
+        yield "content", f"{manifest.content.sha256} (the same wherever the same data are)"
     yield "written", f"{manifest.created} by {manifest.converter}, schema {manifest.schema_version}"
 
 
@@ -137,6 +141,7 @@ def _show_patient(store: StoreMetadata) -> None:
 
 def _about(store: StoreMetadata) -> Iterator[tuple[str, str]]:
     from lundprobe_zarr.cli.console import size
+    from lundprobe_zarr.schema.tables import CONTENT
     from lundprobe_zarr.store.describe import patient_row
 
     row = patient_row(store, 0)
@@ -148,6 +153,7 @@ def _about(store: StoreMetadata) -> Iterator[tuple[str, str]]:
     if row["dose_max_gy"] is not None:
         yield "dose", f"{row['dose_min_gy']:.2f} to {row['dose_max_gy']:.2f} Gy"
     stored = sum(r.stored_bytes for _, r in store.records)
+    yield "content", row[CONTENT]
     yield "size", f"{size(stored)}, of {len(store.records)} files of {size(row['source_bytes'])}"
 
 

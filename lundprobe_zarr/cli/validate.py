@@ -11,9 +11,10 @@ import typer
 
 from lundprobe_zarr.cli.place import Dataset, StorageOptions, locate
 from lundprobe_zarr.cli.status import NO_DATASET
+from lundprobe_zarr.errors import DatasetError
 
 if TYPE_CHECKING:
-    from lundprobe_zarr.store.validate import Problem
+    from lundprobe_zarr.store.validate import Problem, Validation
 
 
 def validate(
@@ -37,15 +38,18 @@ def validate(
     from lundprobe_zarr.cli.console import count, listing, say
     from lundprobe_zarr.cli.phantom import steps
     from lundprobe_zarr.store.dataset import open_manifest
+    from lundprobe_zarr.store.validate import Problem, Validation
     from lundprobe_zarr.store.validate import validate as look
 
     location = locate(dataset, storage_options)
-    total = sum(open_manifest(location).patients.values())
-    with steps("Validating", total) as step:
-        found = look(location, deep, workers, on_store=lambda patient: step(f"{patient} looked at"))
-    if report is not None:
-        report.parent.mkdir(parents=True, exist_ok=True)
-        report.write_text(found.to_json(), encoding="utf-8")
+    try:
+        total = sum(open_manifest(location).patients.values())
+        with steps("Validating", total) as step:
+            found = look(location, deep, workers, lambda patient: step(f"{patient} looked at"))
+    except DatasetError as error:  # whoever reads the report has to learn of it there
+        _write(report, Validation(deep, 0, 0, (Problem("dataset", str(error)),)))
+        raise
+    _write(report, found)
     seen = f"{count(found.stores, 'store')}, {count(found.volumes, 'volume')}"
     if found.absent is not None:
         say(f"Incomplete: {found.absent}.", "yellow")
@@ -55,11 +59,11 @@ def validate(
         return
     say(f"Damaged: {count(len(found.problems), 'problem')} in {seen}:", "red")
     listing((str(problem) for problem in found.problems), most=50)
-    _show_remedy(location.url, found.problems)
+    _show_remedy(location.url, found.problems, deep)
     raise typer.Exit(NO_DATASET)
 
 
-def _show_remedy(url: str, problems: Sequence[Problem]) -> None:
+def _show_remedy(url: str, problems: Sequence[Problem], deep: bool) -> None:
     from lundprobe_zarr.cli.console import say
     from lundprobe_zarr.store.remedy import convert_again
 
@@ -70,3 +74,11 @@ def _show_remedy(url: str, problems: Sequence[Problem]) -> None:
     if any(p.patient_id is None for p in problems):
         say("Remedy for the tables: write them anew:")
         say(f"  lundprobe-zarr finalise {shlex.quote(url)} --rebuild")
+    say("Or all of it, given the source:")
+    say(f"  lundprobe-zarr repair SOURCE {shlex.quote(url)}{' --deep' if deep else ''}")
+
+
+def _write(report: Path | None, found: Validation) -> None:
+    if report is not None:
+        report.parent.mkdir(parents=True, exist_ok=True)
+        report.write_text(found.to_json(), encoding="utf-8")

@@ -47,12 +47,6 @@ _STRUCTURES = {s.lower(): s for s in STRUCTURES}
 _WHO = {*SEGMENTATION_KEYS, "part", "protocol", "fold", "step", "observer"}
 #: Columns of the structures table that say something of a segmentation: fields of its shorthand.
 FIELDS: tuple[str, ...] = tuple(c.name for c in STRUCTURES_TABLE.columns if c.name not in _WHO)
-#: Triples as lists: DuckDB before 2.0 cannot have arrays in a CASE.
-_CASTS = {
-    c.name: "::DOUBLE[]" if pa.types.is_floating(c.type.value_type) else "::BIGINT[]"
-    for c in STRUCTURES_TABLE.columns
-    if pa.types.is_fixed_size_list(c.type)
-}
 #: Of (grid, source, structure): who has it, and the fields asked for, a value a patient each.
 SegmentationReader = Callable[[str, str, str, list[str]], list[Any]]
 _ROW = "row of the patients table"
@@ -158,7 +152,7 @@ class Predicate:
 
 def _pack(mentions: list[Mention]) -> str:
     name = f"{mentions[0].prefix} {mentions[0].structure} "
-    fields = (f'{m.field} := "{name}{m.field}"{_CASTS.get(m.field, "")}' for m in mentions)
+    fields = (f'{m.field} := "{name}{m.field}"' for m in mentions)
     return f'CASE WHEN "{name}" THEN struct_pack({", ".join(fields)}) END'
 
 

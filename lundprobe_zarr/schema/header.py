@@ -30,3 +30,24 @@ def parse_header(raw: bytes) -> Nifti1Header | Nifti2Header:
         raise ValueError(f"{len(raw)} bytes that begin with {raw[:4]!r}; expected a NIfTI header")
     header: Nifti1Header | Nifti2Header = _KINDS[found[0]](raw, endianness=found[1], check=False)
     return header
+
+
+#: Fields of a header that hold text which nobody needs to read the voxels; `unused_str` is
+#: NIfTI-2's.
+TEXT_FIELDS = ("data_type", "db_name", "descrip", "aux_file", "intent_name", "unused_str")
+#: What stands between header and voxels of a file without extensions.
+NO_EXTENSIONS = bytes(4)
+
+
+def without_text(raw: bytes) -> bytes:
+    """The bytes of a header with its free text zeroed, for a file without extensions.
+
+    All that places and scales the voxels stays; `vox_offset` says that they follow at once, after
+    `NO_EXTENSIONS`. Raises `ValueError` if `raw` is no header.
+    """
+    header: Any = parse_header(raw)
+    for name in TEXT_FIELDS:
+        if name in header.keys():  # noqa: SIM118 - a header is no mapping
+            header[name] = b""
+    header["vox_offset"] = len(raw) + len(NO_EXTENSIONS)
+    return bytes(header.binaryblock)

@@ -27,12 +27,28 @@ ACCESS = (
 ACCESS_SYNTHETIC = "Synthetic phantom, not patient data: no access terms apply."
 
 
+class Content(BaseModel):
+    """What a dataset holds, as hashes (SHA-256, hex) that do not depend on how it is stored.
+
+    `sha256` is over the other two: `patients` over every patient's `content_sha256`, `tables` are
+    those of each table's rows, by part. `lundprobe_zarr.store.content` says what they cover.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    sha256: str
+    patients: str
+    tables: dict[str, dict[str, str]]
+
+
 class Manifest(BaseModel):
     """Contents of `lundprobe.json`.
 
     `patients` counts patients by part; `tables` lists, for each table, the Parquet files of each
     part that has patients, relative to the dataset. `cohort` is the patients table of all parts in
     one file, so that opening a cohort takes two requests; None in datasets without.
+    `headers_stripped` is whether free text was left out of every NIfTI header. `content` are
+    hashes by which two sites tell whether they hold the same data; None in datasets without.
     """
 
     model_config = ConfigDict(frozen=True, extra="ignore")
@@ -50,6 +66,8 @@ class Manifest(BaseModel):
     patients: dict[str, int]
     tables: dict[str, dict[str, list[str]]]
     cohort: str | None = None
+    headers_stripped: bool = False
+    content: Content | None = None
 
     @field_validator("tables")
     @classmethod

@@ -24,6 +24,8 @@ class SourceRecord(BaseModel):
         extensions: everything between header and voxels, base64.
         trailer: bytes behind the last voxel, base64; hardly ever any.
         text: the contents of a text file.
+        stripped: whether free text was left out of the header, with extensions and trailer; then
+            `header`, `extensions` and `nifti_sha256` are those of the file without.
         dtype: NumPy name of the file's voxel type, with byte order.
         exact: whether the stored values are the file's physical values bit for bit.
         max_abs_error: largest difference where they are not, in the array's units.
@@ -31,6 +33,8 @@ class SourceRecord(BaseModel):
         foreground: the file's non-zero value, for masks that have any.
         voxels: voxels of the foreground, for masks.
         range: smallest and largest finite stored value, for anything but masks.
+        voxels_sha256: of the stored voxels, little-endian in C order, where `nifti_sha256` does not
+            fix them: values that were rounded, or that a scaling in the header made.
         stored_bytes, stored_sha256: of the shard it fills; 0 and None if all its chunks are empty.
     """
 
@@ -45,6 +49,7 @@ class SourceRecord(BaseModel):
     extensions: str = ""
     trailer: str = ""
     text: str | None = None
+    stripped: bool = False
     dtype: str = ""
     exact: bool = True
     max_abs_error: float = 0.0
@@ -52,6 +57,7 @@ class SourceRecord(BaseModel):
     foreground: int | float | None = None
     voxels: int | None = None
     range: tuple[float, float] | None = None
+    voxels_sha256: str | None = None
     stored_bytes: int = 0
     stored_sha256: str | None = None
 

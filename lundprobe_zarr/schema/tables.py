@@ -16,6 +16,10 @@ from lundprobe_zarr.vocabulary.names import GRIDS, PRESCRIPTION_GY, STRUCTURES
 
 _TRIPLE = pa.list_(pa.float64(), 3)
 _SHAPE = pa.list_(pa.int64(), 3)
+#: The same where there may be none: pyarrow before 26 cannot write and read lists of fixed size
+#: among which there are nulls.
+_TRIPLE_OR_NONE = pa.list_(pa.float64())
+_SHAPE_OR_NONE = pa.list_(pa.int64())
 
 
 @dataclass(frozen=True)
@@ -63,18 +67,22 @@ _PROTOCOL = Column("protocol", pa.string(), "acquisition protocol: oldAcq or new
 
 def _grid_columns(grid: str) -> Iterable[Column]:
     nullable = grid == "dose"  # a patient without dose_original has no planning grid
-    yield Column(f"{grid}_shape", _SHAPE, f"voxels of the {grid} grid (z, y, x)", "1", nullable)
+    shape, triple = (_SHAPE_OR_NONE, _TRIPLE_OR_NONE) if nullable else (_SHAPE, _TRIPLE)
+    yield Column(f"{grid}_shape", shape, f"voxels of the {grid} grid (z, y, x)", "1", nullable)
     yield Column(
-        f"{grid}_spacing_mm", _TRIPLE, f"voxel size of the {grid} grid (z, y, x)", "mm", nullable
+        f"{grid}_spacing_mm", triple, f"voxel size of the {grid} grid (z, y, x)", "mm", nullable
     )
     yield Column(
         f"{grid}_origin_mm",
-        _TRIPLE,
+        triple,
         f"centre of the {grid} grid's first voxel (z, y, x), LPS",
         "mm",
         nullable,
     )
 
+
+#: Column with a hash of what a patient's store holds; tables written by early versions lack it.
+CONTENT = "content_sha256"
 
 PATIENTS = Table(
     "patients",
@@ -113,6 +121,11 @@ PATIENTS = Table(
         Column("findings", pa.list_(pa.string()), "what was odd about the patient's files"),
         Column("source_bytes", pa.int64(), "size of the patient's converted source files", "byte"),
         Column("store_bytes", pa.int64(), "size of all objects of the patient's store", "byte"),
+        Column(
+            CONTENT,
+            pa.string(),
+            "hash of voxels, labels and geometry, the same wherever equal files were converted",
+        ),
     ),
 )
 
@@ -125,7 +138,9 @@ ARRAYS = Table(
         Column("source_bytes", pa.int64(), "size of the file", "byte"),
         Column("source_sha256", pa.string(), "SHA-256 of the file"),
         Column("source_dtype", pa.string(), "voxel type in the file; null for text", nullable=True),
-        Column("source_shape", _SHAPE, "voxels in the file (z, y, x); null for text", "1", True),
+        Column(
+            "source_shape", _SHAPE_OR_NONE, "voxels in the file (z, y, x); null for text", "1", True
+        ),
         Column("group", pa.string(), "group of the store"),
         Column("variable", pa.string(), "variable of the group"),
         Column("labels", pa.string(), "the slice it fills, JSON: dimension -> label"),
@@ -155,9 +170,13 @@ STRUCTURES_TABLE = Table(
         Column("observer", pa.string(), "obsB, obsC, obsD or obsE", nullable=True),
         Column("voxels", pa.int64(), "voxels of the mask", "1"),
         Column("volume_cc", pa.float64(), "voxels times the volume of one", "cm3"),
-        Column("bbox_start", _SHAPE, "first voxel of the bounding box (z, y, x)", "1", True),
-        Column("bbox_stop", _SHAPE, "end of the bounding box, exclusive (z, y, x)", "1", True),
-        Column("centroid_mm", _TRIPLE, "mean voxel centre (z, y, x), LPS", "mm", True),
+        Column(
+            "bbox_start", _SHAPE_OR_NONE, "first voxel of the bounding box (z, y, x)", "1", True
+        ),
+        Column(
+            "bbox_stop", _SHAPE_OR_NONE, "end of the bounding box, exclusive (z, y, x)", "1", True
+        ),
+        Column("centroid_mm", _TRIPLE_OR_NONE, "mean voxel centre (z, y, x), LPS", "mm", True),
         Column("components", pa.int64(), "26-connected components", "1"),
         Column("empty_slices", pa.int64(), "axial slices without a voxel inside the extent", "1"),
         Column("dose_mean_gy", pa.float64(), "mean dose; null without dose or voxels", "Gy", True),

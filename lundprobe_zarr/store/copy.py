@@ -32,6 +32,7 @@ from lundprobe_zarr.store.objects import (
     store_objects,
     table_files,
 )
+from lundprobe_zarr.store.private import require_private
 from lundprobe_zarr.store.remedy import remedy
 
 #: Objects up to this size are compared whole with what is there already: as cheap as asking.
@@ -89,6 +90,7 @@ def copy_dataset(
     overwrite: bool = False,
     reverify: bool = False,
     on_store: Callable[[CopiedStore], None] = lambda store: None,
+    allow_public: bool = False,
 ) -> CopyReport:
     """Copy the dataset at `source` to `destination`; run again, it goes on where it stopped.
 
@@ -98,13 +100,15 @@ def copy_dataset(
     objects travel at a time, each of them in memory: as much as the largest shard, some 100 MB.
 
     A store that cannot be copied is reported, the others go on, and the manifest is then not
-    written. Raises `UsageError` if another dataset is there and not `overwrite`, or if
-    `destination` is `source` or within it, `NotADatasetError` if `source` is none, `DatasetError`
-    if a table cannot be read or written.
+    written. Raises `UsageError` if another dataset is there and not `overwrite`, if `destination`
+    is `source` or within it, or if anyone can read it and not `allow_public`,
+    `NotADatasetError` if `source` is none, `DatasetError` if a table cannot be read or written.
     """
     destination.require_writable()
     _require_apart(source, destination)
     manifest = open_manifest(source)
+    if not allow_public:
+        require_private(destination)
     patients = read_table(source, manifest, "patients", ["patient_id"]).column(0).to_pylist()
     with ThreadPoolExecutor(max(1, workers)) as pool:
         copier = _Copier(source, destination, pool, reverify)

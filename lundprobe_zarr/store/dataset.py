@@ -55,8 +55,11 @@ def read_table(
     name: str,
     columns: Sequence[str] | None = None,
     encoded: Sequence[str] = (),
+    without: Sequence[str] = (),
 ) -> pa.Table:
     """A table of the dataset, all parts one after another; all of it, or just some columns.
+
+    `columns` are those wanted; if not given, all that are there but those `without`.
 
     Columns in `encoded` come as Arrow dictionaries, one a chunk, which for texts that repeat takes
     a fraction of the time. Raises `UnknownLabelError` for a table there is none of, `DatasetError`
@@ -72,7 +75,7 @@ def read_table(
     if not files:
         return TABLES[name].schema.empty_table()
     with ThreadPoolExecutor(_THREADS) as pool:
-        read = partial(_read_parquet, location, columns, encoded)
+        read = partial(_read_parquet, location, columns, encoded, without)
         return pa.concat_tables(pool.map(read, files))
 
 
@@ -104,13 +107,19 @@ def _end(location: Location, file: str, size: int, length: int) -> bytes:
 
 
 def _read_parquet(
-    location: Location, columns: Sequence[str] | None, encoded: Sequence[str], file: str
+    location: Location,
+    columns: Sequence[str] | None,
+    encoded: Sequence[str],
+    without: Sequence[str],
+    file: str,
 ) -> pa.Table:
     wanted = list(columns) if columns else None
     with open_object(location, file, "a table of the dataset") as opened:
         try:
             # Not read_table: that imports pyarrow.dataset, a sixth of a second, and needs it not.
-            table = pq.ParquetFile(opened, read_dictionary=list(encoded)).read(columns=wanted)
+            parquet = pq.ParquetFile(opened, read_dictionary=list(encoded))
+            there = [c for c in parquet.schema_arrow.names if c not in without]
+            table = parquet.read(columns=wanted or there)
         except (pa.ArrowException, OSError) as error:
             raise DatasetError(
                 f"{location.path(file)}: not a sound Parquet file ({error}); rebuild it with "

@@ -6,7 +6,8 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
-from lundprobe_zarr.schema.tables import store_path
+from lundprobe_zarr.schema.tables import CONTENT, store_path
+from lundprobe_zarr.store.content import patient_content
 from lundprobe_zarr.store.metadata import FIDUCIAL_PATH, StoreMetadata, VolumeArray
 from lundprobe_zarr.vocabulary.geometry import origin_lps, spacing
 from lundprobe_zarr.vocabulary.names import GRIDS, STRUCTURES
@@ -38,6 +39,7 @@ def patient_row(store: StoreMetadata, store_bytes: int) -> dict[str, Any]:
         "findings": a["findings"],
         "source_bytes": sum(record.bytes for _, record in store.records),
         "store_bytes": store_bytes,
+        CONTENT: patient_content(store),
     }
 
 

@@ -13,7 +13,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
+from inspect import signature
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
 
@@ -32,7 +33,14 @@ from lundprobe_zarr.store.failures import (
     secrets_in,
 )
 from lundprobe_zarr.store.forking import keep
-from lundprobe_zarr.store.urls import EXTRAS, S3, WEB, protocol_of_url, separate
+from lundprobe_zarr.store.urls import (
+    EXTRAS,
+    S3,
+    WEB,
+    anonymous_options,
+    protocol_of_url,
+    separate,
+)
 from lundprobe_zarr.vocabulary.version import with_extra
 
 #: A request that failed for a passing reason is made this often in all, after these pauses.
@@ -126,14 +134,23 @@ class Location:
         """Those of the options that say where the dataset is, such as an endpoint: no secrets."""
         return public_options(self._options)
 
+    def anonymous(self) -> Location | None:
+        """The same place, asked without credentials; None where it is not known how to.
+
+        On disks and in memory there are none to leave out.
+        """
+        options = anonymous_options(protocol_of_url(self._target), self._options)
+        return None if options is None else Location(self._target, options)
+
     @property
     def _pauses(self) -> tuple[float, ...]:
         return _PAUSES if protocol_of_url(self._target) in WEB else ()
 
     @property
     def _in_one_request(self) -> dict[str, int]:
-        # s3fs else asks for an object's size first, to fetch large ones in pieces.
-        return {"max_concurrency": 1} if protocol_of_url(self._target) in S3 else {}
+        # s3fs since 2026 else asks for an object's size first, to fetch large ones in pieces.
+        is_s3 = protocol_of_url(self._target) in S3
+        return {"max_concurrency": 1} if is_s3 and _may_split(type(self._fs)._cat_file) else {}
 
     @property
     def is_local(self) -> bool:
@@ -395,6 +412,12 @@ class Location:
         self._full(relative)  # which must not lead out of the dataset
         url = f"{self._target.rstrip('/')}/{relative}"
         return FsspecStore.from_url(url, storage_options=dict(self._options), read_only=True)
+
+
+@cache
+def _may_split(cat_file: Any) -> bool:
+    """Whether a file system's method may fetch an object in several requests at once."""
+    return "max_concurrency" in signature(cat_file).parameters
 
 
 def _may_pass(result: Any) -> bool:

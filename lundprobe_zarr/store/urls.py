@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import base64
+import re
+from collections.abc import Mapping
 from typing import Any
 from urllib.parse import parse_qsl, unquote, urlsplit, urlunsplit
 
@@ -55,3 +57,20 @@ def _refuse_password(url: str, protocol: str) -> None:
             f"{redacted(url)}: credentials in the URL of a bucket; expected them as "
             "`storage_options`, or set up as the provider's own tools expect them"
         )
+
+
+#: Options by which a bucket's client knows who asks; it would use them before it asked as nobody.
+_WHO = ("key", "secret", "token", "account_key", "sas_token", "credential", "connection_string")
+
+
+def anonymous_options(protocol: str, options: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Options to reach the same place as nobody; None for a protocol where that is not known."""
+    rest = {name: value for name, value in options.items() if name not in _WHO}
+    if protocol in S3:
+        return rest | {"anon": True}
+    if protocol in ("gs", "gcs"):
+        return rest | {"token": "anon"}
+    if protocol in ("az", "abfs", "abfss"):
+        account = re.search(r"AccountName=([^;]+)", str(options.get("connection_string", "")))
+        return rest | ({"account_name": account[1]} if account else {}) | {"anon": True}
+    return rest | {"token": False} if protocol == "hf" else None

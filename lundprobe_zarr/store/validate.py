@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -19,13 +19,14 @@ import zarr
 from lundprobe_zarr.errors import DatasetError
 from lundprobe_zarr.schema.manifest import Manifest
 from lundprobe_zarr.schema.records import SourceRecord
-from lundprobe_zarr.schema.tables import PATIENTS, store_path
-from lundprobe_zarr.store.dataset import open_manifest, open_store, read_table
+from lundprobe_zarr.schema.tables import CONTENT, PATIENTS, store_path
+from lundprobe_zarr.store.content import read_content, voxels_sha256
+from lundprobe_zarr.store.dataset import open_manifest, open_store, read_store, read_table
 from lundprobe_zarr.store.describe import array_rows, patient_row
 from lundprobe_zarr.store.location import Location
 from lundprobe_zarr.store.memory import Absent, absent
 from lundprobe_zarr.store.metadata import StoreMetadata, VolumeArray
-from lundprobe_zarr.store.objects import object_sizes
+from lundprobe_zarr.store.objects import object_sizes, store_objects
 from lundprobe_zarr.store.remedy import remedy
 from lundprobe_zarr.store.validate_measured import (
     Measured,
@@ -40,12 +41,14 @@ from lundprobe_zarr.store.volumes import nifti_parts, read_volume
 class Problem:
     """One thing that is wrong: where, what was found, what was expected.
 
-    `patient_id` is whose store has to be converted or copied again; None if finalising mends it.
+    `patient_id` is whose store has to be converted or copied again; None if finalising mends it,
+    once the rows of `measured`, if that names a patient, are measured again.
     """
 
     where: str
     finding: str
     patient_id: str | None = None
+    measured: str | None = None
 
     def __str__(self) -> str:
         return f"{self.where}: {self.finding}"
@@ -97,6 +100,7 @@ def validate(
     with ThreadPoolExecutor(workers) as pool:
         outcomes = list(pool.map(look, rows))
     problems = [*_counts(location, manifest, rows), *(p for _, found in outcomes for p in found)]
+    problems += _content(location, manifest, rows)
     problems += [
         Problem("measured tables", f"rows of {patient}, who is not in the patients table")
         for patient in sorted({*measured, *arrays} - set(rows))
@@ -138,6 +142,28 @@ def _counts(
             yield Problem(store_path(patient), "no row in the patients table; run finalise")
 
 
+def _content(
+    location: Location, manifest: Manifest, rows: dict[str, dict[str, Any]]
+) -> Iterator[Problem]:
+    """Whether the manifest's hashes are those of what is there: see `store.content`."""
+    said = manifest.content
+    if said is None:  # written by an early version
+        return
+    found = read_content(location, manifest, rows.values())
+    for name, parts in found.tables.items():
+        for part, sha256 in parts.items():
+            if said.tables.get(name, {}).get(part) != sha256:
+                yield Problem(
+                    f"{name} table, {part}",
+                    f"content {sha256}; the manifest says {said.tables.get(name, {}).get(part)}; "
+                    "run finalise, with --rebuild if that does not help",
+                )
+    if (found.sha256, found.patients) != (said.sha256, said.patients):
+        yield Problem(
+            "manifest", f"content {said.sha256}; what is there has {found.sha256}; run finalise"
+        )
+
+
 def _look(
     location: Location, patient_id: str, said: _Said, deep: bool
 ) -> tuple[int, list[Problem]]:
@@ -146,15 +172,15 @@ def _look(
     except DatasetError as error:
         return 0, [_damage(location, patient_id, store_path(patient_id), error)]
     there = object_sizes(location, patient_id)
-    damaged = _shards(store, there)
+    damaged = _small_objects(location, store, there) | _shards(store, there)
     problems = [*_attributes(store), *damaged.values()]
     problems += _tables(store, said.row, said.arrays)
     problems += [
-        Problem(f"{table} table, {patient_id}", finding)
+        Problem(f"{table} table, {patient_id}", finding, measured=patient_id)
         for table, finding in table_findings(store, said.measured)
     ]
     shards = list(store.shards())
-    small = list(_small_arrays(location, store)) if deep else []
+    small = list(_small_arrays(location, store, damaged)) if deep else []
     for array, record, key in shards if deep else []:
         if key not in damaged:
             row = said.measured.row(array, record)
@@ -175,6 +201,17 @@ def _attributes(store: StoreMetadata) -> Iterator[Problem]:
     if store.attributes["precision"] is None:
         where = store_path(store.patient_id)
         yield Problem(where, "no precision in its attributes", store.patient_id)
+
+
+def _small_objects(
+    location: Location, store: StoreMetadata, there: Mapping[str, int]
+) -> dict[str, Problem]:
+    """Problems of metadata, labels, axes and flags that are not there, by their names."""
+    place = store_path(store.patient_id)
+    objects = store_objects(*read_store(location, store.patient_id))
+    lost = (o.name for o in objects if o.size is None and o.name not in there)
+    finding = "not there; expected it beside the shards"
+    return {name: Problem(f"{place}/{name}", finding, store.patient_id) for name in lost}
 
 
 def _shards(store: StoreMetadata, there: Mapping[str, int]) -> dict[str, Problem]:
@@ -203,7 +240,7 @@ def _tables(
     store: StoreMetadata, row: dict[str, Any], arrays: list[dict[str, Any]]
 ) -> Iterator[Problem]:
     expected = patient_row(store, row["store_bytes"])
-    for column in (c.name for c in PATIENTS.columns):
+    for column in (c.name for c in PATIENTS.columns if c.name in row or c.name != CONTENT):
         if row.get(column) != expected[column]:
             yield Problem(
                 f"patients table, {store.patient_id}",
@@ -219,12 +256,15 @@ def _tables(
         )
 
 
-def _small_arrays(location: Location, store: StoreMetadata) -> Iterator[Problem]:
-    """Labels, axes, flags: read through zarr, which checks their checksums."""
+def _small_arrays(
+    location: Location, store: StoreMetadata, damaged: Iterable[str]
+) -> Iterator[Problem]:
+    """Labels, axes, flags: read through zarr, which checks their checksums; not if `damaged`."""
+    known = {name.partition("/c/")[0] for name in damaged}
     place = store_path(store.patient_id)
     root = zarr.open_group(location.zarr_store(place), mode="r")
     for path, node in root.members(max_depth=None):
-        if not isinstance(node, zarr.Array) or path in store.arrays:
+        if not isinstance(node, zarr.Array) or path in store.arrays or path in known:
             continue
         try:
             values = node[...]
@@ -262,9 +302,12 @@ def _voxels(
     elif record.restores and _nifti_sha256(record, volume) != record.nifti_sha256:
         finding = f"does not give back {record.path}: its SHA-256 differs"
         yield Problem(where, finding, store.patient_id)
+    elif record.voxels_sha256 not in (None, voxels_sha256(volume, array.dtype)):
+        finding = f"voxels whose SHA-256 is not {record.voxels_sha256}, as recorded"
+        yield Problem(where, finding, store.patient_id)
     difference = mask_finding(row, volume)
     if difference:
-        yield Problem(where, difference)
+        yield Problem(where, difference, measured=store.patient_id)
 
 
 def _shard_sha256(location: Location, where: str) -> str:

@@ -25,10 +25,15 @@ _COMPRESSION_LEVEL = 6
 
 @dataclass(frozen=True)
 class Exported:
-    """Files written, relative to the output folder: restored byte for byte, or rounded."""
+    """Files written, relative to the output folder.
+
+    `identical` are restored byte for byte; `rounded` hold the values that conversion rounded;
+    `stripped` have every voxel, but not the free text of the original's header.
+    """
 
     identical: tuple[str, ...]
     rounded: tuple[str, ...]
+    stripped: tuple[str, ...] = ()
 
 
 def export_patient(
@@ -40,7 +45,7 @@ def export_patient(
     """Write every source file of a patient below `out`, in the source's own layout.
 
     Each `.nii.gz` holds the original's uncompressed bytes, checked by SHA-256, unless conversion
-    rounded its values: those are listed in `rounded` and hold the stored values. `out` may hold
+    rounded its values or left out the text of its header: see `Exported`. `out` may hold
     other patients. The patient's folder appears there once all its files are written: broken off,
     an export leaves nothing in the way of the next. Raises `UsageError` if that folder is there
     already, `DamagedStoreError` if a rebuilt file is not the original.
@@ -75,8 +80,7 @@ def _homes(store: StoreMetadata, out: Path) -> list[PurePosixPath]:
 def _write_files(
     location: Location, store: StoreMetadata, out: Path, on_file: Callable[[str], None]
 ) -> Exported:
-    identical: list[str] = []
-    rounded: list[str] = []
+    exported: dict[str, list[str]] = {"identical": [], "rounded": [], "stripped": []}
     for array, record in store.records:
         target = _target(out, record)
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -84,9 +88,15 @@ def _write_files(
             target.write_bytes((record.text or "").encode("utf-8"))
         else:
             _write_nifti(location, store, array, record, target)
-        (identical if record.restores else rounded).append(record.path)
+        exported[_outcome(record)].append(record.path)
         on_file(record.path)
-    return Exported(tuple(identical), tuple(rounded))
+    return Exported(**{name: tuple(paths) for name, paths in exported.items()})
+
+
+def _outcome(record: SourceRecord) -> str:
+    if not record.restores:
+        return "rounded"
+    return "stripped" if record.stripped else "identical"
 
 
 def _target(out: Path, record: SourceRecord) -> Path:

@@ -57,7 +57,14 @@ def test_trees_equal_plain_xarray(place, dataset, extended):
         assert [n.path for n in tree.subtree] == [n.path for n in expected.subtree]
         for node in expected.subtree:
             ours = tree[node.path].to_dataset(inherit=False)
-            xr.testing.assert_identical(ours.load(), node.to_dataset(inherit=False).load())
+            theirs = node.to_dataset(inherit=False)
+            xr.testing.assert_identical(_with_objects(ours.load()), _with_objects(theirs.load()))
+
+
+def _with_objects(dataset: xr.Dataset) -> xr.Dataset:
+    """The dataset with texts as objects: older versions of zarr or xarray give no others."""
+    texts = [name for name, c in dataset.coords.items() if c.dtype.kind in "OT"]
+    return dataset.assign_coords({n: dataset[n].compute().astype(object) for n in texts})
 
 
 def test_validates_everywhere(place):

@@ -63,7 +63,7 @@ def test_patient(catalog, dataset):
             data = catalog(patient_id=patient.patient_id, group=group).patient.to_dask()
             # Of a group below a grid's, the axes are the grid's: plain Zarr has them there alone.
             expected = patient.tree[group].to_dataset(inherit=False)
-            xr.testing.assert_identical(data, expected)
+            xr.testing.assert_identical(_with_objects(data), _with_objects(expected))
             assert all(v.chunks is not None for v in data.data_vars.values())
             opened.add(group)
     assert opened == set(GROUP_TITLES)
@@ -82,3 +82,9 @@ def test_cohort(catalog, dataset, where):
 
 def test_everybody_is_the_cohort_unless_told_otherwise(catalog, dataset):
     assert catalog().cohort.to_cohort().ids == open_cohort(dataset).ids
+
+
+def _with_objects(dataset: xr.Dataset) -> xr.Dataset:
+    """The dataset with texts as objects: older versions of zarr or xarray give no others."""
+    texts = [name for name, c in dataset.coords.items() if c.dtype.kind in "OT"]
+    return dataset.assign_coords({n: dataset[n].compute().astype(object) for n in texts})

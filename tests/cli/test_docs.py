@@ -16,6 +16,7 @@ sys.path.insert(0, str(ROOT / "scripts"))
 
 import check_links  # noqa: E402
 import generate_docs  # noqa: E402
+from minimum_versions import constraints  # noqa: E402
 
 _BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 #: What a block may hold that is run by hand, in an environment of its own.
@@ -111,3 +112,13 @@ def test_a_stale_section_is_found_and_mended(tmp_path, monkeypatch):
     assert "| `CTVT_427` |" in readme.read_text()
     assert readme.read_text().startswith("Before\n")
     assert readme.read_text().endswith("<!-- end -->\nafter\n")
+
+
+def test_every_requirement_has_an_oldest_version_to_be_tested():
+    text = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    found = constraints(text)
+    assert any(line.startswith("zarr==") for line in found)
+    assert any(line.startswith("distributed==") for line in found)
+    assert not any(line.startswith("pytest==") for line in found)
+    with pytest.raises(ValueError, match=r"'numpy'.*expected NAME>=VERSION"):
+        constraints(text.replace('"numpy>=2.2.5"', '"numpy"'))

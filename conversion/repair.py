@@ -1,0 +1,213 @@
+"""Mend a dataset from its source: convert again just what is damaged, write the tables anew."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from lundprobe_zarr.errors import DatasetError, NotADatasetError, SchemaVersionError
+from lundprobe_zarr.schema.precision import Precision
+from lundprobe_zarr.schema.tables import CONTENT, store_path
+from lundprobe_zarr.store.dataset import open_manifest, open_store, read_table
+from lundprobe_zarr.store.location import Location
+from lundprobe_zarr.store.validate import Problem, validate
+
+from .fragments import drop_fragments
+from .inventory import Inventory, select, without_header_text
+from .patient import PatientResult
+from .publish import SUFFIX, finalise, store_names
+from .run import Options, Reporter, Silent, convert
+from .state import remembered
+
+
+@dataclass(frozen=True)
+class Damage:
+    """What is wrong with a dataset, how it was converted, and what its tables said it held.
+
+    `content` is each patient's hash, None where the tables could not be read.
+    """
+
+    problems: tuple[Problem, ...]
+    precision: Precision = "standard"
+    headers_stripped: bool = False
+    content: dict[str, str | None] | None = None
+
+    @property
+    def patients(self) -> list[str]:
+        """Patients whose stores are damaged or gone, in order."""
+        return sorted({p.patient_id for p in self.problems if p.patient_id is not None})
+
+    @property
+    def measured(self) -> list[str]:
+        """Patients whose measured rows are wrong, in order."""
+        return sorted({p.measured for p in self.problems if p.measured is not None})
+
+
+@dataclass(frozen=True)
+class Repair:
+    """How a repair went: every patient converted again, whose data changed, what is still wrong.
+
+    `changed` are patients whose content is no longer what the tables said: their source is not
+    what it was. `left` are problems of patients that could not be converted, and what a quick look
+    finds afterwards.
+    """
+
+    found: tuple[Problem, ...]
+    results: tuple[PatientResult, ...]
+    changed: tuple[str, ...]
+    left: tuple[Problem, ...]
+    interrupted: bool = False
+
+    @property
+    def failures(self) -> list[PatientResult]:
+        """Patients that could not be converted again."""
+        return [r for r in self.results if r.status == "failed"]
+
+    def to_json(self) -> dict[str, Any]:
+        """Machine-readable form."""
+        return {
+            "sound": not self.left and not self.interrupted,
+            "interrupted": self.interrupted,
+            "found": [vars(p) for p in self.found],
+            "converted": [r.to_json() for r in self.results],
+            "changed": list(self.changed),
+            "left": [vars(p) for p in self.left],
+        }
+
+
+def find_damage(
+    dataset: Location,
+    deep: bool = False,
+    workers: int = 2,
+    on_store: Callable[[str], None] = lambda patient_id: None,
+) -> Damage:
+    """What is wrong with the dataset; nothing is written unless its tables cannot be read.
+
+    Then they are written anew of the stores that can be, to look at those. Raises
+    `NotADatasetError` if no patient was ever converted there, `SchemaVersionError` for a newer
+    dataset.
+    """
+    try:
+        return _look(dataset, deep, workers, on_store)
+    except SchemaVersionError:
+        raise
+    except DatasetError as error:
+        first = Problem("tables", str(error))
+    notes = remembered(dataset)
+    lost = list(_lost(dataset, notes))
+    try:
+        finalise(dataset)
+    except NotADatasetError:
+        if not lost:
+            raise
+        return Damage((first, *lost), **_kind_of(notes.values()))
+    seen = _look(dataset, deep, workers, on_store)
+    return replace(seen, problems=(first, *lost, *seen.problems), content=None)
+
+
+def _look(dataset: Location, deep: bool, workers: int, on_store: Callable[[str], None]) -> Damage:
+    manifest = open_manifest(dataset)
+    problems = validate(dataset, deep, workers, on_store).problems
+    content = _content(dataset)
+    return Damage(problems, manifest.precision, manifest.headers_stripped, content)
+
+
+def _content(dataset: Location) -> dict[str, str | None]:
+    rows = read_table(dataset, open_manifest(dataset), "patients").to_pylist()
+    return {r["patient_id"]: r.get(CONTENT) for r in rows}
+
+
+def _lost(dataset: Location, notes: Iterable[str]) -> Iterable[Problem]:
+    """Patients whose store cannot be read, or is gone although it is remembered."""
+    there = {name.removesuffix(SUFFIX) for name in store_names(dataset)}
+    for patient_id in sorted(there.union(notes)):
+        try:
+            open_store(dataset, patient_id)
+        except SchemaVersionError:
+            raise
+        except DatasetError as error:
+            yield Problem(store_path(patient_id), str(error), patient_id)
+
+
+def _kind_of(notes: Iterable[dict[str, Any]]) -> dict[str, Any]:
+    """How patients were converted, as the converter remembers, if it does."""
+    note = next(iter(notes), {})
+    return {
+        "precision": note.get("precision", "standard"),
+        "headers_stripped": bool(note.get("strip_headers", False)),
+    }
+
+
+def repair(
+    inventory: Inventory,
+    dataset: Location,
+    damage: Damage,
+    options: Options | None = None,
+    reporter: Reporter | None = None,
+) -> Repair:
+    """Convert again the patients whose stores are damaged, and write the tables anew.
+
+    As they were converted before; of `options` count where the work runs and `scratch`. Rows that
+    were measured wrongly are measured again. A patient that the source lacks, or that cannot be
+    converted, is listed as failed, and its store stays as it is. Raises as `convert` does.
+    """
+    for patient_id in damage.measured:
+        drop_fragments(dataset, patient_id)
+    damaged = damage.patients
+    known = {p.patient_id for p in inventory.patients}
+    results = [_unknown(i, inventory) for i in damaged if i not in known]
+    chosen = [i for i in damaged if i in known]
+    interrupted = False
+    if chosen:
+        report = convert(
+            _as_before(select(inventory, chosen), damage),
+            dataset,
+            _options(damage, options),
+            reporter or Silent(),
+        )
+        results, interrupted = [*results, *report.results], report.interrupted
+    elif damage.problems:
+        finalise(dataset)
+    return _outcome(dataset, damage, results, interrupted)
+
+
+def _unknown(patient_id: str, inventory: Inventory) -> PatientResult:
+    reason = (
+        f"{patient_id}: not in {inventory.root}; expected the source it was converted from; name "
+        "that, or copy its store from another copy of the dataset"
+    )
+    return PatientResult(patient_id, "failed", 0, error=reason)
+
+
+def _as_before(inventory: Inventory, damage: Damage) -> Inventory:
+    return without_header_text(inventory) if damage.headers_stripped else inventory
+
+
+def _options(damage: Damage, options: Options | None) -> Options:
+    # Who can read the dataset can do so already.
+    return replace(
+        options or Options(), precision=damage.precision, overwrite=True, allow_public=True
+    )
+
+
+def _outcome(
+    dataset: Location, damage: Damage, results: Sequence[PatientResult], interrupted: bool
+) -> Repair:
+    if interrupted:
+        return Repair(damage.problems, tuple(results), (), damage.problems, True)
+    failed = {r.patient_id for r in results if r.status == "failed"}
+    left = {p: None for p in damage.problems if p.patient_id in failed}
+    try:
+        left |= dict.fromkeys(validate(dataset).problems)
+        now = _content(dataset)
+    except DatasetError as error:
+        left[Problem("tables", str(error))] = None
+        now = {}
+    mended = [r.patient_id for r in results if r.status == "converted"]
+    changed = [i for i in mended if _differs((damage.content or {}).get(i), now.get(i))]
+    return Repair(damage.problems, tuple(results), tuple(changed), tuple(left))
+
+
+def _differs(before: str | None, now: str | None) -> bool:
+    return before is not None and now is not None and before != now

@@ -1,0 +1,122 @@
+"""`repair`: mend a dataset from its source."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from lundprobe_zarr.cli.convert import FollowLinks, Scratch, Source, Workers
+from lundprobe_zarr.cli.place import Dataset, StorageOptions, locate
+from lundprobe_zarr.cli.status import FAILED, NO_DATASET
+
+if TYPE_CHECKING:
+    from conversion.inventory import Inventory
+    from conversion.repair import Damage, Repair
+    from lundprobe_zarr.store.location import Location
+
+
+def repair(
+    source: Source,
+    dataset: Dataset,
+    deep: Annotated[
+        bool, typer.Option("--deep", help="Look for damage in every byte, not in sizes alone.")
+    ] = False,
+    workers: Workers = None,
+    follow_links: FollowLinks = False,
+    report: Annotated[
+        Path | None, typer.Option("--report", help="Write what was found and done here, as JSON.")
+    ] = None,
+    scratch: Scratch = None,
+    storage_options: StorageOptions = None,
+) -> None:
+    """Mend a dataset: convert again just the patients whose stores are damaged or gone.
+
+    Looks as `validate` does, then converts those patients from the source, as the dataset was
+    converted before, and writes tables and manifest anew. Sound stores are not touched.
+    Exit status 0 if nothing was wrong or all of it is mended; 1 if patients could not be
+    converted; 3 if something is still wrong.
+    """
+    from lundprobe_zarr.cli import converter
+    from lundprobe_zarr.cli.console import say
+
+    location = locate(dataset, storage_options)
+    location.require_writable()
+    inventory = converter.take_inventory(source, follow_links)
+    damage = _find(location, deep, workers)
+    if not damage.problems:
+        _write(report, {"sound": True, "found": [], "converted": [], "changed": [], "left": []})
+        how = "every byte read" if deep else "quick look; --deep reads every byte"
+        say(f"Nothing to repair in {location.url} ({how}).")
+        return
+    raise typer.Exit(_mend(inventory, location, damage, workers, scratch, report))
+
+
+def _find(location: Location, deep: bool, workers: int | None) -> Damage:
+    from lundprobe_zarr.cli import converter
+    from lundprobe_zarr.cli.console import count, listing, say
+    from lundprobe_zarr.cli.phantom import steps
+
+    with steps("Looking", converter.stores(location)) as step:
+        damage = converter.find_damage(
+            location, deep, workers or 2, lambda patient: step(f"{patient} looked at")
+        )
+    if damage.problems:
+        say(f"Damaged: {count(len(damage.problems), 'problem')}:", "red")
+        listing((str(problem) for problem in damage.problems), most=20)
+    return damage
+
+
+def _mend(
+    inventory: Inventory,
+    location: Location,
+    damage: Damage,
+    workers: int | None,
+    scratch: Path | None,
+    report: Path | None,
+) -> int:
+    from lundprobe_zarr.cli import converter
+    from lundprobe_zarr.cli.console import say
+    from lundprobe_zarr.cli.interrupt import interruptible
+    from lundprobe_zarr.cli.progress import reporter
+
+    how = converter.options(workers=workers, scratch=scratch)
+    heard = reporter(len(damage.patients))
+    with interruptible(heard.stopping) as interrupt, heard:
+        done = converter.repair(inventory, location, damage, how, heard)
+    _write(report, done.to_json())
+    if done.interrupted:
+        say("Stopped. The same command continues.")
+        return interrupt.status
+    _show(done, location.url)
+    if done.failures:
+        return FAILED
+    return NO_DATASET if done.left else 0
+
+
+def _write(report: Path | None, contents: dict[str, object]) -> None:
+    if report is not None:
+        report.write_text(json.dumps(contents, indent=2) + "\n", encoding="utf-8")
+
+
+def _show(done: Repair, url: str) -> None:
+    from lundprobe_zarr.cli.console import count, heading, listing, say
+
+    if done.failures:
+        heading(f"Failed: {count(len(done.failures), 'patient')}")
+        for result in done.failures:
+            say(f"  {result.patient_id}", "red")
+            say(f"    {result.error}")
+    if done.changed:
+        heading("Their source has changed since they were converted; they hold other data now:")
+        listing(done.changed)
+    mended = len(done.results) - len(done.failures)
+    say(f"Converted {count(mended, 'patient')} again; wrote tables and manifest anew.", "bold")
+    if done.left:
+        heading(f"Still wrong: {count(len(done.left), 'problem')}")
+        listing(str(problem) for problem in done.left)
+    else:
+        say(f"Sound (quick look). Next: lundprobe-zarr validate {shlex.quote(url)} --deep")

@@ -1,0 +1,41 @@
+"""Can anyone read what is written to a bucket? Asked before patients' data go there."""
+
+from __future__ import annotations
+
+import uuid
+
+from lundprobe_zarr.errors import DatasetError, UsageError
+from lundprobe_zarr.store.location import Location
+
+
+def require_private(location: Location) -> None:
+    """Require that what is written to `location` cannot be read without credentials.
+
+    Writes a small object, asks for it as nobody, and deletes it. An answer other than that object
+    counts as private, whatever the reason. Disks and memory are not asked, nor are places of which
+    it is not known how to: only S3, GCS, Azure and the Hugging Face hub are. Raises `UsageError`
+    if the object could be read, `DatasetError` if it could not be written.
+    """
+    public = location.anonymous()
+    if public is None:
+        return
+    name, said = f"probe-{uuid.uuid4().hex}", uuid.uuid4().bytes
+    location.write(name, said)
+    try:
+        if _read(public, name) == said:
+            raise UsageError(
+                f"{location.url}: anyone can read what is written there: an object was, without "
+                "credentials; expected a private place, since LUND-PROBE is under controlled "
+                "access and a conversion stays under the terms of its source; make the bucket "
+                "private or choose another, or, if all of it may be public, as a phantom may, say "
+                "--allow-public (allow_public=True)"
+            )
+    finally:
+        location.delete(name)
+
+
+def _read(public: Location, name: str) -> bytes | None:
+    try:
+        return public.read(name)
+    except (FileNotFoundError, DatasetError):
+        return None
