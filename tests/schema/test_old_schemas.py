@@ -79,7 +79,7 @@ def test_a_newer_one_is_refused_with_clear_text(
             place = place[key]
         place["schema_version"] = SCHEMA_VERSION + 1
         (old / file).write_text(json.dumps(whole))
-    said = f"schema version {SCHEMA_VERSION + 1}.*reads up to {SCHEMA_VERSION}.*pip install -U"
+    said = f"schema version {SCHEMA_VERSION + 1}.*reads up to {SCHEMA_VERSION}.*upgrade"
     for read in (lambda: open_manifest(Location(old)), lambda: open_store(Location(old), BASE)):
         with pytest.raises(SchemaVersionError, match=said):
             read()
