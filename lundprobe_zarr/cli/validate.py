@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from lundprobe_zarr.cli.place import Dataset, StorageOptions, locate
+from lundprobe_zarr.cli.place import Dataset, StorageOptions, locate, require_file
 from lundprobe_zarr.cli.status import NO_DATASET
 
 if TYPE_CHECKING:
@@ -39,6 +39,7 @@ def validate(
     from lundprobe_zarr.store.dataset import open_manifest
     from lundprobe_zarr.store.validate import validate as look
 
+    require_file("--report", report)
     location = locate(dataset, storage_options)
     total = sum(open_manifest(location).patients.values())
     with steps("Validating", total) as step:
