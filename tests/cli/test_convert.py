@@ -180,14 +180,17 @@ def test_who_left_the_source_and_what_was_passed_over_are_said(cli, dataset, sou
 
 
 def test_dry_run_looks_at_the_first_bytes(cli, source, tmp_path):
-    first, second, _ = sorted((source / "basePart").iterdir())
+    first, second, third = sorted((source / "basePart").iterdir())
+    shutil.copy(third / "sCT" / "mask_BODY.nii.gz", third / "MR_StorT2" / "mask_BODY.nii.gz")
     (first / "MR_StorT2" / "mask_BODY.nii.gz").write_bytes(b"")
     (second / "sCT" / "image.nii.gz").write_text("<html>404</html>")
     ran = cli("convert", source, tmp_path / "out", "--dry-run")
-    assert "Would fail: 2\n" in ran.out
+    assert "Would fail: 3\n" in ran.out
+    assert f"{third.name}/MR_StorT2/mask_BODY.nii.gz: (" in ran.out
+    assert "expected the geometry of MR_StorT2/image.nii.gz" in ran.out
     assert f"{first.name}/MR_StorT2/mask_BODY.nii.gz: empty; expected .nii.gz" in ran.out
     assert f"{second.name}/sCT/image.nii.gz: not gzip: starts with b'<h'" in ran.out
-    assert "2 patients converted" in ran.out
+    assert "1 patient converted" in ran.out
     assert not (tmp_path / "out").exists()
 
 
