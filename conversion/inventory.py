@@ -13,6 +13,7 @@ from lundprobe_zarr.vocabulary.files import SourceFile, expected_files, parse_pa
 from lundprobe_zarr.vocabulary.names import PARTS, PATIENT_ID_FORM, STRUCTURES, is_patient_id
 
 from .fiducials import read_fiducials
+from .grids import Grid, require_same
 from .nifti import peek_nifti
 from .sidefiles import Geometry, SideFiles, read_side_files, side_file_names
 
@@ -318,7 +319,8 @@ def without_header_text(inventory: Inventory) -> Inventory:
 def examine(inventory: Inventory) -> Inventory:
     """The inventory with the `problem` of those whose files begin as they must not.
 
-    Reads the first bytes of every file, which show one that is empty, no gzip or no NIfTI.
+    Reads the first bytes of every file, which show one that is empty, no gzip, no NIfTI or not on
+    the grid of its folder's image.
     """
     with ThreadPoolExecutor(_EXAMINERS) as pool:
         return replace(inventory, patients=tuple(pool.map(_examined, inventory.patients)))
@@ -333,10 +335,17 @@ def _examined(patient: PatientSource) -> PatientSource:
 
 
 def _misbegun(patient: PatientSource) -> Iterator[str]:
+    grids: dict[str, Grid] = {}  # an image comes before the masks that must lie on its grid
     for entry in patient.entries:
-        look = read_fiducials if entry.record.kind == "text" else peek_nifti
+        where = f"{patient.folder}/{entry.path}"
         try:
-            look(entry.file, f"{patient.folder}/{entry.path}")
+            if entry.record.kind == "text":
+                read_fiducials(entry.file, where)
+                continue
+            layout = peek_nifti(entry.file, where)
+            x, y, z = layout.shape
+            here = Grid((z, y, x), layout.affine, entry.path)
+            require_same(grids.setdefault(entry.record.grid, here), here, where)
         except SourceError as error:
             yield str(error)
 

@@ -23,7 +23,8 @@ from lundprobe_zarr.store.shard import ShardCodec
 from lundprobe_zarr.vocabulary.geometry import axis_coordinates
 from lundprobe_zarr.vocabulary.names import AXES, MODALITY_UNITS
 
-from .write import Contents, Grid, WrittenArray
+from .grids import Grid
+from .write import Contents, WrittenArray
 
 _GRID_GROUPS = ("mri", "sct", "dose")
 _LABEL_ATTRIBUTES = {

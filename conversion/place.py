@@ -21,6 +21,7 @@ from pathlib import Path
 from lundprobe_zarr.errors import DatasetError, UsageError
 from lundprobe_zarr.schema.tables import store_path
 from lundprobe_zarr.store.copy import send_store
+from lundprobe_zarr.store.foreign import foreign_files
 from lundprobe_zarr.store.location import Location
 from lundprobe_zarr.store.memory import NOTES
 
@@ -59,6 +60,42 @@ def require_usable(dataset: Location, scratch: Path | None = None) -> None:
     if not dataset.is_local:
         _make_scratch(scratch).rmdir()
     _require_allowed(dataset)
+
+
+def require_vacant(source: Path, dataset: Location) -> None:
+    """Require that a dataset may be at `dataset`; writes nothing.
+
+    Raises `UsageError` if it overlaps the `source`, is or lies below a file, or holds files that
+    are no dataset's and that one would replace.
+    """
+    if dataset.is_local:
+        _require_apart(source, dataset.local())
+        _require_folder(dataset)
+    held = foreign_files(dataset)
+    if held:
+        raise UsageError(
+            f"destination {dataset.url} is no dataset and holds {', '.join(held)}, which a "
+            "dataset would replace; expected a new folder, an empty one or a dataset; choose "
+            "another destination, or move these away"
+        )
+
+
+def _require_apart(source: Path, destination: Path) -> None:
+    target = destination.resolve()
+    if target.is_relative_to(source) or source.is_relative_to(target):
+        raise UsageError(
+            f"destination {target} and source {source} overlap; expected separate folders"
+        )
+
+
+def _require_folder(dataset: Location) -> None:
+    place = dataset.local()
+    there = next((p for p in (place, *place.absolute().parents) if p.exists()), None)
+    if there is None or there.is_dir():
+        return
+    if there == place:
+        raise UsageError(f"destination {dataset.url} is a file; expected a folder or nothing")
+    raise UsageError(f"destination {dataset.url}: {there} is a file; expected a folder")
 
 
 def _require_allowed(dataset: Location) -> None:

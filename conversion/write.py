@@ -16,16 +16,17 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from lundprobe_zarr.errors import SourceError, VerificationError
+from lundprobe_zarr.errors import VerificationError
 from lundprobe_zarr.schema.encoding import MASK_BLOSC, inner_chunk
 from lundprobe_zarr.schema.precision import Precision, common_type, ladder_of
 from lundprobe_zarr.schema.records import SourceRecord
 from lundprobe_zarr.store.content import voxels_sha256
 from lundprobe_zarr.store.metadata import shard_key
 from lundprobe_zarr.store.shard import Box, ShardCodec, with_best_filter
-from lundprobe_zarr.vocabulary.geometry import SAME_GRID_MM, FloatArray, largest_shift
+from lundprobe_zarr.vocabulary.geometry import FloatArray
 
 from .fiducials import read_fiducials
+from .grids import Grid, require_same
 from .inventory import PatientSource, SourceEntry
 from .measure import Measurements, bounding_box
 from .nifti import NiftiFile, read_nifti, without_voxels
@@ -37,15 +38,6 @@ from .workspace import Workspace
 Volume = npt.NDArray[Any]
 #: Called with the bytes of each source file once it is stored.
 Progress = Callable[[int], None]
-
-
-@dataclass(frozen=True)
-class Grid:
-    """A voxel lattice: shape (z, y, x), affine voxel (i, j, k) -> mm RAS, the file that sets it."""
-
-    shape: tuple[int, int, int]
-    affine: FloatArray
-    path: str
 
 
 @dataclass(frozen=True)
@@ -142,18 +134,7 @@ class VolumeWriter:
         z, y, x = file.raw.shape
         here = Grid((z, y, x), file.affine, entry.path)
         grid = self.contents.grids.setdefault(entry.record.grid, here)
-        shift = (
-            largest_shift(grid.affine, here.affine, (x, y, z))
-            if grid.shape == here.shape
-            else np.inf
-        )
-        if shift > SAME_GRID_MM:
-            by = "" if np.isinf(shift) else f"; voxels lie up to {shift:.4g} mm apart"
-            raise SourceError(
-                f"{self._where(entry)}: {here.shape} voxels (z, y, x) with affine "
-                f"{here.affine.tolist()}; expected the geometry of {grid.path}, {grid.shape} with "
-                f"affine {grid.affine.tolist()}{by}; fetch the patient again"
-            )
+        require_same(grid, here, self._where(entry))
 
     def _write_masks(self, plan: ArrayPlan) -> WrittenArray:
         codec = self._codec(plan, np.dtype(bool))  # the grid's image, written before, fixes it

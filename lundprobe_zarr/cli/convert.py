@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from lundprobe_zarr.cli.place import Dataset, StorageOptions, locate
+from lundprobe_zarr.cli.place import Dataset, StorageOptions, locate, require_file
 from lundprobe_zarr.cli.status import FAILED, NO_DATASET
 from lundprobe_zarr.errors import SourceNotFoundError, UsageError
 from lundprobe_zarr.vocabulary.names import PATIENT_ID_FORM
@@ -118,6 +118,7 @@ def convert(
 
     if dry_run and report is not None:
         raise UsageError(f"--dry-run writes nothing, so no --report {report}; leave out either")
+    require_file("--report", report)
     share = parse_share(part)
     dataset = locate(destination, storage_options)
     inventory = converter.select(_inventory(source, follow_links), split_ids(patients or []), share)
@@ -191,8 +192,17 @@ def parse_share(text: str | None) -> tuple[int, int] | None:
 
 
 def split_ids(given: list[str]) -> list[str]:
-    """Patient ids given one by one or separated by commas, or both."""
-    return [i.strip() for text in given for i in text.split(",") if i.strip()]
+    """Patient ids given one by one or separated by commas, or both.
+
+    Raises `UsageError` if something is given and holds no id: that must not mean all patients.
+    """
+    ids = [i.strip() for text in given for i in text.split(",") if i.strip()]
+    if given and not ids:
+        raise UsageError(
+            f"--patients {given[0]!r}: no id in it; expected ID[,ID...]; leave it out for all "
+            "patients; is a variable of the shell not set?"
+        )
+    return ids
 
 
 def finalise(

@@ -63,6 +63,11 @@ def examine(inventory: Inventory) -> Inventory:
     return examined
 
 
+def require_vacant(inventory: Inventory, destination: Location) -> None:
+    """Require that a dataset may be at the destination; writes nothing."""
+    _module("place").require_vacant(inventory.root, destination)
+
+
 def require_unmixed(inventory: Inventory, destination: Location, how: Options) -> None:
     """Require that what stays in the dataset fits what would be converted."""
     _module("mixing").require_unmixed(inventory, destination, how.precision, how.overwrite)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from lundprobe_zarr.cli.convert import AllowPublic
-from lundprobe_zarr.cli.place import StorageOptions, locate
+from lundprobe_zarr.cli.place import StorageOptions, locate, require_file
 from lundprobe_zarr.cli.status import FAILED
 
 if TYPE_CHECKING:
@@ -52,6 +52,7 @@ def copy(
     from lundprobe_zarr.store.copy import copy_dataset
     from lundprobe_zarr.store.dataset import open_manifest
 
+    require_file("--report", report)
     start, end = locate(source, source_options), locate(destination, storage_options)
     total = sum(open_manifest(start).patients.values())
     stopping = "Stopping: waiting for the objects on their way …"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Annotated, Any
@@ -58,9 +59,10 @@ def _show_dataset(location: Location, manifest: Manifest) -> None:
     ]
     table(("table", "rows", "a row is"), rows, right=("rows",))
     say()
-    say(f"Columns: lundprobe-zarr info {location.url} --columns")
+    say(f"Columns: lundprobe-zarr info {shlex.quote(location.url)} --columns")
     if patients:
-        say(f"A patient: lundprobe-zarr info {location.url} {patients[0]['patient_id']}")
+        first = patients[0]["patient_id"]
+        say(f"A patient: lundprobe-zarr info {shlex.quote(location.url)} {first}")
 
 
 def _contents(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -49,10 +50,31 @@ def parse_options(text: str | None) -> dict[str, Any]:
 
 
 def locate(url: str, storage_options: str | None) -> Location:
-    """Where a dataset is."""
+    """Where a dataset is. Raises `UsageError` if `url` is empty."""
     from lundprobe_zarr.store.location import Location
 
+    if not url.strip():  # which would be the folder one is in
+        raise UsageError(
+            "the dataset's path or URL is empty; expected one, or . for this folder; is a variable "
+            "of the shell not set?"
+        )
     return Location(url, parse_options(storage_options))
+
+
+def require_file(option: str, path: Path | None) -> None:
+    """Require that a file can be written at `path`, before there is work to lose.
+
+    Raises `UsageError` if it is a folder, lies below a file or may not be written.
+    """
+    if path is None:
+        return
+    there = next(p for p in (path, *path.absolute().parents) if p.exists())
+    if path.is_dir():
+        raise UsageError(f"{option} {path}: a folder; expected the name of a file to write")
+    if there != path and not there.is_dir():
+        raise UsageError(f"{option} {path}: {there} is a file; expected a folder")
+    if not os.access(there if there != path else path.absolute().parent, os.W_OK):
+        raise UsageError(f"{option} {path}: may not be written; choose another place")
 
 
 def shown(location: Location) -> str:

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 def show_plan(inventory: Inventory, destination: Location, how: Options) -> None:
     """Print the inventory and what would be done; nothing is written."""
+    converter.require_vacant(inventory, destination)
     converter.require_unmixed(inventory, destination, how)
     inventory = converter.examine(inventory)
     say(f"Source: {inventory.root}", "bold")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from lundprobe_zarr.cli.place import Dataset, StorageOptions, locate
+from lundprobe_zarr.cli.place import Dataset, StorageOptions, locate, require_file
 from lundprobe_zarr.cli.status import NO_DATASET
 from lundprobe_zarr.errors import DatasetError
 
@@ -41,6 +41,7 @@ def validate(
     from lundprobe_zarr.store.validate import Problem, Validation
     from lundprobe_zarr.store.validate import validate as look
 
+    require_file("--report", report)
     location = locate(dataset, storage_options)
     try:
         total = sum(open_manifest(location).patients.values())

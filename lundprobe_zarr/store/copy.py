@@ -23,6 +23,7 @@ from lundprobe_zarr.errors import (
 from lundprobe_zarr.schema.manifest import MANIFEST_NAME
 from lundprobe_zarr.schema.tables import store_path
 from lundprobe_zarr.store.dataset import open_manifest, read_store, read_table
+from lundprobe_zarr.store.foreign import foreign_files
 from lundprobe_zarr.store.location import Entry, Location, Range, md5, read_object
 from lundprobe_zarr.store.objects import (
     ROOT,
@@ -100,9 +101,10 @@ def copy_dataset(
     objects travel at a time, each of them in memory: as much as the largest shard, some 100 MB.
 
     A store that cannot be copied is reported, the others go on, and the manifest is then not
-    written. Raises `UsageError` if another dataset is there and not `overwrite`, if `destination`
-    is `source` or within it, or if anyone can read it and not `allow_public`,
-    `NotADatasetError` if `source` is none, `DatasetError` if a table cannot be read or written.
+    written. Raises `UsageError` if another dataset is there, or a file that is no dataset's and
+    would be replaced, and not `overwrite`, if `destination` is `source` or within it, or if anyone
+    can read it and not `allow_public`, `NotADatasetError` if `source` is none, `DatasetError` if a
+    table cannot be read or written.
     """
     destination.require_writable()
     _require_apart(source, destination)
@@ -181,6 +183,8 @@ class _Copier:
     def prepare(self, overwrite: bool) -> None:
         """Take away the manifest of another dataset, or refuse to; readers then find none."""
         there = self._contents(MANIFEST_NAME)
+        if there is None and not overwrite:
+            self._require_vacant()
         if there is None or there == self._source.read(MANIFEST_NAME):
             return
         if not overwrite:
@@ -190,6 +194,20 @@ class _Copier:
                 "replace it with --overwrite (overwrite=True)"
             )
         self._destination.delete(MANIFEST_NAME)
+
+    def _require_vacant(self) -> None:
+        # Side files come first: equal ones are those of a copy that was broken off.
+        held = [
+            name
+            for name in foreign_files(self._destination)
+            if not self._source.exists(name) or self._contents(name) != self._source.read(name)
+        ]
+        if held:
+            raise UsageError(
+                f"{self._destination.url} is no dataset and holds {', '.join(held)}, which the "
+                "copy would replace; expected a new folder, an empty one or a copy that was broken "
+                "off; choose another destination, or replace them with --overwrite (overwrite=True)"
+            )
 
     def store(self, patient_id: str) -> CopiedStore:
         """Copy one store, its root metadata last; the result says why if that failed."""

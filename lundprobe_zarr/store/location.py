@@ -103,6 +103,11 @@ class Location:
             return os.getpid(), fs, root
         except (ValueError, ImportError) as error:
             said = redacted(str(error), self._secrets)
+        except OSError as error:  # ftp and the like connect at once
+            raise DatasetError(
+                f"{self.url}: {redacted(error.strerror or str(error), self._secrets)}; expected a "
+                "server that answers; check the address and the network"
+            ) from None
         raise UsageError(
             f"{self.url}: {said}; expected a path, or a URL whose protocol is installed, e.g. "
             f"{with_extra(self._extra)}"

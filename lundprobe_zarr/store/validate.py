@@ -137,7 +137,8 @@ def _counts(
         if read_table(location, by_part, "patients").to_pylist() != list(rows.values()):
             yield Problem(manifest.cohort, "differs from the patients tables by part; run finalise")
     if location.is_local:
-        stores = {k.split("/")[0].removesuffix(".zarr") for k in location.find("patients")}
+        named = {k.split("/")[0] for k in location.find("patients")}
+        stores = {name.removesuffix(".zarr") for name in named if name.endswith(".zarr")}
         for patient in sorted(s for s in stores - set(rows) if not s.startswith(".")):
             yield Problem(store_path(patient), "no row in the patients table; run finalise")
 

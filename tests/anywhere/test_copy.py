@@ -183,6 +183,18 @@ def test_another_dataset_is_not_overwritten_unasked(dataset, copied, tmp_path):
     assert target.log == ["-lundprobe.json", "lundprobe.json"]
 
 
+def test_what_is_no_datasets_is_replaced_only_when_asked(dataset, tmp_path):
+    source, place = Location(dataset), tmp_path / "project"
+    place.mkdir()
+    (place / "README.md").write_text("mine")
+    with pytest.raises(UsageError, match=r"no dataset and holds README\.md.*--overwrite"):
+        copy_dataset(source, Location(place))
+    assert [p.name for p in place.rglob("*")] == ["README.md"]
+    assert (place / "README.md").read_text() == "mine"
+    copy_dataset(source, Location(place), overwrite=True)
+    assert names(Location(place)) == published(dataset)
+
+
 def test_damaged_store_fails_alone_and_holds_back_the_manifest(copied, tmp_path, shard, extended):
     data = bytearray((copied / shard).read_bytes())
     data[3] ^= 1

@@ -79,6 +79,22 @@ def test_info_of_a_dataset(cli, dataset):
     assert rows["arrays"] == str(sum(1 for _ in _arrays(dataset)))
 
 
+def test_info_quotes_the_commands_it_names(cli, dataset, tmp_path):
+    place = tmp_path / "two words"
+    place.symlink_to(dataset)
+    assert f"info '{place}' --columns" in cli("info", place).out
+
+
+def test_a_stray_file_beside_the_stores_is_no_store(cli, dataset, tmp_path):
+    place = Path(shutil.copytree(dataset, tmp_path / "copy"))
+    (place / "patients" / "notes.txt").write_text("mine")
+    assert cli("validate", place).status == 0
+    shutil.copytree(place / "metadata", place / "patients" / "oldAcq_0123456789abcdef.zarr")
+    ran = cli("validate", place)
+    assert ran.status == 3
+    assert "oldAcq_0123456789abcdef.zarr: no row in the patients table" in ran.out
+
+
 def _arrays(dataset):
     import pyarrow.parquet as pq
 

@@ -114,6 +114,10 @@ def test_dry_run_knows_what_was_converted_and_touches_nothing(cli, dataset, sour
     [
         (["--part", "5"], "--part '5'; expected i/N"),
         (["--part", "0/4"], "part 0/4"),
+        (["--patients", ""], "--patients '': no id in it; expected ID[,ID...]"),
+        (["--patients", " ,"], "no id in it"),
+        (["--report", "/"], "--report /: a folder; expected the name of a file"),
+        (["--report", f"{__file__}/r.json"], "is a file; expected a folder"),
         (["--patients", "newAcq_x"], "no patient newAcq_x"),
         (["--workers", "0"], "--workers 0; expected at least 1"),
         (["--precision", "vague"], "vague"),
@@ -176,14 +180,17 @@ def test_who_left_the_source_and_what_was_passed_over_are_said(cli, dataset, sou
 
 
 def test_dry_run_looks_at_the_first_bytes(cli, source, tmp_path):
-    first, second, _ = sorted((source / "basePart").iterdir())
+    first, second, third = sorted((source / "basePart").iterdir())
+    shutil.copy(third / "sCT" / "mask_BODY.nii.gz", third / "MR_StorT2" / "mask_BODY.nii.gz")
     (first / "MR_StorT2" / "mask_BODY.nii.gz").write_bytes(b"")
     (second / "sCT" / "image.nii.gz").write_text("<html>404</html>")
     ran = cli("convert", source, tmp_path / "out", "--dry-run")
-    assert "Would fail: 2\n" in ran.out
+    assert "Would fail: 3\n" in ran.out
+    assert f"{third.name}/MR_StorT2/mask_BODY.nii.gz: (" in ran.out
+    assert "expected the geometry of MR_StorT2/image.nii.gz" in ran.out
     assert f"{first.name}/MR_StorT2/mask_BODY.nii.gz: empty; expected .nii.gz" in ran.out
     assert f"{second.name}/sCT/image.nii.gz: not gzip: starts with b'<h'" in ran.out
-    assert "2 patients converted" in ran.out
+    assert "1 patient converted" in ran.out
     assert not (tmp_path / "out").exists()
 
 
@@ -217,6 +224,22 @@ def test_a_source_that_is_none(cli, phantom_source, tmp_path):
     ran = cli("convert", phantom_source, phantom_source / "out")
     assert ran.status == 2
     assert "overlap" in ran.err
+
+
+def test_destinations_that_the_dry_run_refuses_too(cli, phantom_source, tmp_path):
+    (tmp_path / "README.md").write_text("mine")
+    for place, said in [
+        ("", "path or URL is empty"),
+        (tmp_path, "holds README.md"),
+        (tmp_path / "README.md", "is a file; expected a folder or nothing"),
+        (phantom_source / "out", "overlap"),
+    ]:
+        for options in ([], ["--dry-run"]):
+            ran = cli("convert", phantom_source, place, *options)
+            assert ran.status == 2
+            assert said in ran.err
+    assert [p.name for p in tmp_path.iterdir()] == ["README.md"]
+    assert (tmp_path / "README.md").read_text() == "mine"
 
 
 def test_patients_one_by_one_or_separated_by_commas(cli, phantom_source, tmp_path):

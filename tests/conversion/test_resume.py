@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import shutil
 import time
@@ -10,14 +11,17 @@ from pathlib import Path
 
 import pytest
 from conftest import Workplace
+from distributed import Client
 from trees import FIDUCIALS, MRI, NEW, OLD, SCT, convert_tree, snapshot, write_patient
 
 from conversion.inventory import Inventory, PatientSource, select, take_inventory
 from conversion.patient import convert_patient
-from conversion.run import Options, convert
+from conversion.publish import finalise
+from conversion.run import Options, _local_cluster, convert
 from conversion.state import is_current
 from lundprobe_zarr.errors import UsageError
 from lundprobe_zarr.schema.precision import Precision
+from lundprobe_zarr.store.foreign import foreign_files
 from lundprobe_zarr.store.location import Location
 from lundprobe_zarr.store.validate import validate
 from lundprobe_zarr.vocabulary.files import FIDUCIAL_TEXT
@@ -217,12 +221,49 @@ def test_destinations_that_overlap_the_source_are_refused(work: Workplace, tmp_p
         with pytest.raises(UsageError, match="overlap; expected separate folders"):
             convert(inventory, destination)
     (tmp_path / "file").write_text("")
-    with pytest.raises(UsageError, match="is a file; expected a folder"):
+    with pytest.raises(UsageError, match="is a file; expected a folder or nothing"):
         convert(inventory, tmp_path / "file")
+    with pytest.raises(UsageError, match=r"below: .*file is a file; expected a folder"):
+        convert(inventory, tmp_path / "file" / "deep" / "below")
     with pytest.raises(UsageError, match="expected at least 1"):
         convert(inventory, work.dataset, Options(workers=0))
     with pytest.raises(UsageError, match="expected one of"):
         convert(inventory, work.dataset, Options(precision="exact"))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("name", ["README.md", "catalog.yaml", "croissant.json", "lundprobe.json"])
+def test_what_is_no_datasets_is_not_replaced(work: Workplace, tmp_path: Path, name: str) -> None:
+    project = tmp_path / "project"
+    project.mkdir()
+    (project / name).write_text("mine")
+    inventory = take_inventory(work.source)
+    with pytest.raises(UsageError, match=rf"no dataset and holds {name}.*move these away"):
+        convert(inventory, project)
+    assert [p.name for p in project.rglob("*")] == [name]
+    assert (project / name).read_text() == "mine"
+
+
+def test_a_dataset_is_known_by_its_notes_its_stores_or_its_manifest(work: Workplace) -> None:
+    settle(work)
+    finalise(work.dataset)
+    place = Location(work.dataset)
+    assert foreign_files(place) == []
+    shutil.rmtree(work.dataset / ".conversion")
+    assert foreign_files(place) == []
+    shutil.rmtree(work.dataset / "patients")
+    assert foreign_files(place) == []
+    (work.dataset / "lundprobe.json").unlink()
+    assert foreign_files(place) == ["README.md", "catalog.yaml", "croissant.json"]
+
+
+def test_workers_log_no_errors_of_their_own() -> None:
+    def shown() -> list[int]:
+        return [handler.level for handler in logging.getLogger("distributed").handlers]
+
+    with _local_cluster(Options(workers=1), 1) as cluster, Client(cluster) as client:
+        (levels,) = client.run(shown).values()
+    assert levels
+    assert set(levels) == {logging.CRITICAL}
 
 
 def test_a_part_that_fails_leaves_the_store_and_state_of_before(work: Workplace) -> None:
