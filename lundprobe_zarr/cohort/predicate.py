@@ -23,6 +23,7 @@ from lundprobe_zarr.errors import QueryError, UsageError
 from lundprobe_zarr.schema.tables import PATIENTS, STRUCTURES_TABLE, TABLES
 from lundprobe_zarr.store.sql import (
     Node,
+    check_index,
     check_parameter,
     is_changing,
     is_statement,
@@ -223,6 +224,7 @@ def _check_node(node: Node, text: str) -> None:
         )
     if node.get("class") == "PARAMETER":
         check_parameter(node, text)
+    check_index(node, text)
     if node.get("class") == "FUNCTION" and not node["is_operator"]:
         name = str(node["function_name"]).lower()
         if is_changing(name):

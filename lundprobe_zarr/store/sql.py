@@ -105,6 +105,18 @@ def parse_select(
     return node
 
 
+def check_index(node: Node, text: str) -> None:
+    """Raise `QueryError` for element 0 of a list, which DuckDB has as NULL: no row would fit."""
+    if node.get("type") != "ARRAY_EXTRACT":
+        return
+    literal = node["children"][1].get("literal") or {}
+    if str(literal.get("text")) == "0":
+        raise QueryError(
+            f"{shown(text)}: element [0] of a list; in SQL the first is [1], so of z, y, x these "
+            "are [1], [2], [3]"
+        )
+
+
 def is_statement(text: str) -> bool:
     """Whether DuckDB takes a text for a statement, or several, of any kind: to read or to write."""
     tree = _parsed(text, text)

@@ -144,10 +144,10 @@ class _Accessor(Generic[Labelled]):
         """
         return crop_to(self._data, region_of(self._data, target, tables), margin_mm, fill)
 
-    def select(self, **labels: Label) -> Labelled:
+    def select(self, **labels: Label | Sequence[Label]) -> Labelled:
         """As `.sel` with labels of modality, structure, fold, step or observer, checked. Lazy.
 
-        The way to select by label: what goes wrong is said in full.
+        The way to select by label, or by a list of them: what goes wrong is said in full.
 
             patient.observers.mask.lp.select(structure="Rectum", step=2, observer="obsC")
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import xarray as xr
@@ -14,7 +14,7 @@ from lundprobe_zarr.views.labelled_tables import missing
 from lundprobe_zarr.vocabulary.files import Label
 
 
-def select_labels(data: Labelled, labels: Mapping[str, Label]) -> Labelled:
+def select_labels(data: Labelled, labels: Mapping[str, Label | Sequence[Label]]) -> Labelled:
     """See `lp.select`."""
     for dim, label in labels.items():
         if dim not in LABEL_ORDER or dim not in data.coords:
@@ -24,8 +24,9 @@ def select_labels(data: Labelled, labels: Mapping[str, Label]) -> Labelled:
                 "positions with `.sel`"
             )
         present = np.atleast_1d(data[dim].values).tolist()
-        if label not in present:
-            raise missing(dim, label, present, _owner(data))
+        for wanted in np.atleast_1d(np.asarray(label)).tolist():
+            if wanted not in present:
+                raise missing(dim, wanted, present, _owner(data))
     return data.sel({dim: label for dim, label in labels.items() if dim in data.dims})
 
 

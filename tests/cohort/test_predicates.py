@@ -112,6 +112,8 @@ def test_what_duckdb_understands_is_understood(
         ("Rectum.volum > 60", "Rectum has no 'volum'; nearest: volume_cc"),
         ("Rectum.D95 > 60", "Rectum has no 'D95'; nearest: .*d95_gy"),
         ("volume_cc > 60", "'volume_cc' is of a structure: say of which, e.g. Rectum.volume_cc"),
+        ("mri_spacing_mm[0] > 2", r"element \[0\] of a list; in SQL the first is \[1\]"),
+        ("Rectum.bbox_start[0] IS NULL", r"element \[0\] of a list; in SQL the first is \[1\]"),
         ("sct.Blader.volume_cc > 60", "no structure 'Blader' after sct; nearest: Bladder"),
         ("nnunet > 60", "'nnunet' stands before a structure: write e.g. nnunet.Rectum.volume_cc"),
         ("CTV.volume_cc > 5", "no structure 'CTV'; nearest: CTVT_427$"),
