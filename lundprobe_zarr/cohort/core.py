@@ -136,9 +136,9 @@ class Cohort:
         known = self._source.ids
         return [known[row] for row in self._rows.tolist()]
 
-    @cached_property
+    @property
     def patients(self) -> pd.DataFrame:
-        """The cohort's rows of the patients table."""
+        """The cohort's rows of the patients table, a new frame each time: change it as you like."""
         frame: pd.DataFrame = self.table("patients").to_pandas()
         return frame
 
@@ -164,7 +164,7 @@ class Cohort:
         """A patient by id or number; a cohort by slice or by several ids.
 
         Raises `UnknownLabelError` for an id that is not in the cohort or a number beyond its end
-        (then an `IndexError` too).
+        (then an `IndexError` too), `UsageError` for what is neither, such as a mask.
         """
         if isinstance(key, str):
             return Patient(self._source, self._known(key))
@@ -172,9 +172,21 @@ class Cohort:
             rows = self._rows[key]
             name = ":".join("" if v is None else str(v) for v in (key.start, key.stop, key.step))
             return self._derive(lambda: np.sort(rows), f"[patients {name}]")
-        if isinstance(key, SupportsIndex):
+        is_one = getattr(key, "ndim", 0) == 0 and not isinstance(key, bool)
+        if is_one and isinstance(key, SupportsIndex):
             return Patient(self._source, self._numbered(operator.index(key)))
-        return self._pick([self._known(i) for i in key], (*self.selection, "[chosen by id]"))
+        return self._pick(self._several(key), (*self.selection, "[chosen by id]"))
+
+    def _several(self, key: object) -> list[str]:
+        """The ids that a key of several is made of."""
+        ids: list[Any] = list(key) if isinstance(key, Iterable) else [key]
+        if wrong := [i for i in ids if not isinstance(i, str)]:
+            raise UsageError(
+                f"cohort[...] was given {wrong[0]!r}, {type(wrong[0]).__name__}; expected a "
+                "patient's id or number, a slice, or several ids, e.g. "
+                "cohort[list(frame.patient_id)]; by values, cohort.where(...) chooses"
+            )
+        return [self._known(i) for i in ids]
 
     def _known(self, patient_id: str) -> str:
         if patient_id in self._row_of:

@@ -23,7 +23,9 @@ from lundprobe_zarr.errors import QueryError, UsageError
 from lundprobe_zarr.schema.tables import PATIENTS, STRUCTURES_TABLE, TABLES
 from lundprobe_zarr.store.sql import (
     Node,
+    check_index,
     check_parameter,
+    constant,
     is_changing,
     is_statement,
     nodes,
@@ -32,7 +34,7 @@ from lundprobe_zarr.store.sql import (
     shown,
 )
 from lundprobe_zarr.store.sql_words import kind_in_words, unquoted
-from lundprobe_zarr.vocabulary.names import STRUCTURES
+from lundprobe_zarr.vocabulary.names import PARTS, PROTOCOLS, STRUCTURES
 from lundprobe_zarr.vocabulary.nearest import nearest, suggestion
 
 #: What may stand before a structure -> grid and source of the segmentation it means.
@@ -59,6 +61,15 @@ _SYNTAX = (
 _CONDITION = "expected a condition such as n_fiducials = 3"
 #: Tests for which any field of a structure will do: it is there, or it is not.
 _NULL_TESTS = ("OPERATOR_IS_NULL", "OPERATOR_IS_NOT_NULL")
+#: Columns that have few values, known beforehand, and where they are compared with one.
+_VALUES = {
+    "part": PARTS,
+    "protocol": PROTOCOLS,
+    "missing_structures": STRUCTURES,
+    "multi_component_structures": STRUCTURES,
+}
+_EQUALITIES = ("COMPARE_EQUAL", "COMPARE_NOTEQUAL", "COMPARE_IN", "COMPARE_NOT_IN")
+_MEMBERSHIPS = ("contains", "list_contains", "array_contains", "list_has", "array_has")
 _SHELL = "SELECT 1 FROM patients WHERE\n{}\n"
 
 
@@ -217,6 +228,8 @@ def _check_node(node: Node, text: str) -> None:
         )
     if node.get("class") == "PARAMETER":
         check_parameter(node, text)
+    check_index(node, text)
+    _check_values(node, text)
     if node.get("class") == "FUNCTION" and not node["is_operator"]:
         name = str(node["function_name"]).lower()
         if is_changing(name):
@@ -224,6 +237,23 @@ def _check_node(node: Node, text: str) -> None:
                 f"{shown(text)}: the value of {name}() changes from run to run; expected a "
                 "condition on the tables alone, so that a cohort stays the same"
             )
+
+
+def _check_values(node: Node, text: str) -> None:
+    """Raise `QueryError` for a value that nobody has: the predicate would hold for none, or all."""
+    if node.get("type") not in _EQUALITIES and node.get("function_name") not in _MEMBERSHIPS:
+        return
+    given = [node.get("left"), node.get("right"), *node.get("children", ())]
+    given += [argument.get("expression") for argument in node.get("arguments", ())]
+    operands = [operand for operand in given if operand]
+    for name in (".".join(o["column_names"]).lower() for o in operands if "column_names" in o):
+        column = name.removeprefix("patients.")
+        for value in (constant(o) for o in operands if column in _VALUES):
+            if value is not None and value not in _VALUES[column]:
+                raise QueryError(
+                    f"{shown(text)}: no {value!r} in {column}; expected one of "
+                    f"{', '.join(_VALUES[column])}"
+                )
 
 
 def _passes_nulls_on(node: Node) -> bool:

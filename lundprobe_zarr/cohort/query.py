@@ -8,7 +8,7 @@ import pyarrow.compute as pc
 from lundprobe_zarr.cohort.arrow import empty, to_arrow
 from lundprobe_zarr.cohort.source import Rows, Source
 from lundprobe_zarr.schema.tables import TABLES
-from lundprobe_zarr.store.sql import parse_select, session, tables_of
+from lundprobe_zarr.store.sql import check_index, nodes, parse_select, session, tables_of
 
 _SYNTAX = "a SELECT as DuckDB has it; a condition alone goes to cohort.where(...)"
 
@@ -18,7 +18,10 @@ def run_query(source: Source, text: str, rows: Rows) -> pa.Table:
 
     Raises `QueryError` if it is not one SELECT of these tables alone, before anything is read.
     """
-    names = tables_of(parse_select(text, expected=_SYNTAX), TABLES, text)
+    tree = parse_select(text, expected=_SYNTAX)
+    for node in nodes(tree):
+        check_index(node, text)
+    names = tables_of(tree, TABLES, text)
     with session(text, {n: empty(TABLES[n].schema) for n in names}) as connection:
         connection.execute(f"EXPLAIN\n{text}")
     tables = {name: restricted(source, name, rows) for name in names}

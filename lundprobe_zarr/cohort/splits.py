@@ -82,8 +82,14 @@ def load_splits(path: str | os.PathLike[str], cohort: Cohort) -> Splits:
     more patients than the splits do.
 
     Raises `UsageError` if the file was changed or is none, if its sets overlap, if it was saved
-    from another dataset (the message says what differs), or if a patient is not in `cohort`.
+    from another dataset (the message says what differs), if a patient is not in `cohort`, or if
+    that is a path or URL.
     """
+    if isinstance(cohort, (str, os.PathLike)):
+        raise UsageError(
+            f"load_splits was given {cohort!r} for a cohort; expected one, e.g. "
+            f"lp.load_splits(path, lp.open_cohort({os.fspath(cohort)!r}))"
+        )
     saved = read_saved(path, SavedSplits)
     seen: set[str] = set()
     for patient_id in chain(saved.test, *saved.validation):

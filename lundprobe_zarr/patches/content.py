@@ -69,7 +69,7 @@ class Content:
     - `spacing_mm`: resample to voxels of this size (z, y, x, or one for all) on the way; None
       leaves the stored voxels.
     - `image_dtype`: NumPy type to turn images into; None leaves them as stored, which may differ
-      between patients.
+      between patients. Whole-number types have to hold every value: else reading is a `UsageError`.
 
     What a patient lacks of masks and of extended data is zero, and not `present`; a modality or
     dose that it lacks is an error when it is read.
@@ -127,8 +127,10 @@ class Content:
             raise UsageError(
                 "patches of nothing; expected modalities, structures or dose, e.g. dose=True"
             )
-        if self.image_dtype is not None and np.dtype(self.image_dtype).kind not in "iuf":
-            raise UsageError(f"image_dtype={self.image_dtype!r}; expected a type of numbers")
+        if self.image_dtype is not None and _kind(self.image_dtype) not in "iuf":
+            raise UsageError(
+                f"image_dtype={self.image_dtype!r}; expected a type of numbers, e.g. 'float32'"
+            )
 
     @property
     def blocks(self) -> list[Block]:
@@ -169,8 +171,19 @@ class Content:
         return {axis: labels for block in self.blocks for axis, labels in block.labels.items()}
 
 
+def _kind(dtype: Any) -> str:
+    try:
+        return str(np.dtype(dtype).kind)
+    except TypeError:
+        return "none"
+
+
 def _labels(name: str, given: Any, known: Sequence[Label]) -> tuple[Label, ...]:
     """Labels as a tuple; raises `UnknownLabelError`, or `UsageError` for one given twice."""
+    if isinstance(given, bool) and name in ("folds", "steps"):  # else True is fold 1
+        raise UsageError(
+            f"{name}={given}; expected which of {', '.join(map(str, known))}, e.g. {name}={known}"
+        )
     labels = (given,) if isinstance(given, (str, int)) else tuple(given)
     for label in labels:
         if label not in known:

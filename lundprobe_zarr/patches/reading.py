@@ -177,8 +177,20 @@ def _arrays(
         for target, volume in zip(targets, reader.read_parts(parts), strict=True):
             target[...] = resample_volume(volume, window, 1, target.dtype)
     if content.image_dtype and "image" in sample:
-        sample["image"] = sample["image"].astype(content.image_dtype, copy=False)
+        sample["image"] = _as_type(sample["image"], content.image_dtype, reader.metadata)
     return sample
+
+
+def _as_type(image: npt.NDArray[Any], dtype: str, patient: StoreMetadata) -> npt.NDArray[Any]:
+    """The image in another type. Into whole numbers none may be wrapped or cut off silently."""
+    with np.errstate(invalid="ignore"):  # what does not fit is found by comparing
+        cast = image.astype(dtype, copy=False)
+    if cast.dtype.kind in "iu" and not np.array_equal(cast, image):
+        raise UsageError(
+            f"image_dtype={dtype!r} cannot hold the images of patient {patient.patient_id}: "
+            f"values {image.min()} to {image.max()} of {image.dtype}; expected e.g. 'float32'"
+        )
+    return cast
 
 
 def _sample_type(block: Block, dtype: np.dtype[Any], window: Move | None) -> np.dtype[Any]:

@@ -19,7 +19,7 @@ from lundprobe_zarr.errors import (
 from lundprobe_zarr.schema.manifest import MANIFEST_NAME, Manifest, parse_manifest
 from lundprobe_zarr.schema.tables import PATIENTS, TABLES, store_path
 from lundprobe_zarr.store.location import Location, Range, open_object
-from lundprobe_zarr.store.metadata import StoreMetadata, parse_store
+from lundprobe_zarr.store.metadata import StoreMetadata, parse_store_of
 from lundprobe_zarr.store.remedy import remedy
 
 #: Files of a table read at a time.
@@ -136,7 +136,7 @@ def _read_parquet(
 
 def open_store(location: Location, patient_id: str) -> StoreMetadata:
     """Metadata of one patient's store; one request. Raises `DamagedStoreError` if it is unsound."""
-    return parse_store(*read_store(location, patient_id))
+    return parse_store_of(patient_id, *read_store(location, patient_id))
 
 
 def read_store(location: Location, patient_id: str) -> tuple[bytes, str]:

@@ -121,6 +121,20 @@ def parse_store(text: str | bytes, where: str) -> StoreMetadata:
     return StoreMetadata(where, attributes, groups, arrays, *fiducials, sha256)
 
 
+def parse_store_of(patient_id: str, text: str | bytes, where: str) -> StoreMetadata:
+    """As `parse_store`, of a store that has to be this patient's.
+
+    Raises `DamagedStoreError` for another's, moved or copied to this place by mistake.
+    """
+    store = parse_store(text, where)
+    if store.patient_id != patient_id:
+        raise DamagedStoreError(
+            f"{where}: the store of patient {store.patient_id}, not of {patient_id} as its place "
+            f"says; {remedy(where)}"
+        )
+    return store
+
+
 def _require_readable(version: int, where: str) -> None:
     if version > SCHEMA_VERSION:
         raise SchemaVersionError(

@@ -105,6 +105,25 @@ def parse_select(
     return node
 
 
+def constant(node: Node) -> str | None:
+    """A constant as text, without quotes; None of any other node. DuckDB 2.0 says it otherwise."""
+    if node.get("class") != "CONSTANT":
+        return None
+    found = node["literal"].get("text") if "literal" in node else node["value"].get("value")
+    return None if found is None else str(found)
+
+
+def check_index(node: Node, text: str) -> None:
+    """Raise `QueryError` for element 0 of a list, which DuckDB has as NULL: no row would fit."""
+    if node.get("type") != "ARRAY_EXTRACT":
+        return
+    if constant(node["children"][1]) == "0":
+        raise QueryError(
+            f"{shown(text)}: element [0] of a list; in SQL the first is [1], so of z, y, x these "
+            "are [1], [2], [3]"
+        )
+
+
 def is_statement(text: str) -> bool:
     """Whether DuckDB takes a text for a statement, or several, of any kind: to read or to write."""
     tree = _parsed(text, text)

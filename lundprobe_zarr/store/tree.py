@@ -22,7 +22,7 @@ from lundprobe_zarr.store.dataset import read_store
 from lundprobe_zarr.store.extensions import load_extensions
 from lundprobe_zarr.store.lazy import LazyVolumes, SmallArray
 from lundprobe_zarr.store.location import Location
-from lundprobe_zarr.store.metadata import StoreMetadata, parse_store
+from lundprobe_zarr.store.metadata import StoreMetadata, parse_store_of
 from lundprobe_zarr.store.patch import PatchReader
 from lundprobe_zarr.store.remedy import remedy
 from lundprobe_zarr.vocabulary.geometry import axis_coordinates
@@ -41,7 +41,7 @@ def open_tree(location: Location, patient_id: str) -> xr.DataTree:
     """
     load_extensions()
     text, where = read_store(location, patient_id)
-    metadata = parse_store(text, where)
+    metadata = parse_store_of(patient_id, text, where)
     reader = PatchReader(location, metadata)
     try:
         nodes = json.loads(text)["consolidated_metadata"]["metadata"]

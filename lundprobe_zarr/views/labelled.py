@@ -147,7 +147,7 @@ class _Accessor(Generic[Labelled]):
     def select(self, **labels: Label | Sequence[Label]) -> Labelled:
         """As `.sel` with labels of modality, structure, fold, step or observer, checked. Lazy.
 
-        The way to select by label: what goes wrong is said in full. One label, or a list of them.
+        The way to select by label, or by a list of them: what goes wrong is said in full.
 
             patient.observers.mask.lp.select(structure="Rectum", step=2, observer="obsC")
 

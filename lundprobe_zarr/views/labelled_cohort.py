@@ -88,9 +88,9 @@ def cohort_on_grid(
     fill: float,
 ) -> xr.Dataset:
     """All patients on one grid; see `to_xarray`. Opens no store: that is left to computing."""
-    names = STRUCTURES if structures is None else tuple(structures)
-    for name in names:
-        require_known(name)
+    if not isinstance(grid, CommonGrid):
+        raise UsageError(f"grid is {grid!r}; expected a CommonGrid(spacing_mm=…, shape=…)")
+    names = STRUCTURES if structures is None else _names(structures)
     patients = list(cohort)
     centres = _centres(cohort, grid.centre)
     blocks = partial(_Blocks, patients, [grid.about(c) for c in centres], fill)
@@ -111,6 +111,15 @@ def cohort_on_grid(
         },
         {"title": f"a cohort about the centroid of {grid.centre}"},
     )
+
+
+def _names(structures: Sequence[str]) -> tuple[str, ...]:
+    names = (structures,) if isinstance(structures, str) else tuple(structures)
+    for name in names:
+        require_known(name)
+    if not names or len(set(names)) < len(names):
+        raise UsageError(f"structures={structures!r}; expected at least one, each once")
+    return names
 
 
 _PRESENT_ATTRIBUTES = {

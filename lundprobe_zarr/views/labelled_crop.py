@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import product
+from numbers import Real
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -148,8 +149,10 @@ def _region_of_row(data: AnyLabelled, row: Mapping[str, Any]) -> Region:
 
 def crop_to(data: Labelled, region: Region, margin_mm: float, fill: float | None) -> Labelled:
     """`data` around a region, clipped to the volume, or padded if there is a `fill`."""
-    if not margin_mm >= 0:
-        raise UsageError(f"margin_mm is {margin_mm!r}; expected millimetres, 0 or more")
+    if not isinstance(margin_mm, Real) or not margin_mm >= 0:
+        raise UsageError(
+            f"margin_mm is {margin_mm!r}; expected one number of millimetres, 0 or more"
+        )
     grid = grid_of(require_volume(data))
     start, stop = _voxels(grid, region, margin_mm)
     first, last = np.maximum(start, 0), np.minimum(stop, grid.shape)

@@ -24,9 +24,9 @@ def select_labels(data: Labelled, labels: Mapping[str, Label | Sequence[Label]])
                 "positions with `.sel`"
             )
         present = np.atleast_1d(data[dim].values).tolist()
-        for one in np.atleast_1d(np.array(label)).tolist():
-            if one not in present:
-                raise missing(dim, one, present, _owner(data))
+        for wanted in np.atleast_1d(np.asarray(label)).tolist():
+            if wanted not in present:
+                raise missing(dim, wanted, present, _owner(data))
     return data.sel({dim: label for dim, label in labels.items() if dim in data.dims})
 
 

@@ -157,3 +157,17 @@ def test_boxes_are_clipped_as_numpy_does(dataset, extended):
         (part,) = reader.read(T2W, box)
         assert part.shape == whole[box].shape
         assert (part == whole[box]).all()
+
+
+def test_another_patients_store_is_refused(copied: Path) -> None:
+    first, second = open_cohort(copied).ids[:2]
+    stores = copied / "patients"
+    shutil.rmtree(stores / f"{first}.zarr")
+    shutil.copytree(stores / f"{second}.zarr", stores / f"{first}.zarr")
+    said = rf"{first}\.zarr: the store of patient {second}, not of {first}"
+    patient = open_cohort(copied)[first]
+    with pytest.raises(DamagedStoreError, match=said):
+        _ = patient.mri
+    with pytest.raises(DamagedStoreError, match=said):
+        PatchReader.open(Location(copied), first)
+    assert open_cohort(copied)[second].mri.sizes["z"] > 0

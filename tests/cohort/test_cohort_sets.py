@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from benchmarks.cohort import simulate
@@ -74,6 +75,33 @@ def test_slices_and_lists_of_ids_are_cohorts_in_table_order(phantom: Cohort) -> 
     assert phantom[[ids[3], ids[1], ids[3]]].ids == [ids[1], ids[3]]
     assert phantom[phantom.patients.patient_id[1:]].ids == ids[1:]
     assert len(phantom[[]]) == 0
+
+
+@pytest.mark.parametrize(
+    ("key", "said"),
+    [
+        ([0, 2], "0, int"),
+        ([True, False, True, True], "True, bool"),
+        (np.array([1, 2]), "int64"),
+        (np.array([True, False, True, True]), "bool"),
+        (True, "True, bool"),
+        (1.0, "1.0, float"),
+        (None, "None, NoneType"),
+    ],
+)
+def test_keys_that_are_no_ids_are_refused(phantom: Cohort, key: Any, said: str) -> None:
+    with pytest.raises(UsageError, match=rf"{said}.*expected a patient's id or number"):
+        phantom[key]
+
+
+def test_a_frame_of_patients_is_the_users_own(dataset: Path) -> None:
+    cohort = open_cohort(dataset)
+    before = cohort.patients
+    mine = cohort.patients
+    mine["patient_id"] = mine.patient_id[::-1].tolist()
+    mine["part"] = "mine"
+    pd.testing.assert_frame_equal(cohort.patients, before)
+    assert cohort.patients.patient_id.tolist() == cohort.ids
 
 
 def test_membership_by_id_and_by_patient(phantom: Cohort) -> None:

@@ -174,6 +174,7 @@ def test_the_databases_settings_are_locked() -> None:
         ("protocol = 'newAcq'", r"syntax error .*; a condition alone goes to cohort\.where"),
         ("SELECT 1 FROM", "syntax error"),
         ("SELECT sin(protocol) FROM patients", "sin cannot take text$"),
+        ("SELECT mri_shape[0] FROM patients", r"element \[0\] of a list; in SQL the first is"),
         ("SELECT 1 FROM structures WHERE grid = mri", "a text takes single quotes: 'mri'$"),
     ],
 )

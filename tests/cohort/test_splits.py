@@ -191,6 +191,11 @@ def test_what_does_not_fit_is_refused_even_with_a_right_hash(
         load_splits(path, many)
 
 
+def test_a_path_in_place_of_a_cohort_is_refused(simulated: Path, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"for a cohort; expected .*open_cohort\("):
+        load_splits(tmp_path / "splits.json", simulated)  # type: ignore[arg-type]
+
+
 def test_a_wrong_hash_is_refused(many: Cohort, tmp_path: Path) -> None:
     path = tmp_path / "splits.json"
     many.split().save(path)

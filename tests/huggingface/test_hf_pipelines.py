@@ -315,3 +315,11 @@ def test_formats_that_are_tables(dataset):
     whole = pd.concat(stream.iter(batch_size=7), ignore_index=True)
     assert whole["observer"].notna().sum() == 16
     assert len(whole) == len(list(load(dataset, "structures", split="base+extended")))
+
+
+def test_rows_kept_beyond_the_end_of_a_stream_can_still_be_read(dataset):
+    loaded = load(dataset)
+    expected = [np.asarray(row["image"]) for row in loaded]  # from now on it is read ahead
+    for kept in (list(loaded), list(loaded.take(5))):
+        for row, voxels in zip(kept, expected, strict=False):
+            np.testing.assert_array_equal(np.asarray(row["image"]), voxels)

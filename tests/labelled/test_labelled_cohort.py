@@ -211,6 +211,25 @@ def test_grids_that_make_no_sense(arguments: dict, match: str) -> None:
         lp.CommonGrid(**arguments)
 
 
+@pytest.mark.parametrize(
+    ("grid", "structures", "match"),
+    [
+        ("3 mm", None, r"grid is '3 mm'; expected a CommonGrid"),
+        (GRID, [], r"structures=\[\]; expected at least one"),
+        (GRID, ["Rectum", "Rectum"], "each once"),
+    ],
+)
+def test_arguments_that_make_no_sense(
+    cohort: lp.Cohort, grid: Any, structures: Any, match: str
+) -> None:
+    with pytest.raises(UsageError, match=match):
+        cohort.to_xarray(grid, structures=structures)
+
+
+def test_one_name_is_one_structure(cohort: lp.Cohort) -> None:
+    assert cohort.to_xarray(GRID, structures="Rectum").structure.values.tolist() == ["Rectum"]
+
+
 def test_unknown_structures(cohort: lp.Cohort) -> None:
     with pytest.raises(UnknownLabelError, match="nearest: Rectum"):
         lp.CommonGrid(1, (1, 1, 1), centre="Rectun")

@@ -238,8 +238,8 @@ def test_boxes_that_make_no_sense(aligned: xr.Dataset, box: Any) -> None:
         aligned.lp.crop(box)
 
 
-@pytest.mark.parametrize("margin", [-1.0, float("nan")])
-def test_margins_that_make_no_sense(aligned: xr.Dataset, margin: float) -> None:
+@pytest.mark.parametrize("margin", [-1.0, float("nan"), "5", (1, 2, 3)])
+def test_margins_that_make_no_sense(aligned: xr.Dataset, margin: Any) -> None:
     with pytest.raises(UsageError, match="margin_mm is"):
         aligned.lp.crop(((0, 0, 0), (1, 1, 1)), margin_mm=margin)
 

@@ -105,16 +105,15 @@ def test_labels_are_selected_as_sel_does(
             assert found.lp.select(**where).identical(found)
         assert extended.mri.lp.select(modality="sCT").identical(extended.mri.sel(modality="sCT"))
         several = {"structure": ["Rectum", "CTVT_427"], "step": [2]}
-        found = extended.observers.lp.select(**several)
-        assert found.identical(extended.observers.sel(several))
+        assert extended.observers.lp.select(**several).identical(extended.observers.sel(several))
 
 
 @pytest.mark.parametrize(
     ("labels", "match"),
     [
         ({"structure": "Rectun"}, "unknown structure 'Rectun'; nearest: Rectum; expected one of"),
-        ({"structure": ["Rectum", "Rectun"]}, "unknown structure 'Rectun'; nearest: Rectum"),
         ({"fold": 12}, r"unknown fold 12; expected one of 0, 1, 2, 3, 4, 5, 6, 7, 8, 9$"),
+        ({"structure": ["Rectum", "Rectun"]}, "unknown structure 'Rectun'; nearest: Rectum"),
         ({"structure": "Bladder"}, "'Bladder' is missing: patient newAcq.* there are CTVT_427, R"),
     ],
 )

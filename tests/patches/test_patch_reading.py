@@ -208,6 +208,20 @@ def test_images_may_be_given_a_type(readers, cohort):
     assert patch["image"].dtype == np.float16
 
 
+@pytest.mark.parametrize("dtype", ["int8", "uint16", "int32"])
+def test_a_type_that_cannot_hold_the_image_is_refused_not_wrapped(readers, cohort, dtype):
+    content = Content(modalities=("sCT",), image_dtype=dtype)  # HU: negative, and fractions
+    with pytest.raises(UsageError, match=rf"image_dtype='{dtype}' cannot hold.*{cohort.ids[0]}"):
+        read_patch(readers[cohort.ids[0]], content, (0, 0, 0), SIZE)
+
+
+def test_whole_numbers_may_be_given_a_type_of_whole_numbers(readers, cohort):
+    patch = read_patch(readers[cohort.ids[0]], Content(image_dtype="int32"), (0, 0, 0), SIZE)
+    stored = read_patch(readers[cohort.ids[0]], Content(), (0, 0, 0), SIZE)
+    assert patch["image"].dtype == np.int32
+    np.testing.assert_array_equal(patch["image"], stored["image"])
+
+
 @pytest.mark.parametrize(
     ("arguments", "error", "said"),
     [
@@ -221,6 +235,9 @@ def test_images_may_be_given_a_type(readers, cohort):
         ({"grid": "dose"}, UsageError, "patches of nothing"),
         ({"spacing_mm": -1}, UsageError, "spacing_mm is -1"),
         ({"image_dtype": "bool"}, UsageError, "image_dtype='bool'"),
+        ({"image_dtype": "foo"}, UsageError, "image_dtype='foo'"),
+        ({"folds": True}, UsageError, r"folds=True; expected which of 0, 1, .*folds=\(0, 1"),
+        ({"nnunet": True, "steps": True}, UsageError, "steps=True; expected which of 1, 2"),
     ],
 )
 def test_content_that_makes_no_sense_is_refused(arguments, error, said):

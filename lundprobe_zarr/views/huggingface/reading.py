@@ -6,7 +6,8 @@ A reference is a plain record, the `REFERENCE` struct in Arrow: no voxel, no cre
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -173,7 +174,8 @@ class Row:
         self._used.add(name)
         begun = self._columns.get(name)
         if begun is not None:
-            return begun.result()[name]
+            with suppress(CancelledError):  # the stream ended before its turn; the row was kept
+                return begun.result()[name]
         future: Future[dict[str, Array]] = Future()
         future.set_result(self._read([name]))
         self._columns[name] = future
