@@ -6,6 +6,7 @@ import os
 import warnings
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -163,6 +164,7 @@ class PatchStream:
 
     def __iter__(self) -> Iterator[Sample]:
         """The patches that are left of this epoch; then the next epoch begins."""
+        self.roll_over(self.share)
         start = self._position
         for given, (_, sample) in enumerate(self.read(self.share, self._epoch, start), 1):
             self._position = min(start + given * self.share.ranks, len(self.plan))
@@ -204,6 +206,15 @@ class PatchStream:
                 SkippedPatchesWarning,
                 stacklevel=3,
             )
+
+    def roll_over(self, share: Share) -> None:
+        """Stand before the next epoch if no rank's share has anything left of this one.
+
+        Who counts batches stops at the last one, and so never sees the iteration end.
+        """
+        left = replace(share, rank=0, worker=0, workers=1).positions(self._position, len(self.plan))
+        if self._position and not len(left):
+            self.seek(self._epoch + 1)
 
     def seek(self, epoch: int, position: int = 0) -> None:
         """Stand before a position of an epoch; raises `UsageError` for one there is none of."""

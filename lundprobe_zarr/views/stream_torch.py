@@ -139,7 +139,8 @@ class PatchLoader(DataLoader[Any]):
         self._patches = dataset
 
     def __iter__(self) -> Any:
-        """The batches that are left of this epoch; then the next epoch begins."""
+        """The batches that are left of this epoch; then, or if there are none, the next begins."""
+        self._patches.stream.roll_over(self._patches._share(0, 1))
         self._patches.publish()
         return self._count(super().__iter__())
 

@@ -7,6 +7,7 @@ import pickle
 import subprocess
 import sys
 import threading
+from itertools import islice
 
 import numpy as np
 import pytest
@@ -159,6 +160,13 @@ def test_a_stream_shows_itself(cohort):
     sample = next(iter(stream))
     arrays = sum(sample[k].nbytes for k in ("image", "mask", "dose"))
     assert stream.sample_bytes == arrays
+
+
+def test_who_counts_samples_gets_every_epoch(cohort):
+    stream = make(cohort, seed=3)
+    taken = [[s["start"].tolist() for s in islice(stream, len(stream))] for _ in range(2)]
+    whole = make(cohort, seed=3)
+    assert taken == [[s["start"].tolist() for s in whole] for _ in range(2)]
 
 
 def test_leaving_an_iteration_ends_its_threads(cohort):

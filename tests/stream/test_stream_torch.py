@@ -6,7 +6,7 @@ import pickle
 import subprocess
 import sys
 from collections.abc import Iterable
-from itertools import chain
+from itertools import chain, islice
 from pathlib import Path
 
 import numpy as np
@@ -225,3 +225,41 @@ def test_torchio_takes_samples(cohort):
     assert subject["dose"].shape == (1, 12, 12, 6)
     np.testing.assert_allclose(subject["image"].affine, sample["affine"])
     assert subject["patient_id"] == sample["patient_id"]
+
+
+def test_lightning_trains_on_a_loader(cohort, tmp_path):
+    lightning = pytest.importorskip("lightning.pytorch")
+
+    class Module(lightning.LightningModule):
+        def __init__(self):
+            super().__init__()
+            self.layer = torch.nn.Conv3d(1, 2, 1)
+            self.seen = []
+
+        def training_step(self, batch, _):
+            self.seen.append(batch["position"])
+            logits = self.layer(batch["image"].float())
+            return torch.nn.functional.mse_loss(logits, batch["mask"].float())
+
+        def configure_optimizers(self):
+            return torch.optim.SGD(self.parameters(), 1e-9)
+
+    module = Module()
+    loader = lp.torch_dataset(make(cohort), 4, drop_last=True).loader(num_workers=1)
+    trainer = lightning.Trainer(
+        max_epochs=2, accelerator="cpu", logger=False, enable_checkpointing=False,
+        enable_progress_bar=False, default_root_dir=tmp_path,
+    )  # fmt: skip
+    trainer.fit(module, loader)
+    assert len(module.seen) == 2 * len(loader)
+    assert module.seen[: len(loader)] == module.seen[len(loader) :]
+
+
+@pytest.mark.parametrize("drop_last", [False, True])
+@pytest.mark.parametrize("workers", [0, 1])
+def test_who_counts_batches_gets_every_epoch(cohort, drop_last, workers):
+    dataset = lp.torch_dataset(make(cohort), 5, drop_last=drop_last)
+    loader = dataset.loader(num_workers=workers)
+    for epoch in range(3):
+        found = [batch["epoch"] for batch in islice(loader, len(loader))]
+        assert found == [epoch] * len(loader)
