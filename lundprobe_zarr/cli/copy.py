@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from lundprobe_zarr.cli.convert import AllowPublic
-from lundprobe_zarr.cli.place import StorageOptions, locate, require_file
+from lundprobe_zarr.cli.place import StorageOptions, locate, require_file, write_report
 from lundprobe_zarr.cli.status import FAILED
 
 if TYPE_CHECKING:
@@ -71,9 +71,7 @@ def copy(
         except KeyboardInterrupt:
             say("The same command continues where this one stopped.")
             raise typer.Exit(interrupt.status) from None
-    if report is not None:
-        report.parent.mkdir(parents=True, exist_ok=True)
-        report.write_text(done.to_json(), encoding="utf-8")
+    write_report(report, done.to_json())
     _show(done, end.url)
     if done.failures:
         raise typer.Exit(FAILED)

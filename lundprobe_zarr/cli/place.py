@@ -80,3 +80,10 @@ def require_file(option: str, path: Path | None) -> None:
 def shown(location: Location) -> str:
     """A location for a message: a path in full, or a URL without credentials."""
     return str(location.local().resolve()) if location.is_local else location.url
+
+
+def write_report(path: Path | None, contents: str) -> None:
+    """Write a report, if one was asked for, and the folders that lead to it."""
+    if path is not None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(contents, encoding="utf-8")

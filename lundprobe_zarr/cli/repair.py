@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from lundprobe_zarr.cli.convert import FollowLinks, Scratch, Source, Workers
-from lundprobe_zarr.cli.place import Dataset, StorageOptions, locate
+from lundprobe_zarr.cli.place import Dataset, StorageOptions, locate, require_file, write_report
 from lundprobe_zarr.cli.status import FAILED, NO_DATASET
 
 if TYPE_CHECKING:
@@ -43,6 +43,7 @@ def repair(
     from lundprobe_zarr.cli import converter
     from lundprobe_zarr.cli.console import say
 
+    require_file("--report", report)
     location = locate(dataset, storage_options)
     location.require_writable()
     inventory = converter.take_inventory(source, follow_links)
@@ -98,8 +99,7 @@ def _mend(
 
 
 def _write(report: Path | None, contents: dict[str, object]) -> None:
-    if report is not None:
-        report.write_text(json.dumps(contents, indent=2) + "\n", encoding="utf-8")
+    write_report(report, json.dumps(contents, indent=2) + "\n")
 
 
 def _show(done: Repair, url: str) -> None:

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from lundprobe_zarr.cli.place import Dataset, StorageOptions, locate, require_file
+from lundprobe_zarr.cli.place import Dataset, StorageOptions, locate, require_file, write_report
 from lundprobe_zarr.cli.status import NO_DATASET
 from lundprobe_zarr.errors import DatasetError
 
 if TYPE_CHECKING:
-    from lundprobe_zarr.store.validate import Problem, Validation
+    from lundprobe_zarr.store.validate import Problem
 
 
 def validate(
@@ -48,9 +48,10 @@ def validate(
         with steps("Validating", total) as step:
             found = look(location, deep, workers, lambda patient: step(f"{patient} looked at"))
     except DatasetError as error:  # whoever reads the report has to learn of it there
-        _write(report, Validation(deep, 0, 0, (Problem("dataset", str(error)),)))
+        nothing = Validation(deep, 0, 0, (Problem("dataset", str(error)),))
+        write_report(report, nothing.to_json())
         raise
-    _write(report, found)
+    write_report(report, found.to_json())
     seen = f"{count(found.stores, 'store')}, {count(found.volumes, 'volume')}"
     if found.absent is not None:
         say(f"Incomplete: {found.absent}.", "yellow")
@@ -77,9 +78,3 @@ def _show_remedy(url: str, problems: Sequence[Problem], deep: bool) -> None:
         say(f"  lundprobe-zarr finalise {shlex.quote(url)} --rebuild")
     say("Or all of it, given the source:")
     say(f"  lundprobe-zarr repair SOURCE {shlex.quote(url)}{' --deep' if deep else ''}")
-
-
-def _write(report: Path | None, found: Validation) -> None:
-    if report is not None:
-        report.parent.mkdir(parents=True, exist_ok=True)
-        report.write_text(found.to_json(), encoding="utf-8")

@@ -78,7 +78,7 @@ def test_a_sound_dataset_is_left_as_it_is(
     pair: Pair, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     before = snapshot(pair.dataset)
-    report = tmp_path / "report.json"
+    report = tmp_path / "new" / "report.json"
     assert run("repair", pair.source, pair.dataset, "--deep", "--report", report) == 0
     assert "Nothing to repair" in capsys.readouterr().out
     assert json.loads(report.read_text())["sound"] is True
