@@ -29,6 +29,7 @@ from .place import Draft, drafted, located
 from .plan import plan_store
 from .sidefiles import CSV_TOLERANCE_MM
 from .state import forget, remember, side_digest
+from .workspace import Workspace
 from .write import Contents, VolumeWriter, require_witnesses
 
 Progress = Callable[[int], None]
@@ -56,17 +57,22 @@ def convert_patient(
     precision: Precision,
     progress: Progress = lambda n: None,
     scratch: Path | None = None,
+    workspace: Workspace | None = None,
 ) -> PatientResult:
     """Convert one patient into `dataset`; a patient that cannot be converted fails alone.
 
     Whatever was converted of this patient before stays until the new store is complete and
     verified. Never raises for bad input, a full disk or a bucket that fails: the result says
-    `failed` and why. `scratch` is where a store is written that goes to a bucket.
+    `failed` and why. `scratch` is where a store is written that goes to a bucket, `workspace`
+    memory kept from the patient before.
     """
     started = time.perf_counter()
     try:
         with drafted(located(dataset), patient.patient_id, scratch) as draft:
-            findings = _convert(patient, draft, precision, progress)
+            writer = VolumeWriter(
+                draft.folder, patient, precision, progress, workspace or Workspace()
+            )
+            findings = _convert(patient, draft, precision, writer)
     except (LundProbeError, OSError, MemoryError) as error:
         return PatientResult(
             patient.patient_id,
@@ -91,11 +97,11 @@ def _reason(error: BaseException, folder: str) -> str:
 
 
 def _convert(
-    patient: PatientSource, draft: Draft, precision: Precision, progress: Progress
+    patient: PatientSource, draft: Draft, precision: Precision, writer: VolumeWriter
 ) -> tuple[str, ...]:
     if patient.problem is not None:
         raise LundProbeError(patient.problem)
-    findings, rows = _write_store(patient, draft.folder, precision, progress)
+    findings, rows = _write_store(patient, draft.folder, precision, writer)
     sha256 = hashlib.sha256((draft.folder / "zarr.json").read_bytes()).hexdigest()
     forget(draft.dataset, patient.patient_id)
     # Tied to the store by its hash, so they may be there before it.
@@ -106,9 +112,8 @@ def _convert(
 
 
 def _write_store(
-    patient: PatientSource, folder: Path, precision: Precision, progress: Progress
+    patient: PatientSource, folder: Path, precision: Precision, writer: VolumeWriter
 ) -> tuple[tuple[str, ...], dict[str, list[Row]]]:
-    writer = VolumeWriter(folder, patient, precision, progress)
     # Images and uncertainty first, which take most memory: no dose is kept for masks yet.
     for plan in sorted(plan_store(patient), key=lambda p: p.spec.is_mask or p.is_dose):
         writer.write(plan)

@@ -34,6 +34,7 @@ from .patient import PatientResult, convert_patient
 from .place import located, remove_leftovers, require_usable, require_vacant
 from .publish import finalise
 from .state import Failures, are_current, remember_source
+from .workspace import Workspace
 
 #: Topic on which workers report bytes as files are stored.
 _TOPIC = "lundprobe-progress"
@@ -244,6 +245,8 @@ def _convert_all(
         dataset=dataset,
         precision=options.precision,
         scratch=None if options.scratch is None else options.scratch.resolve(),
+        # Workers of somebody else's cluster have their memory back after each patient.
+        keeps_memory=options.scheduler is None,
     )
     try:
         with _client(options, len(todo)) as client:
@@ -408,8 +411,15 @@ def _crashed(patient: PatientSource, error: BaseException) -> PatientResult:
 
 
 def _task(
-    patient: PatientSource, dataset: Location, precision: Precision, scratch: Path | None
+    patient: PatientSource,
+    dataset: Location,
+    precision: Precision,
+    scratch: Path | None,
+    keeps_memory: bool,
 ) -> PatientResult:
-    worker = get_worker()
+    worker: Any = get_worker()
     progress = partial(worker.log_event, _TOPIC)
-    return convert_patient(patient, dataset, precision, progress, scratch)
+    workspace = Workspace()
+    if keeps_memory:  # from patient to patient: one thread a worker, so one patient at a time
+        workspace = vars(worker).setdefault("lundprobe_workspace", workspace)
+    return convert_patient(patient, dataset, precision, progress, scratch, workspace)

@@ -29,11 +29,11 @@ from .fiducials import read_fiducials
 from .grids import Grid, require_same
 from .inventory import PatientSource, SourceEntry
 from .measure import Measurements, bounding_box
-from .nifti import NiftiFile, read_nifti, without_voxels
+from .nifti import NiftiFile, peek_nifti, read_nifti, without_voxels
 from .plan import ArrayPlan
 from .shards import compare_shard, digest, put_shard
 from .values import Mask, Quantity, read_mask, read_quantity
-from .workspace import Workspace
+from .workspace import Workspace, aligned
 
 Volume = npt.NDArray[Any]
 #: Called with the bytes of each source file once it is stored.
@@ -73,17 +73,24 @@ class Contents:
 class VolumeWriter:
     """Writes the volumes of one patient's store into `folder`.
 
-    `precision` decides what may be rounded; `progress` hears of each file's bytes.
+    `precision` decides what may be rounded; `progress` hears of each file's bytes; voxels are
+    read into `workspace`, which nobody else may use meanwhile.
     """
 
     def __init__(
-        self, folder: Path, patient: PatientSource, precision: Precision, progress: Progress
+        self,
+        folder: Path,
+        patient: PatientSource,
+        precision: Precision,
+        progress: Progress,
+        workspace: Workspace,
     ) -> None:
         self._folder = folder
         self._patient = patient
         self._precision = precision
         self._progress = progress
-        self._workspace = Workspace()
+        self._workspace = workspace
+        workspace.release()
         self._dose: dict[str, Volume] = {}
         self.measurements = Measurements(patient.patient_id, patient.part)
         self.contents = Contents()
@@ -157,6 +164,7 @@ class VolumeWriter:
         return self._written(plan, codec, stored)
 
     def _write_quantities(self, plan: ArrayPlan) -> WrittenArray:
+        self._reserve(plan)
         ready = [self._quantity(plan, entry) for entry in plan.entries]
         where = f"{self._patient.folder}: array {plan.spec.path}"
         dtype = common_type([q.rounded for _, q in ready], ladder_of(plan.spec.variable), where)
@@ -176,6 +184,11 @@ class VolumeWriter:
                 facts["voxels_sha256"] = voxels_sha256(quantity.rounded.values, dtype)
             stored.append(self._store(plan, codec, entry, file, quantity.rounded.values, facts))
         return self._written(plan, codec, stored)
+
+    def _reserve(self, plan: ArrayPlan) -> None:
+        """Have memory for all volumes of an array at once."""
+        layouts = [peek_nifti(entry.file, self._where(entry)) for entry in plan.entries]
+        self._workspace.reserve(sum(aligned(layout.voxel_bytes) for layout in layouts))
 
     def _quantity(self, plan: ArrayPlan, entry: SourceEntry) -> tuple[NiftiFile, Quantity]:
         file = self._read(entry)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, lru_cache
 from itertools import product
 from typing import Any
 
@@ -72,14 +72,9 @@ class ShardCodec:
         """Size of the index at the shard's end, its checksum included."""
         return 16 * int(np.prod(self.grid)) + _CRC_BYTES
 
-    def boxes(self) -> Iterator[Box]:
+    def boxes(self) -> Sequence[Box]:
         """Voxels of each inner chunk, clipped to the volume, in the index's order."""
-        for place in product(*(range(n) for n in self.grid)):
-            z, y, x = (
-                slice(p * c, min((p + 1) * c, n))
-                for p, c, n in zip(place, self.chunk, self.shape, strict=True)
-            )
-            yield z, y, x
+        return _boxes(self.shape, self.chunk)
 
     def encode(self, volume: Volume, within: Box | None = None) -> Iterator[bytes]:
         """Parts of the shard of `volume` (z, y, x), in order; none if every voxel is zero.
@@ -107,7 +102,7 @@ class ShardCodec:
 
     def sample_bytes(self, volume: Volume) -> int:
         """Encoded size of a sample of the volume's chunks, spread evenly over it."""
-        boxes = list(self.boxes())
+        boxes = self.boxes()
         step = max(1, len(boxes) // FILTER_SAMPLE)
         chunks = (self._padded(volume[box]) for box in boxes[step // 2 :: step])
         return sum(len(self._compressor.encode(chunk)) for chunk in chunks)
@@ -174,6 +169,15 @@ class ShardCodec:
     def _read_index(self, read: ReadRange, size: int) -> bytes:
         length = min(self.index_bytes, size)
         return read(size - length, length)
+
+
+@lru_cache(maxsize=16)  # asked for several times for each of a patient's volumes
+def _boxes(shape: tuple[int, int, int], chunk: tuple[int, int, int]) -> tuple[Box, ...]:
+    z, y, x = (
+        [slice(start, min(start + c, n)) for start in range(0, n, c)]
+        for n, c in zip(shape, chunk, strict=True)
+    )
+    return tuple(product(z, y, x))
 
 
 def overlap(box: Box, within: Box | None) -> bool:
