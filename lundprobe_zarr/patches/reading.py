@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from lundprobe_zarr.errors import MissingStructureError, UnknownLabelError, UsageError
 from lundprobe_zarr.patches.content import Block, Content
+from lundprobe_zarr.patches.memory import zeros
 from lundprobe_zarr.store.metadata import StoreMetadata
 from lundprobe_zarr.store.patch import Part, PatchReader
 from lundprobe_zarr.vocabulary.lattice import (
@@ -164,7 +165,7 @@ def _arrays(
     for block in content.blocks:
         indices = dict(_indices(reader, block))
         dtype = reader.array(block.path).dtype if indices else np.dtype(bool)
-        array = np.zeros((*block.shape, *size), _sample_type(block, dtype, window))
+        array = zeros((*block.shape, *size), _sample_type(block, dtype, window))
         for place, index in indices.items():
             parts.append(Part(block.path, index, box))
             targets.append(array[place][span.place])

@@ -19,6 +19,7 @@ import time
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from functools import lru_cache
 from pathlib import Path
 
 import google_crc32c
@@ -37,6 +38,8 @@ _CHECK_EVERY = 1 / 32
 _CUT_TO = 0.9
 #: Seconds within which a second use of an object is not noted.
 _NOTED_FOR = 30.0
+#: Files whose use a process remembers to have noted.
+_MOST_NOTED = 10_000
 _CRC_BYTES = 4
 
 
@@ -60,6 +63,7 @@ class CachedLocation(Location):
         digest = hashlib.sha256(f"{inner.url}\n{identity}".encode()).hexdigest()
         self._home = self._folder / digest[:16]
         self._written = 0
+        self._noted: dict[Path, float] = {}
         self._lock = threading.Lock()
         try:
             self._home.mkdir(parents=True, exist_ok=True)
@@ -70,7 +74,7 @@ class CachedLocation(Location):
         self._trim()
 
     def __getstate__(self) -> dict[str, object]:
-        return super().__getstate__() | {"_lock": None}
+        return super().__getstate__() | {"_lock": None, "_noted": {}}
 
     def __setstate__(self, state: Mapping[str, object]) -> None:
         self.__dict__.update(state)
@@ -78,9 +82,7 @@ class CachedLocation(Location):
 
     def _file(self, name: str, suffix: str) -> Path:
         """Where an object is kept: in a folder of its patient's."""
-        group = "/".join(name.split("/")[:2]) if name.count("/") > 1 else "root"
-        leaf = hashlib.sha256(name.encode()).hexdigest()[:32]
-        return self._home / group.replace("/", "-") / f"{leaf}.{suffix}"
+        return self._home / _kept_as(name, suffix)
 
     def forget(self, store: str) -> None:
         """Drop what is kept of a patient's store: some of it turned out to be damaged."""
@@ -93,7 +95,7 @@ class CachedLocation(Location):
             kept = file.read_bytes()
             data, crc = kept[:-_CRC_BYTES], kept[-_CRC_BYTES:]
             if _crc32c(data) == crc:
-                _note_use(file)
+                self._note_use(file)
                 return data
         data = super().read(relative)
         with self._writing(file, len(data)):
@@ -107,39 +109,44 @@ class CachedLocation(Location):
 
         Raises as `Location.read_ranges` does.
         """
-        found = [self._take(r) for r in ranges]
+        found = self._take(ranges)
         lacking = [r for r, data in zip(ranges, found, strict=True) if data is None]
         if lacking:
             self._fetch(lacking)
-        for number, wanted in enumerate(ranges):
-            if found[number] is None:
-                found[number] = self._take(wanted)
+            taken = iter(self._take(lacking))
+            found = [next(taken) if data is None else data for data in found]
         # Cut away meanwhile by another process, or too large to be kept: as without a cache.
-        left = [n for n, data in enumerate(found) if data is None]
-        for number, data in zip(
-            left, super().read_ranges([ranges[n] for n in left]) if left else (), strict=True
-        ):
-            found[number] = data
-        return [data for data in found if data is not None]
+        left = [r for r, data in zip(ranges, found, strict=True) if data is None]
+        rest = iter(super().read_ranges(left) if left else ())
+        return [next(rest) if data is None else data for data in found]
 
-    def _take(self, wanted: Range) -> bytes | None:
-        """Bytes of a range if all of its blocks are kept."""
-        first, end = wanted.start // BLOCK, -(-wanted.stop // BLOCK)
-        if end > _MAP_BYTES:
-            return None
-        file = self._file(wanted.name, "part")
-        try:
-            descriptor = os.open(file, os.O_RDONLY)
-        except FileNotFoundError:
-            return None
-        try:
-            marks = os.pread(descriptor, end - first, first)
-            if marks != b"\1" * (end - first):
-                return None
-            _note_use(file)
-            return os.pread(descriptor, wanted.stop - wanted.start, _MAP_BYTES + wanted.start)
-        finally:
-            os.close(descriptor)
+    def _take(self, ranges: Sequence[Range]) -> list[bytes | None]:
+        """Bytes of each range if all of its blocks are kept, else None; opens each file once."""
+        found: list[bytes | None] = [None] * len(ranges)
+        for name, places in _by_name(ranges).items():
+            file = self._file(name, "part")
+            try:
+                descriptor = os.open(file, os.O_RDONLY)
+            except FileNotFoundError:
+                continue
+            try:
+                for place in places:
+                    found[place] = _kept_range(descriptor, ranges[place])
+                self._note_use(file)
+            finally:
+                os.close(descriptor)
+        return found
+
+    def _note_use(self, file: Path) -> None:
+        """Have a file's time of last use within half a minute of now."""
+        now = time.monotonic()
+        if now - self._noted.get(file, -_NOTED_FOR) < _NOTED_FOR:
+            return
+        if len(self._noted) > _MOST_NOTED:
+            self._noted.clear()
+        self._noted[file] = now
+        with suppress(FileNotFoundError):
+            os.utime(file)
 
     def _fetch(self, ranges: Sequence[Range]) -> None:
         """Fetch and keep all blocks that the ranges touch and that are not kept."""
@@ -216,14 +223,31 @@ class CachedLocation(Location):
                 total -= size
 
 
+@lru_cache(maxsize=4096)
+def _kept_as(name: str, suffix: str) -> Path:
+    group = "/".join(name.split("/")[:2]) if name.count("/") > 1 else "root"
+    leaf = hashlib.sha256(name.encode()).hexdigest()[:32]
+    return Path(group.replace("/", "-"), f"{leaf}.{suffix}")
+
+
 def _crc32c(data: bytes) -> bytes:
     return int(google_crc32c.value(data)).to_bytes(_CRC_BYTES, "little")
 
 
-def _note_use(file: Path) -> None:
-    with suppress(FileNotFoundError):
-        if time.time() - file.stat().st_mtime > _NOTED_FOR:
-            os.utime(file)
+def _by_name(ranges: Sequence[Range]) -> dict[str, list[int]]:
+    """Places of the ranges of every object."""
+    places: dict[str, list[int]] = {}
+    for place, wanted in enumerate(ranges):
+        places.setdefault(wanted.name, []).append(place)
+    return places
+
+
+def _kept_range(descriptor: int, wanted: Range) -> bytes | None:
+    """Bytes of a range of an open file if all of its blocks are kept."""
+    first, end = wanted.start // BLOCK, -(-wanted.stop // BLOCK)
+    if end > _MAP_BYTES or os.pread(descriptor, end - first, first) != b"\1" * (end - first):
+        return None
+    return os.pread(descriptor, wanted.stop - wanted.start, _MAP_BYTES + wanted.start)
 
 
 def _files(folder: Path) -> Iterator[tuple[float, int, Path]]:

@@ -33,6 +33,7 @@ from lundprobe_zarr.store.failures import (
     secrets_in,
 )
 from lundprobe_zarr.store.forking import keep
+from lundprobe_zarr.store.signed import range_reader
 from lundprobe_zarr.store.urls import (
     EXTRAS,
     S3,
@@ -270,7 +271,8 @@ class Location:
     def _attempt_ranges(self, ranges: Sequence[Range]) -> list[Any]:
         names = [self._full(r.name) for r in ranges]
         starts, stops = [r.start for r in ranges], [r.stop for r in ranges]
-        found: list[Any] = self._fs.cat_ranges(names, starts, stops, on_error="return")
+        reader = range_reader(self._fs, self._options)
+        found: list[Any] = reader.cat_ranges(names, starts, stops, on_error="return")
         return found
 
     def _settled(self, wanted: Range, result: Any) -> bytes:

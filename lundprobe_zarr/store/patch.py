@@ -30,6 +30,7 @@ from lundprobe_zarr.schema.layout import LABEL_ORDER
 from lundprobe_zarr.schema.tables import store_path
 from lundprobe_zarr.store.dataset import open_store
 from lundprobe_zarr.store.decoding import cores, decoded
+from lundprobe_zarr.store.local_files import LocalFiles
 from lundprobe_zarr.store.location import Location, Range
 from lundprobe_zarr.store.metadata import StoreMetadata, VolumeArray, shard_key
 from lundprobe_zarr.store.remedy import remedy
@@ -85,10 +86,7 @@ class _Run:
 
     chunks: Sequence[_Chunk]
     start: int
-    data: bytes | None = None
-
-    def bytes_of(self, chunk: _Chunk) -> memoryview:
-        return memoryview(self.data or b"")[chunk.start - self.start : chunk.stop - self.start]
+    data: memoryview | None = None
 
 
 @dataclass(frozen=True)
@@ -200,7 +198,7 @@ class PatchReader:
         tails = self._fetch_tails([p for _, p in wanted])
         known = {n: tail for (n, _), tail in zip(wanted, tails, strict=True)}
         kept, lacking = self._runs(parts, known)
-        if self.decoders == 1 or not self.location.is_local:
+        if not self.location.is_local:
             lacking = self._fetch(lacking, parts)  # in one round; else each as it is decoded
         self._place_all(parts, [*kept, *lacking], out)
         return out
@@ -287,12 +285,14 @@ class PatchReader:
             return self.location.read_ranges(ranges)
         except FileNotFoundError as error:
             named = {self.location.path(self._name(p)): p for p in parts}
-            part = named[str(error.filename)]
-            where = self._where(part)
-            raise DamagedStoreError(
-                f"{where}: not there; expected a shard of {self._stored_bytes(part)} bytes; "
-                f"{remedy(where)}"
-            ) from error
+            raise self._gone(named[str(error.filename)]) from error
+
+    def _gone(self, part: Part) -> DamagedStoreError:
+        where = self._where(part)
+        return DamagedStoreError(
+            f"{where}: not there; expected a shard of {self._stored_bytes(part)} bytes; "
+            f"{remedy(where)}"
+        )
 
     def _tail(self, part: Part, wanted: Range, data: bytes) -> _Tail:
         if len(data) != wanted.stop - wanted.start:
@@ -328,37 +328,55 @@ class PatchReader:
             chunks = self._chunks(number, parts[number], tail)
             split = bisect_left(chunks, tail.start, key=lambda c: c.start)
             if chunks[split:]:
-                kept.append(_Run(chunks[split:], tail.start, tail.data))
+                kept.append(_Run(chunks[split:], tail.start, memoryview(tail.data)))
             gap = -1 if self.location.is_local else MERGE_GAP
             lacking += [_Run(run, run[0].start) for run in _merged(chunks[:split], gap)]
         return kept, lacking
 
     def _fetch(self, runs: Sequence[_Run], parts: Sequence[Part]) -> list[_Run]:
-        ranges = [
-            Range(self._name(parts[r.chunks[0].part]), r.start, r.chunks[-1].stop) for r in runs
-        ]
+        ranges = [self._range(run, parts) for run in runs]
         found = self._read_ranges(ranges, parts) if ranges else []
-        return [replace(run, data=data) for run, data in zip(runs, found, strict=True)]
+        return [replace(r, data=memoryview(d)) for r, d in zip(runs, found, strict=True)]
+
+    def _range(self, run: _Run, parts: Sequence[Part]) -> Range:
+        return Range(self._name(parts[run.chunks[0].part]), run.start, run.chunks[-1].stop)
 
     def _place_all(self, parts: Sequence[Part], runs: Sequence[_Run], out: list[Volume]) -> None:
         """Decode all chunks into `out`; in threads, as each chunk has its own place there."""
         pending = iter(runs)  # whose next() is one step of the interpreter's: threads may share it
         threads = min(self.decoders, len(runs), sum(len(r.chunks) for r in runs) // _FEW_CHUNKS)
-        if threads < 2:
-            self._place_runs(parts, pending, out)
-            return
-        # Of this call alone: a pool kept would have no threads in a forked process. And this thread
-        # only waits: in a main thread numcodecs decodes without letting go of the interpreter.
-        with ThreadPoolExecutor(threads) as pool:
-            work = [pool.submit(self._place_runs, parts, pending, out) for _ in range(threads)]
-            for done in work:
-                done.result()
+        with LocalFiles(self.location) as files:
+            if threads < 2:
+                self._place_runs(parts, pending, files, out)
+                return
+            # Of this call alone: a pool kept would have no threads in a forked process. And this
+            # thread only waits: in a main thread numcodecs decodes without letting go of the
+            # interpreter.
+            with ThreadPoolExecutor(threads) as pool:
+                work = [
+                    pool.submit(self._place_runs, parts, pending, files, out)
+                    for _ in range(threads)
+                ]
+                for done in work:
+                    done.result()
 
-    def _place_runs(self, parts: Sequence[Part], runs: Iterator[_Run], out: list[Volume]) -> None:
+    def _place_runs(
+        self, parts: Sequence[Part], runs: Iterator[_Run], files: LocalFiles, out: list[Volume]
+    ) -> None:
         for run in runs:
-            (fetched,) = [run] if run.data is not None else self._fetch([run], parts)
-            for chunk in fetched.chunks:
-                self._place(parts[chunk.part], chunk, fetched.bytes_of(chunk), out[chunk.part])
+            number = run.chunks[0].part
+            data = run.data
+            if data is None:
+                data = self._read_local(self._range(run, parts), parts[number], files)
+            for chunk in run.chunks:
+                piece = data[chunk.start - run.start : chunk.stop - run.start]
+                self._place(parts[number], chunk, piece, out[number])
+
+    def _read_local(self, wanted: Range, part: Part, files: LocalFiles) -> memoryview:
+        try:
+            return files.read(wanted)
+        except FileNotFoundError as error:
+            raise self._gone(part) from error
 
     def _place(self, part: Part, chunk: _Chunk, data: memoryview, out: Volume) -> None:
         """Decode a chunk and put what lies in the part's box into `out`."""

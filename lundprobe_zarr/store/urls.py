@@ -22,6 +22,9 @@ WEB = ("http", "https")
 S3 = ("s3", "s3a")
 #: Connections a bucket client may hold. botocore's 10 would make a patch of five arrays queue.
 _POOL = 64
+#: How S3 clients sign. It is their default for requests, not for URLs, whose older kind newer
+#: regions and servers refuse.
+_SIGNATURE = "s3v4"
 
 
 def protocol_of_url(url: str) -> str:
@@ -35,9 +38,11 @@ def separate(url: str, options: dict[str, Any]) -> tuple[str, dict[str, Any]]:
     A web URL's query goes with every request, as the signature of a shared folder must.
     """
     protocol = protocol_of_url(url)
-    if protocol in S3:  # botocore's own limit is 10 connections
-        given = options.get("config_kwargs", {})
-        options["config_kwargs"] = {"max_pool_connections": _POOL} | given
+    if protocol in S3:
+        ours: dict[str, Any] = {"max_pool_connections": _POOL}
+        if not options.get("anon") and "arn:" not in url:  # multi-region ones have their own
+            ours["signature_version"] = _SIGNATURE
+        options["config_kwargs"] = ours | dict(options.get("config_kwargs") or {})
     parts = urlsplit(url)
     if protocol not in WEB or parts.scheme not in WEB:
         _refuse_password(url, protocol)
