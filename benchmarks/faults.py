@@ -1,0 +1,163 @@
+"""Conversions killed at random instants, on a disk and on their way to a bucket.
+
+The command runs as a process of its own and is killed with all of its workers (SIGKILL), at
+instants spread evenly over the time that a run takes which nothing disturbs, and started again,
+until a run comes to its end before it is killed. After each kill every store that can be opened is
+compared byte for byte with those of an undisturbed conversion, and the dataset is looked at as a
+reader does; in the end its content, all its objects and their names are those of the undisturbed
+one. The source is a tiny phantom; some of the kills hit the replacement of patients whose source
+has changed. The bucket is on an S3 server (moto) on loopback. Any deviation ends the benchmark.
+
+    python -m benchmarks.faults --kills 60
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import shutil
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from benchmarks.record import write_results
+from lundprobe_zarr.phantom import write_phantom
+from lundprobe_zarr.store.copy import copy_dataset
+from lundprobe_zarr.store.location import Location
+from tests.faults.killing import (
+    Kill,
+    Reference,
+    Target,
+    delays,
+    kill,
+    killed_until_done,
+    s3_target,
+    start,
+    write_changed,
+)
+
+PATIENTS, EXTENDED = 2, 1
+
+
+def main() -> None:
+    """Run and write benchmarks/results/faults.json."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--kills", type=int, default=60, help="on a disk, and on the way to S3")
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        figures = measure(Path(folder), options.kills, options.seed)
+    print(write_results("faults", figures))
+    for name, value in figures.items():
+        print(f"{name}: {value}")
+
+
+@dataclass(frozen=True)
+class Scene:
+    """What is converted where: into nothing, or over the conversion of other files."""
+
+    source: Path
+    wanted: Reference
+    old: Path | None = None
+    before: tuple[Reference, ...] = ()
+
+
+def measure(home: Path, kills: int, seed: int) -> dict[str, Any]:
+    """All figures."""
+    source = write_phantom(home / "source", patients=PATIENTS, extended=EXTENDED, seed=seed)
+    changed = write_changed(source, seed + 1, PATIENTS, EXTENDED, home / "changed")
+    disk = Target(str(home / "disk"), home / "scratch")
+    old = undisturbed(source, disk.beside("old"))
+    new = undisturbed(changed, disk.beside("new"))
+    fresh = Scene(source, old)
+    replaced = Scene(changed, new, home / "old", (old,))
+    figures = {
+        "patients": PATIENTS + EXTENDED,
+        "disk": rounds(disk, [fresh, replaced], kills, seed),
+    }
+    with s3_target(home / "scratch") as bucket:
+        figures["bucket"] = rounds(bucket, [fresh, replaced], kills, seed)
+    return figures
+
+
+def undisturbed(source: Path, target: Target) -> Reference:
+    """A conversion that nothing disturbs."""
+    run(source, target, 2)
+    return Reference.of(target.location)
+
+
+def run(source: Path, target: Target, workers: int) -> float:
+    """Convert, and say how many seconds it took."""
+    started = time.perf_counter()
+    process = start(source, target, "--workers", workers)
+    status = process.wait()
+    seconds = time.perf_counter() - started
+    printed = kill(process)
+    if status:
+        raise SystemExit(f"a conversion that nothing disturbed ended with {status}:\n{printed}")
+    return seconds
+
+
+def rounds(place: Target, scenes: Sequence[Scene], wanted: int, seed: int) -> dict[str, Any]:
+    """Kill conversions, each until it is done, with one worker and two, until there were enough."""
+    seconds = {w: run(scenes[0].source, place.beside(f"timed-{w}"), w) for w in (1, 2)}
+    kills: dict[str, list[Kill]] = {"new patients": [], "patients replaced": []}
+    ways = itertools.cycle(itertools.product(zip(kills, scenes, strict=True), seconds))
+    finished = 0
+    for (name, scene), workers in ways:
+        if sum(map(len, kills.values())) >= wanted:
+            break
+        target = place.beside(f"round-{finished}")
+        kills[name] += one_round(
+            scene, target, seconds[workers], workers, f"{seed} {target.url[:2]} {finished}"
+        )
+        finished += 1
+        print(
+            f"{place.url}: {sum(map(len, kills.values()))} kills, {finished} finished", flush=True
+        )
+    every = [k for some in kills.values() for k in some]
+    return {
+        "seconds_undisturbed": {f"{w} workers": round(s, 1) for w, s in seconds.items()},
+        "kills": {name: len(some) for name, some in kills.items()},
+        "killed_while": Counter(k.phase for k in every),
+        "a_reader_then_found": {
+            name: Counter(k.reader for k in some) for name, some in kills.items()
+        },
+        "stores_compared_and_whole": sum(k.compared for k in every),
+        "finished_patients_at_kills_none_converted_again": sum(k.finished for k in every),
+        "conversions_ended_all_as_undisturbed": finished,
+    }
+
+
+def one_round(scene: Scene, target: Target, seconds: float, workers: int, seed: str) -> list[Kill]:
+    """Kill one conversion until it is done."""
+    if scene.old is not None:
+        fill(scene.old, target)
+    kills = killed_until_done(
+        scene.source,
+        target,
+        scene.wanted,
+        delays(seed, seconds),
+        *("--workers", workers),
+        before=scene.before,
+    )
+    if target.location.is_local:
+        shutil.rmtree(target.url)
+    return kills
+
+
+def fill(old: Path, target: Target) -> None:
+    """Put a dataset where another is to take its place."""
+    if target.location.is_local:
+        shutil.copytree(old, target.url)
+    else:
+        report = copy_dataset(Location(old), target.location)
+        assert not report.failures
+
+
+if __name__ == "__main__":
+    main()
