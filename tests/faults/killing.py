@@ -83,9 +83,14 @@ def s3_target(scratch: Path) -> Iterator[Target]:
         yield Target("s3://bucket/nothing", scratch, options, traffic)
 
 
-def start(source: Path, target: Target, *more: object) -> subprocess.Popen[str]:
-    """Begin a conversion, in a process group of its own; what it prints goes to `stdout`."""
-    command = [sys.executable, "-m", "lundprobe_zarr", "convert", str(source), target.url]
+def start(
+    source: Path, target: Target, *more: object, by: Sequence[str] = ()
+) -> subprocess.Popen[str]:
+    """Begin a conversion, in a process group of its own; what it prints goes to `stdout`.
+
+    `by` is a command that runs others.
+    """
+    command = [*by, sys.executable, "-m", "lundprobe_zarr", "convert", str(source), target.url]
     if "://" in target.url:
         command += ["--scratch", str(target.scratch)]
     told = {"LUNDPROBE_STORAGE_OPTIONS": json.dumps(target.options), "PYTHONPATH": str(ROOT)}
