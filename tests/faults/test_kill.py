@@ -28,7 +28,7 @@ def test_killed_at_random_instants_it_is_finished_by_the_same_command(
     old: Converted, tmp_path: Path
 ) -> None:
     target = Target(str(tmp_path / "dataset"), tmp_path / "scratch")
-    instants = delays("fresh", SECONDS, most=3)
+    instants = delays("fresh", SECONDS, most=2)
     kills = killed_until_done(old.source, target, old.reference, instants, "--workers", 2)
     assert all(k.reader in ("no dataset yet", "a sound dataset") for k in kills)
 
@@ -38,7 +38,7 @@ def test_killed_while_patients_are_replaced_each_store_is_the_old_or_the_new(
 ) -> None:
     target = Target(str(tmp_path / "dataset"), tmp_path / "scratch")
     shutil.copytree(old.dataset, target.url)
-    instants = delays("replaced", SECONDS, most=2)
+    instants = delays("replaced", SECONDS, most=1)
     killed_until_done(
         new.source, target, new.reference, instants, "--workers", 1, before=[old.reference]
     )
