@@ -19,7 +19,7 @@ import shutil
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -50,9 +50,9 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        figures = measure(Path(folder), options.kills, options.seed)
-    print(write_results("faults", figures))
-    for name, value in figures.items():
+        found = measure(Path(folder), options.kills, options.seed)
+    print(write_results("faults", found))
+    for name, value in found.items():
         print(f"{name}: {value}")
 
 
@@ -104,24 +104,32 @@ def run(source: Path, target: Target, workers: int) -> float:
 
 def rounds(place: Target, scenes: Sequence[Scene], wanted: int, seed: int) -> dict[str, Any]:
     """Kill conversions, each until it is done, with one worker and two, until there were enough."""
-    seconds = {w: run(scenes[0].source, place.beside(f"timed-{w}"), w) for w in (1, 2)}
+    timed = {w: run(scenes[0].source, place.beside(f"timed-{w}"), w) for w in (1, 2)}
+    seconds = dict(timed)
     kills: dict[str, list[Kill]] = {"new patients": [], "patients replaced": []}
-    ways = itertools.cycle(itertools.product(zip(kills, scenes, strict=True), seconds))
+    ways = itertools.cycle(itertools.product(zip(kills, scenes, strict=True), timed))
     finished = 0
     for (name, scene), workers in ways:
         if sum(map(len, kills.values())) >= wanted:
             break
         target = place.beside(f"round-{finished}")
-        kills[name] += one_round(
-            scene, target, seconds[workers], workers, f"{seed} {target.url[:2]} {finished}"
-        )
+        instants = delays((seed, name, workers, finished), seconds[workers])
+        some, took = one_round(scene, target, instants, workers)
+        kills[name] += some
+        if not some:  # the machine is less busy than it was
+            seconds[workers] = took
         finished += 1
-        print(
-            f"{place.url}: {sum(map(len, kills.values()))} kills, {finished} finished", flush=True
-        )
+        print(f"{place.url}: {sum(map(len, kills.values()))} kills, {finished} ended", flush=True)
+    return figures(timed, kills, finished)
+
+
+def figures(
+    timed: Mapping[int, float], kills: Mapping[str, Sequence[Kill]], finished: int
+) -> dict[str, Any]:
+    """What came of all kills in one place."""
     every = [k for some in kills.values() for k in some]
     return {
-        "seconds_undisturbed": {f"{w} workers": round(s, 1) for w, s in seconds.items()},
+        "seconds_undisturbed": {f"workers {w}": round(s, 1) for w, s in timed.items()},
         "kills": {name: len(some) for name, some in kills.items()},
         "killed_while": Counter(k.phase for k in every),
         "a_reader_then_found": {
@@ -133,21 +141,23 @@ def rounds(place: Target, scenes: Sequence[Scene], wanted: int, seed: int) -> di
     }
 
 
-def one_round(scene: Scene, target: Target, seconds: float, workers: int, seed: str) -> list[Kill]:
+def one_round(
+    scene: Scene, target: Target, instants: Iterator[float], workers: int
+) -> tuple[list[Kill], float]:
     """Kill one conversion until it is done."""
     if scene.old is not None:
         fill(scene.old, target)
-    kills = killed_until_done(
+    outcome = killed_until_done(
         scene.source,
         target,
         scene.wanted,
-        delays(seed, seconds),
+        instants,
         *("--workers", workers),
         before=scene.before,
     )
     if target.location.is_local:
         shutil.rmtree(target.url)
-    return kills
+    return outcome
 
 
 def fill(old: Path, target: Target) -> None:

@@ -251,18 +251,20 @@ def killed_until_done(
     delays: Iterator[float],
     *more: object,
     before: Sequence[Reference] = (),
-) -> list[Kill]:
-    """Convert, killed after each of `delays` until a run ends before it is; what each kill left.
+) -> tuple[list[Kill], float]:
+    """Convert, killed after each of `delays` until a run ends before it is.
 
-    Requires that no run converts a finished patient again, and that in the end all is as if nothing
-    had happened.
+    Gives what each kill left, and how many seconds the last run took. Requires that no run converts
+    a finished patient again, and that in the end all is as if nothing had happened.
     """
     kills: list[Kill] = []
     finished: dict[str, object] = {}
     while True:
         after = next(delays, None)
+        begun = time.perf_counter()
         process = start(source, target, *more)
         ended = _ended(process, after)
+        took = time.perf_counter() - begun
         printed = kill(process)
         again = [p for p, was in finished.items() if target.written(p) != was]
         assert again == [], "finished before, and converted again"
@@ -273,7 +275,7 @@ def killed_until_done(
         finished = {p: target.written(p) for p in seen.stores}
         kills.append(Kill(after or 0.0, seen.phase, seen.reader, len(seen.stores), seen.compared))
     require_undisturbed(target, wanted)
-    return kills
+    return kills, took
 
 
 def _ended(process: subprocess.Popen[str], after: float | None) -> int | None:

@@ -29,7 +29,7 @@ def test_killed_at_random_instants_it_is_finished_by_the_same_command(
 ) -> None:
     target = Target(str(tmp_path / "dataset"), tmp_path / "scratch")
     instants = delays("fresh", SECONDS, most=2)
-    kills = killed_until_done(old.source, target, old.reference, instants, "--workers", 2)
+    kills, _ = killed_until_done(old.source, target, old.reference, instants, "--workers", 2)
     assert all(k.reader in ("no dataset yet", "a sound dataset") for k in kills)
 
 

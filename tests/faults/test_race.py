@@ -229,3 +229,27 @@ def test_in_a_bucket_a_sound_shard_of_the_same_size_is_known_for_anothers(
     bucket.write(root, bucket.read(root) + b"\n")
     with pytest.raises(ChangedStoreError, match="another one has taken its place since"):
         PatchReader(bucket, reader.metadata).read([("mri/clinical/mask", record.labels)], WHOLE)
+
+
+def test_a_row_of_hugging_face_is_of_one_store(
+    old: Converted, new: Converted, shared: Path
+) -> None:
+    patient = extended(shared)
+
+    def first_row() -> Any:
+        rows = lp.load_dataset(
+            shared,
+            "patches",
+            split="extended",
+            streaming=True,
+            where=f"patient_id = '{patient}'",
+            patch_size=(4, 12, 12),
+        )
+        return next(iter(rows))
+
+    row = first_row()
+    before = np.asarray(row["image"])
+    replace(shared, new.dataset, patient)
+    with pytest.raises(ChangedStoreError, match="open the dataset again"):
+        np.asarray(row["mask"])
+    assert not np.array_equal(first_row()["image"], before)
