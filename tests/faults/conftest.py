@@ -2,26 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from killing import Reference, write_changed
+from killing import Converted, Reference, write_changed
 
 from conversion.inventory import take_inventory
 from conversion.patient import convert_patient
 from conversion.publish import finalise
 from lundprobe_zarr.phantom import write_phantom
 from lundprobe_zarr.store.location import Location
-
-
-@dataclass(frozen=True)
-class Converted:
-    """A source tree and its conversion, which nothing disturbed. Read-only."""
-
-    source: Path
-    dataset: Path
-    reference: Reference
 
 
 @pytest.fixture(scope="session")

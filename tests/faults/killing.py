@@ -159,6 +159,15 @@ class Reference:
 
 
 @dataclass(frozen=True)
+class Converted:
+    """A source tree and its conversion, which nothing disturbed. Read-only."""
+
+    source: Path
+    dataset: Path
+    reference: Reference
+
+
+@dataclass(frozen=True)
 class Seen:
     """What is there after a kill: patients who are done, stores compared, how far the run was."""
 

@@ -12,8 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from conftest import Converted
-from killing import Target, kill, objects, require_undisturbed, start
+from killing import Converted, Target, kill, objects, require_undisturbed, start
 
 from conversion.inventory import PatientSource, take_inventory
 from conversion.nifti import _HashingFile
@@ -162,12 +161,21 @@ def test_a_copy_onto_a_disk_that_fills_up_is_finished_later(
     assert validate(Location(copy), deep=True).problems == ()
 
 
-def test_a_phantom_that_does_not_fit_says_so(disk: Disk, run: Run) -> None:
-    with disk.left(100_000):
-        status, printed = run("phantom", disk.folder / "source", "--patients", "1")
-    assert status == 1
-    assert f"{disk.folder}/source" in printed
-    assert FULL in printed
+def test_what_does_not_fit_says_so(old: Converted, disk: Disk, run: Run) -> None:
+    patient, out = last(old).patient_id, disk.folder / "out"
+    report = disk.folder / "report.json"
+    with disk.left(0):
+        for command in (
+            ("phantom", out, "--patients", "1"),
+            ("export", old.dataset, patient, out),
+            ("preview", old.dataset, patient, out.with_suffix(".png")),
+            ("query", old.dataset, "SELECT * FROM arrays", "--output", out.with_suffix(".csv")),
+            ("validate", old.dataset, "--report", report),
+        ):
+            status, printed = run(*command)
+            assert status == 1, (command, printed)
+            assert str(disk.folder) in printed.rpartition("error: ")[2], (command, printed)
+            assert FULL in printed
 
 
 def test_a_place_that_is_read_only_is_refused_before_any_work(

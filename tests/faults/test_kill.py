@@ -9,8 +9,8 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import Converted
 from killing import (
+    Converted,
     Target,
     delays,
     kill,

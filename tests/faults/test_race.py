@@ -14,8 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import Converted
-from killing import Target, delays, kill, require_undisturbed, start
+from killing import Converted, Target, delays, kill, require_undisturbed, start
 
 import lundprobe_zarr as lp
 from conversion.place import _replace
