@@ -20,6 +20,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -48,9 +49,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--kills", type=int, default=60, help="on a disk, and on the way to S3")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--jobs", type=int, default=2, help="conversions at a time")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        found = measure(Path(folder), options.kills, options.seed)
+        found = measure(Path(folder), options)
     print(write_results("faults", found))
     for name, value in found.items():
         print(f"{name}: {value}")
@@ -66,8 +68,9 @@ class Scene:
     before: tuple[Reference, ...] = ()
 
 
-def measure(home: Path, kills: int, seed: int) -> dict[str, Any]:
+def measure(home: Path, options: argparse.Namespace) -> dict[str, Any]:
     """All figures."""
+    kills, seed, jobs = options.kills, options.seed, options.jobs
     source = write_phantom(home / "source", patients=PATIENTS, extended=EXTENDED, seed=seed)
     changed = write_changed(source, seed + 1, PATIENTS, EXTENDED, home / "changed")
     disk = Target(str(home / "disk"), home / "scratch")
@@ -77,10 +80,10 @@ def measure(home: Path, kills: int, seed: int) -> dict[str, Any]:
     replaced = Scene(changed, new, home / "old", (old,))
     figures = {
         "patients": PATIENTS + EXTENDED,
-        "disk": rounds(disk, [fresh, replaced], kills, seed),
+        "disk": rounds(disk, [fresh, replaced], kills, seed, jobs),
     }
     with s3_target(home / "scratch") as bucket:
-        figures["bucket"] = rounds(bucket, [fresh, replaced], kills, seed)
+        figures["bucket"] = rounds(bucket, [fresh, replaced], kills, seed, jobs)
     return figures
 
 
@@ -102,25 +105,38 @@ def run(source: Path, target: Target, workers: int) -> float:
     return seconds
 
 
-def rounds(place: Target, scenes: Sequence[Scene], wanted: int, seed: int) -> dict[str, Any]:
+def undisturbed_seconds(source: Path, place: Target, workers: int, jobs: int) -> float:
+    """How long a conversion takes that nothing disturbs but others at the same time."""
+    with ThreadPoolExecutor(jobs) as pool:
+        targets = [place.beside(f"timed-{workers}-{job}") for job in range(jobs)]
+        return max(pool.map(lambda target: run(source, target, workers), targets))
+
+
+def rounds(
+    place: Target, scenes: Sequence[Scene], wanted: int, seed: int, jobs: int
+) -> dict[str, Any]:
     """Kill conversions, each until it is done, with one worker and two, until there were enough."""
-    timed = {w: run(scenes[0].source, place.beside(f"timed-{w}"), w) for w in (1, 2)}
+    timed = {w: undisturbed_seconds(scenes[0].source, place, w, jobs) for w in (1, 2)}
     seconds = dict(timed)
     kills: dict[str, list[Kill]] = {"new patients": [], "patients replaced": []}
-    ways = itertools.cycle(itertools.product(zip(kills, scenes, strict=True), timed))
-    finished = 0
-    for (name, scene), workers in ways:
-        if sum(map(len, kills.values())) >= wanted:
-            break
-        target = place.beside(f"round-{finished}")
-        instants = delays((seed, name, workers, finished), seconds[workers])
-        some, took = one_round(scene, target, instants, workers)
-        kills[name] += some
-        if not some:  # the machine is less busy than it was
-            seconds[workers] = took
-        finished += 1
-        print(f"{place.url}: {sum(map(len, kills.values()))} kills, {finished} ended", flush=True)
-    return figures(timed, kills, finished)
+    ways = itertools.product(zip(kills, scenes, strict=True), timed)
+    waiting, ended = enumerate(itertools.cycle(ways)), []
+
+    def work(job: int) -> None:
+        while sum(map(len, kills.values())) < wanted:
+            number, ((name, scene), workers) = next(waiting)
+            target = place.beside(f"round-{number}")
+            instants = delays((seed, name, workers, number), seconds[workers])
+            some, took = one_round(scene, target, instants, workers)
+            kills[name] += some
+            if not some:  # the machine is less busy than it was
+                seconds[workers] = took
+            ended.append(number)
+            print(f"{place.url}: {sum(map(len, kills.values()))} kills", flush=True)
+
+    with ThreadPoolExecutor(jobs) as pool:
+        list(pool.map(work, range(jobs)))
+    return figures(timed, kills, len(ended))
 
 
 def figures(

@@ -30,6 +30,8 @@ from lundprobe_zarr.store.memory import NOTES
 #: than a network's disk may show what was there before, a minute as a rule.
 _BEAT_SECONDS = 10.0
 _DEAD_SECONDS = 90.0
+#: Folders of claims, within the converter's notes: on all patients of a run, on one, on the tables.
+CLAIMS = ("runs", "claims", "publishing")
 #: What a claim says: whether its conversion goes on already, or looks for others yet.
 _WAITS, _GOES_ON = "waits", "goes on"
 

@@ -26,10 +26,10 @@ from lundprobe_zarr.store.foreign import foreign_files
 from lundprobe_zarr.store.location import Location
 from lundprobe_zarr.store.memory import NOTES
 
-from .claim import claimed, is_alive
+from .claim import CLAIMS, claimed, is_alive
 
 _PARTIAL, _REPLACED = ".partial-", ".replaced-"
-_SCRATCH = "lundprobe-zarr-"
+_SCRATCH, _PROBE = "lundprobe-zarr-", "probe-"
 #: Where single files of a dataset are beside those in its root, notes and claims among them.
 _FOLDERS = ("metadata", "metadata/*", NOTES, f"{NOTES}/*", f"{NOTES}/claims/*")
 #: What is left of another host that has not changed for a day is taken for abandoned.
@@ -102,7 +102,7 @@ def _require_folder(dataset: Location) -> None:
 
 
 def _require_allowed(dataset: Location) -> None:
-    name, said = f"probe-{uuid.uuid4().hex}", b"may objects be written here?"
+    name, said = f"{_PROBE}{writer()}", b"may objects be written here?"
     probe = f"{NOTES}/{name}"
     dataset.write(probe, said)
     try:
@@ -177,14 +177,19 @@ def _make_scratch(scratch: Path | None) -> Path:
 
 
 def remove_unfinished(dataset: Location) -> None:
-    """Clear files that a killed conversion was writing: notes, tables, what describes the dataset.
+    """Clear what killed conversions left of single objects: claims, probes, files half written.
 
-    Those in a bucket appear whole or not at all.
+    Those of a process on another machine stay if it cannot be told whether it lives.
     """
-    if dataset.is_local:
+    for name in dataset.find(NOTES):
+        folder, _, leaf = name.rpartition("/")
+        is_claim = folder.partition("/")[0] in CLAIMS or leaf.startswith(_PROBE)
+        if is_claim and is_alive(leaf.removeprefix(_PROBE)) is False:
+            dataset.delete(f"{NOTES}/{name}")
+    if dataset.is_local:  # in a bucket objects appear whole or not at all
         root = dataset.local()
-        for folder in (root, *(found for pattern in _FOLDERS for found in root.glob(pattern))):
-            _remove_abandoned(folder, WRITING, ".*")
+        for place in (root, *(found for pattern in _FOLDERS for found in root.glob(pattern))):
+            _remove_abandoned(place, WRITING, ".*")
 
 
 def remove_leftovers(

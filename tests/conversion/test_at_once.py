@@ -92,6 +92,23 @@ def test_a_process_that_ended_unnoticed_is_dead() -> None:
             time.sleep(0.01)
 
 
+@pytest.mark.parametrize("place", ["{folder}", "memory://{folder}"])
+def test_claims_and_probes_of_killed_runs_are_cleared(
+    tmp_path: Path, dead: int, place: str
+) -> None:
+    dataset = Location(place.format(folder=tmp_path / "dataset"))
+    there = ["runs/{}", "publishing/{}", f"claims/{NEW}/{{}}", "probe-{}"]
+    for name in there:
+        for process in (dead, os.getpid()):
+            who = f"{socket.gethostname()}-{process}-0123abcd"
+            dataset.write(f".conversion/{name.format(who)}", b"{}")
+        dataset.write(f".conversion/{name.format('another-host-1-abc')}", b"{}")
+    remove_unfinished(dataset)
+    left_over = list(dataset.find(".conversion"))
+    assert len(left_over) == 2 * len(there)
+    assert not any(f"-{dead}-" in name for name in left_over)
+
+
 def test_files_that_a_killed_run_was_writing_are_cleared(work: Workplace, dead: int) -> None:
     host = socket.gethostname()
     places = ["", "metadata", "metadata/slices", ".conversion", ".conversion/runs"]
