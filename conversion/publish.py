@@ -73,17 +73,23 @@ def finalise(dataset: Location | Path, rebuild: bool = False) -> Published:
     """
     dataset = located(dataset)
     dataset.require_writable()
+    if not store_names(dataset):  # then nothing is written, no claim either
+        raise _nothing_in(dataset, [])
     with publishing(dataset):
         return _finalise(dataset, rebuild)
+
+
+def _nothing_in(dataset: Location, left_out: Sequence[str]) -> NotADatasetError:
+    return NotADatasetError(
+        f"{dataset.url}: no patient's store in {dataset.path('patients')}; expected at least one; "
+        "run `lundprobe-zarr convert` first" + "".join(f"\n  {line}" for line in left_out)
+    )
 
 
 def _finalise(dataset: Location, rebuild: bool) -> Published:
     stores, left_out = read_stores(dataset, store_names(dataset))
     if not stores:
-        raise NotADatasetError(
-            f"{dataset.url}: no patient's store in {dataset.path('patients')}; expected at least "
-            "one; run `lundprobe-zarr convert` first" + "".join(f"\n  {line}" for line in left_out)
-        )
+        raise _nothing_in(dataset, left_out)
     manifest = _manifest(dataset.url, stores)
     tables = _Tables(dataset, rebuild)
     tables.make(stores)
