@@ -8,7 +8,7 @@ reader does; in the end its content, all its objects and their names are those o
 one. The source is a tiny phantom; some of the kills hit the replacement of patients whose source
 has changed. The bucket is on an S3 server (moto) on loopback. Any deviation ends the benchmark.
 
-    python -m benchmarks.faults --kills 60
+    python -m benchmarks.faults --kills 90 --bucket-kills 30
 """
 
 from __future__ import annotations
@@ -47,7 +47,8 @@ PATIENTS, EXTENDED = 2, 1
 def main() -> None:
     """Run and write benchmarks/results/faults.json."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--kills", type=int, default=60, help="on a disk, and on the way to S3")
+    parser.add_argument("--kills", type=int, default=90, help="on a disk")
+    parser.add_argument("--bucket-kills", type=int, default=30, help="on the way to a bucket")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--jobs", type=int, default=2, help="conversions at a time")
     options = parser.parse_args()
@@ -70,7 +71,7 @@ class Scene:
 
 def measure(home: Path, options: argparse.Namespace) -> dict[str, Any]:
     """All figures."""
-    kills, seed, jobs = options.kills, options.seed, options.jobs
+    seed, jobs = options.seed, options.jobs
     source = write_phantom(home / "source", patients=PATIENTS, extended=EXTENDED, seed=seed)
     changed = write_changed(source, seed + 1, PATIENTS, EXTENDED, home / "changed")
     disk = Target(str(home / "disk"), home / "scratch")
@@ -80,10 +81,10 @@ def measure(home: Path, options: argparse.Namespace) -> dict[str, Any]:
     replaced = Scene(changed, new, home / "old", (old,))
     figures = {
         "patients": PATIENTS + EXTENDED,
-        "disk": rounds(disk, [fresh, replaced], kills, seed, jobs),
+        "disk": rounds(disk, [fresh, replaced], options.kills, seed, jobs),
     }
     with s3_target(home / "scratch") as bucket:
-        figures["bucket"] = rounds(bucket, [fresh, replaced], kills, seed, jobs)
+        figures["bucket"] = rounds(bucket, [fresh, replaced], options.bucket_kills, seed, jobs)
     return figures
 
 
