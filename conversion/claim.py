@@ -17,9 +17,11 @@ import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 from lundprobe_zarr.errors import DatasetError, UsageError
+from lundprobe_zarr.store.disk import writer
 from lundprobe_zarr.store.location import Location
 from lundprobe_zarr.store.memory import NOTES
 
@@ -28,13 +30,10 @@ from lundprobe_zarr.store.memory import NOTES
 #: than a network's disk may show what was there before, a minute as a rule.
 _BEAT_SECONDS = 10.0
 _DEAD_SECONDS = 90.0
+#: Folders of claims, within the converter's notes: on all patients of a run, on one, on the tables.
+CLAIMS = ("runs", "claims", "publishing")
 #: What a claim says: whether its conversion goes on already, or looks for others yet.
 _WAITS, _GOES_ON = "waits", "goes on"
-
-
-def writer() -> str:
-    """A name for what this process writes: host, process and a random part."""
-    return f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
 
 
 def is_alive(name: str) -> bool | None:
@@ -48,7 +47,16 @@ def is_alive(name: str) -> bool | None:
         return False
     except PermissionError:
         return True
-    return True
+    return not _is_zombie(int(process))
+
+
+def _is_zombie(process: int) -> bool:
+    """Whether a process has ended, and nobody has asked how: in a container it may stay so."""
+    try:
+        state = Path(f"/proc/{process}/stat").read_bytes().rpartition(b")")[2]
+    except OSError:  # not Linux, or it is gone this instant
+        return False
+    return state.split()[:1] == [b"Z"]
 
 
 @contextmanager
@@ -101,6 +109,21 @@ def claimed(dataset: Location, patient_id: str) -> Iterator[None]:
         yield
 
 
+@contextmanager
+def publishing(dataset: Location) -> Iterator[None]:
+    """Within, no other conversion writes the tables of the dataset; waits for one that does."""
+    folder, mine = f"{NOTES}/publishing", writer()
+    claim = f"{folder}/{mine}"
+    while True:
+        with _beating(dataset, claim, {}) as begin:
+            other = _in_the_way(dataset, claim, _claims(dataset, folder, mine))
+            if other is None:
+                begin()
+                yield
+                return
+        time.sleep(_beat_seconds(dataset))
+
+
 def _claims(dataset: Location, folder: str, mine: str) -> list[str]:
     """Claims of others; a name with a dot is a file that is being written."""
     names = dataset.children(folder)
@@ -145,7 +168,8 @@ def _beating(
     finally:
         ended.set()
         thread.join()
-        dataset.delete(claim)
+        with suppress(DatasetError):  # if it stays, it is that of the dead
+            dataset.delete(claim)
 
 
 def _in_the_way(dataset: Location, mine: str, claims: Iterable[str]) -> str | None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import gzip
 import hashlib
 import io
+import os
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -190,7 +191,8 @@ def _opened(path: Path, where: str) -> Iterator[tuple[Any, int]]:
         with path.open("rb", buffering=0) as file:
             _require_gzip(file.read(len(_GZIP_MAGIC)), where)
             file.seek(0)
-            yield file, path.stat().st_size
+            with _staying(file, where) as size:
+                yield file, size
     except FileNotFoundError as error:
         raise SourceNotFoundError(
             f"{where}: vanished or a dangling link; expected a readable file; restore it"
@@ -201,6 +203,22 @@ def _opened(path: Path, where: str) -> Iterator[tuple[Any, int]]:
         raise SourceError(
             f"{where}: cannot be read ({error.strerror or error}); expected a readable file; check "
             "its permissions and the disk"
+        ) from error
+
+
+@contextmanager
+def _staying(file: Any, where: str) -> Iterator[int]:
+    """Around reading a file of so many bytes: what goes wrong is put down to a change meanwhile."""
+    before = os.fstat(file.fileno())
+    try:
+        yield before.st_size
+    except SourceError as error:
+        now = os.fstat(file.fileno())
+        if (now.st_size, now.st_mtime_ns) == (before.st_size, before.st_mtime_ns):
+            raise
+        raise SourceError(
+            f"{where}: changed while it was read ({before.st_size} bytes, now {now.st_size}); "
+            "expected it to stay as it is; run again once nothing writes to it"
         ) from error
 
 

@@ -17,6 +17,7 @@ from lundprobe_zarr.errors import LundProbeError
 from lundprobe_zarr.schema.layout import SCHEMA_VERSION
 from lundprobe_zarr.schema.precision import Precision
 from lundprobe_zarr.store.location import Location
+from lundprobe_zarr.store.system import described
 from lundprobe_zarr.vocabulary.geometry import spacing
 from lundprobe_zarr.vocabulary.names import protocol_of
 from lundprobe_zarr.vocabulary.version import package_version
@@ -25,7 +26,7 @@ from .fragments import save_fragments
 from .inventory import PatientSource
 from .measure import Row, component_findings
 from .metadata import write_metadata
-from .place import Draft, drafted, located
+from .place import Draft, drafted, located, written_to
 from .plan import plan_store
 from .sidefiles import CSV_TOLERANCE_MM
 from .state import forget, remember, side_digest
@@ -79,21 +80,21 @@ def convert_patient(
             "failed",
             patient.bytes,
             time.perf_counter() - started,
-            error=_reason(error, patient.folder),
+            error=_reason(error, patient.folder, written_to(located(dataset), scratch)),
         )
     seconds = time.perf_counter() - started
     return PatientResult(patient.patient_id, "converted", patient.bytes, seconds, findings)
 
 
-def _reason(error: BaseException, folder: str) -> str:
+def _reason(error: BaseException, folder: str, place: str) -> str:
     if isinstance(error, LundProbeError):
         return str(error)
-    remedy = (
-        "try fewer --workers, or a machine with more memory"
-        if isinstance(error, MemoryError)
-        else "check the disks' space and permissions, then run again"
+    if isinstance(error, OSError):
+        return f"{folder}: could not be converted: {described(error, place)}"
+    return (
+        f"{folder}: could not be converted ({type(error).__name__}: {error}); try fewer --workers, "
+        "or a machine with more memory"
     )
-    return f"{folder}: could not be converted ({type(error).__name__}: {error}); {remedy}"
 
 
 def _convert(

@@ -21,14 +21,17 @@ from pathlib import Path
 from lundprobe_zarr.errors import DatasetError, UsageError
 from lundprobe_zarr.schema.tables import store_path
 from lundprobe_zarr.store.copy import send_store
+from lundprobe_zarr.store.disk import WRITING, writer
 from lundprobe_zarr.store.foreign import foreign_files
 from lundprobe_zarr.store.location import Location
 from lundprobe_zarr.store.memory import NOTES
 
-from .claim import claimed, is_alive, writer
+from .claim import CLAIMS, claimed, is_alive
 
 _PARTIAL, _REPLACED = ".partial-", ".replaced-"
-_SCRATCH = "lundprobe-zarr-"
+_SCRATCH, _PROBE = "lundprobe-zarr-", "probe-"
+#: Where single files of a dataset are beside those in its root, notes and claims among them.
+_FOLDERS = ("metadata", "metadata/*", NOTES, f"{NOTES}/*", f"{NOTES}/claims/*")
 #: What is left of another host that has not changed for a day is taken for abandoned.
 _STALE_SECONDS = 86_400
 #: Objects sent at a time. Each is held in memory, 100 MB at most; less than conversion needs.
@@ -99,7 +102,7 @@ def _require_folder(dataset: Location) -> None:
 
 
 def _require_allowed(dataset: Location) -> None:
-    name, said = f"probe-{uuid.uuid4().hex}", b"may objects be written here?"
+    name, said = f"{_PROBE}{writer()}", b"may objects be written here?"
     probe = f"{NOTES}/{name}"
     dataset.write(probe, said)
     try:
@@ -155,6 +158,11 @@ def drafted(dataset: Location, patient_id: str, scratch: Path | None = None) -> 
         shutil.rmtree(home, ignore_errors=True)
 
 
+def written_to(dataset: Location, scratch: Path | None) -> str:
+    """Where a store is written before it appears: for messages."""
+    return dataset.url if dataset.is_local else str(_scratch_root(scratch))
+
+
 def _scratch_root(scratch: Path | None) -> Path:
     return Path(tempfile.gettempdir()) if scratch is None else scratch
 
@@ -166,6 +174,22 @@ def _make_scratch(scratch: Path | None) -> Path:
     folder = root / f"{_SCRATCH}{writer()}"
     folder.mkdir(mode=0o700)
     return folder
+
+
+def remove_unfinished(dataset: Location) -> None:
+    """Clear what killed conversions left of single objects: claims, probes, files half written.
+
+    Those of a process on another machine stay if it cannot be told whether it lives.
+    """
+    for name in dataset.find(NOTES):
+        folder, _, leaf = name.rpartition("/")
+        is_claim = folder.partition("/")[0] in CLAIMS or leaf.startswith(_PROBE)
+        if is_claim and is_alive(leaf.removeprefix(_PROBE)) is False:
+            dataset.delete(f"{NOTES}/{name}")
+    if dataset.is_local:  # in a bucket objects appear whole or not at all
+        root = dataset.local()
+        for place in (root, *(found for pattern in _FOLDERS for found in root.glob(pattern))):
+            _remove_abandoned(place, WRITING, ".*")
 
 
 def remove_leftovers(
@@ -192,16 +216,16 @@ def _remove_local(final: Path) -> None:
     _remove_abandoned(final.parent, f".{final.name}{_PARTIAL}")
 
 
-def _remove_abandoned(folder: Path, prefix: str) -> None:
-    for left in folder.glob(f"{prefix}*-*-*"):
+def _remove_abandoned(folder: Path, prefix: str, before: str = "") -> None:
+    for left in folder.glob(f"{before}{prefix}*-*-*"):
         if _is_abandoned(left, prefix):
-            shutil.rmtree(left, ignore_errors=True)
+            left.unlink(missing_ok=True) if left.is_file() else shutil.rmtree(left, True)
 
 
 def _is_abandoned(left: Path, prefix: str) -> bool:
-    alive = is_alive(left.name.removeprefix(prefix))
-    if alive is not None:
-        return not alive
+    # A process that lives may have got the number of one that was killed, so that it proves little.
+    if is_alive(left.name.rpartition(prefix)[2]) is False:
+        return True
     try:
         return time.time() - left.stat().st_mtime > _STALE_SECONDS
     except FileNotFoundError:  # its writer has just ended

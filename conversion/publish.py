@@ -40,6 +40,7 @@ from lundprobe_zarr.store.metadata import StoreMetadata, parse_store
 from lundprobe_zarr.vocabulary.names import PARTS
 from lundprobe_zarr.vocabulary.version import package_version
 
+from .claim import publishing
 from .fragments import load_fragments, parquet
 from .place import located
 
@@ -65,21 +66,33 @@ def finalise(dataset: Location | Path, rebuild: bool = False) -> Published:
     """Write tables, manifest, card, catalog and Croissant file of all complete stores in `dataset`.
 
     Reads each store's metadata, and voxels only where measured rows are lost or on `rebuild`. A
-    store that cannot be read is left out and named. The manifest comes last, so that a reader
-    sees the old dataset or the new one. Raises `NotADatasetError` if there is no store,
-    `DatasetError` if stores differ in precision.
+    store that cannot be read is left out and named. All files are made before the first is
+    written, and the manifest comes last. Of conversions that end at once, one waits for the other.
+    Raises `NotADatasetError` if there is no store, `DatasetError` if stores differ in precision or
+    a file cannot be written: on a local disk all then stay as they were.
     """
     dataset = located(dataset)
     dataset.require_writable()
+    if not store_names(dataset):  # then nothing is written, no claim either
+        raise _nothing_in(dataset, [])
+    with publishing(dataset):
+        return _finalise(dataset, rebuild)
+
+
+def _nothing_in(dataset: Location, left_out: Sequence[str]) -> NotADatasetError:
+    return NotADatasetError(
+        f"{dataset.url}: no patient's store in {dataset.path('patients')}; expected at least one; "
+        "run `lundprobe-zarr convert` first" + "".join(f"\n  {line}" for line in left_out)
+    )
+
+
+def _finalise(dataset: Location, rebuild: bool) -> Published:
     stores, left_out = read_stores(dataset, store_names(dataset))
     if not stores:
-        raise NotADatasetError(
-            f"{dataset.url}: no patient's store in {dataset.path('patients')}; expected at least "
-            "one; run `lundprobe-zarr convert` first" + "".join(f"\n  {line}" for line in left_out)
-        )
+        raise _nothing_in(dataset, left_out)
     manifest = _manifest(dataset.url, stores)
     tables = _Tables(dataset, rebuild)
-    tables.write(stores)
+    tables.make(stores)
     content = dataset_content(tables.content_of_patients, tables.content)
     about = {"tables": tables.files, "cohort": COHORT_FILE, "content": content}
     manifest = manifest.model_copy(update=about)
@@ -89,8 +102,7 @@ def finalise(dataset: Location | Path, rebuild: bool = False) -> Published:
         CROISSANT_NAME: croissant(manifest),
         MANIFEST_NAME: manifest.dump(),
     }
-    for name, text in texts.items():
-        dataset.write(name, text.encode())
+    dataset.write_together(tables.objects | {name: t.encode() for name, t in texts.items()})
     _remove_stale(dataset, manifest)
     return Published(manifest, tuple(left_out), absent(dataset, (s.patient_id for s in stores)))
 
@@ -173,7 +185,7 @@ def _is_synthetic(dataset: str, stores: list[StoreMetadata]) -> bool:
 
 
 class _Tables:
-    """The tables of all stores: written part by part; files, rows, bytes and content of each."""
+    """The tables of all stores, made part by part; files, rows, bytes and content of each."""
 
     def __init__(self, dataset: Location, rebuild: bool) -> None:
         self._dataset = dataset
@@ -182,26 +194,27 @@ class _Tables:
         self.sizes: dict[str, dict[str, tuple[int, int]]] = {name: {} for name in TABLES}
         self.content: dict[str, dict[str, str]] = {name: {} for name in TABLES}
         self.content_of_patients: dict[str, str] = {}
+        self.objects: dict[str, bytes] = {}
 
-    def write(self, stores: list[StoreMetadata]) -> None:
-        """Write every table, and the patients of all parts at once."""
+    def make(self, stores: list[StoreMetadata]) -> None:
+        """Make every table, and the patients of all parts at once."""
         bytes_of = _store_bytes(self._dataset, stores)
         patients = []
         for part in PARTS:
             chosen = [s for s in stores if s.attributes["part"] == part]
             if chosen:
                 tables = self._of_part(chosen, bytes_of)
-                self._write_part(part, tables)
+                self._add_part(part, tables)
                 patients.append(tables[PATIENTS.name])
         for table in patients:
             ids, hashes = (table[c].to_pylist() for c in ("patient_id", CONTENT))
             self.content_of_patients |= zip(ids, hashes, strict=True)
-        self._dataset.write(COHORT_FILE, parquet(pa.concat_tables(patients)))
+        self.objects[COHORT_FILE] = parquet(pa.concat_tables(patients))
 
-    def _write_part(self, part: str, tables: dict[str, pa.Table]) -> None:
+    def _add_part(self, part: str, tables: dict[str, pa.Table]) -> None:
         for name, table in tables.items():
             file, data = table_file(name, part), parquet(table)
-            self._dataset.write(file, data)
+            self.objects[file] = data
             self.files[name][part] = [file]
             self.sizes[name][part] = table.num_rows, len(data)
             self.content[name][part] = table_content(name, table)
@@ -234,5 +247,6 @@ def _remove_stale(dataset: Location, manifest: Manifest) -> None:
     named = {f for parts in manifest.tables.values() for files in parts.values() for f in files}
     for name in dataset.find("metadata"):
         file = f"metadata/{name}"
-        if "/" in name and name.endswith(".parquet") and file not in named:
+        of_ours = name.partition("/")[0] in TABLES and name.endswith(".parquet")
+        if of_ours and file not in named:
             dataset.delete(file)

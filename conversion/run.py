@@ -31,7 +31,13 @@ from .claim import announced
 from .inventory import Inventory, PatientSource
 from .mixing import require_unmixed, strangers
 from .patient import PatientResult, convert_patient
-from .place import located, remove_leftovers, require_usable, require_vacant
+from .place import (
+    located,
+    remove_leftovers,
+    remove_unfinished,
+    require_usable,
+    require_vacant,
+)
 from .publish import finalise
 from .state import Failures, are_current, remember_source
 from .workspace import Workspace
@@ -172,18 +178,14 @@ def _convert(
     )
     remember_source(dataset, inventory)
     todo = _skip_current(inventory, dataset, options, report)
-    _convert_all(todo, dataset, options, report, reporter)
-    _note_failures(dataset, report)
+    failures = Failures(dataset)
+    for skipped in report.results:
+        failures.note(skipped.patient_id, None)
+    _convert_all(todo, dataset, options, report, reporter, failures)
     report.seconds = time.perf_counter() - started
     if options.publish and not report.interrupted:
         _publish(dataset, report)
     return report
-
-
-def _note_failures(dataset: Location, report: Report) -> None:
-    failures = Failures(dataset)
-    for result in report.results:
-        failures.note(result.patient_id, result.error)
 
 
 def _publish(dataset: Location, report: Report) -> None:
@@ -217,6 +219,7 @@ def _skip_current(
     inventory: Inventory, dataset: Location, options: Options, report: Report
 ) -> list[PatientSource]:
     patients = inventory.patients
+    remove_unfinished(dataset)
     remove_leftovers(dataset, [p.patient_id for p in patients], options.scratch)
     if options.overwrite:
         return list(patients)
@@ -236,6 +239,7 @@ def _convert_all(
     options: Options,
     report: Report,
     reporter: Reporter,
+    failures: Failures,
 ) -> None:
     if not todo:
         reporter.started(0, 0, 0)
@@ -254,6 +258,7 @@ def _convert_all(
             reporter.started(len(todo), sum(p.bytes for p in todo), workers)
             with _subscription(client, reporter.advanced):
                 for result in _results(client, task, todo):
+                    failures.note(result.patient_id, result.error)
                     report.results.append(result)
                     reporter.finished(result)
     except KeyboardInterrupt:

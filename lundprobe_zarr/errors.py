@@ -51,6 +51,10 @@ class DamagedStoreError(DatasetError):
     """A patient's store that is missing, truncated or fails a checksum."""
 
 
+class ChangedStoreError(DamagedStoreError):
+    """A patient's store that is not the one any more that was opened."""
+
+
 class StreamError(DatasetError):
     """A patch of a stream that could not be read, however often it was tried."""
 

@@ -10,6 +10,8 @@ from typing import Annotated
 
 import typer
 
+from lundprobe_zarr.cli.place import named
+
 
 class Size(StrEnum):
     """Size of the MRI matrix."""
@@ -35,7 +37,7 @@ def phantom(
     from lundprobe_zarr.cli.console import count, say
     from lundprobe_zarr.phantom import write_phantom
 
-    with steps("Writing", patients + extended) as step:
+    with steps("Writing", patients + extended) as step, named(destination):
         write_phantom(
             destination,
             patients=patients,

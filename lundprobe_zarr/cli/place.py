@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from lundprobe_zarr.errors import UsageError
+from lundprobe_zarr.errors import LundProbeError, UsageError
 
 if TYPE_CHECKING:
     from lundprobe_zarr.store.location import Location
@@ -77,6 +79,20 @@ def require_file(option: str, path: Path | None) -> None:
         raise UsageError(f"{option} {path}: may not be written; choose another place")
 
 
+@contextmanager
+def named(place: Path) -> Iterator[None]:
+    """Within, an operating system's error that says of no file, such as of a full disk, says this.
+
+    Raises `OSError`.
+    """
+    try:
+        yield
+    except OSError as error:
+        if isinstance(error, LundProbeError) or error.filename is not None:
+            raise
+        raise OSError(error.errno, error.strerror, str(place)) from error
+
+
 def shown(location: Location) -> str:
     """A location for a message: a path in full, or a URL without credentials."""
     return str(location.local().resolve()) if location.is_local else location.url
@@ -85,5 +101,6 @@ def shown(location: Location) -> str:
 def write_report(path: Path | None, contents: str) -> None:
     """Write a report, if one was asked for, and the folders that lead to it."""
     if path is not None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(contents, encoding="utf-8")
+        with named(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(contents, encoding="utf-8")

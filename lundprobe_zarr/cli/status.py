@@ -10,6 +10,7 @@ from lundprobe_zarr.errors import (
     UnknownLabelError,
     UsageError,
 )
+from lundprobe_zarr.store.system import described
 
 DONE, FAILED, WRONG_USAGE, NO_DATASET = 0, 1, 2, 3
 #: As shells have it: 128 and the number of the signal, SIGINT or SIGTERM.
@@ -29,5 +30,4 @@ def describe(error: BaseException) -> str:
     """What went wrong, for the user: an operating system's error gets its file named."""
     if isinstance(error, LundProbeError) or not isinstance(error, OSError):
         return str(error)
-    place = f"{error.filename}: " if error.filename is not None else ""
-    return f"{place}{error.strerror or error}; check that the place is there and may be used"
+    return described(error, "")

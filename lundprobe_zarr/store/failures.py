@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from lundprobe_zarr.errors import DatasetError
+from lundprobe_zarr.store.system import meaning
 
 #: Base classes of what the libraries below fsspec raise; looked up only where they are loaded.
 _FOREIGN = (
@@ -168,15 +169,16 @@ def redacted(text: str, secrets: Iterable[str] = ()) -> str:
 
 def explain(error: BaseException, where: str, secrets: Iterable[str], local: bool) -> DatasetError:
     """The error to raise for anything but a missing object: URL, finding, remedy."""
-    finding, remedy = _finding(error, where, local)
+    if local and isinstance(error, OSError):
+        finding, remedy = meaning(error)
+        return DatasetError(f"{where}: cannot be read or written: {finding}; {remedy}")
+    finding, remedy = _finding(error, where)
     said = " ".join(redacted(str(error), secrets).split())
     detail = f"{type(error).__name__}: {said}" if said else type(error).__name__
     return DatasetError(f"{where}: {finding} ({detail}); {remedy}")
 
 
-def _finding(error: BaseException, where: str, local: bool) -> tuple[str, str]:
-    if local:
-        return "cannot be read or written", "check that the place is there and may be used"
+def _finding(error: BaseException, where: str) -> tuple[str, str]:
     if problem := _of_credentials(error):
         return problem, (
             "expected credentials that are valid, not expired, and allowed there; pass them as "

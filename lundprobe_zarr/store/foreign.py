@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from lundprobe_zarr.errors import DatasetError
 from lundprobe_zarr.schema.manifest import MANIFEST_NAME
+from lundprobe_zarr.schema.tables import COHORT_FILE, TABLES
 from lundprobe_zarr.store.dataset import open_manifest
 from lundprobe_zarr.store.location import Location
 from lundprobe_zarr.store.memory import NOTES
@@ -19,7 +20,8 @@ def foreign_files(place: Location) -> list[str]:
     """
     if place.children(NOTES) or any(n.endswith(".zarr") for n in place.children("patients")):
         return []
-    held = [name for name in (*SIDE_FILES, MANIFEST_NAME) if place.exists(name)]
+    held = [name for name in (*SIDE_FILES, MANIFEST_NAME, COHORT_FILE) if place.exists(name)]
+    held += [f"metadata/{t}/{n}" for t in TABLES for n in place.children(f"metadata/{t}")]
     return [] if MANIFEST_NAME in held and _has_manifest(place) else held
 
 

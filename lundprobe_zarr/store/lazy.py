@@ -16,7 +16,6 @@ import numpy.typing as npt
 
 from lundprobe_zarr.errors import DamagedStoreError
 from lundprobe_zarr.schema.tables import store_path
-from lundprobe_zarr.store.location import Location
 from lundprobe_zarr.store.patch import Part, PatchReader
 from lundprobe_zarr.store.remedy import remedy
 
@@ -77,9 +76,8 @@ class SmallArray:
     `TypeError` or `ValueError` if that is not of the kind this schema writes.
     """
 
-    def __init__(self, location: Location, store: str, path: str, node: Mapping[str, Any]) -> None:
-        self._location = location
-        self._store = store
+    def __init__(self, reader: PatchReader, path: str, node: Mapping[str, Any]) -> None:
+        self._reader = reader
         self._path = path
         self.shape = tuple(int(n) for n in node["shape"])
         self.dtype = np.dtype(node["data_type"])
@@ -90,17 +88,22 @@ class SmallArray:
             raise ValueError(f"chunks {node['chunk_grid']}; expected one of shape {self.shape}")
 
     def __getitem__(self, key: Any) -> Array:
-        """Values at `key`; raises `DamagedStoreError` if they are missing or wrong."""
-        name = "/".join((self._path, "c", *("0" for _ in self.shape)))
-        where = self._location.path(f"{store_path(self._store)}/{name}")
+        """Values at `key`; raises as `PatchReader.read_parts` does."""
+        with self._reader.unchanged.during():
+            values: Array = self._values()[key]
+        return values
+
+    def _values(self) -> Array:
+        object_name = "/".join((self._path, "c", *("0" for _ in self.shape)))
+        name = f"{store_path(self._reader.metadata.patient_id)}/{object_name}"
+        where = self._reader.location.path(name)
         try:
-            data = self._location.read(f"{store_path(self._store)}/{name}")
+            data = self._reader.location.read(name)
         except FileNotFoundError as error:
             raise DamagedStoreError(
                 f"{where}: array {self._path}, chunk 0: not there; {remedy(where)}"
             ) from error
-        values: Array = self._decoded(data, where)[key]
-        return values
+        return self._decoded(data, where)
 
     def _decoded(self, data: bytes, where: str) -> Array:
         payload, crc = data[:-_CRC_BYTES], data[-_CRC_BYTES:]

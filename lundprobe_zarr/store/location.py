@@ -8,10 +8,9 @@ import hashlib
 import io
 import os
 import time
-import uuid
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from functools import cache, partial
 from inspect import signature
@@ -22,6 +21,7 @@ import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
 from lundprobe_zarr.errors import DatasetError, UsageError
+from lundprobe_zarr.store.disk import copy_local, read_local, staged, write_local
 from lundprobe_zarr.store.failures import (
     explain,
     failures,
@@ -291,8 +291,11 @@ class Location:
         for i, wanted in enumerate(ranges):
             by_name.setdefault(wanted.name, []).append(i)
         for name, members in by_name.items():
-            path, asked = Path(self._full(name)), [ranges[i] for i in members]
-            found = self._do(name, partial(_read_local, path, asked))
+            path, spans = (
+                Path(self._full(name)),
+                [(ranges[i].start, ranges[i].stop) for i in members],
+            )
+            found = self._do(name, partial(read_local, path, spans))
             for i, data in zip(members, found, strict=True):
                 out[i] = data
         return out
@@ -374,15 +377,30 @@ class Location:
         """
         full = self._full(relative)
         if self.is_local:
-            self._write(relative, lambda: _write_local(Path(full), data))
+            self._write(relative, lambda: write_local(Path(full), data))
         else:
             self._write(relative, lambda: self._fs.pipe_file(full, data))
+
+    def write_together(self, files: Mapping[str, bytes]) -> None:
+        """Write several objects, in order; raises as `write` does.
+
+        On a local disk none of them appears before all are on the device, so that one which fills
+        up meanwhile leaves all as they were.
+        """
+        if not self.is_local:
+            for name, data in files.items():
+                self.write(name, data)
+            return
+        with ExitStack() as stack:  # which lets the last one in appear first
+            for name, data in reversed(list(files.items())):
+                stage = staged(Path(self._full(name)), data)
+                self._write(name, partial(stack.enter_context, stage))
 
     def write_file(self, relative: str, file: Path) -> None:
         """Write an object from a local file, without holding it in memory; as `write` does."""
         full = self._full(relative)
         if self.is_local:
-            self._write(relative, lambda: _copy_local(file, Path(full)))
+            self._write(relative, lambda: copy_local(file, Path(full)))
         else:
             self._write(relative, lambda: self._fs.put_file(str(file), full))
 
@@ -442,37 +460,6 @@ def _md5_of(info: Mapping[str, Any]) -> bytes | None:
         return bytes.fromhex(tag)
     google = info.get("md5Hash")
     return base64.b64decode(google) if isinstance(google, str) else None
-
-
-@contextmanager
-def _appearing(path: Path) -> Iterator[Any]:
-    """An open file that takes the place of `path` once it is written and synced."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
-    try:
-        with temporary.open("wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def _read_local(path: Path, ranges: Sequence[Range]) -> list[bytes]:
-    with path.open("rb", buffering=0) as file:
-        return [os.pread(file.fileno(), r.stop - r.start, r.start) for r in ranges]
-
-
-def _write_local(path: Path, data: bytes) -> None:
-    with _appearing(path) as file:
-        file.write(data)
-
-
-def _copy_local(source: Path, path: Path) -> None:
-    with source.open("rb") as original, _appearing(path) as file:
-        while block := original.read(1 << 22):
-            file.write(block)
 
 
 def md5(data: bytes) -> bytes:

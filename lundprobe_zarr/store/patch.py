@@ -8,6 +8,7 @@ Every checksum is compared; a shard that should be there and is not is an error,
 
 from __future__ import annotations
 
+import hashlib
 import os
 import threading
 from bisect import bisect_left
@@ -27,6 +28,7 @@ from lundprobe_zarr.errors import (
     UsageError,
 )
 from lundprobe_zarr.schema.layout import LABEL_ORDER
+from lundprobe_zarr.schema.records import SourceRecord
 from lundprobe_zarr.schema.tables import store_path
 from lundprobe_zarr.store.dataset import open_store
 from lundprobe_zarr.store.decoding import cores, decoded
@@ -35,6 +37,7 @@ from lundprobe_zarr.store.location import Location, Range
 from lundprobe_zarr.store.metadata import StoreMetadata, VolumeArray, shard_key
 from lundprobe_zarr.store.remedy import remedy
 from lundprobe_zarr.store.shard import EMPTY, Box, ShardCodec
+from lundprobe_zarr.store.unchanged import Unchanged
 from lundprobe_zarr.vocabulary.files import Label
 
 Volume = npt.NDArray[Any]
@@ -126,6 +129,7 @@ class PatchReader:
         self._process = os.getpid()
         self._lock = threading.Lock()
         self._tails: dict[tuple[str, tuple[int, ...]], Future[_Tail]] = {}
+        self.unchanged = Unchanged(self.location, self.metadata)
 
     def __getstate__(self) -> dict[str, Any]:
         return {k: self.__dict__[k] for k in ("location", "metadata", "decoders")}
@@ -174,7 +178,7 @@ class PatchReader:
 
     def holds(self, path: str, index: tuple[int, ...]) -> bool:
         """Whether the patient has the volume at `index`; a fold or observer may be lacking."""
-        return (path, index) in self._sizes
+        return (path, index) in self._records
 
     def _unknown(
         self, dim: str, label: Label, there: Sequence[Label], path: str
@@ -191,8 +195,13 @@ class PatchReader:
         """Voxels (z, y, x) of every part; a volume that is marked as not present is all zero.
 
         `into` are arrays of zeros to fill, one of each part's shape. Raises `DamagedStoreError`,
-        naming store, array and chunk, for a byte missing or wrong.
+        naming store, array and chunk, for a byte missing or wrong, `ChangedStoreError` if another
+        store has taken the place of the one that was opened: see `store.unchanged`.
         """
+        with self.unchanged.during():
+            return self._read_parts(parts, into)
+
+    def _read_parts(self, parts: Sequence[Part], into: Sequence[Volume] | None) -> list[Volume]:
         out = list(into) if into is not None else [self._zeros(part) for part in parts]
         wanted = [(n, p) for n, p in enumerate(parts) if out[n].size and self._stored_bytes(p)]
         tails = self._fetch_tails([p for _, p in wanted])
@@ -212,16 +221,17 @@ class PatchReader:
         return {path: array.codec for path, array in self.metadata.arrays.items()}
 
     @cached_property
-    def _sizes(self) -> dict[tuple[str, tuple[int, ...]], int]:
-        """Bytes of every shard there is."""
+    def _records(self) -> dict[tuple[str, tuple[int, ...]], SourceRecord]:
+        """The source file of every volume there is, with its shard's size and hash."""
         return {
-            (array.spec.path, self.metadata.index(array, record)): record.stored_bytes
+            (array.spec.path, self.metadata.index(array, record)): record
             for array in self.metadata.arrays.values()
             for record in array.sources
         }
 
     def _stored_bytes(self, part: Part) -> int:
-        return self._sizes.get((part.array, part.index), 0)
+        record = self._records.get((part.array, part.index))
+        return 0 if record is None else record.stored_bytes
 
     def _name(self, part: Part) -> str:
         key = shard_key(self.metadata.arrays[part.array].spec, part.index)
@@ -303,7 +313,18 @@ class PatchReader:
             )
         codec = self._codecs[part.array]
         index = codec.decode_index(data[-codec.index_bytes :], self._where(part))
+        if wanted.start == 0 and not self.location.is_local:
+            self._require_shard(part, data)
         return _Tail(index, wanted.start, data)
+
+    def _require_shard(self, part: Part, data: bytes) -> None:
+        """Require a whole shard to be of this store: another's may be sound, and of its size.
+
+        A damaged one is told by the checksums of its chunks, once they are read.
+        """
+        expected = self._records[part.array, part.index].stored_sha256
+        if hashlib.sha256(data).hexdigest() != expected:
+            self.unchanged.require_root()
 
     def _chunks(self, number: int, part: Part, tail: _Tail) -> list[_Chunk]:
         """The inner chunks that a part's box touches and that are not empty, as they are stored."""

@@ -96,7 +96,7 @@ def _variable(reader: PatchReader, path: str, node: Mapping[str, Any]) -> xr.Var
         depth, (_, y, x) = reader.array(path).chunk[0], array.shape[-3:]
         chunks = (*(1 for _ in array.shape[:-3]), depth, y, x)
     else:
-        array = SmallArray(reader.location, reader.metadata.patient_id, path, node)
+        array = SmallArray(reader, path, node)
         chunks = array.shape
     meta = np.empty((0,) * array.ndim, array.dtype)
     lazy = da.from_array(array, chunks=chunks, name=False, inline_array=True, meta=meta)

@@ -8,16 +8,20 @@ import shutil
 import socket
 import subprocess
 import threading
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 from conftest import Workplace
-from trees import NEW, OLD, snapshot
+from trees import NEW, OLD, convert_tree, snapshot
 
-from conversion.claim import announced
+from conversion.claim import announced, is_alive, publishing
 from conversion.inventory import select, take_inventory
 from conversion.patient import convert_patient
+from conversion.place import remove_unfinished
+from conversion.publish import finalise
 from conversion.run import Options, convert
 from lundprobe_zarr.errors import UsageError
 from lundprobe_zarr.store.location import Location
@@ -58,11 +62,65 @@ def test_shares_of_other_patients_run_side_by_side(work: Workplace) -> None:
     assert [(r.patient_id, r.status) for r in report.results] == [(NEW, "skipped")]
 
 
+def test_of_runs_that_end_at_once_one_waits_to_write_the_tables(work: Workplace) -> None:
+    with ThreadPoolExecutor(1) as pool:
+        with publishing(Location(work.dataset)):
+            other = pool.submit(finalise, work.dataset)
+            time.sleep(0.5)
+            assert not other.done()
+            assert not (work.dataset / "lundprobe.json").exists()
+            convert_tree(work.source, work.dataset)  # as the one that waits could not know
+        assert sum(other.result(10).manifest.patients.values()) == 2
+    assert list((work.dataset / ".conversion" / "publishing").iterdir()) == []
+
+
 @pytest.fixture
 def dead() -> int:
     with subprocess.Popen(["true"]) as process:
         pass
     return process.pid
+
+
+def test_a_process_that_ended_unnoticed_is_dead() -> None:
+    with subprocess.Popen(["true"], stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        process.stdout.read()  # ended, or nearly so; nobody has waited for it
+        name = f"{socket.gethostname()}-{process.pid}-abc"
+        until = time.monotonic() + 10
+        while is_alive(name):
+            assert time.monotonic() < until
+            time.sleep(0.01)
+
+
+@pytest.mark.parametrize("place", ["{folder}", "memory://{folder}"])
+def test_claims_and_probes_of_killed_runs_are_cleared(
+    tmp_path: Path, dead: int, place: str
+) -> None:
+    dataset = Location(place.format(folder=tmp_path / "dataset"))
+    there = ["runs/{}", "publishing/{}", f"claims/{NEW}/{{}}", "probe-{}"]
+    for name in there:
+        for process in (dead, os.getpid()):
+            who = f"{socket.gethostname()}-{process}-0123abcd"
+            dataset.write(f".conversion/{name.format(who)}", b"{}")
+        dataset.write(f".conversion/{name.format('another-host-1-abc')}", b"{}")
+    remove_unfinished(dataset)
+    left_over = list(dataset.find(".conversion"))
+    assert len(left_over) == 2 * len(there)
+    assert not any(f"-{dead}-" in name for name in left_over)
+
+
+def test_files_that_a_killed_run_was_writing_are_cleared(work: Workplace, dead: int) -> None:
+    host = socket.gethostname()
+    places = ["", "metadata", "metadata/slices", ".conversion", ".conversion/runs"]
+    for place in places:
+        (work.dataset / place).mkdir(parents=True, exist_ok=True)
+        for process in (dead, os.getpid()):
+            left = work.dataset / place / f".some.json.writing-{host}-{process}-0123abcd"
+            left.write_text("half of it")
+    remove_unfinished(Location(work.dataset))
+    left_over = list(work.dataset.rglob(".*.writing-*"))
+    assert len(left_over) == len(places)
+    assert all(f"-{os.getpid()}-" in p.name for p in left_over)
 
 
 @pytest.mark.parametrize("name", ["{host}-{dead}-abc", "another-host-1-abc", "{host}-{me}-abc"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ from conftest import Workplace
 from trees import MRI, NEW, OLD, SCT, write_patient
 
 from conversion.inventory import select, take_inventory
-from conversion.patient import convert_patient
+from conversion.patient import PatientResult, convert_patient
 from conversion.publish import finalise
 from conversion.run import Options, convert
 from lundprobe_zarr.cli import main
@@ -89,3 +90,21 @@ def test_who_may_not_list_is_told_who_is_missing_but_not_why(partial: Workplace)
     found = absent(Unlisted(partial.dataset), [NEW])
     assert found is not None
     assert (found.failed, found.missing) == ((), (OLD, LATE))
+
+
+def test_a_run_that_is_killed_has_noted_who_failed_until_then(
+    partial: Workplace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.rmtree(partial.dataset / ".conversion" / "failed")
+
+    class Killed(BaseException):
+        """Ends a run as a signal does."""
+
+    def results(*arguments: object) -> Iterator[PatientResult]:
+        yield PatientResult(OLD, "failed", 0, error="broken")
+        raise Killed
+
+    monkeypatch.setattr("conversion.run._results", results)
+    with pytest.raises(Killed):
+        convert(take_inventory(partial.source), partial.dataset, Options(workers=1))
+    assert str(finalise(partial.dataset).absent) == LINE

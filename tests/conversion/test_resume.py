@@ -231,16 +231,35 @@ def test_destinations_that_overlap_the_source_are_refused(work: Workplace, tmp_p
         convert(inventory, work.dataset, Options(precision="exact"))  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("name", ["README.md", "catalog.yaml", "croissant.json", "lundprobe.json"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("README.md", "catalog.yaml", "croissant.json", "lundprobe.json"),
+        *("metadata/patients.parquet", "metadata/slices/mine.parquet"),
+    ],
+)
 def test_what_is_no_datasets_is_not_replaced(work: Workplace, tmp_path: Path, name: str) -> None:
     project = tmp_path / "project"
-    project.mkdir()
+    (project / name).parent.mkdir(parents=True)
     (project / name).write_text("mine")
     inventory = take_inventory(work.source)
     with pytest.raises(UsageError, match=rf"no dataset and holds {name}.*move these away"):
         convert(inventory, project)
-    assert [p.name for p in project.rglob("*")] == [name]
+    assert list(snapshot(project)) == [name]
     assert (project / name).read_text() == "mine"
+
+
+def test_only_tables_of_ours_are_removed_when_they_are_stale(work: Workplace) -> None:
+    settle(work)
+    (work.dataset / "metadata" / "mine").mkdir(parents=True)
+    mine = work.dataset / "metadata" / "mine" / "notes.parquet"
+    stale = work.dataset / "metadata" / "slices" / "extended-00007.parquet"
+    finalise(work.dataset)
+    for file in (mine, stale):
+        file.write_text("")
+    finalise(work.dataset)
+    assert mine.exists()
+    assert not stale.exists()
 
 
 def test_a_dataset_is_known_by_its_notes_its_stores_or_its_manifest(work: Workplace) -> None:
@@ -253,7 +272,9 @@ def test_a_dataset_is_known_by_its_notes_its_stores_or_its_manifest(work: Workpl
     shutil.rmtree(work.dataset / "patients")
     assert foreign_files(place) == []
     (work.dataset / "lundprobe.json").unlink()
-    assert foreign_files(place) == ["README.md", "catalog.yaml", "croissant.json"]
+    tables = [f"metadata/{n}" for n in sorted(place.find("metadata"))]
+    side = ["README.md", "catalog.yaml", "croissant.json"]
+    assert sorted(foreign_files(place)) == sorted([*side, *tables])
 
 
 def test_workers_log_no_errors_of_their_own() -> None:

@@ -19,7 +19,7 @@ from lundprobe_zarr.errors import DamagedStoreError
 from lundprobe_zarr.patches import Content, Pad, read_patch
 from lundprobe_zarr.patches.reading import resampled_type
 from lundprobe_zarr.store.patch import PatchReader
-from lundprobe_zarr.views.huggingface.sources import reader_of
+from lundprobe_zarr.views.huggingface.sources import forget_reader, reader_of
 
 Array = npt.NDArray[Any]
 
@@ -119,7 +119,11 @@ def read_all(references: Sequence[Reference]) -> list[Array]:
         spacing_mm=first.spacing_mm,
     )
     size = [b - a for a, b in zip(first.start, first.stop, strict=True)]
-    sample = read_patch(first.reader, content, first.start, size, cast(Pad, first.pad))
+    try:
+        sample = read_patch(first.reader, content, first.start, size, cast(Pad, first.pad))
+    except DamagedStoreError:  # to be opened anew by whoever reads again
+        forget_reader((first.dataset, first.options), first.patient_id)
+        raise
     return [sample[name_of(r.array)].reshape(r.shape) for r in references]
 
 

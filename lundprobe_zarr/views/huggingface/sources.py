@@ -65,3 +65,8 @@ _readers = Readers(_open)
 def reader_of(key: Key, patient_id: str) -> PatchReader:
     """Reader of a patient's store; one request the first time. Raises `DamagedStoreError`."""
     return _readers.get((key, patient_id))
+
+
+def forget_reader(key: Key, patient_id: str) -> None:
+    """Open a patient's store anew the next time: it may have changed."""
+    _readers.drop((key, patient_id))

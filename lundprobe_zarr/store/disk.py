@@ -1,0 +1,66 @@
+"""Files of a local disk: each appears whole, or stays what it was."""
+
+from __future__ import annotations
+
+import os
+import socket
+import uuid
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+#: Between the name of a file and that of who is writing it; hidden until it is complete.
+WRITING = ".writing-"
+
+
+def writer() -> str:
+    """A name for what this process writes: host, process and a random part."""
+    return f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
+
+
+@contextmanager
+def _appearing(path: Path) -> Iterator[Any]:
+    """An open file that takes the place of `path` once it is written and synced."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}{WRITING}{writer()}")
+    try:
+        with temporary.open("wb") as file:
+            yield file
+            _sync(file)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _sync(file: Any) -> None:
+    file.flush()
+    os.fsync(file.fileno())
+
+
+@contextmanager
+def staged(path: Path, data: bytes) -> Iterator[None]:
+    """Within, `data` is on the device already; it takes the place of `path` at the end."""
+    with _appearing(path) as file:
+        file.write(data)
+        _sync(file)
+        yield
+
+
+def write_local(path: Path, data: bytes) -> None:
+    """Write a file."""
+    with _appearing(path) as file:
+        file.write(data)
+
+
+def copy_local(source: Path, path: Path) -> None:
+    """Copy a file, without holding it in memory."""
+    with source.open("rb") as original, _appearing(path) as file:
+        while block := original.read(1 << 22):
+            file.write(block)
+
+
+def read_local(path: Path, spans: Sequence[tuple[int, int]]) -> list[bytes]:
+    """Bytes [start, stop) of a file, for each span; fewer behind its end."""
+    with path.open("rb", buffering=0) as file:
+        return [os.pread(file.fileno(), stop - start, start) for start, stop in spans]
