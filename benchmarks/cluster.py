@@ -118,10 +118,9 @@ class Cluster:
 
 
 def environment() -> dict[str, str]:
-    """That of workers, as docs/cluster.md sets it."""
+    """That of processes: modules of this checkout, and malloc as dask's nannies set it."""
     root = str(Path(__file__).resolve().parent.parent)
-    malloc = {"MALLOC_TRIM_THRESHOLD_": "268435456", "MALLOC_MMAP_THRESHOLD_": "33554432"}
-    return {**os.environ, "PYTHONPATH": root, "MALLOC_ARENA_MAX": "1", **malloc}
+    return {**os.environ, "PYTHONPATH": root, "MALLOC_TRIM_THRESHOLD_": "65536"}
 
 
 @contextmanager

@@ -21,7 +21,15 @@ from lundprobe_zarr.store.private import require_private
 from lundprobe_zarr.vocabulary.version import package_version
 
 from .claim import announced
-from .cluster import MisfitError, Needs, local_client, remote_client, require_fit, require_fitting
+from .cluster import (
+    MisfitError,
+    Needs,
+    keep_memory,
+    local_client,
+    remote_client,
+    require_fit,
+    require_fitting,
+)
 from .inventory import Inventory, PatientSource
 from .mixing import require_unmixed, strangers
 from .patient import PatientResult, convert_patient
@@ -334,5 +342,6 @@ def _crashed(patient: PatientSource, error: BaseException) -> PatientResult:
 
 def _task(patient: PatientSource, needs: Needs, precision: Precision, topic: str) -> PatientResult:
     require_fit(needs)
+    keep_memory()
     progress = partial(get_worker().log_event, topic)
     return convert_patient(patient, needs.dataset, precision, progress, needs.scratch)
