@@ -9,12 +9,15 @@ with three masks, from a warm page cache; they take turns. Peers with what setti
   and chunks fitted to the patch and the caches as nnU-Net does it, opened with mmap.
 - nibabel: the slice of `.nii.gz` through `dataobj`; MONAI: `LoadImage` and a crop; TorchIO:
   `ScalarImage` and a crop. They decompress the volume for every patch.
-- webdataset: a tar of patches cut beforehand, as .npy. That fixes the patches for good.
+- webdataset, litdata: patches cut beforehand, as .npy in a tar and as LitData's chunks of 64 MB,
+  read in order. That fixes the patches for good.
 
-`sustained` compares a stream that reads ahead with the decoding alone of the same chunks, out of
-memory, on as many threads. `remote` reads over HTTP from a server process on loopback that waits
-20 ms before each answer. All that is measured runs on `--cores` cores; the server has those that
-are left, if there are any.
+`sustained` compares a stream that reads ahead, and tensorstore asked for four patches at a time,
+with the decoding alone of the same chunks, out of memory, on as many threads. `remote` reads over
+HTTP from a server process on loopback that waits 20 ms before each answer, `bucket` from an S3
+server (`--rclone`: the program, of at least 1.65) behind a proxy that holds requests back for as
+long. All that is measured runs on `--cores` cores; the servers have those that are left, if there
+are any.
 
     python -m benchmarks.patches --dataset /tmp/bench/standard --source /tmp/bench/source
 """
@@ -25,15 +28,18 @@ import argparse
 import io
 import json
 import os
+import socket
 import statistics
 import subprocess
 import sys
 import tarfile
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
@@ -53,7 +59,10 @@ from lundprobe_zarr.store.shard import ShardCodec
 SIZE = (32, 192, 192)
 MASKS = ("CTVT_427", "Rectum", "Bladder")
 LATENCY = 0.02
-PEERS = ("tensorstore", "blosc2", "nibabel", "monai", "torchio", "webdataset", "torch")
+PEERS = (
+    "tensorstore", "blosc2", "nibabel", "monai", "torchio", "webdataset", "litdata", "torch",
+    "s3fs", "aiohttp",
+)  # fmt: skip
 #: nnU-Net's cache sizes, bytes: a block fits the first level, a chunk the third.
 L1, L3, FILL = 32768, 1441792, 0.8
 Start = tuple[int, int, int]
@@ -69,6 +78,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=24)
     parser.add_argument("--patches", type=int, default=96)
     parser.add_argument("--cores", type=int, default=2)
+    parser.add_argument("--rclone", type=Path, default=None)
     parser.add_argument("--only", choices=["latency", "sustained", "remote"], default=None)
     options = parser.parse_args()
     spare = pin(options.cores)
@@ -87,7 +97,12 @@ def main() -> None:
         if options.only in (None, "sustained"):
             figures["sustained"] = sustained(options.dataset, options.patches)
         if options.only in (None, "remote"):
-            figures["remote"] = from_afar(options.dataset, Path(folder), options.patches, spare)
+            place = options.dataset, Path(folder), options.patches
+            with remote.served(options.dataset, LATENCY, spare) as server:
+                figures["remote"] = from_afar(*place, Target(server.url, {}, server.count))
+            if options.rclone:
+                with bucket(options.dataset, Path(folder), options.rclone, spare) as target:
+                    figures["bucket"] = from_afar(*place, target)
     print(write_results("patches", figures))
     print(json.dumps(figures, indent=2))
 
@@ -119,6 +134,8 @@ def latency(cohort: Cohort, source: Path, folder: Path, repeats: int) -> dict[st
             figures[name] = compared(found, starts)
     if find_spec("webdataset"):
         figures["precut_webdataset"] = precut(reader, starts, folder)
+    if find_spec("litdata"):
+        figures["precut_litdata"] = precut_chunks(reader, starts, folder)
     return figures
 
 
@@ -182,16 +199,8 @@ def _slices(start: Start) -> tuple[slice, ...]:
 
 def of_tensorstore(reader: PatchReader, masks: tuple[str, ...]) -> Read:
     """Straight from the store's arrays."""
-    import tensorstore
-
-    store = reader.location.path(f"patients/{reader.metadata.patient_id}.zarr")
-
-    def opened(path: str) -> Any:
-        spec = {"driver": "zarr3", "kvstore": {"driver": "file", "path": f"{store}/{path}/"}}
-        spec["context"] = {"data_copy_concurrency": {"limit": len(os.sched_getaffinity(0))}}
-        return tensorstore.open(spec).result()
-
-    image, mask = opened("mri/image"), opened("mri/clinical/mask") if masks else None
+    image = opened_by_tensorstore(reader, "mri/image")
+    mask = opened_by_tensorstore(reader, "mri/clinical/mask") if masks else None
     places = [reader.index(reader.array("mri/clinical/mask"), {"structure": m})[0] for m in masks]
 
     def read(start: Start) -> Any:
@@ -201,6 +210,16 @@ def of_tensorstore(reader: PatchReader, masks: tuple[str, ...]) -> Read:
         return read_all[0]
 
     return read
+
+
+def opened_by_tensorstore(reader: PatchReader, path: str) -> Any:
+    """One array of a store."""
+    import tensorstore
+
+    store = reader.location.path(f"patients/{reader.metadata.patient_id}.zarr")
+    spec = {"driver": "zarr3", "kvstore": {"driver": "file", "path": f"{store}/{path}/"}}
+    spec["context"] = {"data_copy_concurrency": {"limit": len(os.sched_getaffinity(0))}}
+    return tensorstore.open(spec).result()
 
 
 def of_blosc2(reader: PatchReader, masks: tuple[str, ...], folder: Path) -> Read:
@@ -308,14 +327,36 @@ def precut(reader: PatchReader, starts: list[Start], folder: Path) -> dict[str, 
     return {"median_ms": round(1000 * statistics.median(seconds), 2), "bytes": file.stat().st_size}
 
 
+def precut_chunks(reader: PatchReader, starts: list[Start], folder: Path) -> dict[str, Any]:
+    """Milliseconds of a patch out of LitData's chunks of those cut beforehand."""
+    from litdata import StreamingDataset
+    from litdata.streaming.writer import BinaryWriter
+
+    home = folder / "litdata"
+    home.mkdir()
+    writer = BinaryWriter(str(home), chunk_bytes=64 * 10**6)
+    for number, start in enumerate(starts):
+        writer[number] = {"image": read_patch(reader, Content(), start, SIZE)["image"]}
+    writer.done()
+    writer.merge()
+    seconds = []
+    for _ in range(5):
+        dataset = StreamingDataset(str(home))
+        begun = time.perf_counter()
+        count = sum(1 for _ in dataset)
+        seconds.append((time.perf_counter() - begun) / count)
+    size = sum(f.stat().st_size for f in home.iterdir())
+    return {"median_ms": round(1000 * statistics.median(seconds), 2), "bytes": size}
+
+
 #: A stream in a process of its own: first sample, rate, memory.
 _STREAM = """
 import json, sys, time
 import lundprobe_zarr as lp
 from lundprobe_zarr.patches import BalancedSampling
-url, masks, each, threads, cache, epochs = json.loads(sys.argv[1])
+url, masks, each, threads, cache, epochs, options = json.loads(sys.argv[1])
 import lundprobe_zarr.views.stream, lundprobe_zarr.cohort, pyarrow.compute
-cohort = lp.open_cohort(url)
+cohort = lp.open_cohort(url, storage_options=options)
 def rss():  # ru_maxrss would begin with the peak of the parent
     lines = open("/proc/self/status").read().splitlines()
     return next(int(s.split()[1]) * 1024 for s in lines if s.startswith("VmHWM"))
@@ -338,11 +379,11 @@ print(json.dumps({{"first_sample_s": round(first, 3), "per_second": rates, "cpu_
 
 def streamed(
     url: str, masks: tuple[str, ...], each: int, threads: int | None = None,
-    cache: str | None = None, epochs: int = 3,
+    cache: str | None = None, epochs: int = 3, options: dict[str, Any] | None = None,
 ) -> dict[str, Any]:  # fmt: skip
     """What a fresh process finds."""
     program = _STREAM.format(size=SIZE, masks=MASKS)
-    given = json.dumps([url, masks, each, threads, cache, epochs])
+    given = json.dumps([url, masks, each, threads, cache, epochs, options])
     command = [sys.executable, "-c", program, given]
     ran = subprocess.run(command, capture_output=True, check=True, text=True)
     found: dict[str, Any] = json.loads(ran.stdout)
@@ -356,12 +397,17 @@ def sustained(dataset: Path, patches: int) -> dict[str, Any]:
     each = -(-patches // len(cohort))
     figures = {}
     for name, masks in (("T2w", ()), ("T2w_and_masks", MASKS)):
-        limit = decode_limit(cohort, masks, min(each, 12))
+        limits = [decode_limit(cohort, masks, min(each, 12))]
         stream = streamed(str(dataset), masks, each)
+        limits.append(decode_limit(cohort, masks, min(each, 12)))  # the machine's speed wanders
+        limit = statistics.mean(limits)
         figures[name] = stream | {
-            "decode_limit_per_second": round(limit, 1),
+            "decode_limit_per_second": [round(x, 1) for x in limits],
             "part_of_decode_limit": round(statistics.median(stream["per_second"]) / limit, 3),
         }
+    tensorstore = tensorstore_rate(cohort, each)
+    if tensorstore:
+        figures["T2w"]["tensorstore_per_second"] = tensorstore
     return figures
 
 
@@ -390,29 +436,98 @@ def decode_limit(cohort: Cohort, masks: tuple[str, ...], each: int) -> float:
     return count / min(seconds)
 
 
-def from_afar(dataset: Path, folder: Path, patches: int, spare: list[int]) -> dict[str, Any]:
-    """Samples per second over HTTP with latency, then again from the cache on disk."""
+def tensorstore_rate(cohort: Cohort, each: int) -> float | None:
+    """T2w patches per second that tensorstore reads, four asked for at a time."""
+    if find_spec("tensorstore") is None:
+        return None
+    todo: list[Callable[[], Any]] = []
+    for patient_id in cohort.ids:
+        reader = PatchReader.open(cohort.location, patient_id)
+        array = opened_by_tensorstore(reader, "mri/image")
+        todo += [array[(0, *_slices(s))].read for s in boxes(cohort, reader, each)]
+    rates = []
+    for _ in range(3):
+        begun, waiting = time.perf_counter(), []
+        for read in todo:
+            waiting.append(read())
+            if len(waiting) > 4:
+                waiting.pop(0).result()
+        for read in waiting:
+            read.result()
+        rates.append(len(todo) / (time.perf_counter() - begun))
+    return round(statistics.median(rates), 1)
+
+
+@dataclass(frozen=True)
+class Target:
+    """A dataset far away: URL, storage options, and how to count requests and bytes, if at all."""
+
+    url: str
+    options: dict[str, Any]
+    count: Callable[[], tuple[int, int]] | None
+
+
+def from_afar(dataset: Path, folder: Path, patches: int, target: Target) -> dict[str, Any]:
+    """Samples per second from a target, then again from the cache on disk."""
     each = -(-patches // len(open_cohort(dataset)))
     local = streamed(str(dataset), MASKS, each)
     figures: dict[str, Any] = {"latency_ms": 1000 * LATENCY, "local": local}
     best = max(local["per_second"])
-    with remote.served(dataset, LATENCY, spare) as server:
-        for threads in (4, 8, 16, 32):
-            server.count()
-            found = streamed(server.url, MASKS, each, threads, epochs=2)
-            requests, sent = server.count()
+    for threads in (4, 8, 16):
+        if target.count:
+            target.count()
+        found = streamed(target.url, MASKS, each, threads, epochs=2, options=target.options)
+        found["part_of_local"] = round(max(found["per_second"]) / best, 3)
+        if target.count:
+            requests, sent = target.count()
             count = 2 * each * len(open_cohort(dataset))
-            figures[f"{threads}_threads"] = found | {
-                "part_of_local": round(max(found["per_second"]) / best, 3),
-                "requests_per_patch": round(requests / count, 1),
-                "bytes_per_patch": round(sent / count),
-            }
-        cached = streamed(server.url, MASKS, each, None, str(folder / "cache"), epochs=3)
-        figures["cached"] = cached | {
-            "epochs": "the same patches again",
-            "part_of_local": round(statistics.median(cached["per_second"][1:]) / best, 3),
-        }
+            found["requests_per_patch"] = round(requests / count, 1)
+            found["bytes_per_patch"] = round(sent / count)
+        figures[f"{threads}_threads"] = found
+    with tempfile.TemporaryDirectory(dir=folder) as cache:
+        kept = streamed(target.url, MASKS, each, None, cache, epochs=3, options=target.options)
+    again = streamed(str(dataset), MASKS, each)  # the machine's speed wanders
+    best = statistics.median(local["per_second"] + again["per_second"])
+    figures["cached"] = kept | {
+        "epochs": "the same patches again",
+        "local_before_and_after": round(best, 1),
+        "part_of_local": round(statistics.median(kept["per_second"][1:]) / best, 3),
+    }
     return figures
+
+
+@contextmanager
+def bucket(dataset: Path, folder: Path, rclone: Path, cores: list[int]) -> Iterator[Target]:
+    """The dataset in a bucket of an S3 server on `cores`, each request held back by `LATENCY`."""
+    root = folder / "buckets"
+    root.mkdir()
+    (root / "lund-probe").symlink_to(dataset.resolve())
+    secrets = {"key": "lund-probe", "secret": "not-a-secret"}
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [str(rclone), "serve", "s3", str(root), "--copy-links", "--no-modtime"]
+    command += ["--addr", f"127.0.0.1:{port}", "--auth-key", ",".join(secrets.values())]
+    pinned = partial(os.sched_setaffinity, 0, cores) if cores else None
+    with (
+        subprocess.Popen(command, stderr=subprocess.DEVNULL, preexec_fn=pinned) as server,
+        remote.held_back(port, LATENCY, cores) as held,
+    ):
+        try:
+            wait_for(port)
+            endpoint = f"http://127.0.0.1:{held}"
+            yield Target("s3://lund-probe", secrets | {"endpoint_url": endpoint}, None)
+        finally:
+            server.terminate()
+
+
+def wait_for(port: int) -> None:
+    """Wait until a server listens."""
+    for _ in range(100):
+        with suppress(OSError), socket.create_connection(("127.0.0.1", port)):
+            return
+        time.sleep(0.1)
+    raise SystemExit(f"nothing listens on port {port}")
 
 
 if __name__ == "__main__":

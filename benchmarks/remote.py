@@ -13,12 +13,13 @@ one touches 2 × 2 columns of inner chunks there and 3 × 3 here, so it takes tw
 from __future__ import annotations
 
 import argparse
+import asyncio
 import multiprocessing
 import os
 import statistics
 import time
 from collections.abc import Callable, Collection, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -99,6 +100,48 @@ def serve(dataset: Path, pipe: Connection, latency: float, cores: Collection[int
         while pipe.recv() != "end":
             pipe.send((len(traffic.requests), traffic.sent))
             traffic.requests.clear()
+
+
+@contextmanager
+def held_back(port: int, latency: float, cores: Collection[int] = ()) -> Iterator[int]:
+    """A port that leads to another of this machine, with requests held back by `latency` s."""
+    context = multiprocessing.get_context("spawn")
+    here, there = context.Pipe()
+    process = context.Process(target=hold_back, args=(port, there, latency, cores))
+    process.start()
+    try:
+        yield here.recv()
+    finally:
+        process.terminate()
+        process.join()
+
+
+def hold_back(port: int, pipe: Connection, latency: float, cores: Collection[int]) -> None:
+    """Pass bytes on until killed: those to the server `latency` seconds late."""
+    if cores:
+        os.sched_setaffinity(0, cores)
+
+    async def passed_on(
+        reader: asyncio.StreamReader, writer: asyncio.StreamWriter, wait: float
+    ) -> None:
+        with suppress(ConnectionError):
+            while data := await reader.read(1 << 20):
+                if wait:  # one request a connection at a time: nothing queues behind
+                    await asyncio.sleep(wait)
+                writer.write(data)
+                await writer.drain()
+        writer.close()
+
+    async def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        back, on = await asyncio.open_connection("127.0.0.1", port, limit=1 << 20)
+        await asyncio.gather(passed_on(reader, on, latency), passed_on(back, writer, 0.0))
+
+    async def listen() -> None:
+        server = await asyncio.start_server(connected, "127.0.0.1", 0, limit=1 << 20)
+        pipe.send(server.sockets[0].getsockname()[1])
+        await server.serve_forever()
+
+    asyncio.run(listen())
 
 
 def measure(server: Server, repeats: int) -> dict[str, Any]:

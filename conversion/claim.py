@@ -60,8 +60,10 @@ def _is_zombie(process: int) -> bool:
 
 
 @contextmanager
-def announced(dataset: Location, patients: Iterable[str]) -> Iterator[None]:
+def announced(dataset: Location, patients: Iterable[str]) -> Iterator[str]:
     """Within, no other conversion of any of these patients into the dataset begins.
+
+    Gives the name of the object there that says so.
 
     Those of other patients, such as the shares of a job array, may run beside it. Raises
     `UsageError` that says who is at work. Of several that begin at once one goes on.
@@ -82,7 +84,7 @@ def announced(dataset: Location, patients: Iterable[str]) -> Iterator[None]:
                 "it, then run the same command again; to share the work give each a --part i/N"
             )
         begin()
-        yield
+        yield claim
 
 
 def _shared(other: Mapping[str, Any], wanted: set[str]) -> int:

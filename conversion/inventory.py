@@ -28,15 +28,23 @@ _REQUIRED = ("MR_StorT2/image.nii.gz", "sCT/image.nii.gz")
 _EXAMINERS = 8
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class SourceEntry:
-    """One convertible file: path below the patient, what it fills, where it is, size and time."""
+    """One convertible file: path below the patient's folder, what it fills, size and time.
+
+    There may be millions of them: text that says the same is held once.
+    """
 
     path: str
     record: SourceFile
-    file: Path
+    folder: Path
     bytes: int
     mtime_ns: int
+
+    @property
+    def file(self) -> Path:
+        """Where the file is."""
+        return self.folder / self.path
 
 
 @dataclass(frozen=True)
@@ -197,15 +205,15 @@ def _patient(
 ) -> PatientSource:
     expected = expected_files(part)
     entries, unknown, problem = [], [], None
+    names = {path: path for path in expected}
     try:
-        for path, file in _files(folder):
+        for path, found, linked in _files(folder, folder.resolve() != folder):
             if path not in expected:
                 unknown.append(_printable(path))
                 continue
-            _require_usable(root, file, follow_links)
-            status = file.stat()
-            entry = SourceEntry(path, expected[path], file, status.st_size, status.st_mtime_ns)
-            entries.append(entry)
+            status = _status(root, found, linked, follow_links)
+            size, time = status.st_size, status.st_mtime_ns
+            entries.append(SourceEntry(names[path], expected[path], folder, size, time))
     except SourceError as error:
         problem = str(error)
     except OSError as error:
@@ -243,17 +251,33 @@ def _printable(name: str) -> str:
     return name.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
-def _files(folder: Path, depth: int = _DEPTH, prefix: str = "") -> Iterator[tuple[str, Path]]:
-    """Paths below a patient's folder, in order; link loops end at the known depth."""
+def _files(
+    folder: Path, linked: bool, depth: int = _DEPTH, prefix: str = ""
+) -> Iterator[tuple[str, os.DirEntry[str], bool]]:
+    """Paths below a patient's folder, in order, and whether links lead there, or may.
+
+    Link loops end at the known depth.
+    """
     if prefix == "" and not folder.exists():
         raise SourceNotFoundError(_dangling(folder, f"{folder.parent.name}/{folder.name}"))
     for entry in sorted(os.scandir(folder), key=lambda e: e.name):
-        path, file = f"{prefix}{entry.name}", Path(entry.path)
+        path, is_linked = f"{prefix}{entry.name}", linked or entry.is_symlink()
         # A folder in place of a file is no folder to look into; a link that loops is no folder.
-        if depth > 1 and parse_path(path) is None and file.is_dir():
-            yield from _files(file, depth - 1, f"{path}/")
+        if depth > 1 and parse_path(path) is None and Path(entry.path).is_dir():
+            yield from _files(Path(entry.path), is_linked, depth - 1, f"{path}/")
         else:
-            yield path, file
+            yield path, entry, is_linked
+
+
+def _status(
+    root: Path, found: os.DirEntry[str], linked: bool, follow_links: bool
+) -> os.stat_result:
+    """Size and time of a file; one question to the disk where no link is about."""
+    if not linked and found.is_file(follow_symlinks=False):
+        return found.stat(follow_symlinks=False)
+    file = Path(found.path)
+    _require_usable(root, file, follow_links)
+    return file.stat()
 
 
 def _require_usable(root: Path, file: Path, follow_links: bool) -> None:

@@ -16,7 +16,8 @@ from lundprobe_zarr.store.metadata import StoreMetadata, parse_store
 
 from .inventory import Inventory, PatientSource
 from .nifti import peek_nifti
-from .publish import SUFFIX, read_stores, store_names
+from .publish import read_stores, store_names
+from .table_files import SUFFIX
 
 #: Patients named in a message.
 _NAMED = 5

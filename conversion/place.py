@@ -8,13 +8,14 @@ cleared by the next.
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import tempfile
 import time
 import uuid
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Container, Iterable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -193,27 +194,45 @@ def remove_unfinished(dataset: Location) -> None:
 
 
 def remove_leftovers(
-    dataset: Location, patient_ids: Iterable[str], scratch: Path | None = None
+    dataset: Location,
+    patient_ids: Iterable[str],
+    scratch: Path | None = None,
+    alone: bool = False,
 ) -> None:
     """Clear what a killed conversion of these patients left.
+
+    Of what another machine left it cannot be told at once whether anyone writes it still, unless
+    this conversion is `alone`: then nobody has use for it.
 
     On a local disk a store that it had moved away is put back. What it left of a store in a bucket
     stays: without its root nobody reads it, and the next conversion of the patient uses it.
     """
     if dataset.is_local:
-        for patient_id in patient_ids:
-            _remove_local(dataset.local(store_path(patient_id)))
+        stores = [dataset.local(store_path(patient_id)) for patient_id in patient_ids]
+        if stores:
+            _remove_local(stores[0].parent, {store.name for store in stores}, alone)
     else:
         _remove_abandoned(_scratch_root(scratch), _SCRATCH)
 
 
-def _remove_local(final: Path) -> None:
-    for old in final.parent.glob(f".{final.name}{_REPLACED}*"):
-        if final.exists():
-            shutil.rmtree(old)
-        else:
+def _remove_local(folder: Path, stores: Container[str], alone: bool) -> None:
+    """Look through the folder once, however many stores may have left something in it."""
+    for left in folder.glob(".*"):
+        name, mark, _ = left.name[1:].partition(_PARTIAL)
+        if mark and name in stores and (alone or _is_abandoned(left, f".{name}{mark}")):
+            shutil.rmtree(left, ignore_errors=True)
+        name, mark, _ = left.name[1:].partition(_REPLACED)
+        if mark and name in stores:
+            _put_back(left, folder / name)
+
+
+def _put_back(old: Path, final: Path) -> None:
+    """Undo half a replacement; a whole one leaves something to clear."""
+    if not final.exists():
+        with suppress(OSError):  # another worker has just come before us
             old.rename(final)
-    _remove_abandoned(final.parent, f".{final.name}{_PARTIAL}")
+            return
+    shutil.rmtree(old, ignore_errors=True)
 
 
 def _remove_abandoned(folder: Path, prefix: str, before: str = "") -> None:
@@ -233,16 +252,38 @@ def _is_abandoned(left: Path, prefix: str) -> bool:
 
 
 def _replace(folder: Path, final: Path) -> None:
-    """Let a complete store appear under its name; the old one goes only once it has."""
+    """Let a complete store appear under its name; the old one goes only once it has.
+
+    A worker that was given up for lost may be alive and do the same at the same time: the last one
+    stays.
+    """
     _sync_tree(folder)
-    old = None
-    if final.exists():
-        old = final.with_name(f".{final.name}{_REPLACED}{uuid.uuid4().hex[:8]}")
-        final.rename(old)
-    folder.rename(final)
+    moved = _moved_away(final)
+    while not _appears(folder, final):
+        moved += _moved_away(final)
     _sync(final.parent)
-    if old is not None:
-        shutil.rmtree(old)
+    for old in moved:
+        shutil.rmtree(old, ignore_errors=True)
+
+
+def _moved_away(final: Path) -> list[Path]:
+    """Where a store that had the name is now, if there was one."""
+    old = final.with_name(f".{final.name}{_REPLACED}{uuid.uuid4().hex[:8]}")
+    try:
+        final.rename(old)
+    except FileNotFoundError:
+        return []
+    return [old]
+
+
+def _appears(folder: Path, final: Path) -> bool:
+    try:
+        folder.rename(final)
+    except OSError as error:
+        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+            raise
+        return False
+    return True
 
 
 def _sync_tree(folder: Path) -> None:

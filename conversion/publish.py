@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import shlex
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
-
-import pyarrow as pa
 
 from lundprobe_zarr.errors import (
     DamagedStoreError,
@@ -23,17 +21,8 @@ from lundprobe_zarr.schema.card import dataset_card, dataset_catalog
 from lundprobe_zarr.schema.croissant import CROISSANT_NAME, croissant
 from lundprobe_zarr.schema.layout import SCHEMA_VERSION
 from lundprobe_zarr.schema.manifest import ACCESS, ACCESS_SYNTHETIC, MANIFEST_NAME, Manifest
-from lundprobe_zarr.schema.tables import (
-    COHORT_FILE,
-    CONTENT,
-    MEASURED,
-    PATIENTS,
-    TABLES,
-    store_path,
-    table_file,
-)
-from lundprobe_zarr.store.content import dataset_content, table_content
-from lundprobe_zarr.store.describe import array_rows, patient_row
+from lundprobe_zarr.schema.tables import COHORT_FILE, TABLES, store_path
+from lundprobe_zarr.store.content import dataset_content
 from lundprobe_zarr.store.location import Location
 from lundprobe_zarr.store.memory import Absent, absent
 from lundprobe_zarr.store.metadata import StoreMetadata, parse_store
@@ -41,13 +30,11 @@ from lundprobe_zarr.vocabulary.names import PARTS
 from lundprobe_zarr.vocabulary.version import package_version
 
 from .claim import publishing
-from .fragments import load_fragments, parquet
 from .place import located
+from .table_files import SUFFIX, TableFiles, table_files
 
-#: What follows the patient's id in the name of a store.
-SUFFIX = ".zarr"
-#: Stores asked for at a time.
-_REQUESTS = 16
+#: Stores asked for at a time, and those held at a time.
+_REQUESTS, _AT_A_TIME = 16, 64
 
 
 @dataclass(frozen=True)
@@ -65,18 +52,19 @@ class Published:
 def finalise(dataset: Location | Path, rebuild: bool = False) -> Published:
     """Write tables, manifest, card, catalog and Croissant file of all complete stores in `dataset`.
 
-    Reads each store's metadata, and voxels only where measured rows are lost or on `rebuild`. A
-    store that cannot be read is left out and named. All files are made before the first is
-    written, and the manifest comes last. Of conversions that end at once, one waits for the other.
-    Raises `NotADatasetError` if there is no store, `DatasetError` if stores differ in precision or
-    a file cannot be written: on a local disk all then stay as they were.
+    Reads each store's metadata, and voxels only where measured rows are lost or on `rebuild`; holds
+    some stores at a time, however many there are. A store that cannot be read is left out and
+    named. All files are made before the first is written, and the manifest comes last. Of
+    conversions that end at once, one waits for the other. Raises `NotADatasetError` if there is no
+    store, `DatasetError` if stores differ in precision or a file cannot be written: on a local disk
+    all then stay as they were.
     """
     dataset = located(dataset)
     dataset.require_writable()
     if not store_names(dataset):  # then nothing is written, no claim either
         raise _nothing_in(dataset, [])
-    with publishing(dataset):
-        return _finalise(dataset, rebuild)
+    with publishing(dataset), table_files(dataset, rebuild) as tables:
+        return _finalise(dataset, tables)
 
 
 def _nothing_in(dataset: Location, left_out: Sequence[str]) -> NotADatasetError:
@@ -86,13 +74,12 @@ def _nothing_in(dataset: Location, left_out: Sequence[str]) -> NotADatasetError:
     )
 
 
-def _finalise(dataset: Location, rebuild: bool) -> Published:
-    stores, left_out = read_stores(dataset, store_names(dataset))
+def _finalise(dataset: Location, tables: TableFiles) -> Published:
+    stores, left_out = _gather(dataset, tables)
     if not stores:
         raise _nothing_in(dataset, left_out)
     manifest = _manifest(dataset.url, stores)
-    tables = _Tables(dataset, rebuild)
-    tables.make(stores)
+    objects = tables.complete()
     content = dataset_content(tables.content_of_patients, tables.content)
     about = {"tables": tables.files, "cohort": COHORT_FILE, "content": content}
     manifest = manifest.model_copy(update=about)
@@ -102,9 +89,45 @@ def _finalise(dataset: Location, rebuild: bool) -> Published:
         CROISSANT_NAME: croissant(manifest),
         MANIFEST_NAME: manifest.dump(),
     }
-    dataset.write_together(tables.objects | {name: t.encode() for name, t in texts.items()})
+    dataset.write_together(objects | {name: t.encode() for name, t in texts.items()})
     _remove_stale(dataset, manifest)
     return Published(manifest, tuple(left_out), absent(dataset, (s.patient_id for s in stores)))
+
+
+@dataclass(frozen=True)
+class _Store:
+    """What the manifest wants to know of a store."""
+
+    patient_id: str
+    part: str
+    precision: str
+    synthetic: bool
+    headers_stripped: bool
+
+
+def _gather(dataset: Location, tables: TableFiles) -> tuple[list[_Store], list[str]]:
+    """What there is, and why some is left out; rows go into `tables` as stores are read.
+
+    No more rows come once stores are found to differ in what they must agree on.
+    """
+    known: list[_Store] = []
+    left_out: list[str] = []
+    names, kinds = store_names(dataset), set()
+    for first in range(0, len(names), _AT_A_TIME):
+        stores, left = read_stores(dataset, names[first : first + _AT_A_TIME])
+        left_out += left
+        some = [_known(s) for s in stores]
+        known += some
+        kinds |= {(s.precision, s.synthetic) for s in some}
+        if len(kinds) == 1:
+            tables.add(stores)
+    return known, left_out
+
+
+def _known(store: StoreMetadata) -> _Store:
+    a = store.attributes
+    stripped = bool(a.get("headers_stripped", False))
+    return _Store(store.patient_id, a["part"], str(a["precision"]), a["synthetic"], stripped)
 
 
 def store_names(dataset: Location) -> list[str]:
@@ -138,7 +161,7 @@ def _store(dataset: Location, name: str) -> StoreMetadata | str:
     return store if fits else f"holds patient {store.patient_id}"
 
 
-def _manifest(dataset: str, stores: list[StoreMetadata]) -> Manifest:
+def _manifest(dataset: str, stores: list[_Store]) -> Manifest:
     precision = _precision(dataset, stores)
     synthetic = _is_synthetic(dataset, stores)
     return Manifest.model_validate(
@@ -147,21 +170,21 @@ def _manifest(dataset: str, stores: list[StoreMetadata]) -> Manifest:
             "name": "LUND-PROBE phantom (synthetic)" if synthetic else "LUND-PROBE",
             "precision": precision,
             "synthetic": synthetic,
-            "headers_stripped": all(s.attributes.get("headers_stripped", False) for s in stores),
+            "headers_stripped": all(s.headers_stripped for s in stores),
             "access": ACCESS_SYNTHETIC if synthetic else ACCESS,
             "converter": f"lundprobe-zarr {package_version()}",
             "created": datetime.now(UTC).isoformat(timespec="seconds"),
-            "patients": {p: sum(s.attributes["part"] == p for s in stores) for p in PARTS},
+            "patients": {p: sum(s.part == p for s in stores) for p in PARTS},
             "tables": {},
         }
     )
 
 
-def _precision(dataset: str, stores: list[StoreMetadata]) -> str:
-    found = Counter(str(s.attributes["precision"]) for s in stores).most_common()
+def _precision(dataset: str, stores: list[_Store]) -> str:
+    found = Counter(s.precision for s in stores).most_common()
     if len(found) > 1:
         most = found[0][0]
-        others = [s.patient_id for s in stores if s.attributes["precision"] != most]
+        others = [s.patient_id for s in stores if s.precision != most]
         raise DatasetError(
             f"{dataset}: its stores were converted with "
             f"{' and '.join(f'{p} ({n})' for p, n in found)} precision; expected one; convert "
@@ -172,9 +195,9 @@ def _precision(dataset: str, stores: list[StoreMetadata]) -> str:
     return found[0][0]
 
 
-def _is_synthetic(dataset: str, stores: list[StoreMetadata]) -> bool:
-    real = [s.patient_id for s in stores if not s.attributes["synthetic"]]
-    phantom = [s.patient_id for s in stores if s.attributes["synthetic"]]
+def _is_synthetic(dataset: str, stores: list[_Store]) -> bool:
+    real = [s.patient_id for s in stores if not s.synthetic]
+    phantom = [s.patient_id for s in stores if s.synthetic]
     if real and phantom:
         raise DatasetError(
             f"{dataset}: holds synthetic patients ({phantom[0]}, {len(phantom)} in all) beside "
@@ -182,64 +205,6 @@ def _is_synthetic(dataset: str, stores: list[StoreMetadata]) -> bool:
             "destinations of their own"
         )
     return bool(phantom)
-
-
-class _Tables:
-    """The tables of all stores, made part by part; files, rows, bytes and content of each."""
-
-    def __init__(self, dataset: Location, rebuild: bool) -> None:
-        self._dataset = dataset
-        self._rebuild = rebuild
-        self.files: dict[str, dict[str, list[str]]] = {name: {} for name in TABLES}
-        self.sizes: dict[str, dict[str, tuple[int, int]]] = {name: {} for name in TABLES}
-        self.content: dict[str, dict[str, str]] = {name: {} for name in TABLES}
-        self.content_of_patients: dict[str, str] = {}
-        self.objects: dict[str, bytes] = {}
-
-    def make(self, stores: list[StoreMetadata]) -> None:
-        """Make every table, and the patients of all parts at once."""
-        bytes_of = _store_bytes(self._dataset, stores)
-        patients = []
-        for part in PARTS:
-            chosen = [s for s in stores if s.attributes["part"] == part]
-            if chosen:
-                tables = self._of_part(chosen, bytes_of)
-                self._add_part(part, tables)
-                patients.append(tables[PATIENTS.name])
-        for table in patients:
-            ids, hashes = (table[c].to_pylist() for c in ("patient_id", CONTENT))
-            self.content_of_patients |= zip(ids, hashes, strict=True)
-        self.objects[COHORT_FILE] = parquet(pa.concat_tables(patients))
-
-    def _add_part(self, part: str, tables: dict[str, pa.Table]) -> None:
-        for name, table in tables.items():
-            file, data = table_file(name, part), parquet(table)
-            self.objects[file] = data
-            self.files[name][part] = [file]
-            self.sizes[name][part] = table.num_rows, len(data)
-            self.content[name][part] = table_content(name, table)
-
-    def _of_part(
-        self, stores: list[StoreMetadata], bytes_of: Mapping[str, int]
-    ) -> dict[str, pa.Table]:
-        measured = load_fragments(self._dataset, stores, self._rebuild)
-        patients = [patient_row(s, bytes_of[s.patient_id]) for s in stores]
-        return {
-            "patients": TABLES["patients"].from_rows(patients),
-            "arrays": TABLES["arrays"].from_rows(row for s in stores for row in array_rows(s)),
-            **{name: pa.concat_tables([f[name] for f in measured]) for name in MEASURED},
-        }
-
-
-def _store_bytes(dataset: Location, stores: list[StoreMetadata]) -> Mapping[str, int]:
-    """Bytes of all objects of each patient's store; in a bucket by one listing of all."""
-    if dataset.is_local:  # where stores that are being written come and go in between
-        ids = [s.patient_id for s in stores]
-        return {i: sum(dataset.find(store_path(i)).values()) for i in ids}
-    total: Counter[str] = Counter()
-    for name, size in dataset.find("patients").items():
-        total[name.partition("/")[0].removesuffix(SUFFIX)] += size
-    return total
 
 
 def _remove_stale(dataset: Location, manifest: Manifest) -> None:

@@ -16,9 +16,10 @@ from lundprobe_zarr.store.validate import Problem, validate
 from .fragments import drop_fragments
 from .inventory import Inventory, select, without_header_text
 from .patient import PatientResult
-from .publish import SUFFIX, finalise, store_names
+from .publish import finalise, store_names
 from .run import Options, Reporter, Silent, convert
 from .state import remembered
+from .table_files import SUFFIX
 
 
 @dataclass(frozen=True)

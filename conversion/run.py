@@ -2,32 +2,34 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
-import logging
-import os
-import signal
-import sys
 import time
+import uuid
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
-from multiprocessing import resource_tracker
 from pathlib import Path
 from typing import Any, Protocol
 
-import dask
-from distributed import Client, LocalCluster, as_completed, get_worker
-from distributed.comm.core import connect
-from distributed.security import Security
+from distributed import Client, as_completed, get_worker
 
 from lundprobe_zarr.errors import DatasetError, UsageError
 from lundprobe_zarr.schema.precision import PRECISIONS, Precision
 from lundprobe_zarr.store.location import Location
 from lundprobe_zarr.store.private import require_private
+from lundprobe_zarr.vocabulary.version import package_version
 
 from .claim import announced
+from .cluster import (
+    MisfitError,
+    Needs,
+    keep_memory,
+    local_client,
+    remote_client,
+    require_fit,
+    require_fitting,
+)
 from .inventory import Inventory, PatientSource
 from .mixing import require_unmixed, strangers
 from .patient import PatientResult, convert_patient
@@ -42,12 +44,9 @@ from .publish import finalise
 from .state import Failures, are_current, remember_source
 from .workspace import Workspace
 
-#: Topic on which workers report bytes as files are stored.
-_TOPIC = "lundprobe-progress"
-#: Tasks in the scheduler's hands per worker: enough to keep it busy, few enough for any size.
-_AHEAD = 3
-#: A scheduler that runs answers within this time.
-_PATIENCE_SECONDS = 10.0
+#: Patients in the scheduler's hands at a time: more than workers can ever be there or come later,
+#: and few enough for any number of patients, as each takes the scheduler some 20 kB.
+_AHEAD = 1000
 
 
 class Reporter(Protocol):
@@ -159,13 +158,13 @@ def convert(
     options, reporter = options or Options(), reporter or Silent()
     dataset = located(destination)
     _require_usable(inventory, dataset, options)
-    with announced(dataset, [p.patient_id for p in inventory.patients]):
+    with announced(dataset, [p.patient_id for p in inventory.patients]) as claim:
         require_unmixed(inventory, dataset, options.precision, options.overwrite)
-        return _convert(inventory, dataset, options, reporter)
+        return _convert(inventory, dataset, options, reporter, claim)
 
 
 def _convert(
-    inventory: Inventory, dataset: Location, options: Options, reporter: Reporter
+    inventory: Inventory, dataset: Location, options: Options, reporter: Reporter, claim: str
 ) -> Report:
     started = time.perf_counter()
     report = Report(
@@ -181,7 +180,8 @@ def _convert(
     failures = Failures(dataset)
     for skipped in report.results:
         failures.note(skipped.patient_id, None)
-    _convert_all(todo, dataset, options, report, reporter, failures)
+    needs = _needs(inventory, dataset, options, claim)
+    _convert_all(todo, needs, options, report, reporter, failures)
     report.seconds = time.perf_counter() - started
     if options.publish and not report.interrupted:
         _publish(dataset, report)
@@ -220,7 +220,7 @@ def _skip_current(
 ) -> list[PatientSource]:
     patients = inventory.patients
     remove_unfinished(dataset)
-    remove_leftovers(dataset, [p.patient_id for p in patients], options.scratch)
+    remove_leftovers(dataset, [p.patient_id for p in patients], options.scratch, alone=True)
     if options.overwrite:
         return list(patients)
     todo = []
@@ -233,9 +233,14 @@ def _skip_current(
     return todo
 
 
+def _needs(inventory: Inventory, dataset: Location, options: Options, claim: str) -> Needs:
+    scratch = None if options.scratch is None else options.scratch.resolve()
+    return Needs(package_version(), inventory.root, dataset, claim, scratch)
+
+
 def _convert_all(
     todo: Sequence[PatientSource],
-    dataset: Location,
+    needs: Needs,
     options: Options,
     report: Report,
     reporter: Reporter,
@@ -244,19 +249,20 @@ def _convert_all(
     if not todo:
         reporter.started(0, 0, 0)
         return
+    topic = f"lundprobe-progress-{uuid.uuid4().hex}"  # others may work on the same cluster
     task = partial(
         _task,
-        dataset=dataset,
+        needs=needs,
         precision=options.precision,
-        scratch=None if options.scratch is None else options.scratch.resolve(),
+        topic=topic,
         # Workers of somebody else's cluster have their memory back after each patient.
-        keeps_memory=options.scheduler is None,
+        keeps_workspace=options.scheduler is None,
     )
     try:
-        with _client(options, len(todo)) as client:
+        with _client(options, needs, len(todo)) as client:
             workers = len(client.scheduler_info(n_workers=-1)["workers"])
             reporter.started(len(todo), sum(p.bytes for p in todo), workers)
-            with _subscription(client, reporter.advanced):
+            with _subscription(client, topic, reporter.advanced):
                 for result in _results(client, task, todo):
                     failures.note(result.patient_id, result.error)
                     report.results.append(result)
@@ -264,11 +270,22 @@ def _convert_all(
     except KeyboardInterrupt:
         report.interrupted = True
     finally:
-        remove_leftovers(dataset, [p.patient_id for p in todo], options.scratch)
+        remove_leftovers(needs.dataset, [p.patient_id for p in todo], needs.scratch, alone=True)
 
 
 @contextmanager
-def _subscription(client: Client, advanced: Callable[[int], None]) -> Iterator[None]:
+def _client(options: Options, needs: Needs, patients: int) -> Iterator[Client]:
+    if options.scheduler is None:
+        with local_client(options.workers, patients) as client:
+            yield client
+        return
+    with remote_client(options.scheduler) as client:
+        require_fitting(client, needs)
+        yield client
+
+
+@contextmanager
+def _subscription(client: Client, topic: str, advanced: Callable[[int], None]) -> Iterator[None]:
     """Within, `advanced` hears of the bytes that workers store.
 
     It ends before the client closes: the scheduler complains of events that it cannot deliver.
@@ -277,108 +294,11 @@ def _subscription(client: Client, advanced: Callable[[int], None]) -> Iterator[N
     def listen(event: Any) -> None:
         advanced(int(event[1]))
 
-    client.subscribe_topic(_TOPIC, listen)
+    client.subscribe_topic(topic, listen)
     try:
         yield
     finally:
-        client.unsubscribe_topic(_TOPIC)
-
-
-@contextmanager
-def _client(options: Options, patients: int) -> Iterator[Client]:
-    if options.scheduler is not None:
-        with _remote_client(options.scheduler) as client:
-            yield client
-        return
-    with ExitStack() as stack:
-        with _signals_held():
-            cluster = stack.enter_context(_local_cluster(options, patients))
-            client = stack.enter_context(Client(cluster))
-        yield client
-
-
-def _remote_client(address: str) -> Client:
-    """A client of the scheduler at `address`; raises `UsageError` if none answers there soon."""
-    try:
-        asyncio.run(asyncio.wait_for(_greet(address), _PATIENCE_SECONDS))
-        return Client(address, timeout=_PATIENCE_SECONDS)
-    except (OSError, ValueError, MemoryError) as error:
-        raise UsageError(
-            f"--scheduler {address}: {_silence(error)}; expected the address of a running dask "
-            "scheduler, e.g. tcp://10.0.0.1:8786"
-        ) from error
-
-
-def _silence(error: BaseException) -> str:
-    if isinstance(error, MemoryError):  # its greeting was read as a length
-        return "what answers there is no dask scheduler"
-    return str(error) or f"no answer of a dask scheduler within {_PATIENCE_SECONDS:.0f} s"
-
-
-async def _greet(address: str) -> None:
-    """Shake hands with a scheduler; `Client` waits for ever for any other server."""
-    comm = await connect(address, **Security().get_connection_args("client"))
-    await comm.close()
-
-
-#: What a worker's malloc does, set before it starts. dask's own setting returns every freed block
-#: to the system at once, so that each chunk and slab is fresh pages to be zeroed: at full size
-#: that is most of the time. glibc alone reads these; one arena, as one thread does the work.
-_WORKER_ENVIRONMENT = {
-    "MALLOC_TRIM_THRESHOLD_": str(1 << 28),
-    "MALLOC_MMAP_THRESHOLD_": str(1 << 25),
-    "MALLOC_ARENA_MAX": "1",
-}
-
-
-def _local_cluster(options: Options, patients: int) -> LocalCluster:
-    with dask.config.set({"distributed.nanny.pre-spawn-environ": _WORKER_ENVIRONMENT}):
-        return LocalCluster(
-            n_workers=min(options.workers or _cpus(), patients),
-            threads_per_worker=1,  # decoding and encoding hold the GIL in between
-            processes=True,
-            dashboard_address=None,
-            # No dashboard, but its server starts anyway: on a free port, for this machine alone.
-            scheduler_kwargs={"dashboard_address": "127.0.0.1:0"},
-            # A worker told to end amid a heartbeat logs a traceback as an error; what fails for a
-            # patient comes back as the task's result.
-            silence_logs=logging.CRITICAL,
-        )
-
-
-@contextmanager
-def _signals_held() -> Iterator[None]:
-    """Hold SIGINT and SIGTERM back; threads and processes started meanwhile never get them.
-
-    Ctrl-C goes to every process of a terminal: workers that took it would die with a traceback
-    each, and a cluster that is half started cannot be closed. They end when this process says.
-    """
-    if not hasattr(signal, "pthread_sigmask"):  # Windows has neither masks nor process groups
-        yield
-        return
-    _start_tracker()
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
-def _start_tracker() -> None:
-    """Start the process that frees what killed workers leave, and let it do so without a word.
-
-    Started later, by the first worker, it would let the signals through again.
-    """
-    quiet = "ignore:resource_tracker:UserWarning"
-    sys.warnoptions.append(quiet)  # handed down as the tracker's command line
-    try:
-        resource_tracker.ensure_running()
-    finally:
-        sys.warnoptions.remove(quiet)
-
-
-def _cpus() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        client.unsubscribe_topic(topic)
 
 
 def _results(
@@ -396,35 +316,50 @@ def _results(
             patients[future.key] = patient
             done.add(future)
 
-    for _ in range(_AHEAD * max(1, len(client.scheduler_info(n_workers=-1)["workers"]))):
+    for _ in range(_AHEAD):
         submit()
     for future in done:
         patient = patients.pop(future.key)
-        error = future.exception()
-        yield future.result() if error is None else _crashed(patient, error)
+        yield _result(future, patient)
         future.release()
         submit()
+
+
+def _result(future: Any, patient: PatientSource) -> PatientResult:
+    """What became of a patient; raises what ends the whole conversion."""
+    error = future.exception()
+    if isinstance(error, MisfitError):
+        raise error
+    if isinstance(error, ImportError):  # of the task itself: a worker that came later
+        raise MisfitError(
+            f"a worker cannot import the converter ({error}); expected the same version of "
+            "lundprobe-zarr on all; mend or stop it, then run the same command again"
+        ) from error
+    return _crashed(patient, error) if error is not None else _converted(future)
+
+
+def _converted(future: Any) -> PatientResult:
+    result: PatientResult = future.result()
+    return result
 
 
 def _crashed(patient: PatientSource, error: BaseException) -> PatientResult:
     """A task that did not return: its worker died, or the converter has a defect."""
     reason = (
-        f"{patient.folder}: the conversion broke off ({type(error).__name__}: {error}); a worker "
-        "may have run out of memory: try fewer --workers"
+        f"{patient.folder}: the conversion broke off ({type(error).__name__}: {error}); workers "
+        "may have run out of memory, or were stopped: try fewer on a machine, or run again"
     )
     return PatientResult(patient.patient_id, "failed", patient.bytes, error=reason)
 
 
 def _task(
-    patient: PatientSource,
-    dataset: Location,
-    precision: Precision,
-    scratch: Path | None,
-    keeps_memory: bool,
+    patient: PatientSource, needs: Needs, precision: Precision, topic: str, keeps_workspace: bool
 ) -> PatientResult:
+    require_fit(needs)
+    keep_memory()
     worker: Any = get_worker()
-    progress = partial(worker.log_event, _TOPIC)
+    progress = partial(worker.log_event, topic)
     workspace = Workspace()
-    if keeps_memory:  # from patient to patient: one thread a worker, so one patient at a time
+    if keeps_workspace:  # from patient to patient: one thread a worker, so one patient at a time
         workspace = vars(worker).setdefault("lundprobe_workspace", workspace)
-    return convert_patient(patient, dataset, precision, progress, scratch, workspace)
+    return convert_patient(patient, needs.dataset, precision, progress, needs.scratch, workspace)

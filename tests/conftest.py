@@ -5,11 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from conversion.inventory import take_inventory
 from conversion.patient import convert_patient
 from conversion.publish import finalise
 from lundprobe_zarr.phantom import write_phantom
+
+settings.register_profile("busy", deadline=None)  # a machine may have more to do than our tests
+settings.load_profile("busy")
 
 
 @pytest.fixture(scope="session")

@@ -9,18 +9,20 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import ExitStack
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.parquet as pq
 
 from lundprobe_zarr.schema.manifest import Content, Manifest
 from lundprobe_zarr.schema.records import SourceRecord
 from lundprobe_zarr.schema.tables import CONTENT
-from lundprobe_zarr.store.dataset import read_table
+from lundprobe_zarr.store.dataset import parquet_file
 from lundprobe_zarr.store.location import Location
 from lundprobe_zarr.store.metadata import StoreMetadata, VolumeArray
 
@@ -36,6 +38,7 @@ _LEFT_OUT: dict[str, tuple[str, ...]] = {
 #: Bits of a measured number that count: means and percentiles may differ in the last digits
 #: between processors and versions of NumPy.
 _BITS = 20
+_JSON = json.JSONEncoder(sort_keys=True, separators=(",", ":"), allow_nan=False)
 
 
 def patient_content(store: StoreMetadata) -> str:
@@ -72,7 +75,7 @@ def _volume(array: VolumeArray, record: SourceRecord) -> str:
         {
             "array": array.spec.path,
             "labels": record.labels,
-            "dtype": array.dtype.name,
+            "dtype": array.dtype_name,
             "shape": array.volume_shape,
             "nifti_sha256": record.nifti_sha256,
             "foreground": record.foreground,
@@ -94,28 +97,60 @@ def table_content(name: str, table: pa.Table) -> str:
 
     Columns that say how data are stored or what files they came from do not count.
     """
-    sha256 = hashlib.sha256(f"{_VERSION} {name} {table.num_rows}".encode())
-    for column in sorted(set(table.column_names).difference(_LEFT_OUT.get(name, ()))):
-        sha256.update(f" {column}".encode())
-        _feed(sha256, table[column].combine_chunks())
+    return _table_content(name, table.num_rows, table.column_names, table.column)
+
+
+def file_content(name: str, files: Sequence[pq.ParquetFile]) -> str:
+    """As `table_content`, of a table in open Parquet files; holds one column of it at a time."""
+
+    def column(wanted: str) -> pa.ChunkedArray:
+        return pa.concat_tables(f.read(columns=[wanted]) for f in files).column(wanted)
+
+    rows = sum(f.metadata.num_rows for f in files)
+    return _table_content(name, rows, files[0].schema_arrow.names, column)
+
+
+def _table_content(
+    name: str, rows: int, columns: Iterable[str], column: Callable[[str], pa.ChunkedArray]
+) -> str:
+    sha256 = hashlib.sha256(f"{_VERSION} {name} {rows}".encode())
+    for each in sorted(set(columns).difference(_LEFT_OUT.get(name, ()))):
+        sha256.update(f" {each}".encode())
+        values = column(each)
+        _feed(sha256, values.type, values.chunks)
     return sha256.hexdigest()
 
 
-def _feed(sha256: Any, values: pa.Array) -> None:
-    """Hash an Arrow array: which are null, then what they hold, whatever its buffers look like."""
-    sha256.update(np.packbits(values.is_valid().to_numpy(zero_copy_only=False)).data)
-    kind = values.type
+def _feed(sha256: Any, kind: pa.DataType, chunks: Sequence[pa.Array]) -> None:
+    """Hash an Arrow column: which are null, then what they hold, whatever its chunks look like."""
+    there = [c.is_valid().to_numpy(zero_copy_only=False) for c in chunks]
+    sha256.update(np.packbits(np.concatenate([np.empty(0, bool), *there])).data)
     if pa.types.is_list(kind) or pa.types.is_fixed_size_list(kind):
-        _feed_integers(sha256, pc.list_value_length(values))
-        _feed(sha256, values.flatten())
+        for chunk in chunks:
+            _feed_integers(sha256, pc.list_value_length(chunk))
+        _feed(sha256, kind.value_type, [c.flatten() for c in chunks])
     elif pa.types.is_string(kind):
-        texts = [t.encode() for t in values.drop_null().to_pylist()]
-        _feed_integers(sha256, pa.array([len(t) for t in texts], pa.int64()))
-        sha256.update(b"".join(texts))
+        texts = [c.drop_null() for c in chunks]
+        for chunk in texts:
+            _feed_integers(sha256, pc.binary_length(chunk))
+        for chunk in texts:
+            sha256.update(_characters(chunk))
     elif pa.types.is_floating(kind):
-        sha256.update(_six_digits(values.fill_null(0).to_numpy(zero_copy_only=False)).data)
+        for chunk in chunks:
+            numbers = chunk.fill_null(0).to_numpy(zero_copy_only=False)
+            sha256.update(_six_digits(numbers).data)
     else:
-        _feed_integers(sha256, values)
+        for chunk in chunks:
+            _feed_integers(sha256, chunk)
+
+
+def _characters(texts: pa.StringArray) -> memoryview:
+    """UTF-8 of texts without nulls, one after another."""
+    _, places, characters = texts.buffers()
+    if not len(texts) or characters is None:
+        return memoryview(b"")
+    ends = np.frombuffer(places, np.int32)[texts.offset : texts.offset + len(texts) + 1]
+    return memoryview(characters)[ends[0] : ends[-1]]
 
 
 def _feed_integers(sha256: Any, values: pa.Array) -> None:
@@ -148,22 +183,19 @@ def read_content(
     Raises `DatasetError` for a table that cannot be read.
     """
     tables = {
-        name: {
-            part: table_content(name, _read_part(location, manifest, name, part)) for part in parts
-        }
+        name: {part: _part_content(location, name, files) for part, files in parts.items()}
         for name, parts in manifest.tables.items()
     }
     return dataset_content({r["patient_id"]: r.get(CONTENT) for r in patients}, tables)
 
 
-def _read_part(location: Location, manifest: Manifest, name: str, part: str) -> pa.Table:
-    files = {name: {part: manifest.tables[name][part]}}
-    of_part = manifest.model_copy(update={"tables": files, "cohort": None})
-    return read_table(location, of_part, name, without=_LEFT_OUT.get(name, ()))
+def _part_content(location: Location, name: str, files: Iterable[str]) -> str:
+    with ExitStack() as stack:
+        return file_content(name, [stack.enter_context(parquet_file(location, f)) for f in files])
 
 
 def _canonical(value: Any) -> str:
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return _JSON.encode(value)
 
 
 def _sha256(value: Mapping[str, Any]) -> str:

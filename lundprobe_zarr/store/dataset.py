@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from functools import partial
 
 import pyarrow as pa
@@ -106,6 +107,25 @@ def _end(location: Location, file: str, size: int, length: int) -> bytes:
     return location.read_ranges([Range(file, max(0, size - length), size)])[0]
 
 
+@contextmanager
+def parquet_file(
+    location: Location, file: str, encoded: Sequence[str] = ()
+) -> Iterator[pq.ParquetFile]:
+    """A file of a table, open; `DatasetError` if it is not there or cannot be read, then or later.
+
+    Columns in `encoded` come as Arrow dictionaries.
+    """
+    with open_object(location, file, "a table of the dataset") as opened:
+        try:
+            # Not read_table: that imports pyarrow.dataset, a sixth of a second, and needs it not.
+            yield pq.ParquetFile(opened, read_dictionary=list(encoded))
+        except (pa.ArrowException, OSError) as error:
+            raise DatasetError(
+                f"{location.path(file)}: not a sound Parquet file ({error}); rebuild it with "
+                "`lundprobe-zarr finalise`"
+            ) from error
+
+
 def _read_parquet(
     location: Location,
     columns: Sequence[str] | None,
@@ -114,17 +134,9 @@ def _read_parquet(
     file: str,
 ) -> pa.Table:
     wanted = list(columns) if columns else None
-    with open_object(location, file, "a table of the dataset") as opened:
-        try:
-            # Not read_table: that imports pyarrow.dataset, a sixth of a second, and needs it not.
-            parquet = pq.ParquetFile(opened, read_dictionary=list(encoded))
-            there = [c for c in parquet.schema_arrow.names if c not in without]
-            table = parquet.read(columns=wanted or there)
-        except (pa.ArrowException, OSError) as error:
-            raise DatasetError(
-                f"{location.path(file)}: not a sound Parquet file ({error}); rebuild it with "
-                "`lundprobe-zarr finalise`"
-            ) from error
+    with parquet_file(location, file, encoded) as parquet:
+        there = [c for c in parquet.schema_arrow.names if c not in without]
+        table = parquet.read(columns=wanted or there)
     absent = [c for c in wanted or () if c not in table.column_names]
     if absent:
         raise DatasetError(

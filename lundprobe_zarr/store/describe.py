@@ -92,5 +92,5 @@ def _place(array: VolumeArray | None) -> dict[str, Any]:
         "source_shape": list(array.volume_shape),
         "group": array.spec.group,
         "variable": array.spec.variable,
-        "stored_dtype": array.dtype.name,
+        "stored_dtype": array.dtype_name,
     }

@@ -39,10 +39,13 @@ def _sync(file: Any) -> None:
 
 
 @contextmanager
-def staged(path: Path, data: bytes) -> Iterator[None]:
-    """Within, `data` is on the device already; it takes the place of `path` at the end."""
+def staged(path: Path, contents: bytes | Path) -> Iterator[None]:
+    """Within, bytes or a copy of a file are on the device; they take the place of `path` after."""
     with _appearing(path) as file:
-        file.write(data)
+        if isinstance(contents, Path):
+            _copy(contents, file)
+        else:
+            file.write(contents)
         _sync(file)
         yield
 
@@ -55,7 +58,12 @@ def write_local(path: Path, data: bytes) -> None:
 
 def copy_local(source: Path, path: Path) -> None:
     """Copy a file, without holding it in memory."""
-    with source.open("rb") as original, _appearing(path) as file:
+    with _appearing(path) as file:
+        _copy(source, file)
+
+
+def _copy(source: Path, file: Any) -> None:
+    with source.open("rb") as original:
         while block := original.read(1 << 22):
             file.write(block)
 

@@ -381,15 +381,15 @@ class Location:
         else:
             self._write(relative, lambda: self._fs.pipe_file(full, data))
 
-    def write_together(self, files: Mapping[str, bytes]) -> None:
-        """Write several objects, in order; raises as `write` does.
+    def write_together(self, files: Mapping[str, bytes | Path]) -> None:
+        """Write several objects, of bytes or of local files, in order; raises as `write` does.
 
         On a local disk none of them appears before all are on the device, so that one which fills
         up meanwhile leaves all as they were.
         """
         if not self.is_local:
             for name, data in files.items():
-                self.write(name, data)
+                self.write_file(name, data) if isinstance(data, Path) else self.write(name, data)
             return
         with ExitStack() as stack:  # which lets the last one in appear first
             for name, data in reversed(list(files.items())):

@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -33,6 +34,11 @@ class VolumeArray:
     chunk: tuple[int, int, int]
     blosc: BloscSettings
     sources: tuple[SourceRecord, ...]
+
+    @cached_property
+    def dtype_name(self) -> str:
+        """NumPy name of the stored type, which takes NumPy long to find."""
+        return self.dtype.name
 
     @property
     def volume_shape(self) -> tuple[int, int, int]:

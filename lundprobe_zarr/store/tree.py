@@ -31,6 +31,17 @@ from lundprobe_zarr.vocabulary.names import AXES, MODALITY_UNITS
 Nodes = Mapping[str, Mapping[str, Any]]
 
 
+def _text_type() -> np.dtype[Any]:
+    """NumPy's own texts, where xarray finds an array of them equal to itself: from 2026.1 on."""
+    text: np.dtype[Any] = np.dtypes.StringDType()
+    one = xr.DataArray(np.array(["a"], text))
+    return text if one.equals(one.copy(deep=True)) else np.dtype(object)
+
+
+#: Type of arrays of labels.
+TEXT = _text_type()
+
+
 def open_tree(location: Location, patient_id: str) -> xr.DataTree:
     """The patient's store; dask chunks are slabs of slices, one volume deep in the labels.
 
@@ -85,7 +96,7 @@ def _coordinates(metadata: StoreMetadata, path: str, arrays: Nodes) -> dict[Hash
 
 def _label_array(values: list[Any]) -> Any:
     if any(isinstance(v, str) for v in values):
-        return np.array(values, dtype=np.dtypes.StringDType())
+        return np.array(values, dtype=TEXT)
     return np.array(values, dtype=np.int64)
 
 

@@ -17,6 +17,7 @@ import xarray as xr
 
 from lundprobe_zarr.errors import MissingStructureError, UnknownLabelError, UsageError
 from lundprobe_zarr.schema.layout import AXIS_ATTRIBUTES, SPATIAL_DIMS
+from lundprobe_zarr.store.tree import TEXT
 from lundprobe_zarr.views.labelled_resample import needed, resample_to
 from lundprobe_zarr.views.labelled_select import select_structure
 from lundprobe_zarr.views.labelled_tables import centroids, require_known
@@ -29,7 +30,6 @@ if TYPE_CHECKING:
 
 #: Stores opened at a time for a tree: each costs a request, which is mostly waiting.
 _OPENED_AT_ONCE = 16
-_TEXT = np.dtypes.StringDType()
 
 
 @dataclass(frozen=True)
@@ -105,9 +105,9 @@ def cohort_on_grid(
         variables,
         _coordinates(cohort, grid, centres, columns)
         | {
-            "modality": np.array(modalities, dtype=_TEXT),
-            "unit": ("modality", np.array(list(MODALITY_UNITS.values()), dtype=_TEXT)),
-            "structure": np.array(names, dtype=_TEXT),
+            "modality": np.array(modalities, dtype=TEXT),
+            "unit": ("modality", np.array(list(MODALITY_UNITS.values()), dtype=TEXT)),
+            "structure": np.array(names, dtype=TEXT),
         },
         {"title": f"a cohort about the centroid of {grid.centre}"},
     )
@@ -167,14 +167,14 @@ def _coordinates(
         coords[dim] = ((dim,), values, AXIS_ATTRIBUTES[dim] | about)
     about = {"units": "mm", "long_name": f"centroid of {grid.centre}, LPS"}
     coords["centre"] = (("patient", "axis"), np.array(centres)[:, ::-1], about)
-    coords["axis"] = np.array(AXES, dtype=_TEXT)
+    coords["axis"] = np.array(AXES, dtype=TEXT)
     return coords
 
 
 def _column(values: Any) -> npt.NDArray[Any]:
     array = np.asarray(values.to_numpy())
     is_text = array.dtype.kind == "O" and all(isinstance(v, str) for v in array)
-    return array.astype(_TEXT) if is_text else array
+    return array.astype(TEXT) if is_text else array
 
 
 @dataclass(frozen=True)

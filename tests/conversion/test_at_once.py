@@ -20,7 +20,7 @@ from trees import NEW, OLD, convert_tree, snapshot
 from conversion.claim import announced, is_alive, publishing
 from conversion.inventory import select, take_inventory
 from conversion.patient import convert_patient
-from conversion.place import remove_unfinished
+from conversion.place import _replace, remove_unfinished
 from conversion.publish import finalise
 from conversion.run import Options, convert
 from lundprobe_zarr.errors import UsageError
@@ -171,3 +171,14 @@ def test_a_living_one_on_another_machine_is_known_by_its_beats(
     (patient,) = others.patients
     assert convert_patient(patient, work.dataset, "standard").error is None
     assert convert(others, work.dataset).count("skipped") == 1
+
+
+def test_workers_given_up_and_alive_do_not_trip_over_each_other(tmp_path: Path) -> None:
+    final, rivals = tmp_path / "patient.zarr", [tmp_path / f"draft-{n}" for n in range(100)]
+    for draft in rivals:
+        draft.mkdir()
+        (draft / "zarr.json").write_text(draft.name)
+    with ThreadPoolExecutor(8) as pool:
+        assert list(pool.map(_replace, rivals, [final] * len(rivals))) == [None] * len(rivals)
+    assert [p.name for p in tmp_path.iterdir()] == ["patient.zarr"]
+    assert [p.name for p in final.iterdir()] == ["zarr.json"]

@@ -14,10 +14,11 @@ from conftest import Workplace
 from distributed import Client
 from trees import FIDUCIALS, MRI, NEW, OLD, SCT, convert_tree, snapshot, write_patient
 
+from conversion.cluster import _local_cluster
 from conversion.inventory import Inventory, PatientSource, select, take_inventory
 from conversion.patient import convert_patient
 from conversion.publish import finalise
-from conversion.run import Options, _local_cluster, convert
+from conversion.run import Options, convert
 from conversion.state import is_current
 from lundprobe_zarr.errors import UsageError
 from lundprobe_zarr.schema.precision import Precision
@@ -281,7 +282,7 @@ def test_workers_log_no_errors_of_their_own() -> None:
     def shown() -> list[int]:
         return [handler.level for handler in logging.getLogger("distributed").handlers]
 
-    with _local_cluster(Options(workers=1), 1) as cluster, Client(cluster) as client:
+    with _local_cluster(1, 1) as cluster, Client(cluster) as client:
         (levels,) = client.run(shown).values()
     assert levels
     assert set(levels) == {logging.CRITICAL}
