@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import shlex
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -33,6 +34,7 @@ from lundprobe_zarr.schema.tables import (
     table_file,
 )
 from lundprobe_zarr.store.content import dataset_content, table_content
+from lundprobe_zarr.store.dataset import open_manifest
 from lundprobe_zarr.store.describe import array_rows, patient_row
 from lundprobe_zarr.store.location import Location
 from lundprobe_zarr.store.memory import Absent, absent
@@ -79,10 +81,11 @@ def finalise(dataset: Location | Path, rebuild: bool = False) -> Published:
         )
     manifest = _manifest(dataset.url, stores)
     tables = _Tables(dataset, rebuild)
+    _forget_hashes(dataset)
     tables.write(stores)
     content = dataset_content(tables.content_of_patients, tables.content)
     about = {"tables": tables.files, "cohort": COHORT_FILE, "content": content}
-    manifest = manifest.model_copy(update=about)
+    manifest = manifest.model_copy(update=about | {"table_sha256": tables.sha256})
     texts = {
         "README.md": dataset_card(manifest, tables.sizes),
         "catalog.yaml": dataset_catalog(manifest, stores[0].patient_id),
@@ -182,6 +185,7 @@ class _Tables:
         self.sizes: dict[str, dict[str, tuple[int, int]]] = {name: {} for name in TABLES}
         self.content: dict[str, dict[str, str]] = {name: {} for name in TABLES}
         self.content_of_patients: dict[str, str] = {}
+        self.sha256: dict[str, str] = {}
 
     def write(self, stores: list[StoreMetadata]) -> None:
         """Write every table, and the patients of all parts at once."""
@@ -196,15 +200,19 @@ class _Tables:
         for table in patients:
             ids, hashes = (table[c].to_pylist() for c in ("patient_id", CONTENT))
             self.content_of_patients |= zip(ids, hashes, strict=True)
-        self._dataset.write(COHORT_FILE, parquet(pa.concat_tables(patients)))
+        self._write_file(COHORT_FILE, parquet(pa.concat_tables(patients)))
 
     def _write_part(self, part: str, tables: dict[str, pa.Table]) -> None:
         for name, table in tables.items():
             file, data = table_file(name, part), parquet(table)
-            self._dataset.write(file, data)
+            self._write_file(file, data)
             self.files[name][part] = [file]
             self.sizes[name][part] = table.num_rows, len(data)
             self.content[name][part] = table_content(name, table)
+
+    def _write_file(self, file: str, data: bytes) -> None:
+        self._dataset.write(file, data)
+        self.sha256[file] = hashlib.sha256(data).hexdigest()
 
     def _of_part(
         self, stores: list[StoreMetadata], bytes_of: Mapping[str, int]
@@ -216,6 +224,20 @@ class _Tables:
             "arrays": TABLES["arrays"].from_rows(row for s in stores for row in array_rows(s)),
             **{name: pa.concat_tables([f[name] for f in measured]) for name in MEASURED},
         }
+
+
+def _forget_hashes(dataset: Location) -> None:
+    """Let the manifest that is there say nothing of the files of tables, which now change.
+
+    So that the dataset can be read until the new one is there, and if this is broken off.
+    """
+    try:
+        manifest = open_manifest(dataset)
+    except DatasetError:  # none, or none that anyone can read
+        return
+    if manifest.table_sha256:
+        unproved = manifest.model_copy(update={"table_sha256": {}})
+        dataset.write(MANIFEST_NAME, unproved.dump().encode())
 
 
 def _store_bytes(dataset: Location, stores: list[StoreMetadata]) -> Mapping[str, int]:

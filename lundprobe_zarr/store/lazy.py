@@ -19,6 +19,7 @@ from lundprobe_zarr.schema.tables import store_path
 from lundprobe_zarr.store.location import Location
 from lundprobe_zarr.store.patch import Part, PatchReader
 from lundprobe_zarr.store.remedy import remedy
+from lundprobe_zarr.store.sound import read_sound
 
 Array = npt.NDArray[Any]
 _CRC_BYTES = 4
@@ -92,15 +93,21 @@ class SmallArray:
     def __getitem__(self, key: Any) -> Array:
         """Values at `key`; raises `DamagedStoreError` if they are missing or wrong."""
         name = "/".join((self._path, "c", *("0" for _ in self.shape)))
-        where = self._location.path(f"{store_path(self._store)}/{name}")
+        full = f"{store_path(self._store)}/{name}"
+        where = self._location.path(full)
         try:
-            data = self._location.read(f"{store_path(self._store)}/{name}")
+            values: Array = read_sound(
+                self._location,
+                full,
+                lambda: self._location.read(full),
+                lambda data: self._decoded(data, where),
+            )
         except FileNotFoundError as error:
             raise DamagedStoreError(
                 f"{where}: array {self._path}, chunk 0: not there; {remedy(where)}"
             ) from error
-        values: Array = self._decoded(data, where)[key]
-        return values
+        chosen: Array = values[key]
+        return chosen
 
     def _decoded(self, data: bytes, where: str) -> Array:
         payload, crc = data[:-_CRC_BYTES], data[-_CRC_BYTES:]

@@ -5,23 +5,22 @@ from __future__ import annotations
 import base64
 import errno
 import hashlib
-import io
 import os
 import time
-import uuid
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache, partial
 from inspect import signature
 from pathlib import Path
-from typing import Any, BinaryIO, TypeVar
+from typing import Any, TypeVar
 
-import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
 from lundprobe_zarr.errors import DatasetError, UsageError
+from lundprobe_zarr.store.clients import open_files
+from lundprobe_zarr.store.disk import copy_file, read_parts, write_file
 from lundprobe_zarr.store.failures import (
     explain,
     failures,
@@ -33,6 +32,7 @@ from lundprobe_zarr.store.failures import (
     secrets_in,
 )
 from lundprobe_zarr.store.forking import keep
+from lundprobe_zarr.store.patience import PAUSES, TIMEOUT, UNKNOWN, Patience
 from lundprobe_zarr.store.urls import (
     EXTRAS,
     S3,
@@ -43,8 +43,6 @@ from lundprobe_zarr.store.urls import (
 )
 from lundprobe_zarr.vocabulary.version import with_extra
 
-#: A request that failed for a passing reason is made this often in all, after these pauses.
-_PAUSES = (0.1, 0.5)
 #: Requests at a time where the file system itself makes one after another.
 _THREADS = 16
 _T = TypeVar("_T")
@@ -71,14 +69,17 @@ class Location:
     """A dataset's root and the objects below it, by `/`-separated relative path.
 
     `url` is a path or URL, as it may be shown: what it held of credentials is taken out. Those and
-    `storage_options` go to fsspec alone. Pickles with its options, so that workers can read; opens
-    anew in a forked or spawned process.
+    `storage_options` go to fsspec alone, but for `timeout`: how many seconds a server may say
+    nothing. Pickles with its options, so that workers can read; opens anew in a forked or spawned
+    process.
     """
 
     def __init__(
         self, url: str | os.PathLike[str], storage_options: Mapping[str, Any] | None = None
     ) -> None:
-        self._target, self._options = separate(os.fspath(url), dict(storage_options or {}))
+        options = dict(storage_options or {})
+        self._patience = Patience.of(options.pop(TIMEOUT, None))
+        self._target, self._options = separate(os.fspath(url), options)
         self.url = redacted(self._target)
         self._opened: tuple[int, Any, str] | None = None
         _ = self._fs  # a protocol that is not installed is said now, not at the first read
@@ -99,8 +100,7 @@ class Location:
                 LocalFileSystem._strip_protocol(self._target),
             )
         try:
-            fs, root = fsspec.core.url_to_fs(self._target, **self._options)
-            return os.getpid(), fs, root
+            return os.getpid(), *open_files(self._target, self._limited)
         except (ValueError, ImportError) as error:
             said = redacted(str(error), self._secrets)
         except OSError as error:  # ftp and the like connect at once
@@ -127,6 +127,10 @@ class Location:
         return self._current[1]
 
     @property
+    def _limited(self) -> dict[str, Any]:
+        return self._patience.limits(protocol_of_url(self._target), self._options)
+
+    @property
     def _extra(self) -> str:
         return EXTRAS.get(protocol_of_url(self._target), "s3")
 
@@ -145,11 +149,13 @@ class Location:
         On disks and in memory there are none to leave out.
         """
         options = anonymous_options(protocol_of_url(self._target), self._options)
-        return None if options is None else Location(self._target, options)
+        if options is None:
+            return None
+        return Location(self._target, {**options, TIMEOUT: self._patience.silence})
 
     @property
     def _pauses(self) -> tuple[float, ...]:
-        return _PAUSES if protocol_of_url(self._target) in WEB else ()
+        return PAUSES if protocol_of_url(self._target) in WEB else ()
 
     @property
     def _in_one_request(self) -> dict[str, int]:
@@ -217,36 +223,33 @@ class Location:
             return FileNotFoundError(errno.ENOENT, "not there", self.path(relative))
         return explain(error, self.path(relative), self._secrets, self.is_local)
 
-    def _persist(self, attempt: Callable[[], _T]) -> _T:
-        """Repeat a request that failed for a passing reason; clients of buckets do so anyway."""
-        for pause in self._pauses:
-            try:
-                return attempt()
-            except failures() as error:
-                if not is_transient(error):
-                    raise
-            time.sleep(pause)
-        return attempt()
+    def _ask(self, what: str, *args: Any, size: int = 0, often: bool = False, **more: Any) -> Any:
+        """Have the file system do something about `size` bytes, within the time for that.
 
-    def read(self, relative: str) -> bytes:
-        """Contents of one object; one request.
+        `often` repeats a request that failed for a passing reason; clients of buckets do so anyway.
+        """
+
+        def attempt(seconds: float) -> Any:
+            # What fsspec runs in its own thread takes a time limit.
+            limit = {"timeout": seconds} if what in vars(self._fs) else {}
+            return getattr(self._fs, what)(*args, **more, **limit)
+
+        return self._patience.persist(attempt, size, self._pauses if often else ())
+
+    def read(self, relative: str, size: int = UNKNOWN) -> bytes:
+        """Contents of one object; one request. `size` is how large it may be, for its time limit.
 
         Raises `FileNotFoundError` if there is none, `DatasetError` if it cannot be read.
         """
 
         def fetch() -> bytes:
-            return bytes(self._fs.cat_file(self._full(relative), **self._in_one_request))
+            full, how = self._full(relative), self._in_one_request
+            return bytes(self._ask("cat_file", full, size=size, often=True, **how))
 
-        return self._do(relative, lambda: self._persist(fetch))
+        return self._do(relative, fetch)
 
-    def open(self, relative: str) -> BinaryIO:
-        """One object as a file: on a local disk itself, elsewhere its contents, in one request.
-
-        So who wants but a part of a large local file reads no more. Raises as `read` does.
-        """
-        if self.is_local:
-            return self._do(relative, lambda: Path(self._full(relative)).open("rb"))
-        return io.BytesIO(self.read(relative))
+    def forget(self, relative: str) -> None:
+        """Read an object from where it is the next time: what was kept of it may be damaged."""
 
     def read_ranges(self, ranges: Sequence[Range]) -> list[bytes]:
         """Bytes of every range, requested at the same time; one request a range.
@@ -256,21 +259,26 @@ class Location:
         """
         if self.is_local:
             return self._read_local(ranges)
-        results = self._attempt_ranges(ranges)
+        until = time.monotonic() + self._patience.allowed(sum(r.stop - r.start for r in ranges))
+        results = self._attempt_ranges(ranges, until)
         for pause in self._pauses:
             again = [i for i, r in enumerate(results) if _may_pass(r)]
-            if not again:
+            if not again or time.monotonic() + pause >= until:
                 break
             time.sleep(pause)
-            repeated = self._attempt_ranges([ranges[i] for i in again])
+            repeated = self._attempt_ranges([ranges[i] for i in again], until)
             for i, result in zip(again, repeated, strict=True):
                 results[i] = result
         return [self._settled(r, result) for r, result in zip(ranges, results, strict=True)]
 
-    def _attempt_ranges(self, ranges: Sequence[Range]) -> list[Any]:
+    def _attempt_ranges(self, ranges: Sequence[Range], until: float) -> list[Any]:
         names = [self._full(r.name) for r in ranges]
         starts, stops = [r.start for r in ranges], [r.stop for r in ranges]
-        found: list[Any] = self._fs.cat_ranges(names, starts, stops, on_error="return")
+        limit = {"timeout": until - time.monotonic()} if "cat_ranges" in vars(self._fs) else {}
+        try:
+            found: list[Any] = self._fs.cat_ranges(names, starts, stops, on_error="return", **limit)
+        except TimeoutError as error:  # of all of them together
+            return [error] * len(names)
         return found
 
     def _settled(self, wanted: Range, result: Any) -> bytes:
@@ -289,8 +297,9 @@ class Location:
         for i, wanted in enumerate(ranges):
             by_name.setdefault(wanted.name, []).append(i)
         for name, members in by_name.items():
-            path, asked = Path(self._full(name)), [ranges[i] for i in members]
-            found = self._do(name, partial(_read_local, path, asked))
+            path = Path(self._full(name))
+            asked = [(ranges[i].start, ranges[i].stop) for i in members]
+            found = self._do(name, partial(read_parts, path, asked))
             for i, data in zip(members, found, strict=True):
                 out[i] = data
         return out
@@ -312,7 +321,7 @@ class Location:
         base = self._full(relative).rstrip("/") + "/"
         try:
             self._fs.invalidate_cache()
-            found = self._do(relative, lambda: self._fs.find(base, detail=True))
+            found = self._do(relative, lambda: self._ask("find", base, detail=True))
         except FileNotFoundError:  # some file systems say so of a folder without objects
             return {}
         return {name[len(base) :]: _entry(info) for name, info in found.items()}
@@ -325,7 +334,7 @@ class Location:
         base = self._full(relative).rstrip("/")
         try:
             self._fs.invalidate_cache()
-            found = self._do(relative, lambda: self._fs.ls(base, detail=False))
+            found = self._do(relative, lambda: self._ask("ls", base, detail=False))
         except FileNotFoundError:
             return []
         paths = (str(name).rstrip("/") for name in found)
@@ -348,10 +357,10 @@ class Location:
     def _info(self, relative: str) -> Mapping[str, Any]:
         def ask() -> Mapping[str, Any]:
             self._fs.invalidate_cache()  # another process may have changed what was listed
-            info: Mapping[str, Any] = self._fs.info(self._full(relative))
+            info: Mapping[str, Any] = self._ask("info", self._full(relative), often=True)
             return info
 
-        return self._do(relative, lambda: self._persist(ask))
+        return self._do(relative, ask)
 
     def md5(self, relative: str) -> bytes | None:
         """MD5 that the server computed of an object; None if it gives none. One request.
@@ -372,23 +381,24 @@ class Location:
         """
         full = self._full(relative)
         if self.is_local:
-            self._write(relative, lambda: _write_local(Path(full), data))
+            self._write(relative, lambda: write_file(Path(full), data))
         else:
-            self._write(relative, lambda: self._fs.pipe_file(full, data))
+            self._write(relative, lambda: self._ask("pipe_file", full, data, size=len(data)))
 
     def write_file(self, relative: str, file: Path) -> None:
         """Write an object from a local file, without holding it in memory; as `write` does."""
         full = self._full(relative)
         if self.is_local:
-            self._write(relative, lambda: _copy_local(file, Path(full)))
+            self._write(relative, lambda: copy_file(file, Path(full)))
         else:
-            self._write(relative, lambda: self._fs.put_file(str(file), full))
+            size = file.stat().st_size
+            self._write(relative, lambda: self._ask("put_file", str(file), full, size=size))
 
     def delete(self, relative: str) -> None:
         """Delete an object if it is there; raises as `write` does."""
         self.require_writable()
         with suppress(FileNotFoundError):
-            self._do(relative, lambda: self._fs.rm_file(self._full(relative)))
+            self._do(relative, lambda: self._ask("rm_file", self._full(relative)))
 
     def require_writable(self) -> None:
         """Raise `UsageError` where nothing can ever be written."""
@@ -416,7 +426,7 @@ class Location:
 
         self._full(relative)  # which must not lead out of the dataset
         url = f"{self._target.rstrip('/')}/{relative}"
-        return FsspecStore.from_url(url, storage_options=dict(self._options), read_only=True)
+        return FsspecStore.from_url(url, storage_options=self._limited, read_only=True)
 
 
 @cache
@@ -442,55 +452,18 @@ def _md5_of(info: Mapping[str, Any]) -> bytes | None:
     return base64.b64decode(google) if isinstance(google, str) else None
 
 
-@contextmanager
-def _appearing(path: Path) -> Iterator[Any]:
-    """An open file that takes the place of `path` once it is written and synced."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
-    try:
-        with temporary.open("wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def _read_local(path: Path, ranges: Sequence[Range]) -> list[bytes]:
-    with path.open("rb", buffering=0) as file:
-        return [os.pread(file.fileno(), r.stop - r.start, r.start) for r in ranges]
-
-
-def _write_local(path: Path, data: bytes) -> None:
-    with _appearing(path) as file:
-        file.write(data)
-
-
-def _copy_local(source: Path, path: Path) -> None:
-    with source.open("rb") as original, _appearing(path) as file:
-        while block := original.read(1 << 22):
-            file.write(block)
-
-
 def md5(data: bytes) -> bytes:
     """MD5 of `data`, to compare with a server's; no protection against intent."""
     return hashlib.md5(data, usedforsecurity=False).digest()
 
 
-def read_object(location: Location, relative: str, expected: str) -> bytes:
-    """Contents of an object that should be there; as `open_object`."""
-    with open_object(location, relative, expected) as file:
-        return file.read()
-
-
-def open_object(location: Location, relative: str, expected: str) -> BinaryIO:
-    """An object that should be there, as `Location.open` opens it; `expected` says what it is.
+def read_object(location: Location, relative: str, expected: str, size: int = UNKNOWN) -> bytes:
+    """Contents of an object that should be there; `expected` says what it is.
 
     Raises `DatasetError` if it is not there or cannot be read.
     """
     try:
-        return location.open(relative)
+        return location.read(relative, size)
     except FileNotFoundError as error:
         raise DatasetError(
             f"{location.path(relative)}: not there; expected {expected}; copy the dataset again, "
