@@ -68,9 +68,13 @@ def _says(data: bytes, node: Mapping[str, Any]) -> bool:
         found = json.loads(data)
     except ValueError:
         return False
-    # Groups are consolidated in their own right, too.
-    alone = isinstance(found, dict) and {k: v for k, v in found.items() if k != CONSOLIDATED}
-    return alone == {k: v for k, v in node.items() if k != CONSOLIDATED}
+    # Groups are consolidated in their own right, too; early versions' were not.
+    alone = isinstance(found, dict) and found.get(CONSOLIDATED) is None
+    return bool(found == node or (alone and _alone(found) == _alone(node)))
+
+
+def _alone(node: Mapping[str, Any]) -> dict[str, Any]:
+    return {k: v for k, v in node.items() if k != CONSOLIDATED}
 
 
 def is_metadata(name: str) -> bool:
@@ -95,15 +99,30 @@ def store_objects(text: bytes, where: str) -> list[StoreObject]:
         for _, record, key in store.shards()
         if record.stored_bytes
     ]
-    nodes = json.loads(text)["consolidated_metadata"]["metadata"]
+    consolidated = json.loads(text)[CONSOLIDATED]
+    nodes = consolidated["metadata"]
     try:
-        small = [small for path, n in nodes.items() for small in _of_node(path, n, store.arrays)]
+        small = [
+            small
+            for path in nodes
+            for small in _of_node(path, _in_its_own_right(path, consolidated), store.arrays)
+        ]
     except (KeyError, TypeError) as error:
         raise DamagedStoreError(
             f"{where}: not the metadata of a complete store ({type(error).__name__}: {error}); "
             f"{remedy(where)}"
         ) from error
     return [*small, *shards]
+
+
+def _in_its_own_right(path: str, consolidated: Mapping[str, Any]) -> Mapping[str, Any]:
+    """A node as its own `zarr.json` has it: a group with what the root says of all below it."""
+    nodes = consolidated["metadata"]
+    node: Mapping[str, Any] = nodes[path]
+    if node["node_type"] != "group":
+        return node
+    inner = {n.removeprefix(f"{path}/"): v for n, v in nodes.items() if n.startswith(f"{path}/")}
+    return {**node, CONSOLIDATED: {**consolidated, "metadata": inner}}
 
 
 def _of_node(
