@@ -39,6 +39,7 @@ from lundprobe_zarr.store.describe import array_rows, patient_row
 from lundprobe_zarr.store.location import Location
 from lundprobe_zarr.store.memory import Absent, absent
 from lundprobe_zarr.store.metadata import StoreMetadata, parse_store
+from lundprobe_zarr.store.sound import write_sound
 from lundprobe_zarr.vocabulary.names import PARTS
 from lundprobe_zarr.vocabulary.version import package_version
 
@@ -93,7 +94,7 @@ def finalise(dataset: Location | Path, rebuild: bool = False) -> Published:
         MANIFEST_NAME: manifest.dump(),
     }
     for name, text in texts.items():
-        dataset.write(name, text.encode())
+        write_sound(dataset, name, text.encode())
     _remove_stale(dataset, manifest)
     return Published(manifest, tuple(left_out), absent(dataset, (s.patient_id for s in stores)))
 
@@ -211,7 +212,7 @@ class _Tables:
             self.content[name][part] = table_content(name, table)
 
     def _write_file(self, file: str, data: bytes) -> None:
-        self._dataset.write(file, data)
+        write_sound(self._dataset, file, data)
         self.sha256[file] = hashlib.sha256(data).hexdigest()
 
     def _of_part(

@@ -21,6 +21,14 @@ def open_files(target: str, options: dict[str, Any]) -> tuple[Any, str]:
     return kind(**kind._get_kwargs_from_urls(target) | options), kind._strip_protocol(target)
 
 
+def takes_seconds(fs: Any) -> bool:
+    """Whether a file system reads ranges within a time limit for each, `seconds`: ours do.
+
+    fsspec's own limit is one for all of them, and lets go of those that have not ended.
+    """
+    return bool(getattr(fs, "takes_seconds", False))
+
+
 def _client(protocol: str) -> Any:
     if protocol in WEB:
         from lundprobe_zarr.store.ranges import WebFiles

@@ -26,7 +26,7 @@ _NO_CREDENTIALS = re.compile(r"Credential|Auth|RefreshError|TokenRetrieval|SSO")
 _UNREACHABLE = re.compile(r"Connect|Disconnect|Timeout|ServiceRequest|DNS|Transport")
 _TIMED_OUT = re.compile(r"Timeout")
 #: An answer that was cut short, or is not the one that was asked for.
-_SPOILT = re.compile(r"Payload|IncompleteRead|ResponseStreaming")
+_SPOILT = re.compile(r"Payload|IncompleteRead|ResponseStreaming|FlexibleChecksum")
 #: Statuses that may pass by themselves.
 _TRANSIENT = (429, 500, 502, 503, 504)
 #: What S3 calls credentials that it does not take; it answers some of them with status 400.
@@ -105,6 +105,8 @@ def _refusal(error: BaseException) -> str | None:
 
 def http_status(error: BaseException) -> int | None:
     """HTTP status that an error comes from; None if it comes from none."""
+    if is_spoilt(error):  # to which aiohttp gives statuses of its own
+        return None
     return next((s for s in map(_status_of, _chain(error)) if s is not None), None)
 
 
@@ -127,7 +129,12 @@ def is_transient(error: BaseException) -> bool:
     status = http_status(error)
     if status is not None:
         return status in _TRANSIENT
-    return _is_named(error, _UNREACHABLE) or _is_named(error, _SPOILT)
+    return _is_named(error, _UNREACHABLE) or is_spoilt(error)
+
+
+def is_spoilt(error: BaseException) -> bool:
+    """Whether an answer came that was cut short, or is not the one that was asked for."""
+    return _is_named(error, _SPOILT)
 
 
 def _is_named(error: BaseException, pattern: re.Pattern[str]) -> bool:
@@ -196,7 +203,7 @@ def _finding(error: BaseException, where: str, local: bool) -> tuple[str, str]:
             "check the network, try again later, or allow more, e.g. "
             '`storage_options={"timeout": 120}`: seconds without a byte'
         )
-    if _is_named(error, _SPOILT):
+    if is_spoilt(error):
         return "the answer was cut short or is another than was asked for", (
             "try again later, or ask whoever runs the server, or a proxy on the way"
         )

@@ -6,36 +6,34 @@ import base64
 import errno
 import hashlib
 import os
-import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import cache, partial
-from inspect import signature
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
 from fsspec.implementations.local import LocalFileSystem
 
 from lundprobe_zarr.errors import DatasetError, UsageError
-from lundprobe_zarr.store.clients import open_files
+from lundprobe_zarr.store.clients import open_files, takes_seconds
 from lundprobe_zarr.store.disk import copy_file, read_parts, write_file
 from lundprobe_zarr.store.failures import (
     explain,
     failures,
     is_missing,
     is_past_end,
+    is_spoilt,
     is_transient,
     public_options,
     redacted,
     secrets_in,
 )
 from lundprobe_zarr.store.forking import keep
-from lundprobe_zarr.store.patience import PAUSES, TIMEOUT, UNKNOWN, Patience
+from lundprobe_zarr.store.patience import TIMEOUT, UNKNOWN, Patience
 from lundprobe_zarr.store.urls import (
     EXTRAS,
-    S3,
     WEB,
     anonymous_options,
     protocol_of_url,
@@ -153,15 +151,11 @@ class Location:
             return None
         return Location(self._target, {**options, TIMEOUT: self._patience.silence})
 
-    @property
-    def _pauses(self) -> tuple[float, ...]:
-        return PAUSES if protocol_of_url(self._target) in WEB else ()
-
-    @property
-    def _in_one_request(self) -> dict[str, int]:
-        # s3fs since 2026 else asks for an object's size first, to fetch large ones in pieces.
-        is_s3 = protocol_of_url(self._target) in S3
-        return {"max_concurrency": 1} if is_s3 and _may_split(type(self._fs)._cat_file) else {}
+    def _repeats(self, error: BaseException) -> bool:
+        """Whether to make a request again; clients of buckets do so, but not for every reason."""
+        if protocol_of_url(self._target) in WEB:
+            return is_transient(error)
+        return isinstance(error, TimeoutError) or is_spoilt(error)
 
     @property
     def is_local(self) -> bool:
@@ -226,7 +220,7 @@ class Location:
     def _ask(self, what: str, *args: Any, size: int = 0, often: bool = False, **more: Any) -> Any:
         """Have the file system do something about `size` bytes, within the time for that.
 
-        `often` repeats a request that failed for a passing reason; clients of buckets do so anyway.
+        `often` repeats a request that failed for a passing reason.
         """
 
         def attempt(seconds: float) -> Any:
@@ -234,7 +228,9 @@ class Location:
             limit = {"timeout": seconds} if what in vars(self._fs) else {}
             return getattr(self._fs, what)(*args, **more, **limit)
 
-        return self._patience.persist(attempt, size, self._pauses if often else ())
+        if not often:
+            return attempt(self._patience.allowed(size))
+        return self._patience.persist(attempt, size, self._repeats)
 
     def read(self, relative: str, size: int = UNKNOWN) -> bytes:
         """Contents of one object; one request. `size` is how large it may be, for its time limit.
@@ -243,8 +239,7 @@ class Location:
         """
 
         def fetch() -> bytes:
-            full, how = self._full(relative), self._in_one_request
-            return bytes(self._ask("cat_file", full, size=size, often=True, **how))
+            return bytes(self._ask("cat_file", self._full(relative), size=size, often=True))
 
         return self._do(relative, fetch)
 
@@ -259,26 +254,25 @@ class Location:
         """
         if self.is_local:
             return self._read_local(ranges)
-        until = time.monotonic() + self._patience.allowed(sum(r.stop - r.start for r in ranges))
-        results = self._attempt_ranges(ranges, until)
-        for pause in self._pauses:
-            again = [i for i, r in enumerate(results) if _may_pass(r)]
-            if not again or time.monotonic() + pause >= until:
-                break
-            time.sleep(pause)
-            repeated = self._attempt_ranges([ranges[i] for i in again], until)
+        results: list[Any] = [None] * len(ranges)
+        again = list(range(len(ranges)))
+        for seconds in self._patience.attempts(sum(r.stop - r.start for r in ranges)):
+            repeated = self._attempt_ranges([ranges[i] for i in again], seconds)
             for i, result in zip(again, repeated, strict=True):
                 results[i] = result
+            again = [i for i in again if self._may_pass(results[i])]
+            if not again:
+                break
         return [self._settled(r, result) for r, result in zip(ranges, results, strict=True)]
 
-    def _attempt_ranges(self, ranges: Sequence[Range], until: float) -> list[Any]:
+    def _may_pass(self, result: Any) -> bool:
+        return isinstance(result, failures()) and self._repeats(result)
+
+    def _attempt_ranges(self, ranges: Sequence[Range], seconds: float) -> list[Any]:
         names = [self._full(r.name) for r in ranges]
         starts, stops = [r.start for r in ranges], [r.stop for r in ranges]
-        limit = {"timeout": until - time.monotonic()} if "cat_ranges" in vars(self._fs) else {}
-        try:
-            found: list[Any] = self._fs.cat_ranges(names, starts, stops, on_error="return", **limit)
-        except TimeoutError as error:  # of all of them together
-            return [error] * len(names)
+        limit = {"seconds": seconds} if takes_seconds(self._fs) else {}
+        found: list[Any] = self._fs.cat_ranges(names, starts, stops, on_error="return", **limit)
         return found
 
     def _settled(self, wanted: Range, result: Any) -> bytes:
@@ -427,16 +421,6 @@ class Location:
         self._full(relative)  # which must not lead out of the dataset
         url = f"{self._target.rstrip('/')}/{relative}"
         return FsspecStore.from_url(url, storage_options=self._limited, read_only=True)
-
-
-@cache
-def _may_split(cat_file: Any) -> bool:
-    """Whether a file system's method may fetch an object in several requests at once."""
-    return "max_concurrency" in signature(cat_file).parameters
-
-
-def _may_pass(result: Any) -> bool:
-    return isinstance(result, failures()) and is_transient(result)
 
 
 def _entry(info: Mapping[str, Any]) -> Entry:

@@ -8,12 +8,12 @@ within a time that is known. `docs/reliability.md` says what they come to.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from lundprobe_zarr.errors import UsageError
-from lundprobe_zarr.store.failures import failures, is_transient
+from lundprobe_zarr.store.failures import failures
 from lundprobe_zarr.store.urls import S3, WEB
 
 #: Storage option that sets the first of the limits; it is ours, and not handed to fsspec.
@@ -23,12 +23,10 @@ PAUSES = (0.1, 0.5)
 #: Seconds without a byte after which a request has failed.
 _SILENCE = 30.0
 #: All attempts together may last this many times as long, and a second more for so many bytes.
-_TIMES, _SLOWEST = 4, 100_000
+_TIMES, _SLOWEST = 4, 50_000
 #: Bytes that an object is taken to have at most whose size is not known: tables, metadata.
-UNKNOWN = 16 << 20
+UNKNOWN = 4 << 20
 _T = TypeVar("_T")
-#: Makes a request that has these seconds left.
-Attempt = Callable[[float], _T]
 
 
 @dataclass(frozen=True)
@@ -69,14 +67,34 @@ class Patience:
             return {**options, "config_kwargs": {**limits, **(options.get("config_kwargs") or {})}}
         return dict(options)
 
-    def persist(self, attempt: Attempt[_T], size: int, pauses: tuple[float, ...]) -> _T:
-        """What `attempt` gives, made again after each pause while it fails for a passing reason."""
+    def attempts(self, size: int) -> Iterator[float]:
+        """Seconds for each attempt at an answer of `size` bytes, after the pause before it.
+
+        Each has half of the time that is left, for it may be the way that is slow, and the last
+        has all.
+        """
         until = time.monotonic() + self.allowed(size)
-        for pause in pauses:
-            try:
-                return attempt(until - time.monotonic())
-            except failures() as error:
-                if not is_transient(error) or time.monotonic() + pause >= until:
-                    raise
+        for pause in PAUSES:
+            yield (until - time.monotonic()) / 2
+            if time.monotonic() + pause >= until:
+                return
             time.sleep(pause)
-        return attempt(max(until - time.monotonic(), 1e-3))
+        yield until - time.monotonic()
+
+    def persist(
+        self,
+        attempt: Callable[[float], _T],
+        size: int,
+        repeats: Callable[[BaseException], bool],
+    ) -> _T:
+        """What `attempt`, given its seconds, gives; made again after what `repeats` says."""
+        failed: BaseException | None = None
+        for seconds in self.attempts(size):
+            try:
+                return attempt(seconds)
+            except failures() as error:
+                failed = error
+                if not repeats(error):
+                    break
+        assert failed is not None
+        raise failed

@@ -6,6 +6,7 @@ another range than was asked for could pass off one chunk for another of the sam
 
 from __future__ import annotations
 
+import asyncio
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -41,8 +42,20 @@ def require_range(asked: str, sent: str | None, length: int) -> None:
 class WebFiles(HTTPFileSystem):  # type: ignore[misc]
     """fsspec's web client, which looks at what range it was sent."""
 
+    takes_seconds = True
+
     async def _cat_file(
-        self, url: str, start: int | None = None, end: int | None = None, **kwargs: Any
+        self,
+        url: str,
+        start: int | None = None,
+        end: int | None = None,
+        seconds: float | None = None,
+        **kwargs: Any,
+    ) -> bytes:
+        return await asyncio.wait_for(self._cat_range(url, start, end, **kwargs), seconds)
+
+    async def _cat_range(
+        self, url: str, start: int | None, end: int | None, **kwargs: Any
     ) -> bytes:
         if start is None or end is None or start >= end:
             return bytes(await super()._cat_file(url, start, end, **kwargs))

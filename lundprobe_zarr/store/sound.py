@@ -1,4 +1,4 @@
-"""Reading an object from afar again before it is called damaged: the way may have spoilt it."""
+"""What goes a long way may be spoilt on it: read again what seems damaged, look what arrived."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import time
 from collections.abc import Callable
 from typing import TypeVar
 
-from lundprobe_zarr.errors import DatasetError, SchemaVersionError
-from lundprobe_zarr.store.location import Location
+from lundprobe_zarr.errors import DatasetError, SchemaVersionError, VerificationError
+from lundprobe_zarr.store.location import Location, md5
 from lundprobe_zarr.store.patience import PAUSES
 
 _T = TypeVar("_T")
@@ -35,3 +35,23 @@ def read_sound(
             break
         data = again
     return parse(data)
+
+
+def write_sound(location: Location, relative: str, data: bytes) -> None:
+    """Write an object and see that it arrived, by the server's MD5 or by reading it back.
+
+    What did not is written once more. Raises `VerificationError` if that does not arrive either,
+    else as `Location.write` does.
+    """
+    for _ in range(2):
+        location.write(relative, data)
+        if location.is_local or _holds(location, relative, data):
+            return
+    raise VerificationError(
+        f"{location.path(relative)}: other bytes arrived than the {len(data)} that were sent, "
+        "twice; expected the same; run this again, or ask whoever runs the server"
+    )
+
+
+def _holds(location: Location, relative: str, data: bytes) -> bool:
+    return location.md5(relative) == md5(data) or location.read(relative, len(data)) == data

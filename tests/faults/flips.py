@@ -139,6 +139,29 @@ def _turn(file: Path, bit: int) -> None:
         opened.write(bytes([byte]))
 
 
+def cohort_digest(url: str | Path, options: Mapping[str, Any] | None = None) -> str:
+    """Digest of all that a cohort says: its manifest, every row of every table."""
+    cohort = open_cohort(url, options)
+    names = sorted(cohort.manifest.tables)
+    tables = [cohort.sql(f"SELECT * FROM {n}").to_dict("list") for n in names]
+    # What of the manifest only proves other objects is not what anybody reads.
+    said = cohort.manifest.model_dump(exclude={"table_sha256", "cohort"})
+    return _digest([said, tables, cohort.patients.to_dict("list")])
+
+
+def patient_digest(
+    url: str | Path, patient_id: str, options: Mapping[str, Any] | None = None
+) -> str:
+    """Digest of all of a patient: every variable of the tree, and a stream's patches."""
+    cohort = open_cohort(url, options)[[patient_id]]
+    grid = PatchStream(
+        cohort, _BOX, structures=("CTVT_427", "Rectum"), dose=True, sampling="grid", threads=0,
+        retries=0, shuffle=False, pad="zero",
+    )  # fmt: skip
+    tree = cohort[0].tree
+    return _digest([_values(tree), [sorted(sample.items()) for sample in grid]])
+
+
 @dataclass
 class Bench:
     """A dataset to flip bits in, and what reading gave while it was sound."""
@@ -162,22 +185,11 @@ class Bench:
 
     def cohort(self) -> str:
         """Digest of all that a cohort says: its manifest, every row of every table."""
-        cohort = open_cohort(self.dataset)
-        names = sorted(cohort.manifest.tables)
-        tables = [cohort.sql(f"SELECT * FROM {n}").to_dict("list") for n in names]
-        # What of the manifest only proves other objects is not what anybody reads.
-        said = cohort.manifest.model_dump(exclude={"table_sha256", "cohort"})
-        return _digest([said, tables, cohort.patients.to_dict("list")])
+        return cohort_digest(self.dataset)
 
     def voxels(self, patient_id: str) -> str:
         """Digest of all of a patient: every variable of the tree, and a stream's patches."""
-        cohort = open_cohort(self.dataset)[[patient_id]]
-        grid = PatchStream(
-            cohort, _BOX, structures=("CTVT_427", "Rectum"), dose=True, sampling="grid", threads=0,
-            retries=0, shuffle=False, pad="zero",
-        )  # fmt: skip
-        tree = cohort[0].tree
-        return _digest([_values(tree), [sorted(sample.items()) for sample in grid]])
+        return patient_digest(self.dataset, patient_id)
 
     def plain(self, patient_id: str) -> str:
         """Digest of what xarray reads of a patient, and zarr of each group and array by itself."""
