@@ -12,6 +12,7 @@ import json
 import threading
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 
 from lundprobe_zarr.errors import (
@@ -321,7 +322,9 @@ class _Copier:
         return _Sent(name, len(data), md5(data), hashlib.sha256(data).digest()), data
 
     def _is_there(self, wanted: _Sent, there: Entry) -> bool:
-        return there.size == wanted.size and self._holds(wanted, there.md5)
+        with suppress(DatasetError):  # what cannot be read is sent again
+            return there.size == wanted.size and self._holds(wanted, there.md5)
+        return False
 
     def _is_same_by_its_end(self, name: str, item: StoreObject, there: Entry) -> bool:
         """Whether a shard that is there is surely the right one, seen without reading it all."""
@@ -340,8 +343,9 @@ class _Copier:
 
     def _require_arrived(self, sent: _Sent, known: bytes | None) -> None:
         """Require that an object is there as it was sent; what was spoilt is sent once more."""
-        if self._holds(sent, known):
-            return
+        with suppress(DatasetError):  # what is there may not even be readable
+            if self._holds(sent, known):
+                return
         self._destination.write(sent.name, self._source.read(sent.name, sent.size))
         if not self._holds(sent, None):
             raise VerificationError(
