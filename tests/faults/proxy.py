@@ -285,12 +285,12 @@ class Remote:
     proxy: Proxy
 
     def location(self, **options: Any) -> Location:
-        """Where it is, reached with these options more and connections of its own."""
+        """Where it is, reached with these options more."""
         return Location(self.url, self.reach(**options))
 
     def reach(self, **options: Any) -> dict[str, Any]:
-        """Options to reach it with connections of its own."""
-        return {**self.options, "skip_instance_cache": True, **options}
+        """Options to reach it."""
+        return {**self.options, **options}
 
 
 @contextmanager
@@ -307,7 +307,7 @@ def s3_behind(dataset: Path) -> Iterator[Remote]:
 
     with s3_server() as (url, _), proxied(url) as (through, proxy):
         options = {"key": "AKIAIOSFODNN7EXAMPLE", "secret": "none", "endpoint_url": through}
-        s3fs.S3FileSystem(**options, skip_instance_cache=True).mkdir("bucket")
+        s3fs.S3FileSystem(**options).mkdir("bucket")
         remote = Remote("s3://bucket/lund-probe", options, proxy)
         assert not copy_dataset(Location(dataset), remote.location()).failures
         yield remote
