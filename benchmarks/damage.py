@@ -11,6 +11,7 @@ error: anything else fails the run. All of it is seeded.
 from __future__ import annotations
 
 import argparse
+import json
 import tempfile
 import time
 from collections import Counter
@@ -18,7 +19,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from benchmarks.record import write_results
+from benchmarks.record import RESULTS, write_results
 from conversion.inventory import take_inventory
 from conversion.patient import convert_patient
 from conversion.publish import finalise
@@ -63,14 +64,15 @@ def main() -> None:
     parser.add_argument("--scale", type=float, default=1.0, help="part of the flips to try")
     parser.add_argument("--rounds", type=int, default=4, help="readings and copies a server")
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--only", choices=("flips", "network"), help="keep the other's figures")
     options = parser.parse_args()
+    figures = json.loads((RESULTS / "damage.json").read_text())["figures"] if options.only else {}
     with tempfile.TemporaryDirectory() as folder:
         dataset = converted(Path(folder))
-        figures = {
-            "seed": options.seed,
-            "flips": flips(dataset, options.scale, options.seed),
-            "network": network(dataset, options.rounds, options.seed),
-        }
+        if options.only != "network":
+            figures["flips"] = flips(dataset, options.scale, options.seed)
+        if options.only != "flips":
+            figures["network"] = network(dataset, options.rounds, options.seed)
     print(write_results("damage", figures))
 
 

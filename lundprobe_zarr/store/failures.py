@@ -26,7 +26,7 @@ _NO_CREDENTIALS = re.compile(r"Credential|Auth|RefreshError|TokenRetrieval|SSO")
 _UNREACHABLE = re.compile(r"Connect|Disconnect|Timeout|ServiceRequest|DNS|Transport")
 _TIMED_OUT = re.compile(r"Timeout")
 #: An answer that was cut short, or is not the one that was asked for.
-_SPOILT = re.compile(r"Payload|IncompleteRead|ResponseStreaming|FlexibleChecksum")
+_SPOILT = re.compile(r"Payload|BadHttpMessage|IncompleteRead|ResponseStreaming|FlexibleChecksum")
 #: Statuses that may pass by themselves.
 _TRANSIENT = (429, 500, 502, 503, 504)
 #: What S3 calls credentials that it does not take; it answers some of them with status 400.

@@ -29,7 +29,7 @@ from tests.anywhere.servers import file_server, s3_server
 #: Faults of any request: answers, S3's own, resets, silence.
 STATUSES = {"500": 500, "503": 503, "429": 429}
 S3_CODES = {"slow down": (503, "SlowDown"), "throttled": (503, "RequestLimitExceeded")}
-RESETS = ("reset before", "reset amid")
+RESETS = ("reset before", "reset amid", "nonsense")
 SILENT = ("stall", "stall amid", "trickle")
 #: Faults of an answer's bytes.
 SPOILT = ("short", "garbled", "other bytes", "other range", "whole")
@@ -156,6 +156,9 @@ class _Handler(BaseHTTPRequestHandler):
             self._send(_refusal(*S3_CODES[fault]))
         elif fault in ("reset before", "stall"):
             self._end(fault)
+        elif fault == "nonsense":
+            self.wfile.write(b"no answer that HTTP knows\r\n\r\n")
+            self.close_connection = True
         elif fault.startswith("stored"):
             self._store(fault, body)
         elif fault in ("reset amid", "stall amid", "trickle"):
@@ -205,7 +208,8 @@ class _Handler(BaseHTTPRequestHandler):
                 self.wfile.write(answer.body[place : place + 1])
                 self.wfile.flush()
                 if self.server.proxy.ended.wait(0.05):
-                    return
+                    break
+            return
         self.wfile.write(answer.body[: len(answer.body) // 2])
         self.wfile.flush()
         self._end(fault)
