@@ -6,6 +6,7 @@ belongs to another store is measured anew from the stored voxels, never guessed 
 
 from __future__ import annotations
 
+import hashlib
 import io
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -30,6 +31,7 @@ from .place import located
 #: Fragments read at a time.
 _REQUESTS = 16
 _STORE = b"store_sha256"
+_ROWS = b"rows_sha256"
 
 
 def parquet(table: pa.Table) -> bytes:
@@ -49,7 +51,7 @@ def save_fragments(
     """Keep a patient's measured rows, by table, for the store whose root hashes to `sha256`."""
     tables = {name: TABLES[name].from_rows(rows[name]) for name in MEASURED}
     for name, table in tables.items():
-        metadata = {**table.schema.metadata, _STORE: sha256.encode()}
+        metadata = {**table.schema.metadata, _STORE: sha256.encode(), _ROWS: _rows_sha256(table)}
         kept = parquet(table.replace_schema_metadata(metadata))
         dataset.write(_name(patient_id, name), kept)
     return tables
@@ -82,15 +84,31 @@ def _kept(dataset: Location, store: StoreMetadata) -> dict[str, pa.Table] | None
     tables = {}
     for name in MEASURED:
         try:
-            table = pq.read_table(io.BytesIO(dataset.read(_name(store.patient_id, name))))
-        except (FileNotFoundError, pa.ArrowException):
+            data = dataset.read(_name(store.patient_id, name))
+        except FileNotFoundError:
             return None
-        if (table.schema.metadata or {}).get(_STORE) != store.sha256.encode():
-            return None
-        if table.schema != TABLES[name].schema:
+        try:
+            table = pq.read_table(io.BytesIO(data))
+            if not _belongs(table, name, store):
+                return None
+        except (OSError, ValueError, pa.ArrowException):  # whatever a damaged file looks like
             return None
         tables[name] = table.cast(TABLES[name].schema)
     return tables
+
+
+def _belongs(table: pa.Table, name: str, store: StoreMetadata) -> bool:
+    """Whether these are rows of a table that were measured of this very store, and no others."""
+    said = table.schema.metadata or {}
+    return bool(
+        said.get(_STORE) == store.sha256.encode()
+        and table.schema == TABLES[name].schema
+        and said.get(_ROWS) in (None, _rows_sha256(table))  # None: of an early version
+    )
+
+
+def _rows_sha256(table: pa.Table) -> bytes:
+    return hashlib.sha256(repr(table.to_pylist()).encode()).hexdigest().encode()
 
 
 def measure_store(location: Location, store: StoreMetadata) -> dict[str, list[Row]]:

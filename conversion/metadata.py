@@ -6,6 +6,7 @@ coordinates need Zarr's own `string` type.
 
 from __future__ import annotations
 
+import json
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -19,6 +20,7 @@ from zarr.dtype import VariableLengthUTF8
 from lundprobe_zarr.schema.encoding import shard_shape
 from lundprobe_zarr.schema.layout import AXIS_ATTRIBUTES, GROUP_TITLES, SPATIAL_DIMS
 from lundprobe_zarr.schema.records import SOURCES
+from lundprobe_zarr.schema.seal import seal
 from lundprobe_zarr.store.shard import ShardCodec
 from lundprobe_zarr.vocabulary.geometry import axis_coordinates
 from lundprobe_zarr.vocabulary.names import AXES, MODALITY_UNITS
@@ -51,6 +53,14 @@ def write_metadata(folder: Path, contents: Contents, attributes: Mapping[str, An
             # Zarr v3 has no text on consolidated metadata yet; all readers we serve know it.
             warnings.filterwarnings("ignore", "Consolidated metadata", UserWarning)
             zarr.consolidate_metadata(root.store, path=path)
+    _seal(folder / "zarr.json")
+
+
+def _seal(root: Path) -> None:
+    """Let the consolidated metadata tell whoever reads it that it is whole."""
+    document = json.loads(root.read_text())
+    seal(document, document["attributes"])
+    root.write_text(json.dumps(document, indent=2))
 
 
 def _groups(contents: Contents) -> list[str]:

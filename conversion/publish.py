@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -23,9 +23,11 @@ from lundprobe_zarr.schema.layout import SCHEMA_VERSION
 from lundprobe_zarr.schema.manifest import ACCESS, ACCESS_SYNTHETIC, MANIFEST_NAME, Manifest
 from lundprobe_zarr.schema.tables import COHORT_FILE, TABLES, store_path
 from lundprobe_zarr.store.content import dataset_content
+from lundprobe_zarr.store.dataset import open_manifest
 from lundprobe_zarr.store.location import Location
 from lundprobe_zarr.store.memory import Absent, absent
 from lundprobe_zarr.store.metadata import StoreMetadata, parse_store
+from lundprobe_zarr.store.sound import write_sound
 from lundprobe_zarr.vocabulary.names import PARTS
 from lundprobe_zarr.vocabulary.version import package_version
 
@@ -82,14 +84,14 @@ def _finalise(dataset: Location, tables: TableFiles) -> Published:
     objects = tables.complete()
     content = dataset_content(tables.content_of_patients, tables.content)
     about = {"tables": tables.files, "cohort": COHORT_FILE, "content": content}
-    manifest = manifest.model_copy(update=about)
+    manifest = manifest.model_copy(update=about | {"table_sha256": tables.sha256})
     texts = {
         "README.md": dataset_card(manifest, tables.sizes),
         "catalog.yaml": dataset_catalog(manifest, stores[0].patient_id),
         CROISSANT_NAME: croissant(manifest),
         MANIFEST_NAME: manifest.dump(),
     }
-    dataset.write_together(objects | {name: t.encode() for name, t in texts.items()})
+    _write(dataset, objects | {name: text.encode() for name, text in texts.items()})
     _remove_stale(dataset, manifest)
     return Published(manifest, tuple(left_out), absent(dataset, (s.patient_id for s in stores)))
 
@@ -205,6 +207,31 @@ def _is_synthetic(dataset: str, stores: list[_Store]) -> bool:
             "destinations of their own"
         )
     return bool(phantom)
+
+
+def _write(dataset: Location, objects: Mapping[str, Path | bytes]) -> None:
+    """Write all objects of a dataset but its stores, in order: the manifest comes last."""
+    if dataset.is_local:
+        dataset.write_together(objects, partial(_forget_hashes, dataset))
+        return
+    _forget_hashes(dataset)
+    for name, contents in objects.items():
+        data = contents.read_bytes() if isinstance(contents, Path) else contents
+        write_sound(dataset, name, data)
+
+
+def _forget_hashes(dataset: Location) -> None:
+    """Let the manifest that is there say nothing of the files of tables, which now change.
+
+    So that the dataset can be read until the new one is there, and if this is broken off.
+    """
+    try:
+        manifest = open_manifest(dataset)
+    except DatasetError:  # none, or none that anyone can read
+        return
+    if manifest.table_sha256:
+        unproved = manifest.model_copy(update={"table_sha256": {}})
+        dataset.write(MANIFEST_NAME, unproved.dump().encode())
 
 
 def _remove_stale(dataset: Location, manifest: Manifest) -> None:

@@ -6,6 +6,7 @@ is known to be well.
 
 from __future__ import annotations
 
+import hashlib
 import tempfile
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
@@ -42,7 +43,8 @@ _REQUESTS = 16
 
 
 class TableFiles:
-    """The tables of all stores given to `add`; files, rows, bytes and content of each.
+    """The tables of all stores given to `add`; files, rows, bytes, content and
+    SHA-256 of each.
 
     Memory is that of a row group, of one column, and of the patients table.
     """
@@ -58,6 +60,7 @@ class TableFiles:
         self.files: dict[str, dict[str, list[str]]] = {name: {} for name in TABLES}
         self.sizes: dict[str, dict[str, tuple[int, int]]] = {name: {} for name in TABLES}
         self.content: dict[str, dict[str, str]] = {name: {} for name in TABLES}
+        self.sha256: dict[str, str] = {}
 
     def add(self, stores: Sequence[StoreMetadata]) -> None:
         """Append the rows of some stores, in their order."""
@@ -107,7 +110,9 @@ class TableFiles:
             self._note(name, part)
             objects[table_file(name, part)] = self._file(name, part)
         of_parts = [pa.concat_tables(self._patients[p]) for p in PARTS if p in self._patients]
-        return objects | {COHORT_FILE: parquet(pa.concat_tables(of_parts))}
+        objects[COHORT_FILE] = parquet(pa.concat_tables(of_parts))
+        self.sha256 = {name: _sha256(contents) for name, contents in objects.items()}
+        return objects
 
     def _note(self, name: str, part: str) -> None:
         written = self._file(name, part)
@@ -135,6 +140,13 @@ class TableFiles:
         with ThreadPoolExecutor(_REQUESTS) as pool:
             found = pool.map(lambda i: self._dataset.find(store_path(i)), ids)
             return {i: sum(sizes.values()) for i, sizes in zip(ids, found, strict=True)}
+
+
+def _sha256(contents: Path | bytes) -> str:
+    if isinstance(contents, bytes):
+        return hashlib.sha256(contents).hexdigest()
+    with contents.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _sizes_of_all(dataset: Location) -> Mapping[str, int]:

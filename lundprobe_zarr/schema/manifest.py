@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
 from lundprobe_zarr.errors import DatasetError, SchemaVersionError
 from lundprobe_zarr.schema.layout import SCHEMA_VERSION
 from lundprobe_zarr.schema.precision import Precision
+from lundprobe_zarr.schema.seal import SEAL, is_broken, seal
 from lundprobe_zarr.vocabulary.version import UPGRADE
 
 MANIFEST_NAME = "lundprobe.json"
@@ -49,6 +50,8 @@ class Manifest(BaseModel):
     one file, so that opening a cohort takes two requests; None in datasets without.
     `headers_stripped` is whether free text was left out of every NIfTI header. `content` are
     hashes by which two sites tell whether they hold the same data; None in datasets without.
+    `table_sha256` is the SHA-256 (hex) of every file of the tables, by which whoever reads one
+    knows that it is whole; empty in datasets without.
     """
 
     model_config = ConfigDict(frozen=True, extra="ignore")
@@ -68,6 +71,7 @@ class Manifest(BaseModel):
     cohort: str | None = None
     headers_stripped: bool = False
     content: Content | None = None
+    table_sha256: dict[str, str] = {}
 
     @field_validator("tables")
     @classmethod
@@ -87,8 +91,10 @@ class Manifest(BaseModel):
         return file
 
     def dump(self) -> str:
-        """The manifest as the text of `lundprobe.json`."""
-        return json.dumps(self.model_dump(mode="json"), indent=2, ensure_ascii=False) + "\n"
+        """The manifest as the text of `lundprobe.json`, sealed."""
+        document = self.model_dump(mode="json")
+        seal(document, document)
+        return json.dumps(document, indent=2, ensure_ascii=False) + "\n"
 
 
 def _require_inside(file: str) -> None:
@@ -114,6 +120,11 @@ def parse_manifest(text: str | bytes, where: str) -> Manifest:
         raise SchemaVersionError(
             f"{where}: schema version {version}; this version of lundprobe-zarr reads up to "
             f"{SCHEMA_VERSION}; {UPGRADE}"
+        )
+    if isinstance(raw, dict) and is_broken(raw, raw):
+        raise DatasetError(
+            f"{where}: not as it was written: it fails its own checksum ({SEAL}); expected the "
+            "manifest of a converted dataset; write it anew with `lundprobe-zarr finalise`"
         )
     try:
         return Manifest.model_validate(raw)

@@ -26,6 +26,7 @@ import google_crc32c
 
 from lundprobe_zarr.errors import DatasetError, UsageError
 from lundprobe_zarr.store.location import Location, Range
+from lundprobe_zarr.store.patience import UNKNOWN
 
 #: Bytes that are fetched and marked at a time. Ranges are rounded to these: some percent of what a
 #: patch takes, and what the next patch of the same patient may need.
@@ -84,11 +85,11 @@ class CachedLocation(Location):
         """Where an object is kept: in a folder of its patient's."""
         return self._home / _kept_as(name, suffix)
 
-    def forget(self, store: str) -> None:
-        """Drop what is kept of a patient's store: some of it turned out to be damaged."""
-        shutil.rmtree(self._file(f"{store}/any", "").parent, ignore_errors=True)
+    def forget(self, relative: str) -> None:
+        """Drop what is kept of an object, and of all of its patient: it turned out damaged."""
+        shutil.rmtree(self._file(relative, "").parent, ignore_errors=True)
 
-    def read(self, relative: str) -> bytes:
+    def read(self, relative: str, size: int = UNKNOWN) -> bytes:
         """Contents of one object, kept or fetched; raises as `Location.read` does."""
         file = self._file(relative, "whole")
         with suppress(FileNotFoundError):
@@ -97,7 +98,7 @@ class CachedLocation(Location):
             if _crc32c(data) == crc:
                 self._note_use(file)
                 return data
-        data = super().read(relative)
+        data = super().read(relative, size)
         with self._writing(file, len(data)):
             temporary = file.with_suffix(f".{uuid.uuid4().hex}")
             temporary.write_bytes(data + _crc32c(data))

@@ -12,6 +12,7 @@ import json
 import threading
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 
 from lundprobe_zarr.errors import (
@@ -22,7 +23,7 @@ from lundprobe_zarr.errors import (
 )
 from lundprobe_zarr.schema.manifest import MANIFEST_NAME
 from lundprobe_zarr.schema.tables import store_path
-from lundprobe_zarr.store.dataset import open_manifest, read_store, read_table
+from lundprobe_zarr.store.dataset import read_manifest, read_sound_store, read_table
 from lundprobe_zarr.store.foreign import foreign_files
 from lundprobe_zarr.store.location import Entry, Location, Range, md5, read_object
 from lundprobe_zarr.store.objects import (
@@ -33,8 +34,10 @@ from lundprobe_zarr.store.objects import (
     store_objects,
     table_files,
 )
+from lundprobe_zarr.store.patience import UNKNOWN
 from lundprobe_zarr.store.private import require_private
 from lundprobe_zarr.store.remedy import remedy
+from lundprobe_zarr.store.sound import read_sound
 
 #: Objects up to this size are compared whole with what is there already: as cheap as asking.
 _SMALL = 1 << 20
@@ -108,21 +111,22 @@ def copy_dataset(
     """
     destination.require_writable()
     _require_apart(source, destination)
-    manifest = open_manifest(source)
+    manifest, text = read_manifest(source)
     if not allow_public:
         require_private(destination)
     patients = read_table(source, manifest, "patients", ["patient_id"]).column(0).to_pylist()
     with ThreadPoolExecutor(max(1, workers)) as pool:
         copier = _Copier(source, destination, pool, reverify)
         copier.prepare(overwrite)
-        files = copier.files(f for f in SIDE_FILES if source.exists(f))
+        files = copier.files(StoreObject(f) for f in SIDE_FILES if source.exists(f))
         stores = []
         for patient_id in patients:
             stores.append(copier.store(patient_id))
             on_store(stores[-1])
         if all(s.error is None for s in stores):
-            files += copier.files(table_files(manifest))
-            files += copier.files([MANIFEST_NAME])
+            known = manifest.table_sha256
+            files += copier.files(StoreObject(f, None, known.get(f)) for f in table_files(manifest))
+            files += copier.files([_whole(MANIFEST_NAME, text)])
     return CopyReport(tuple(stores), len(files), sum(f.size for f in files))
 
 
@@ -219,16 +223,16 @@ class _Copier:
     def send(self, patient_id: str) -> CopiedStore:
         """Copy one store: data, then metadata, then its root, each proved before the next."""
         place = store_path(patient_id)
-        text, where = read_store(self._source, patient_id)
-        objects = store_objects(text, where)
+        metadata, text = read_sound_store(self._source, patient_id)
+        objects = store_objects(text, metadata.where)
         there = self._destination.listing(place)
         self._clear(place, text, {o.name: o for o in objects}, there)
         sent = []
-        for metadata in (False, True):
-            some = self._send(place, [o for o in objects if o.is_metadata is metadata], there)
+        for last in (False, True):
+            some = self._send(place, [o for o in objects if o.is_metadata is last], there)
             self._prove(some, self._destination.listing(place) if some else {}, place)
             sent += some
-        sent += self.files([f"{place}/{ROOT}"])
+        sent += self.files([_whole(f"{place}/{ROOT}", text)])
         return CopiedStore(patient_id, len(objects) + 1, len(sent), sum(s.size for s in sent))
 
     def _clear(
@@ -257,14 +261,14 @@ class _Copier:
         for name in names:
             del there[name]
 
-    def files(self, names: Iterable[str]) -> list[_Sent]:
-        """Copy single objects, relative to the dataset; those that had to be sent, proved."""
+    def files(self, objects: Iterable[StoreObject]) -> list[_Sent]:
+        """Copy single objects, named relative to the dataset; those that had to be sent, proved."""
         sent = []
-        for name in names:
-            size = self._destination.size(name)
+        for item in objects:
+            size = self._destination.size(item.name)
             there = None if size is None else Entry(size, None)
-            if (one := self._copy(name, StoreObject(name), there)) is not None:
-                self._require_arrived(one, self._destination.md5(name))
+            if (one := self._copy(item.name, item, there)) is not None:
+                self._require_arrived(one, self._destination.md5(item.name))
                 sent.append(one)
         return sent
 
@@ -307,14 +311,20 @@ class _Copier:
         return sent
 
     def _read(self, name: str, item: StoreObject) -> tuple[_Sent, bytes]:
-        """An object of the source, to send or compare."""
-        data = read_object(self._source, name, "an object of the dataset")
-        read = _Sent(name, len(data), md5(data), hashlib.sha256(data).digest())
-        self._require_sound(read, item)
-        return read, data
+        """An object of the source, to send or compare; raises `DamagedStoreError` if it is not."""
+        size = UNKNOWN if item.size is None else item.size
+        data = read_sound(
+            self._source,
+            name,
+            lambda: read_object(self._source, name, "an object of the dataset", size),
+            lambda data: self._sound(name, item, data),
+        )
+        return _Sent(name, len(data), md5(data), hashlib.sha256(data).digest()), data
 
     def _is_there(self, wanted: _Sent, there: Entry) -> bool:
-        return there.size == wanted.size and self._holds(wanted, there.md5)
+        with suppress(DatasetError):  # what cannot be read is sent again
+            return there.size == wanted.size and self._holds(wanted, there.md5)
+        return False
 
     def _is_same_by_its_end(self, name: str, item: StoreObject, there: Entry) -> bool:
         """Whether a shard that is there is surely the right one, seen without reading it all."""
@@ -324,16 +334,20 @@ class _Copier:
         end = [Range(name, size - _END, size)]
         return self._source.read_ranges(end) == self._destination.read_ranges(end)
 
-    def _require_sound(self, read: _Sent, item: StoreObject) -> None:
-        if item.sha256 is not None and read.sha256.hex() != item.sha256:
-            where = self._source.path(read.name)
-            raise DamagedStoreError(
-                f"{where}: {read.size} bytes that are not those written at conversion "
-                f"({item.size} bytes, SHA-256 {item.sha256}); {remedy(where)}; then run this again"
-            )
+    def _sound(self, name: str, item: StoreObject, data: bytes) -> bytes:
+        finding = item.finding(data)
+        if finding is None:
+            return data
+        where = self._source.path(name)
+        raise DamagedStoreError(f"{where}: {finding}; {remedy(where)}; then run this again")
 
     def _require_arrived(self, sent: _Sent, known: bytes | None) -> None:
-        if not self._holds(sent, known):
+        """Require that an object is there as it was sent; what was spoilt is sent once more."""
+        with suppress(DatasetError):  # what is there may not even be readable
+            if self._holds(sent, known):
+                return
+        self._destination.write(sent.name, self._source.read(sent.name, sent.size))
+        if not self._holds(sent, None):
             raise VerificationError(
                 f"{self._destination.path(sent.name)}: other bytes arrived than the {sent.size} "
                 "that were sent; expected the same; run the copy again"
@@ -351,6 +365,10 @@ class _Copier:
             return self._destination.read(name)
         except FileNotFoundError:
             return None
+
+
+def _whole(name: str, data: bytes) -> StoreObject:
+    return StoreObject(name, len(data), hashlib.sha256(data).hexdigest())
 
 
 def _failed_first(futures: list[Future[_Sent | None]]) -> list[Future[_Sent | None]]:

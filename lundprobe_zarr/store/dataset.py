@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import partial
 
 import pyarrow as pa
@@ -19,9 +21,10 @@ from lundprobe_zarr.errors import (
 )
 from lundprobe_zarr.schema.manifest import MANIFEST_NAME, Manifest, parse_manifest
 from lundprobe_zarr.schema.tables import PATIENTS, TABLES, store_path
-from lundprobe_zarr.store.location import Location, Range, open_object
+from lundprobe_zarr.store.location import Location, Range, read_object
 from lundprobe_zarr.store.metadata import StoreMetadata, parse_store_of
 from lundprobe_zarr.store.remedy import remedy
+from lundprobe_zarr.store.sound import read_sound
 
 #: Files of a table read at a time.
 _THREADS = 8
@@ -30,14 +33,24 @@ _FOOTER = 1 << 16
 
 
 def open_manifest(location: Location) -> Manifest:
-    """The dataset's manifest; one request.
+    """The dataset's manifest; one request. Raises as `read_manifest` does."""
+    return read_manifest(location)[0]
+
+
+def read_manifest(location: Location) -> tuple[Manifest, bytes]:
+    """The dataset's manifest and its text; one request.
 
     Raises `NotADatasetError` if there is none, `DatasetError` or `SchemaVersionError` if it
     cannot be used.
     """
     where = location.path(MANIFEST_NAME)
     try:
-        return parse_manifest(location.read(MANIFEST_NAME), where)
+        return read_sound(
+            location,
+            MANIFEST_NAME,
+            lambda: location.read(MANIFEST_NAME),
+            lambda text: (parse_manifest(text, where), text),
+        )
     except (FileNotFoundError, NotADirectoryError) as error:
         if location.url.endswith(f"/{MANIFEST_NAME}"):
             raise NotADatasetError(
@@ -63,8 +76,8 @@ def read_table(
     `columns` are those wanted; if not given, all that are there but those `without`.
 
     Columns in `encoded` come as Arrow dictionaries, one a chunk, which for texts that repeat takes
-    a fraction of the time. Raises `UnknownLabelError` for a table there is none of, `DatasetError`
-    for a damaged one.
+    a fraction of the time. Each file is read whole and compared with its hash in the manifest.
+    Raises `UnknownLabelError` for a table there is none of, `DatasetError` for a damaged one.
     """
     if name not in manifest.tables:
         raise UnknownLabelError(
@@ -76,8 +89,8 @@ def read_table(
     if not files:
         return TABLES[name].schema.empty_table()
     with ThreadPoolExecutor(_THREADS) as pool:
-        read = partial(_read_parquet, location, columns, encoded, without)
-        return pa.concat_tables(pool.map(read, files))
+        wanted = _Wanted(columns, encoded, without)
+        return pa.concat_tables(pool.map(partial(_read_file, location, manifest, wanted), files))
 
 
 def table_rows(location: Location, files: Mapping[str, Sequence[str]]) -> int:
@@ -108,47 +121,86 @@ def _end(location: Location, file: str, size: int, length: int) -> bytes:
 
 
 @contextmanager
-def parquet_file(
-    location: Location, file: str, encoded: Sequence[str] = ()
-) -> Iterator[pq.ParquetFile]:
-    """A file of a table, open; `DatasetError` if it is not there or cannot be read, then or later.
+def parquet_file(location: Location, file: str) -> Iterator[pq.ParquetFile]:
+    """A file of a table, to be read piece by piece from a local disk, else from memory.
 
-    Columns in `encoded` come as Arrow dictionaries.
+    Raises `DatasetError` if it is not there or cannot be read, then or later.
     """
-    with open_object(location, file, "a table of the dataset") as opened:
-        try:
-            # Not read_table: that imports pyarrow.dataset, a sixth of a second, and needs it not.
-            yield pq.ParquetFile(opened, read_dictionary=list(encoded))
-        except (pa.ArrowException, OSError) as error:
-            raise DatasetError(
-                f"{location.path(file)}: not a sound Parquet file ({error}); rebuild it with "
-                "`lundprobe-zarr finalise`"
-            ) from error
+    try:
+        yield pq.ParquetFile(
+            location.local(file)
+            if location.is_local
+            else io.BytesIO(read_object(location, file, "a table of the dataset"))
+        )
+    except (pa.ArrowException, OSError) as error:
+        if isinstance(error, DatasetError):
+            raise
+        raise DatasetError(
+            f"{location.path(file)}: not there, or no sound Parquet file ({error}); rebuild it "
+            "with `lundprobe-zarr finalise`"
+        ) from error
 
 
-def _read_parquet(
-    location: Location,
-    columns: Sequence[str] | None,
-    encoded: Sequence[str],
-    without: Sequence[str],
-    file: str,
-) -> pa.Table:
-    wanted = list(columns) if columns else None
-    with parquet_file(location, file, encoded) as parquet:
-        there = [c for c in parquet.schema_arrow.names if c not in without]
-        table = parquet.read(columns=wanted or there)
-    absent = [c for c in wanted or () if c not in table.column_names]
+@dataclass(frozen=True)
+class _Wanted:
+    """What is wanted of a table, as `read_table` has it."""
+
+    columns: Sequence[str] | None
+    encoded: Sequence[str]
+    without: Sequence[str]
+
+
+def _read_file(location: Location, manifest: Manifest, wanted: _Wanted, file: str) -> pa.Table:
+    where, sha256 = location.path(file), manifest.table_sha256.get(file)
+    return read_sound(
+        location,
+        file,
+        lambda: read_object(location, file, "a table of the dataset"),
+        lambda data: _parquet(data, wanted, sha256, where),
+    )
+
+
+def _parquet(data: bytes, wanted: _Wanted, sha256: str | None, where: str) -> pa.Table:
+    if sha256 not in (None, hashlib.sha256(data).hexdigest()):
+        raise DatasetError(
+            f"{where}: {len(data)} bytes that are not those the manifest knows (SHA-256 {sha256}); "
+            "if the dataset has been written anew meanwhile, open it again; else rebuild it with "
+            "`lundprobe-zarr finalise`"
+        )
+    columns = list(wanted.columns) if wanted.columns else None
+    try:
+        # Not read_table: that imports pyarrow.dataset, a sixth of a second, and needs it not.
+        parquet = pq.ParquetFile(io.BytesIO(data), read_dictionary=list(wanted.encoded))
+        there = [c for c in parquet.schema_arrow.names if c not in wanted.without]
+        table = parquet.read(columns=columns or there)
+    except (pa.ArrowException, OSError) as error:
+        raise DatasetError(
+            f"{where}: not a sound Parquet file ({error}); rebuild it with `lundprobe-zarr "
+            "finalise`"
+        ) from error
+    absent = [c for c in columns or () if c not in table.column_names]
     if absent:
         raise DatasetError(
-            f"{location.path(file)}: has no column {', '.join(absent)}; expected every column of "
-            "its schema; rebuild it with `lundprobe-zarr finalise --rebuild`"
+            f"{where}: has no column {', '.join(absent)}; expected every column of its schema; "
+            "rebuild it with `lundprobe-zarr finalise --rebuild`"
         )
     return table
 
 
 def open_store(location: Location, patient_id: str) -> StoreMetadata:
     """Metadata of one patient's store; one request. Raises `DamagedStoreError` if it is unsound."""
-    return parse_store_of(patient_id, *read_store(location, patient_id))
+    return read_sound_store(location, patient_id)[0]
+
+
+def read_sound_store(location: Location, patient_id: str) -> tuple[StoreMetadata, bytes]:
+    """Metadata of one patient's store and its text; raises as `open_store` does."""
+    place = store_path(patient_id)
+    return read_sound(
+        location,
+        f"{place}/zarr.json",
+        lambda: read_store(location, patient_id)[0],
+        lambda text: (parse_store_of(patient_id, text, location.path(place)), text),
+    )
 
 
 def read_store(location: Location, patient_id: str) -> tuple[bytes, str]:

@@ -25,6 +25,9 @@ _FOREIGN = (
 )
 _NO_CREDENTIALS = re.compile(r"Credential|Auth|RefreshError|TokenRetrieval|SSO")
 _UNREACHABLE = re.compile(r"Connect|Disconnect|Timeout|ServiceRequest|DNS|Transport")
+_TIMED_OUT = re.compile(r"Timeout")
+#: An answer that was cut short, or is not the one that was asked for.
+_SPOILT = re.compile(r"Payload|BadHttpMessage|IncompleteRead|ResponseStreaming|FlexibleChecksum")
 #: Statuses that may pass by themselves.
 _TRANSIENT = (429, 500, 502, 503, 504)
 #: What S3 calls credentials that it does not take; it answers some of them with status 400.
@@ -103,6 +106,8 @@ def _refusal(error: BaseException) -> str | None:
 
 def http_status(error: BaseException) -> int | None:
     """HTTP status that an error comes from; None if it comes from none."""
+    if is_spoilt(error):  # to which aiohttp gives statuses of its own
+        return None
     return next((s for s in map(_status_of, _chain(error)) if s is not None), None)
 
 
@@ -123,11 +128,19 @@ def is_past_end(error: BaseException) -> bool:
 def is_transient(error: BaseException) -> bool:
     """Whether the same request may well succeed a moment later."""
     status = http_status(error)
-    return status in _TRANSIENT if status is not None else _is_named(error, _UNREACHABLE)
+    if status is not None:
+        return status in _TRANSIENT
+    return _is_named(error, _UNREACHABLE) or is_spoilt(error)
+
+
+def is_spoilt(error: BaseException) -> bool:
+    """Whether an answer came that was cut short, or is not the one that was asked for."""
+    return _is_named(error, _SPOILT)
 
 
 def _is_named(error: BaseException, pattern: re.Pattern[str]) -> bool:
-    return any(pattern.search(type(e).__name__) for e in _chain(error))
+    kinds = (kind for e in _chain(error) for kind in type(e).__mro__)
+    return any(pattern.search(kind.__name__) for kind in kinds)
 
 
 def secrets_in(options: Mapping[str, Any]) -> frozenset[str]:
@@ -187,6 +200,15 @@ def _finding(error: BaseException, where: str) -> tuple[str, str]:
     status = http_status(error)
     if status is not None:
         return f"the server answered {status}", "try again later, or ask whoever runs it"
+    if _is_named(error, _TIMED_OUT):
+        return "no answer within the time allowed", (
+            "check the network, try again later, or allow more, e.g. "
+            '`storage_options={"timeout": 120}`: seconds without a byte'
+        )
+    if is_spoilt(error):
+        return "the answer was cut short or is another than was asked for", (
+            "try again later, or ask whoever runs the server, or a proxy on the way"
+        )
     if _is_named(error, _UNREACHABLE):
         return "the server cannot be reached", "check the URL, the network and the proxy settings"
     return "cannot be read or written", "check the URL and `storage_options`"

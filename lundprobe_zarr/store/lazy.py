@@ -18,6 +18,7 @@ from lundprobe_zarr.errors import DamagedStoreError
 from lundprobe_zarr.schema.tables import store_path
 from lundprobe_zarr.store.patch import Part, PatchReader
 from lundprobe_zarr.store.remedy import remedy
+from lundprobe_zarr.store.sound import read_sound
 
 Array = npt.NDArray[Any]
 _CRC_BYTES = 4
@@ -96,14 +97,19 @@ class SmallArray:
     def _values(self) -> Array:
         object_name = "/".join((self._path, "c", *("0" for _ in self.shape)))
         name = f"{store_path(self._reader.metadata.patient_id)}/{object_name}"
-        where = self._reader.location.path(name)
+        location = self._reader.location
+        where = location.path(name)
         try:
-            data = self._reader.location.read(name)
+            return read_sound(
+                location,
+                name,
+                lambda: location.read(name),
+                lambda data: self._decoded(data, where),
+            )
         except FileNotFoundError as error:
             raise DamagedStoreError(
                 f"{where}: array {self._path}, chunk 0: not there; {remedy(where)}"
             ) from error
-        return self._decoded(data, where)
 
     def _decoded(self, data: bytes, where: str) -> Array:
         payload, crc = data[:-_CRC_BYTES], data[-_CRC_BYTES:]

@@ -5,38 +5,36 @@ from __future__ import annotations
 import base64
 import errno
 import hashlib
-import io
 import os
-import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
-from functools import cache, partial
-from inspect import signature
+from functools import partial
 from pathlib import Path
-from typing import Any, BinaryIO, TypeVar
+from typing import Any, TypeVar
 
-import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
 from lundprobe_zarr.errors import DatasetError, UsageError
+from lundprobe_zarr.store.clients import open_files, takes_seconds
 from lundprobe_zarr.store.disk import copy_local, read_local, staged, write_local
 from lundprobe_zarr.store.failures import (
     explain,
     failures,
     is_missing,
     is_past_end,
+    is_spoilt,
     is_transient,
     public_options,
     redacted,
     secrets_in,
 )
 from lundprobe_zarr.store.forking import keep
+from lundprobe_zarr.store.patience import TIMEOUT, UNKNOWN, Patience
 from lundprobe_zarr.store.signed import range_reader
 from lundprobe_zarr.store.urls import (
     EXTRAS,
-    S3,
     WEB,
     anonymous_options,
     protocol_of_url,
@@ -44,8 +42,6 @@ from lundprobe_zarr.store.urls import (
 )
 from lundprobe_zarr.vocabulary.version import with_extra
 
-#: A request that failed for a passing reason is made this often in all, after these pauses.
-_PAUSES = (0.1, 0.5)
 #: Requests at a time where the file system itself makes one after another.
 _THREADS = 16
 _T = TypeVar("_T")
@@ -72,14 +68,17 @@ class Location:
     """A dataset's root and the objects below it, by `/`-separated relative path.
 
     `url` is a path or URL, as it may be shown: what it held of credentials is taken out. Those and
-    `storage_options` go to fsspec alone. Pickles with its options, so that workers can read; opens
-    anew in a forked or spawned process.
+    `storage_options` go to fsspec alone, but for `timeout`: how many seconds a server may say
+    nothing. Pickles with its options, so that workers can read; opens anew in a forked or spawned
+    process.
     """
 
     def __init__(
         self, url: str | os.PathLike[str], storage_options: Mapping[str, Any] | None = None
     ) -> None:
-        self._target, self._options = separate(os.fspath(url), dict(storage_options or {}))
+        options = dict(storage_options or {})
+        self._patience = Patience.of(options.pop(TIMEOUT, None))
+        self._target, self._options = separate(os.fspath(url), options)
         self.url = redacted(self._target)
         self._opened: tuple[int, Any, str] | None = None
         _ = self._fs  # a protocol that is not installed is said now, not at the first read
@@ -100,8 +99,7 @@ class Location:
                 LocalFileSystem._strip_protocol(self._target),
             )
         try:
-            fs, root = fsspec.core.url_to_fs(self._target, **self._options)
-            return os.getpid(), fs, root
+            return os.getpid(), *open_files(self._target, self._limited)
         except (ValueError, ImportError) as error:
             said = redacted(str(error), self._secrets)
         except OSError as error:  # ftp and the like connect at once
@@ -128,6 +126,10 @@ class Location:
         return self._current[1]
 
     @property
+    def _limited(self) -> dict[str, Any]:
+        return self._patience.limits(protocol_of_url(self._target), self._options)
+
+    @property
     def _extra(self) -> str:
         return EXTRAS.get(protocol_of_url(self._target), "s3")
 
@@ -146,17 +148,15 @@ class Location:
         On disks and in memory there are none to leave out.
         """
         options = anonymous_options(protocol_of_url(self._target), self._options)
-        return None if options is None else Location(self._target, options)
+        if options is None:
+            return None
+        return Location(self._target, {**options, TIMEOUT: self._patience.silence})
 
-    @property
-    def _pauses(self) -> tuple[float, ...]:
-        return _PAUSES if protocol_of_url(self._target) in WEB else ()
-
-    @property
-    def _in_one_request(self) -> dict[str, int]:
-        # s3fs since 2026 else asks for an object's size first, to fetch large ones in pieces.
-        is_s3 = protocol_of_url(self._target) in S3
-        return {"max_concurrency": 1} if is_s3 and _may_split(type(self._fs)._cat_file) else {}
+    def _repeats(self, error: BaseException) -> bool:
+        """Whether to make a request again; clients of buckets do so, but not for every reason."""
+        if protocol_of_url(self._target) in WEB:
+            return is_transient(error)
+        return isinstance(error, TimeoutError) or is_spoilt(error)
 
     @property
     def is_local(self) -> bool:
@@ -218,36 +218,34 @@ class Location:
             return FileNotFoundError(errno.ENOENT, "not there", self.path(relative))
         return explain(error, self.path(relative), self._secrets, self.is_local)
 
-    def _persist(self, attempt: Callable[[], _T]) -> _T:
-        """Repeat a request that failed for a passing reason; clients of buckets do so anyway."""
-        for pause in self._pauses:
-            try:
-                return attempt()
-            except failures() as error:
-                if not is_transient(error):
-                    raise
-            time.sleep(pause)
-        return attempt()
+    def _ask(self, what: str, *args: Any, size: int = 0, often: bool = False, **more: Any) -> Any:
+        """Have the file system do something about `size` bytes, within the time for that.
 
-    def read(self, relative: str) -> bytes:
-        """Contents of one object; one request.
+        `often` repeats a request that failed for a passing reason.
+        """
+
+        def attempt(seconds: float) -> Any:
+            # What fsspec runs in its own thread takes a time limit.
+            limit = {"timeout": seconds} if what in vars(self._fs) else {}
+            return getattr(self._fs, what)(*args, **more, **limit)
+
+        if not often:
+            return attempt(self._patience.allowed(size))
+        return self._patience.persist(attempt, size, self._repeats)
+
+    def read(self, relative: str, size: int = UNKNOWN) -> bytes:
+        """Contents of one object; one request. `size` is how large it may be, for its time limit.
 
         Raises `FileNotFoundError` if there is none, `DatasetError` if it cannot be read.
         """
 
         def fetch() -> bytes:
-            return bytes(self._fs.cat_file(self._full(relative), **self._in_one_request))
+            return bytes(self._ask("cat_file", self._full(relative), size=size, often=True))
 
-        return self._do(relative, lambda: self._persist(fetch))
+        return self._do(relative, fetch)
 
-    def open(self, relative: str) -> BinaryIO:
-        """One object as a file: on a local disk itself, elsewhere its contents, in one request.
-
-        So who wants but a part of a large local file reads no more. Raises as `read` does.
-        """
-        if self.is_local:
-            return self._do(relative, lambda: Path(self._full(relative)).open("rb"))
-        return io.BytesIO(self.read(relative))
+    def forget(self, relative: str) -> None:
+        """Read an object from where it is the next time: what was kept of it may be damaged."""
 
     def read_ranges(self, ranges: Sequence[Range]) -> list[bytes]:
         """Bytes of every range, requested at the same time; one request a range.
@@ -257,22 +255,26 @@ class Location:
         """
         if self.is_local:
             return self._read_local(ranges)
-        results = self._attempt_ranges(ranges)
-        for pause in self._pauses:
-            again = [i for i, r in enumerate(results) if _may_pass(r)]
-            if not again:
-                break
-            time.sleep(pause)
-            repeated = self._attempt_ranges([ranges[i] for i in again])
+        results: list[Any] = [None] * len(ranges)
+        again = list(range(len(ranges)))
+        for seconds in self._patience.attempts(sum(r.stop - r.start for r in ranges)):
+            repeated = self._attempt_ranges([ranges[i] for i in again], seconds)
             for i, result in zip(again, repeated, strict=True):
                 results[i] = result
+            again = [i for i in again if self._may_pass(results[i])]
+            if not again:
+                break
         return [self._settled(r, result) for r, result in zip(ranges, results, strict=True)]
 
-    def _attempt_ranges(self, ranges: Sequence[Range]) -> list[Any]:
+    def _may_pass(self, result: Any) -> bool:
+        return isinstance(result, failures()) and self._repeats(result)
+
+    def _attempt_ranges(self, ranges: Sequence[Range], seconds: float) -> list[Any]:
         names = [self._full(r.name) for r in ranges]
         starts, stops = [r.start for r in ranges], [r.stop for r in ranges]
         reader = range_reader(self._fs, self._options)
-        found: list[Any] = reader.cat_ranges(names, starts, stops, on_error="return")
+        limit = {"seconds": seconds} if takes_seconds(self._fs) else {}
+        found: list[Any] = reader.cat_ranges(names, starts, stops, on_error="return", **limit)
         return found
 
     def _settled(self, wanted: Range, result: Any) -> bytes:
@@ -291,10 +293,8 @@ class Location:
         for i, wanted in enumerate(ranges):
             by_name.setdefault(wanted.name, []).append(i)
         for name, members in by_name.items():
-            path, spans = (
-                Path(self._full(name)),
-                [(ranges[i].start, ranges[i].stop) for i in members],
-            )
+            path = Path(self._full(name))
+            spans = [(ranges[i].start, ranges[i].stop) for i in members]
             found = self._do(name, partial(read_local, path, spans))
             for i, data in zip(members, found, strict=True):
                 out[i] = data
@@ -317,7 +317,7 @@ class Location:
         base = self._full(relative).rstrip("/") + "/"
         try:
             self._fs.invalidate_cache()
-            found = self._do(relative, lambda: self._fs.find(base, detail=True))
+            found = self._do(relative, lambda: self._ask("find", base, detail=True))
         except FileNotFoundError:  # some file systems say so of a folder without objects
             return {}
         return {name[len(base) :]: _entry(info) for name, info in found.items()}
@@ -330,7 +330,7 @@ class Location:
         base = self._full(relative).rstrip("/")
         try:
             self._fs.invalidate_cache()
-            found = self._do(relative, lambda: self._fs.ls(base, detail=False))
+            found = self._do(relative, lambda: self._ask("ls", base, detail=False))
         except FileNotFoundError:
             return []
         paths = (str(name).rstrip("/") for name in found)
@@ -353,10 +353,10 @@ class Location:
     def _info(self, relative: str) -> Mapping[str, Any]:
         def ask() -> Mapping[str, Any]:
             self._fs.invalidate_cache()  # another process may have changed what was listed
-            info: Mapping[str, Any] = self._fs.info(self._full(relative))
+            info: Mapping[str, Any] = self._ask("info", self._full(relative), often=True)
             return info
 
-        return self._do(relative, lambda: self._persist(ask))
+        return self._do(relative, ask)
 
     def md5(self, relative: str) -> bytes | None:
         """MD5 that the server computed of an object; None if it gives none. One request.
@@ -379,22 +379,20 @@ class Location:
         if self.is_local:
             self._write(relative, lambda: write_local(Path(full), data))
         else:
-            self._write(relative, lambda: self._fs.pipe_file(full, data))
+            self._write(relative, lambda: self._ask("pipe_file", full, data, size=len(data)))
 
-    def write_together(self, files: Mapping[str, bytes | Path]) -> None:
-        """Write several objects, of bytes or of local files, in order; raises as `write` does.
+    def write_together(
+        self, files: Mapping[str, bytes | Path], once_staged: Callable[[], None]
+    ) -> None:
+        """Write several files of a local disk, from bytes or local files; raises as `write` does.
 
-        On a local disk none of them appears before all are on the device, so that one which fills
-        up meanwhile leaves all as they were.
+        None of them appears before all are on the device, so that one which fills up meanwhile
+        leaves all as they were. Then `once_staged` is called, and they appear in their order.
         """
-        if not self.is_local:
-            for name, data in files.items():
-                self.write_file(name, data) if isinstance(data, Path) else self.write(name, data)
-            return
         with ExitStack() as stack:  # which lets the last one in appear first
-            for name, data in reversed(list(files.items())):
-                stage = staged(Path(self._full(name)), data)
-                self._write(name, partial(stack.enter_context, stage))
+            for name, contents in reversed(list(files.items())):
+                self._write(name, partial(stack.enter_context, staged(self.local(name), contents)))
+            once_staged()
 
     def write_file(self, relative: str, file: Path) -> None:
         """Write an object from a local file, without holding it in memory; as `write` does."""
@@ -402,13 +400,14 @@ class Location:
         if self.is_local:
             self._write(relative, lambda: copy_local(file, Path(full)))
         else:
-            self._write(relative, lambda: self._fs.put_file(str(file), full))
+            size = file.stat().st_size
+            self._write(relative, lambda: self._ask("put_file", str(file), full, size=size))
 
     def delete(self, relative: str) -> None:
         """Delete an object if it is there; raises as `write` does."""
         self.require_writable()
         with suppress(FileNotFoundError):
-            self._do(relative, lambda: self._fs.rm_file(self._full(relative)))
+            self._do(relative, lambda: self._ask("rm_file", self._full(relative)))
 
     def require_writable(self) -> None:
         """Raise `UsageError` where nothing can ever be written."""
@@ -436,17 +435,7 @@ class Location:
 
         self._full(relative)  # which must not lead out of the dataset
         url = f"{self._target.rstrip('/')}/{relative}"
-        return FsspecStore.from_url(url, storage_options=dict(self._options), read_only=True)
-
-
-@cache
-def _may_split(cat_file: Any) -> bool:
-    """Whether a file system's method may fetch an object in several requests at once."""
-    return "max_concurrency" in signature(cat_file).parameters
-
-
-def _may_pass(result: Any) -> bool:
-    return isinstance(result, failures()) and is_transient(result)
+        return FsspecStore.from_url(url, storage_options=self._limited, read_only=True)
 
 
 def _entry(info: Mapping[str, Any]) -> Entry:
@@ -467,19 +456,13 @@ def md5(data: bytes) -> bytes:
     return hashlib.md5(data, usedforsecurity=False).digest()
 
 
-def read_object(location: Location, relative: str, expected: str) -> bytes:
-    """Contents of an object that should be there; as `open_object`."""
-    with open_object(location, relative, expected) as file:
-        return file.read()
-
-
-def open_object(location: Location, relative: str, expected: str) -> BinaryIO:
-    """An object that should be there, as `Location.open` opens it; `expected` says what it is.
+def read_object(location: Location, relative: str, expected: str, size: int = UNKNOWN) -> bytes:
+    """Contents of an object that should be there; `expected` says what it is.
 
     Raises `DatasetError` if it is not there or cannot be read.
     """
     try:
-        return location.open(relative)
+        return location.read(relative, size)
     except FileNotFoundError as error:
         raise DatasetError(
             f"{location.path(relative)}: not there; expected {expected}; copy the dataset again, "

@@ -16,6 +16,7 @@ from lundprobe_zarr.errors import DamagedStoreError, SchemaVersionError
 from lundprobe_zarr.schema.encoding import BloscSettings
 from lundprobe_zarr.schema.layout import ARRAY_SPECS, SCHEMA_VERSION, ArraySpec
 from lundprobe_zarr.schema.records import SOURCES, SourceRecord
+from lundprobe_zarr.schema.seal import SEAL, is_broken
 from lundprobe_zarr.store.remedy import remedy
 from lundprobe_zarr.store.shard import ShardCodec
 from lundprobe_zarr.vocabulary.version import UPGRADE
@@ -118,6 +119,8 @@ def parse_store(text: str | bytes, where: str) -> StoreMetadata:
         arrays = {p: _array(p, nodes[p]) for p in ARRAY_SPECS if p in nodes}
         _ = attributes["patient_id"], attributes["part"], attributes["protocol"]
         fiducials = _fiducials(nodes)
+        if is_broken(raw, attributes):
+            raise ValueError(f"it fails its own checksum, {SEAL}")
     except (ValueError, KeyError, TypeError, IndexError, AttributeError, ValidationError) as error:
         raise DamagedStoreError(
             f"{where}: not the metadata of a complete store ({type(error).__name__}: {error}); "

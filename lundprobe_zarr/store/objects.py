@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import product
 from typing import Any
+
+import google_crc32c
 
 from lundprobe_zarr.errors import DamagedStoreError
 from lundprobe_zarr.schema.manifest import Manifest
@@ -21,20 +24,57 @@ from lundprobe_zarr.store.remedy import remedy
 SIDE_FILES = ("README.md", "catalog.yaml", "croissant.json")
 #: A store's consolidated metadata: without it there is no store.
 ROOT = "zarr.json"
+CONSOLIDATED = "consolidated_metadata"
+CRC_BYTES = 4
 
 
 @dataclass(frozen=True)
 class StoreObject:
-    """One object of a store: its name there; its size and SHA-256, recorded of shards alone."""
+    """One object of a store: its name there, and by what it is known to be whole.
+
+    That is size and SHA-256 of a shard; what the root says of the `node` that a group's or array's
+    metadata is of; and for small arrays a checksum at their end, if they are `checked`.
+    """
 
     name: str
     size: int | None = None
     sha256: str | None = None
+    node: Mapping[str, Any] | None = None
+    checked: bool = False
 
     @property
     def is_metadata(self) -> bool:
         """Whether a group or array can be opened by it."""
         return is_metadata(self.name)
+
+    def finding(self, data: bytes) -> str | None:
+        """What shows that `data` is not the object as it was written; None if nothing does."""
+        if self.sha256 not in (None, hashlib.sha256(data).hexdigest()):
+            size = "" if self.size is None else f"{self.size} bytes, "
+            return (
+                f"{len(data)} bytes that are not those written at conversion ({size}SHA-256 "
+                f"{self.sha256})"
+            )
+        if self.node is not None and not _says(data, self.node):
+            return f"does not say what the store's root {ROOT} says of it"
+        crc = int(google_crc32c.value(data[:-CRC_BYTES])).to_bytes(CRC_BYTES, "little")
+        if self.checked and crc != data[-CRC_BYTES:]:
+            return f"{len(data)} bytes that fail their checksum"
+        return None
+
+
+def _says(data: bytes, node: Mapping[str, Any]) -> bool:
+    try:
+        found = json.loads(data)
+    except ValueError:
+        return False
+    # Groups are consolidated in their own right, too; early versions' were not.
+    alone = isinstance(found, dict) and found.get(CONSOLIDATED) is None
+    return bool(found == node or (alone and _alone(found) == _alone(node)))
+
+
+def _alone(node: Mapping[str, Any]) -> dict[str, Any]:
+    return {k: v for k, v in node.items() if k != CONSOLIDATED}
 
 
 def is_metadata(name: str) -> bool:
@@ -59,24 +99,43 @@ def store_objects(text: bytes, where: str) -> list[StoreObject]:
         for _, record, key in store.shards()
         if record.stored_bytes
     ]
-    nodes = json.loads(text)["consolidated_metadata"]["metadata"]
+    consolidated = json.loads(text)[CONSOLIDATED]
+    nodes = consolidated["metadata"]
     try:
-        small = [name for path, n in nodes.items() for name in _of_node(path, n, store.arrays)]
+        small = [
+            small
+            for path in nodes
+            for small in _of_node(path, _in_its_own_right(path, consolidated), store.arrays)
+        ]
     except (KeyError, TypeError) as error:
         raise DamagedStoreError(
             f"{where}: not the metadata of a complete store ({type(error).__name__}: {error}); "
             f"{remedy(where)}"
         ) from error
-    return [*(StoreObject(name) for name in small), *shards]
+    return [*small, *shards]
 
 
-def _of_node(path: str, node: Mapping[str, Any], volumes: Mapping[str, Any]) -> Iterator[str]:
-    yield f"{path}/{ROOT}"
+def _in_its_own_right(path: str, consolidated: Mapping[str, Any]) -> Mapping[str, Any]:
+    """A node as its own `zarr.json` has it: a group with what the root says of all below it."""
+    nodes = consolidated["metadata"]
+    node: Mapping[str, Any] = nodes[path]
+    if node["node_type"] != "group":
+        return node
+    inner = {n.removeprefix(f"{path}/"): v for n, v in nodes.items() if n.startswith(f"{path}/")}
+    return {**node, CONSOLIDATED: {**consolidated, "metadata": inner}}
+
+
+def _of_node(
+    path: str, node: Mapping[str, Any], volumes: Mapping[str, Any]
+) -> Iterator[StoreObject]:
+    yield StoreObject(f"{path}/{ROOT}", node=node)
     if node["node_type"] != "array" or path in volumes:
         return
     chunk = node["chunk_grid"]["configuration"]["chunk_shape"]
     counts = (range(math.ceil(n / c)) for n, c in zip(node["shape"], chunk, strict=True))
-    yield from ("/".join((path, "c", *map(str, place))) for place in product(*counts))
+    checked = node["codecs"][-1]["name"] == "crc32c"
+    for place in product(*counts):
+        yield StoreObject("/".join((path, "c", *map(str, place))), checked=checked)
 
 
 def object_sizes(location: Location, patient_id: str) -> dict[str, int]:

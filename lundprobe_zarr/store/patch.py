@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import os
 import threading
+import time
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -35,6 +36,7 @@ from lundprobe_zarr.store.decoding import cores, decoded
 from lundprobe_zarr.store.local_files import LocalFiles
 from lundprobe_zarr.store.location import Location, Range
 from lundprobe_zarr.store.metadata import StoreMetadata, VolumeArray, shard_key
+from lundprobe_zarr.store.patience import PAUSES
 from lundprobe_zarr.store.remedy import remedy
 from lundprobe_zarr.store.shard import EMPTY, Box, ShardCodec
 from lundprobe_zarr.store.unchanged import Unchanged
@@ -203,6 +205,22 @@ class PatchReader:
 
     def _read_parts(self, parts: Sequence[Part], into: Sequence[Volume] | None) -> list[Volume]:
         out = list(into) if into is not None else [self._zeros(part) for part in parts]
+        for pause in () if self.location.is_local else PAUSES:
+            try:
+                return self._read_into(parts, out)
+            except DamagedStoreError:  # or spoilt on its way
+                self._doubt(parts)
+                time.sleep(pause)
+        return self._read_into(parts, out)
+
+    def _doubt(self, parts: Sequence[Part]) -> None:
+        """Read these parts from where they are the next time, their indices too."""
+        with self._lock:
+            for part in parts:
+                self._tails.pop((part.array, part.index), None)
+        self.location.forget(f"{store_path(self.metadata.patient_id)}/zarr.json")
+
+    def _read_into(self, parts: Sequence[Part], out: list[Volume]) -> list[Volume]:
         wanted = [(n, p) for n, p in enumerate(parts) if out[n].size and self._stored_bytes(p)]
         tails = self._fetch_tails([p for _, p in wanted])
         known = {n: tail for (n, _), tail in zip(wanted, tails, strict=True)}

@@ -16,8 +16,6 @@ from typing import Any
 from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
 
-import fsspec
-
 from lundprobe_zarr.store.failures import failures
 
 #: Seconds that a URL is valid for, and used for: the last request has the rest of the time.
@@ -72,13 +70,23 @@ class SignedReads:
         self._in_vain = 0
 
     def cat_ranges(
-        self, names: Sequence[str], starts: Sequence[int], stops: Sequence[int], on_error: str
+        self,
+        names: Sequence[str],
+        starts: Sequence[int],
+        stops: Sequence[int],
+        on_error: str,
+        seconds: float,
     ) -> list[Any]:
-        """Bytes of every range, or the client's exception; as fsspec's with `"return"`."""
-        found = self._by_url(names, starts, stops)
+        """Bytes of every range, or the client's exception; as fsspec's with `"return"`.
+
+        Takes up to `seconds`, half of them by URL.
+        """
+        until = time.monotonic() + seconds
+        found = self._by_url(names, starts, stops, seconds / 2)
         again = [n for n, data in enumerate(found) if isinstance(data, BaseException)]
         rows = ([column[n] for n in again] for column in (names, starts, stops))
-        read = self._s3.cat_ranges(*rows, on_error=on_error) if again else []
+        left = max(seconds / 2, until - time.monotonic())
+        read = self._s3.cat_ranges(*rows, on_error=on_error, seconds=left) if again else []
         for n, data in zip(again, read, strict=True):
             self._urls.pop(names[n], None)
             found[n] = data
@@ -86,7 +94,7 @@ class SignedReads:
         return found
 
     def _by_url(
-        self, names: Sequence[str], starts: Sequence[int], stops: Sequence[int]
+        self, names: Sequence[str], starts: Sequence[int], stops: Sequence[int], seconds: float
     ) -> list[Any]:
         if self._in_vain >= _ENOUGH:
             return [_NOT_ASKED] * len(names)
@@ -97,19 +105,19 @@ class SignedReads:
         if not urls:
             return []
         client = self._client(urls[0])
-        found: list[Any] = client.cat_ranges(urls, list(starts), list(stops), on_error="return")
+        found: list[Any] = client.cat_ranges(
+            urls, list(starts), list(stops), on_error="return", seconds=seconds
+        )
         return found
 
     def _client(self, url: str) -> Any:
         if self._web is None:
-            from aiohttp import ClientTimeout  # beside any S3 client, and of no use without
+            from lundprobe_zarr.store.ranges import WebFiles  # of aiohttp, as any S3 client is
 
-            # As that does: certificates and proxies of the environment, and no waiting for ever.
+            # As that does: with certificates and proxies of the environment.
             trusted = next((os.environ[n] for n in _CERTIFICATES if os.environ.get(n)), None)
-            self._web = fsspec.filesystem(
-                "http",
+            self._web = WebFiles(
                 encoded=True,
-                client_kwargs={"timeout": ClientTimeout(total=60, sock_connect=10)},
                 ssl=ssl.create_default_context(cafile=trusted),
                 proxy=_proxy(url),
                 skip_instance_cache=True,

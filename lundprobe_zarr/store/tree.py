@@ -18,11 +18,11 @@ import xarray as xr
 
 from lundprobe_zarr.errors import DamagedStoreError
 from lundprobe_zarr.schema.layout import AXIS_ATTRIBUTES
-from lundprobe_zarr.store.dataset import read_store
+from lundprobe_zarr.store.dataset import read_sound_store
 from lundprobe_zarr.store.extensions import load_extensions
 from lundprobe_zarr.store.lazy import LazyVolumes, SmallArray
 from lundprobe_zarr.store.location import Location
-from lundprobe_zarr.store.metadata import StoreMetadata, parse_store_of
+from lundprobe_zarr.store.metadata import StoreMetadata
 from lundprobe_zarr.store.patch import PatchReader
 from lundprobe_zarr.store.remedy import remedy
 from lundprobe_zarr.vocabulary.geometry import axis_coordinates
@@ -51,8 +51,8 @@ def open_tree(location: Location, patient_id: str) -> xr.DataTree:
     so does whatever reads voxels from the tree later, for a shard that is missing or damaged.
     """
     load_extensions()
-    text, where = read_store(location, patient_id)
-    metadata = parse_store_of(patient_id, text, where)
+    metadata, text = read_sound_store(location, patient_id)
+    where = metadata.where
     reader = PatchReader(location, metadata)
     try:
         nodes = json.loads(text)["consolidated_metadata"]["metadata"]

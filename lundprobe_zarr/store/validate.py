@@ -173,7 +173,7 @@ def _look(
     except DatasetError as error:
         return 0, [_damage(location, patient_id, store_path(patient_id), error)]
     there = object_sizes(location, patient_id)
-    damaged = _small_objects(location, store, there) | _shards(store, there)
+    damaged = _small_objects(location, store, there, deep) | _shards(store, there)
     problems = [*_attributes(store), *damaged.values()]
     problems += _tables(store, said.row, said.arrays)
     problems += [
@@ -205,14 +205,24 @@ def _attributes(store: StoreMetadata) -> Iterator[Problem]:
 
 
 def _small_objects(
-    location: Location, store: StoreMetadata, there: Mapping[str, int]
+    location: Location, store: StoreMetadata, there: Mapping[str, int], deep: bool
 ) -> dict[str, Problem]:
-    """Problems of metadata, labels, axes and flags that are not there, by their names."""
+    """Problems of metadata, labels, axes and flags, by their names.
+
+    That they are not there; or, if `deep`, not as they were written.
+    """
     place = store_path(store.patient_id)
     objects = store_objects(*read_store(location, store.patient_id))
-    lost = (o.name for o in objects if o.size is None and o.name not in there)
-    finding = "not there; expected it beside the shards"
-    return {name: Problem(f"{place}/{name}", finding, store.patient_id) for name in lost}
+    found = {}
+    for item in (o for o in objects if o.size is None):
+        name, finding = f"{place}/{item.name}", None
+        if item.name not in there:
+            finding = "not there; expected it beside the shards"
+        elif deep:
+            finding = item.finding(location.read(name))
+        if finding is not None:
+            found[item.name] = Problem(name, finding, store.patient_id)
+    return found
 
 
 def _shards(store: StoreMetadata, there: Mapping[str, int]) -> dict[str, Problem]:

@@ -18,6 +18,7 @@ from lundprobe_zarr.schema.tables import store_path
 from lundprobe_zarr.store.location import Location
 from lundprobe_zarr.store.metadata import StoreMetadata, VolumeArray
 from lundprobe_zarr.store.remedy import remedy
+from lundprobe_zarr.store.sound import read_sound
 
 Volume = npt.NDArray[Any]
 
@@ -29,9 +30,21 @@ def read_volume(
 
     Raises `DamagedStoreError` naming store, array and shard if a byte is missing or wrong.
     """
-    key = array.shard_key(store.index(array, record))
-    where = location.path(f"{store_path(store.patient_id)}/{key}")
-    shard = _read_shard(location, store, record, key, where)
+    name = f"{store_path(store.patient_id)}/{array.shard_key(store.index(array, record))}"
+    where = location.path(name)
+    return read_sound(
+        location,
+        name,
+        lambda: _read_shard(location, name, record.stored_bytes),
+        lambda shard: _decoded(array, shard, record.stored_bytes, where),
+    )
+
+
+def _decoded(array: VolumeArray, shard: bytes, expected: int, where: str) -> Volume:
+    if len(shard) != expected:
+        raise DamagedStoreError(
+            f"{where}: {len(shard)} bytes; expected {expected}; {remedy(where)}"
+        )
     volume = np.zeros(array.volume_shape, array.dtype)
     for box, chunk in array.codec.decode(_reader(shard), len(shard), where):
         if chunk is not None:
@@ -43,22 +56,14 @@ def _reader(shard: bytes) -> Any:
     return lambda offset, length: shard[offset : offset + length]
 
 
-def _read_shard(
-    location: Location, store: StoreMetadata, record: SourceRecord, key: str, where: str
-) -> bytes:
-    if record.stored_bytes == 0:
-        return b""
+def _read_shard(location: Location, name: str, size: int) -> bytes:
     try:
-        shard = location.read(f"{store_path(store.patient_id)}/{key}")
+        return location.read(name, size) if size else b""
     except FileNotFoundError as error:
+        where = location.path(name)
         raise DamagedStoreError(
-            f"{where}: not there; expected a shard of {record.stored_bytes} bytes; {remedy(where)}"
+            f"{where}: not there; expected a shard of {size} bytes; {remedy(where)}"
         ) from error
-    if len(shard) != record.stored_bytes:
-        raise DamagedStoreError(
-            f"{where}: {len(shard)} bytes; expected {record.stored_bytes}; {remedy(where)}"
-        )
-    return shard
 
 
 def nifti_parts(record: SourceRecord, volume: Volume) -> Iterator[bytes]:

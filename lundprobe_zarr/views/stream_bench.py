@@ -18,6 +18,7 @@ from lundprobe_zarr.errors import UsageError
 from lundprobe_zarr.patches import Content, Plan, UniformSampling
 from lundprobe_zarr.store.location import Location, Range
 from lundprobe_zarr.store.patch import PatchReader
+from lundprobe_zarr.store.patience import UNKNOWN
 from lundprobe_zarr.store.readers import Readers
 from lundprobe_zarr.views.stream_reading import Failure, Loader, ahead
 
@@ -50,9 +51,9 @@ class MeteredLocation(Location):
             self.bytes += sum(map(len, found))
         return found
 
-    def read(self, relative: str) -> bytes:
+    def read(self, relative: str, size: int = UNKNOWN) -> bytes:
         """As `Location.read`."""
-        return self._timed(lambda: [super(MeteredLocation, self).read(relative)])[0]
+        return self._timed(lambda: [super(MeteredLocation, self).read(relative, size)])[0]
 
     def read_ranges(self, ranges: Sequence[Range]) -> list[bytes]:
         """As `Location.read_ranges`."""

@@ -10,10 +10,9 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 
-from lundprobe_zarr.errors import StreamError, UnknownLabelError, UsageError
+from lundprobe_zarr.errors import DamagedStoreError, StreamError, UnknownLabelError, UsageError
 from lundprobe_zarr.patches import Draw, Plan, Sample
 from lundprobe_zarr.schema.tables import store_path
-from lundprobe_zarr.store.cache import CachedLocation
 from lundprobe_zarr.store.location import Location
 from lundprobe_zarr.store.patch import PatchReader
 from lundprobe_zarr.store.readers import Readers
@@ -44,8 +43,8 @@ class Loader:
     def load(self, epoch: int, index: int) -> Sample | Failure:
         """A patch, or what became of it in the last of all attempts."""
         draw = self._plan.draw(epoch, index)
-        pause = _PAUSE
-        for attempt in range(1, self._retries + 2):
+        pause, most = _PAUSE, self._retries + 1
+        for attempt in range(1, most + 1):
             try:
                 with reading():
                     return self._plan.read(self._readers.get(draw.patient_id), draw)
@@ -54,16 +53,19 @@ class Loader:
             except OSError as error:
                 self._drop(draw.patient_id)
                 failure = Failure(draw, _failed(draw, error, attempt))
-            if attempt <= self._retries:
-                time.sleep(pause)
-                pause *= _GROWTH
+                # Damage stays, and was read again if it comes from afar. But the store may be
+                # another by now: that shows once it is opened anew.
+                most = min(most, 2) if isinstance(error, DamagedStoreError) else most
+            if attempt >= most:
+                break
+            time.sleep(pause)
+            pause *= _GROWTH
         return failure
 
     def _drop(self, patient_id: str) -> None:
         """Open a patient anew the next time, and read it from where it is, not from the cache."""
         self._readers.drop(patient_id)
-        if isinstance(self._location, CachedLocation):
-            self._location.forget(store_path(patient_id))
+        self._location.forget(f"{store_path(patient_id)}/zarr.json")
 
 
 def _open(location: Location, decoders: int | None, patient_id: str) -> PatchReader:

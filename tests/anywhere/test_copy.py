@@ -20,6 +20,7 @@ from lundprobe_zarr.errors import DamagedStoreError, DatasetError, NotADatasetEr
 from lundprobe_zarr.store.copy import copy_dataset
 from lundprobe_zarr.store.location import Location
 from lundprobe_zarr.store.validate import validate
+from tests.altered import rewrite
 
 
 def run(*arguments: object) -> int:
@@ -158,7 +159,7 @@ def test_store_that_changed_is_hidden_while_it_is_replaced(dataset, copied, tmp_
     target.delete("lundprobe.json")
     root = copied / f"patients/{extended}.zarr/zarr.json"
     root.write_bytes(root.read_bytes() + b"\n")
-    (copied / f"patients/{extended}.zarr/mri/zarr.json").write_bytes(b"{}")
+    (tmp_path / f"d/patients/{extended}.zarr/mri/zarr.json").write_bytes(b"{}")
     target.log.clear()
     copy_dataset(Location(copied), target)
     place = f"patients/{extended}.zarr"
@@ -171,8 +172,7 @@ def test_store_that_changed_is_hidden_while_it_is_replaced(dataset, copied, tmp_
 
 
 def test_another_dataset_is_not_overwritten_unasked(dataset, copied, tmp_path):
-    manifest = json.loads((copied / "lundprobe.json").read_text())
-    (copied / "lundprobe.json").write_text(json.dumps(manifest | {"created": "later"}))
+    rewrite(copied / "lundprobe.json", lambda manifest: manifest.update(created="later"))
     target = Watched(tmp_path / "d")
     copy_dataset(Location(dataset), target)
     target.log.clear()
@@ -279,10 +279,12 @@ def test_command_reports_and_exits(dataset, copied, tmp_path, shard, capsys):
 
 def test_names_that_lead_out_of_a_dataset_are_refused(copied, tmp_path, extended):
     root = copied / f"patients/{extended}.zarr/zarr.json"
-    metadata = json.loads(root.read_text())
-    nodes = metadata["consolidated_metadata"]["metadata"]
-    nodes["../../../../outside"] = nodes.pop("mri/z")
-    root.write_text(json.dumps(metadata))
+
+    def lead_out(metadata):
+        nodes = metadata["consolidated_metadata"]["metadata"]
+        nodes["../../../../outside"] = nodes.pop("mri/z")
+
+    rewrite(root, lead_out)
     report = copy_dataset(Location(copied), Location(tmp_path / "to" / "d"))
     assert "leads out of the dataset" in str(report.failures[0].error)
     assert [p.name for p in (tmp_path / "to").iterdir()] == ["d"]

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import shutil
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -18,6 +15,7 @@ from lundprobe_zarr.errors import (
     SchemaVersionError,
     UnknownLabelError,
 )
+from tests.altered import rewrite
 
 NEWER = r"schema version 99; this version of lundprobe-zarr reads up to 1; upgrade with `pip"
 
@@ -26,12 +24,6 @@ NEWER = r"schema version 99; this version of lundprobe-zarr reads up to 1; upgra
 def copied(dataset: Path, tmp_path: Path) -> Path:
     """The dataset, to be damaged."""
     return Path(shutil.copytree(dataset, tmp_path / "copy"))
-
-
-def edit(file: Path, change: Callable[[dict[str, Any]], None]) -> None:
-    content = json.loads(file.read_text())
-    change(content)
-    file.write_text(json.dumps(content))
 
 
 @pytest.mark.parametrize("place", ["", "nowhere", "patients", "metadata/patients.parquet"])
@@ -47,14 +39,14 @@ def test_a_manifest_is_no_root(dataset):
 
 
 def test_a_newer_dataset_is_refused(copied):
-    edit(copied / "lundprobe.json", lambda m: m.update(schema_version=99))
+    rewrite(copied / "lundprobe.json", lambda m: m.update(schema_version=99))
     with pytest.raises(SchemaVersionError, match=f"lundprobe.json: {NEWER}"):
         open_cohort(copied)
 
 
 def test_a_newer_store_is_refused(copied, extended):
     root = copied / f"patients/{extended}.zarr/zarr.json"
-    edit(root, lambda node: node["attributes"].update(schema_version=99))
+    rewrite(root, lambda node: node["attributes"].update(schema_version=99))
     with pytest.raises(SchemaVersionError, match=f"{extended}.zarr: {NEWER}"):
         open_cohort(copied)[extended].tree  # noqa: B018
 
@@ -68,7 +60,7 @@ def test_a_broken_manifest_is_named(copied, text):
 
 @pytest.mark.parametrize("file", ["/etc/passwd", "../other/patients.parquet", "s3://b/x.parquet"])
 def test_a_manifest_that_leads_outside_is_refused(copied, file):
-    edit(copied / "lundprobe.json", lambda m: m["tables"].update(patients={"base": [file]}))
+    rewrite(copied / "lundprobe.json", lambda m: m["tables"].update(patients={"base": [file]}))
     with pytest.raises(DatasetError, match="lies outside the dataset"):
         open_cohort(copied)
 

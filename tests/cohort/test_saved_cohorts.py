@@ -15,6 +15,7 @@ from benchmarks.cohort import simulate
 from lundprobe_zarr.cohort import Cohort, load_cohort
 from lundprobe_zarr.cohort.saved import DatasetIdentity, SavedCohort
 from lundprobe_zarr.errors import UsageError
+from tests.altered import rewrite
 
 
 def test_a_saved_cohort_is_the_same_when_opened(
@@ -58,8 +59,7 @@ def test_finalising_again_changes_nothing(many: Cohort, simulated: Path, tmp_pat
 
 
 def change_manifest(dataset: Path, **changes: Any) -> None:
-    path = dataset / "lundprobe.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+    rewrite(dataset / "lundprobe.json", lambda manifest: manifest.update(changes))
 
 
 @pytest.mark.parametrize(

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import gzip
-import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -18,12 +18,14 @@ from conversion.inventory import take_inventory
 from conversion.patient import convert_patient
 from conversion.publish import finalise
 from lundprobe_zarr.cohort import open_cohort
+from lundprobe_zarr.errors import DatasetError
 from lundprobe_zarr.schema.encoding import BloscSettings
 from lundprobe_zarr.schema.manifest import Content
 from lundprobe_zarr.store.content import table_content
 from lundprobe_zarr.store.dataset import open_manifest, open_store, read_table
 from lundprobe_zarr.store.location import Location
 from lundprobe_zarr.store.validate import validate
+from tests.altered import forget_hashes, rewrite
 
 DOSE = "sCT/dose_original.nii.gz"
 RECTUM = "MR_StorT2/mask_Rectum.nii.gz"
@@ -113,10 +115,12 @@ def test_deep_validation_notices_voxels_that_are_not_those_recorded(work: Workpl
     write_nifti(work.folder / SCT, values, AFFINES["sct"])
     assert work.convert_one().error is None
     root = work.store / "zarr.json"
-    metadata = json.loads(root.read_text())
-    array = metadata["consolidated_metadata"]["metadata"]["sct/image"]
-    array["attributes"]["sources"][0]["voxels_sha256"] = "0" * 64
-    root.write_text(json.dumps(metadata))
+
+    def falsify(metadata: dict[str, Any]) -> None:
+        array = metadata["consolidated_metadata"]["metadata"]["sct/image"]
+        array["attributes"]["sources"][0]["voxels_sha256"] = "0" * 64
+
+    rewrite(root, falsify)
     finalise(work.dataset)
     assert problems(work.dataset) == ""
     assert "voxels whose SHA-256 is not 0000" in problems(work.dataset, deep=True)
@@ -139,6 +143,9 @@ def test_validation_notices_a_number_altered_in_a_table(work: Workplace) -> None
     place = table.column_names.index("d50_gy")
     altered = table.set_column(place, table.schema.field(place), pa.array([1.5] * len(table)))
     pq.write_table(altered, file)
+    with pytest.raises(DatasetError, match=r"structures/base-00000.parquet: .* not those"):
+        problems(work.dataset)
+    forget_hashes(work.dataset)
     assert "structures table, base: content" in problems(work.dataset)
     assert "run finalise" in problems(work.dataset)
 
@@ -151,9 +158,8 @@ def test_datasets_without_it_open_and_are_sound(work: Workplace) -> None:
     ):
         if file.is_file():
             pq.write_table(pq.read_table(file).drop_columns(["content_sha256"]), file)
-    manifest = json.loads((work.dataset / "lundprobe.json").read_text())
-    del manifest["content"]
-    (work.dataset / "lundprobe.json").write_text(json.dumps(manifest))
+    forget_hashes(work.dataset)
+    rewrite(work.dataset / "lundprobe.json", lambda manifest: manifest.pop("content"))
     assert len(open_cohort(work.dataset).where("protocol = 'newAcq'")) == 1
     assert problems(work.dataset, deep=True) == ""
 

@@ -24,6 +24,7 @@ from conversion.state import is_current
 from lundprobe_zarr.schema.tables import store_path
 from lundprobe_zarr.store.location import Location
 from lundprobe_zarr.store.validate import validate
+from tests.altered import but_for_time
 
 ROOT = Path(__file__).parents[2]
 PATIENTS = [f"newAcq_{n:016x}" for n in range(3)]
@@ -110,8 +111,7 @@ def contents(dataset: Path) -> dict[str, str]:
     """Everything in the stores but the time they were made."""
     files = snapshot(dataset / "patients")
     for root in (dataset / "patients").glob("*/zarr.json"):
-        metadata = json.loads(root.read_text())
-        del metadata["attributes"]["created"]
+        metadata = but_for_time(json.loads(root.read_text()))
         key = root.relative_to(dataset / "patients").as_posix()
         files[key] = json.dumps(metadata, sort_keys=True)
     return files

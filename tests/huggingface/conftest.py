@@ -98,9 +98,9 @@ def reads(monkeypatch: pytest.MonkeyPatch) -> Reads:
     seen = Reads()
     read, read_ranges = Location.read, Location.read_ranges
 
-    def watched(self: Location, relative: str) -> bytes:
+    def watched(self: Location, relative: str, *size: int) -> bytes:
         seen.append(relative)
-        return read(self, relative)
+        return read(self, relative, *size)
 
     def watched_ranges(self: Location, ranges: list[Range]) -> list[bytes]:
         seen.extend(r.name for r in ranges)

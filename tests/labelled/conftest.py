@@ -6,7 +6,7 @@ import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import dask
 import nibabel as nib
@@ -102,22 +102,17 @@ def _refuse_to_compute(*args: object, **options: object) -> Any:
 def requests(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Names of the objects read, as they are read."""
     seen: list[str] = []
-    read, opened, read_ranges = Location.read, Location.open, Location.read_ranges
+    read, read_ranges = Location.read, Location.read_ranges
 
-    def watched(self: Location, relative: str) -> bytes:
+    def watched(self: Location, relative: str, *size: int) -> bytes:
         seen.append(relative)
-        return read(self, relative)
-
-    def watched_open(self: Location, relative: str) -> BinaryIO:
-        seen.append(relative)
-        return opened(self, relative)
+        return read(self, relative, *size)
 
     def watched_ranges(self: Location, ranges: list[Range]) -> list[bytes]:
         seen.extend(r.name for r in ranges)
         return read_ranges(self, ranges)
 
     monkeypatch.setattr(Location, "read", watched)
-    monkeypatch.setattr(Location, "open", watched_open)
     monkeypatch.setattr(Location, "read_ranges", watched_ranges)
     return seen
 

@@ -41,8 +41,9 @@ def web(dataset: Path) -> Iterator[Web]:
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Short pauses between attempts, and a server's failures are not retried below us."""
-    from lundprobe_zarr.store import location
+    from lundprobe_zarr.store import patch, patience, sound
     from lundprobe_zarr.views import stream_reading
 
     monkeypatch.setattr(stream_reading, "_PAUSE", 0.01)
-    monkeypatch.setattr(location, "_PAUSES", ())
+    for module in (patience, patch, sound):
+        monkeypatch.setattr(module, "PAUSES", ())

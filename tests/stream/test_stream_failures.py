@@ -17,6 +17,7 @@ from lundprobe_zarr.patches import UniformSampling
 from lundprobe_zarr.store.cache import BLOCK, CachedLocation
 from lundprobe_zarr.store.location import Location, Range
 from lundprobe_zarr.views.stream import SkippedPatchesWarning
+from tests.altered import rewrite
 
 SIZE = (6, 12, 12)
 
@@ -89,7 +90,12 @@ def test_a_patient_without_the_dose_is_skipped_without_trying_again(dataset, tmp
     shutil.copytree(dataset, copy)
     cohort = lp.open_cohort(copy)
     metadata = copy / "patients" / f"{cohort.ids[0]}.zarr" / "zarr.json"
-    metadata.write_text(metadata.read_text().replace('"mri/dose": {', '"mri/other": {', 1))
+
+    def lose(document):
+        nodes = document["consolidated_metadata"]["metadata"]
+        nodes["mri/other"] = nodes.pop("mri/dose")
+
+    rewrite(metadata, lose)
     stream = make(cohort, dose=True, on_error="skip")
     with pytest.warns(SkippedPatchesWarning):
         found = list(stream)

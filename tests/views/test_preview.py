@@ -32,6 +32,7 @@ from lundprobe_zarr.views.preview_planes import (
     read_preview,
 )
 from lundprobe_zarr.vocabulary.names import STRUCTURES
+from tests.altered import rewrite
 
 
 def _patients(dataset: Path, part: str) -> list[str]:
@@ -73,10 +74,11 @@ def copied(dataset: Path, extended: Preview, tmp_path: Path) -> Path:
 
 def _edit(dataset: Path, patient_id: str, path: str, name: str, value: object) -> None:
     """Set an attribute of a node in a store's consolidated metadata."""
-    file = _store(dataset, patient_id) / "zarr.json"
-    raw = json.loads(file.read_text())
-    raw["consolidated_metadata"]["metadata"][path]["attributes"][name] = value
-    file.write_text(json.dumps(raw))
+
+    def change(raw: dict[str, Any]) -> None:
+        raw["consolidated_metadata"]["metadata"][path]["attributes"][name] = value
+
+    rewrite(_store(dataset, patient_id) / "zarr.json", change)
 
 
 def _axes(figure: Figure, name: str) -> Axes:

@@ -1,0 +1,78 @@
+"""Is what a server sent the range that was asked for? Clients that look, for the web and for S3.
+
+A checksum tells whether a chunk is whole, and not which chunk it is: a proxy that answers with
+another range than was asked for could pass off one chunk for another of the same length.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import aiohttp
+from fsspec.implementations.http import HTTPFileSystem
+
+_ASKED = re.compile(r"bytes=(\d+)-(\d+)")
+_SENT = re.compile(r"bytes (\d+)-(\d+)/(\d+|\*)")
+_WHOLE = 200
+
+
+def require_range(asked: str, sent: str | None, length: int) -> None:
+    """Require that an answer's `Content-Range` and length are what a `Range` header asked for.
+
+    Fewer bytes are right where the object ends. Raises aiohttp's `ClientPayloadError`, which
+    stands for an answer that was spoilt on its way: the request is made again.
+    """
+    wanted, found = _ASKED.fullmatch(asked), _SENT.fullmatch(sent or "")
+    if wanted is None:
+        return
+    if found is None:
+        raise aiohttp.ClientPayloadError(f"{sent!r} was sent; {asked!r} was asked for")
+    start, last = int(wanted[1]), int(wanted[2])
+    if found[3] != "*":
+        last = min(last, int(found[3]) - 1)
+    if (int(found[1]), int(found[2]), length) != (start, last, last + 1 - start):
+        raise aiohttp.ClientPayloadError(
+            f"{sent!r} and {length} bytes were sent; {asked!r} was asked for"
+        )
+
+
+class WebFiles(HTTPFileSystem):  # type: ignore[misc]
+    """fsspec's web client, which looks at what range it was sent."""
+
+    takes_seconds = True
+
+    async def _cat_file(
+        self,
+        url: str,
+        start: int | None = None,
+        end: int | None = None,
+        seconds: float | None = None,
+        **kwargs: Any,
+    ) -> bytes:
+        return await asyncio.wait_for(self._cat_range(url, start, end, **kwargs), seconds)
+
+    async def _cat_range(
+        self, url: str, start: int | None, end: int | None, **kwargs: Any
+    ) -> bytes:
+        if start is None or end is None or start >= end:
+            return bytes(await super()._cat_file(url, start, end, **kwargs))
+        options = {**self.kwargs, **kwargs}
+        asked = f"bytes={start}-{end - 1}"
+        headers = {**options.pop("headers", {}), "Range": asked}
+        session = await self.set_session()
+        async with session.get(self.encode_url(url), headers=headers, **options) as answer:
+            data = bytes(await answer.read())
+            self._raise_not_found_for_status(answer, url)
+        if answer.status == _WHOLE:  # the server takes no ranges
+            return data[start:end]
+        require_range(asked, answer.headers.get("Content-Range"), len(data))
+        return data
+
+
+def require_range_of_s3(asked: Mapping[str, Any], answer: Mapping[str, Any]) -> None:
+    """As `require_range`, of what boto was asked for and what it gives."""
+    if "Range" in asked:
+        require_range(asked["Range"], answer.get("ContentRange"), answer["ContentLength"])
