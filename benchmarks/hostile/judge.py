@@ -39,7 +39,7 @@ def judge(target: Target, case: Any) -> str | None:
         with _time_limit(SECONDS):
             target.run(case)
     except target.allowed as error:
-        found = _message_finding(str(error))
+        found = _message_finding(str(error), target.quotes)
     except _TooLong:
         found = f"no end after {SECONDS} s"
     except Exception as error:  # noqa: BLE001 - that is what is looked for
@@ -56,10 +56,10 @@ def strangers(folder: Path) -> list[str]:
     return sorted(p.name for p in folder.iterdir())
 
 
-def _message_finding(message: str) -> str | None:
+def _message_finding(message: str, quotes: bool) -> str | None:
     if not message.strip():
         return "an error without a message"
-    for words in (NAME, *_FOREIGN_WORDS):
+    for words in (*_FOREIGN_WORDS, *(() if quotes else (NAME,))):
         if words in message:
             return f"a message with {words!r}: {message[:200]}"
     return None

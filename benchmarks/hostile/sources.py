@@ -207,9 +207,8 @@ _KINDS = ("folder", "folder", "file", "file", "dangling", "loop", "outside", "pi
 
 def _make(path: bytes, kind: str) -> None:
     """Make an entry of a tree, if there is not one yet."""
-    if os.path.lexists(path):
+    if os.path.lexists(path) or not Path(os.fsdecode(path)).parent.is_dir():
         return
-    Path(os.fsdecode(os.path.dirname(path))).mkdir(parents=True, exist_ok=True)  # noqa: PTH120
     if kind == "folder":
         Path(os.fsdecode(path)).mkdir()
     elif kind == "file":

@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from lundprobe_zarr.errors import (
@@ -21,11 +22,16 @@ from lundprobe_zarr.schema.tables import PATIENTS, TABLES, store_path
 from lundprobe_zarr.store.location import Location, Range, open_object
 from lundprobe_zarr.store.metadata import StoreMetadata, parse_store_of
 from lundprobe_zarr.store.remedy import remedy
+from lundprobe_zarr.vocabulary.names import PATIENT_ID_FORM, PATIENT_ID_PATTERN
 
 #: Files of a table read at a time.
 _THREADS = 8
 #: Bytes at the end of a table's file that hold its footer, as a rule.
 _FOOTER = 1 << 16
+#: What pyarrow raises for a damaged file: of a text that is no UTF-8, a column it has not, too.
+_UNSOUND = (pa.ArrowException, OSError, ValueError, KeyError)
+#: Characters of a text that is not what it should be, in a message.
+_SHOWN = 80
 
 
 def open_manifest(location: Location) -> Manifest:
@@ -75,8 +81,34 @@ def read_table(
     if not files:
         return TABLES[name].schema.empty_table()
     with ThreadPoolExecutor(_THREADS) as pool:
-        read = partial(_read_parquet, location, columns, encoded, without)
-        return pa.concat_tables(pool.map(read, files))
+        read = partial(_read_parquet, location, name, columns, encoded, without)
+        tables = list(pool.map(read, files))
+    try:
+        table = pa.concat_tables(tables)
+    except pa.ArrowException as error:
+        raise DatasetError(
+            f"{location.url}: files of the table {name} differ in their columns; expected the same "
+            "in all; rebuild it with `lundprobe-zarr finalise --rebuild`"
+        ) from error
+    if name == PATIENTS.name and "patient_id" in table.column_names:
+        _require_ids(table.column("patient_id"), location.url)
+    return table
+
+
+def _require_ids(ids: pa.ChunkedArray, where: str) -> None:
+    """Require that the patients table names patients, each once: their stores are found by it."""
+    fits = pc.match_substring_regex(ids, PATIENT_ID_PATTERN)
+    if not pc.all(fits, min_count=0).as_py():
+        wrong = ids.filter(pc.invert(fits))[0].as_py()
+        raise DatasetError(
+            f"{where}: the patients table has a patient {wrong[:_SHOWN]!r}; expected ids, which "
+            f"are {PATIENT_ID_FORM}; do not use it: write it anew with `lundprobe-zarr finalise`"
+        )
+    if len(ids) and pc.count_distinct(ids).as_py() < len(ids):
+        raise DatasetError(
+            f"{where}: the patients table has a patient twice; expected a row each; write it anew "
+            "with `lundprobe-zarr finalise`"
+        )
 
 
 def table_rows(location: Location, files: Mapping[str, Sequence[str]]) -> int:
@@ -95,7 +127,9 @@ def _footer(location: Location, file: str) -> pq.FileMetaData:
         if length > len(end):
             end = _end(location, file, size, length)
         return pq.read_metadata(io.BytesIO(end))
-    except (FileNotFoundError, pa.ArrowException) as error:
+    except DatasetError:
+        raise
+    except _UNSOUND as error:
         raise DatasetError(
             f"{location.path(file)}: not there, or no sound Parquet file ({error}); rebuild it "
             "with `lundprobe-zarr finalise`"
@@ -108,6 +142,7 @@ def _end(location: Location, file: str, size: int, length: int) -> bytes:
 
 def _read_parquet(
     location: Location,
+    name: str,
     columns: Sequence[str] | None,
     encoded: Sequence[str],
     without: Sequence[str],
@@ -118,9 +153,12 @@ def _read_parquet(
         try:
             # Not read_table: that imports pyarrow.dataset, a sixth of a second, and needs it not.
             parquet = pq.ParquetFile(opened, read_dictionary=list(encoded))
+            _require_types(parquet.schema_arrow, name, location.path(file))
             there = [c for c in parquet.schema_arrow.names if c not in without]
             table = parquet.read(columns=wanted or there)
-        except (pa.ArrowException, OSError) as error:
+        except DatasetError:
+            raise
+        except _UNSOUND as error:
             raise DatasetError(
                 f"{location.path(file)}: not a sound Parquet file ({error}); rebuild it with "
                 "`lundprobe-zarr finalise`"
@@ -131,7 +169,53 @@ def _read_parquet(
             f"{location.path(file)}: has no column {', '.join(absent)}; expected every column of "
             "its schema; rebuild it with `lundprobe-zarr finalise --rebuild`"
         )
+    _require_values(table, name, location.path(file))
     return table
+
+
+def _require_types(found: pa.Schema, name: str, where: str) -> None:
+    """Require that columns of a table are of the types they should have, each there once."""
+    expected = TABLES[name].schema if name in TABLES else pa.schema([])
+    for field in found:
+        kinds = [f.type for f in expected if f.name == field.name]
+        if found.names.count(field.name) > 1 or not all(_alike(field.type, k) for k in kinds):
+            raise DatasetError(
+                f"{where}: column {field.name!r} is {field.type}, or there twice; expected "
+                f"{' or '.join(map(str, kinds)) or 'it once'}; rebuild it with `lundprobe-zarr "
+                "finalise --rebuild`"
+            )
+
+
+def _alike(found: pa.DataType, expected: pa.DataType) -> bool:
+    """Whether two types hold the same: lists may be of fixed size, texts may be encoded."""
+    if pa.types.is_dictionary(found):
+        return _alike(found.value_type, expected)
+    kinds = (pa.types.is_list, pa.types.is_fixed_size_list)
+    if all(any(is_kind(t) for is_kind in kinds) for t in (found, expected)):
+        return _alike(found.value_type, expected.value_type)
+    return bool(found == expected)
+
+
+def _require_values(table: pa.Table, name: str, where: str) -> None:
+    """Require that columns which always have a value have one, and that texts are texts."""
+    expected = TABLES[name].columns if name in TABLES else ()
+    lacking = [
+        c.name
+        for c in expected
+        if not c.nullable and c.name in table.column_names and table[c.name].null_count
+    ]
+    try:
+        table.validate(full=True)
+    except pa.ArrowException as error:
+        raise DatasetError(
+            f"{where}: not a sound Parquet file ({error}); rebuild it with `lundprobe-zarr "
+            "finalise --rebuild`"
+        ) from error
+    if lacking:
+        raise DatasetError(
+            f"{where}: rows without {', '.join(lacking)}; expected it in every row; rebuild it with "
+            "`lundprobe-zarr finalise --rebuild`"
+        )
 
 
 def open_store(location: Location, patient_id: str) -> StoreMetadata:

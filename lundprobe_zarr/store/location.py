@@ -41,12 +41,15 @@ from lundprobe_zarr.store.urls import (
     protocol_of_url,
     separate,
 )
+from lundprobe_zarr.vocabulary.escapes import escaped
 from lundprobe_zarr.vocabulary.version import with_extra
 
 #: A request that failed for a passing reason is made this often in all, after these pauses.
 _PAUSES = (0.1, 0.5)
 #: Requests at a time where the file system itself makes one after another.
 _THREADS = 16
+#: What no name of ours has: servers and other systems find folders, escapes and queries there.
+_FOREIGN = frozenset("\\%?#")
 _T = TypeVar("_T")
 
 
@@ -79,7 +82,7 @@ class Location:
         self, url: str | os.PathLike[str], storage_options: Mapping[str, Any] | None = None
     ) -> None:
         self._target, self._options = separate(os.fspath(url), dict(storage_options or {}))
-        self.url = redacted(self._target)
+        self.url = redacted(self._target, whole=True)
         self._opened: tuple[int, Any, str] | None = None
         _ = self._fs  # a protocol that is not installed is said now, not at the first read
 
@@ -183,9 +186,9 @@ class Location:
         return Path(self._full(relative))
 
     def _full(self, relative: str) -> str:
-        if ".." in relative.replace("\\", "/").split("/"):
+        if _leads_out(relative):
             raise DatasetError(
-                f"{self.path(relative)}: a name that leads out of the dataset; expected one below "
+                f"{escaped(self.path(relative), keep='')}: a name that leads out of the dataset; expected one below "
                 f"{self.url}; do not use what names it: a manifest, a table or a store"
             )
         root = self._current[2]
@@ -419,6 +422,13 @@ class Location:
         return FsspecStore.from_url(url, storage_options=dict(self._options), read_only=True)
 
 
+def _leads_out(relative: str) -> bool:
+    """Whether a name below a dataset may be taken for one elsewhere, by a disk or by a server."""
+    if relative.startswith("/") or not relative.isprintable() or not _FOREIGN.isdisjoint(relative):
+        return True
+    return ".." in relative.split("/")
+
+
 @cache
 def _may_split(cat_file: Any) -> bool:
     """Whether a file system's method may fetch an object in several requests at once."""
@@ -459,7 +469,12 @@ def _appearing(path: Path) -> Iterator[Any]:
 
 def _read_local(path: Path, ranges: Sequence[Range]) -> list[bytes]:
     with path.open("rb", buffering=0) as file:
-        return [os.pread(file.fileno(), r.stop - r.start, r.start) for r in ranges]
+        size = os.fstat(file.fileno()).st_size  # memory for what there is, not for what is asked
+        stops = (min(r.stop, size) for r in ranges)
+        return [
+            os.pread(file.fileno(), stop - r.start, r.start) if stop > r.start else b""
+            for r, stop in zip(ranges, stops, strict=True)
+        ]
 
 
 def _write_local(path: Path, data: bytes) -> None:

@@ -9,13 +9,11 @@ from dataclasses import dataclass
 from itertools import product
 from typing import Any
 
-from lundprobe_zarr.errors import DamagedStoreError
 from lundprobe_zarr.schema.manifest import Manifest
 from lundprobe_zarr.schema.tables import store_path
 from lundprobe_zarr.store.dataset import read_store
 from lundprobe_zarr.store.location import Location
-from lundprobe_zarr.store.metadata import parse_store
-from lundprobe_zarr.store.remedy import remedy
+from lundprobe_zarr.store.metadata import UNSOUND, parse_store, unsound
 
 #: What a dataset may hold beside manifest, tables and stores.
 SIDE_FILES = ("README.md", "catalog.yaml", "croissant.json")
@@ -62,11 +60,8 @@ def store_objects(text: bytes, where: str) -> list[StoreObject]:
     nodes = json.loads(text)["consolidated_metadata"]["metadata"]
     try:
         small = [name for path, n in nodes.items() for name in _of_node(path, n, store.arrays)]
-    except (KeyError, TypeError) as error:
-        raise DamagedStoreError(
-            f"{where}: not the metadata of a complete store ({type(error).__name__}: {error}); "
-            f"{remedy(where)}"
-        ) from error
+    except UNSOUND as error:
+        raise unsound(where, error) from error
     return [*(StoreObject(name) for name in small), *shards]
 
 

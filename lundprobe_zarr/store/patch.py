@@ -302,7 +302,7 @@ class PatchReader:
                 f"file is truncated; {remedy(where)}"
             )
         codec = self._codecs[part.array]
-        index = codec.decode_index(data[-codec.index_bytes :], self._where(part))
+        index = codec.decode_index(data[-codec.index_bytes :], wanted.stop, self._where(part))
         return _Tail(index, wanted.start, data)
 
     def _chunks(self, number: int, part: Part, tail: _Tail) -> list[_Chunk]:

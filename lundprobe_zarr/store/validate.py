@@ -263,8 +263,13 @@ def _small_arrays(
     """Labels, axes, flags: read through zarr, which checks their checksums; not if `damaged`."""
     known = {name.partition("/c/")[0] for name in damaged}
     place = store_path(store.patient_id)
-    root = zarr.open_group(location.zarr_store(place), mode="r")
-    for path, node in root.members(max_depth=None):
+    try:
+        root = zarr.open_group(location.zarr_store(place), mode="r")
+        members = list(root.members(max_depth=None))
+    except (ValueError, KeyError, TypeError, OSError) as error:
+        yield Problem(place, f"cannot be opened by zarr ({error})", store.patient_id)
+        return
+    for path, node in members:
         if not isinstance(node, zarr.Array) or path in store.arrays or path in known:
             continue
         try:
@@ -294,13 +299,14 @@ def _voxels(
     where = f"{store_path(store.patient_id)}/{key}"
     try:
         volume = read_volume(location, store, array, record)
+        rebuilt = _nifti_sha256(record, volume) if record.restores else record.nifti_sha256
     except DatasetError as error:
         yield _damage(location, store.patient_id, where, error)
         return
     if record.stored_bytes and _shard_sha256(location, where) != record.stored_sha256:
         finding = f"SHA-256 differs from {record.stored_sha256}, recorded when written"
         yield Problem(where, finding, store.patient_id)
-    elif record.restores and _nifti_sha256(record, volume) != record.nifti_sha256:
+    elif rebuilt != record.nifti_sha256:
         finding = f"does not give back {record.path}: its SHA-256 differs"
         yield Problem(where, finding, store.patient_id)
     elif record.voxels_sha256 not in (None, voxels_sha256(volume, array.dtype)):
