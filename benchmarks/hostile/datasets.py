@@ -162,7 +162,7 @@ class Datasets:
                 at = len(shard) - size + 8 * rng.randrange((size - 4) // 8)
                 number = rng.choice([n for n in NUMBERS if isinstance(n, int)]) % 2**64
                 shard[at : at + 8] = struct.pack("<Q", number)
-            _seal(shard, len(shard) - size, len(shard))
+            seal(shard, len(shard) - size, len(shard))
         else:
             index = np.frombuffer(bytes(shard[len(shard) - size : -4]), "<u8").reshape(-1, 2)
             there = index[index[:, 0] != 2**64 - 1]
@@ -170,7 +170,7 @@ class Datasets:
             last = min(16, length - 4) if kind == 2 else length - 4
             for _ in range(rng.randint(1, 3)):
                 shard[at + rng.randrange(last)] = rng.randrange(256)
-            _seal(shard, at, at + length)
+            seal(shard, at, at + length)
         return place, size, bytes(shard)
 
     def run_shard(self, case: tuple[str, int, bytes]) -> None:
@@ -317,7 +317,7 @@ def _text(rng: random.Random, value: Any) -> bytes:
     return changed_bytes(rng, text) if kind < 0.1 else text
 
 
-def _seal(shard: bytearray, start: int, stop: int) -> None:
+def seal(shard: bytearray, start: int, stop: int) -> None:
     """Make the checksum at the end of a piece of a shard right."""
     crc = int(google_crc32c.value(bytes(shard[start : stop - 4])))
     shard[stop - 4 : stop] = crc.to_bytes(4, "little")

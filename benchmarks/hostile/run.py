@@ -153,15 +153,17 @@ def _atheris(
     for number, seed in enumerate(run.target.seeds):
         (corpus / str(number)).write_bytes(seed)
 
+    end = time.monotonic() + options.seconds
+
     def one(data: bytes) -> None:
         seeded = bool(run.target.seeds)
         run(lambda: data if seeded else run.target.make(Choices(data)))
-        if run.cases >= options.cases:
+        if run.cases >= options.cases or time.monotonic() > end:
             done()
             os._exit(0)
 
-    limits = ["-seed=1", f"-max_total_time={options.seconds}", "-max_len=65536", "-rss_limit_mb=0"]
-    limits += ["-timeout=0", "-verbosity=0", f"-runs={options.cases}", str(corpus)]
+    limits = ["-seed=1", "-max_len=65536", "-rss_limit_mb=0", "-timeout=0", "-verbosity=0"]
+    limits.append(str(corpus))
     atheris.Setup([sys.argv[0], *limits], one)
     atheris.Fuzz()
 

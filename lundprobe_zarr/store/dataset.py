@@ -21,7 +21,7 @@ from lundprobe_zarr.schema.manifest import MANIFEST_NAME, Manifest, parse_manife
 from lundprobe_zarr.schema.tables import PATIENTS, TABLES, store_path
 from lundprobe_zarr.store.location import Location, Range, open_object
 from lundprobe_zarr.store.metadata import StoreMetadata, parse_store_of
-from lundprobe_zarr.store.remedy import remedy
+from lundprobe_zarr.store.remedy import remedy as remedy_of_store
 from lundprobe_zarr.vocabulary.names import PATIENT_ID_FORM, PATIENT_ID_PATTERN
 
 #: Files of a table read at a time.
@@ -149,7 +149,8 @@ def _read_parquet(
     file: str,
 ) -> pa.Table:
     wanted = list(columns) if columns else None
-    with open_object(location, file, "a table of the dataset") as opened:
+    remedy = "write it anew with `lundprobe-zarr finalise`, or copy the dataset again"
+    with open_object(location, file, "a table of the dataset", remedy) as opened:
         try:
             # Not read_table: that imports pyarrow.dataset, a sixth of a second, and needs it not.
             parquet = pq.ParquetFile(opened, read_dictionary=list(encoded))
@@ -234,5 +235,5 @@ def read_store(location: Location, patient_id: str) -> tuple[bytes, str]:
     except FileNotFoundError as error:
         raise DamagedStoreError(
             f"{location.path(path)}: no store of patient {patient_id} there; expected one; "
-            f"{remedy(location.path(path))}"
+            f"{remedy_of_store(location.path(path))}"
         ) from error

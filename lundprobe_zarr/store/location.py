@@ -50,6 +50,9 @@ _PAUSES = (0.1, 0.5)
 _THREADS = 16
 #: What no name of ours has: servers and other systems find folders, escapes and queries there.
 _FOREIGN = frozenset("\\%?#")
+_WRITE_ANEW = (
+    "copy the dataset again, or write it anew with `lundprobe-zarr convert` and `finalise`"
+)
 _T = TypeVar("_T")
 
 
@@ -499,15 +502,16 @@ def read_object(location: Location, relative: str, expected: str) -> bytes:
         return file.read()
 
 
-def open_object(location: Location, relative: str, expected: str) -> BinaryIO:
+def open_object(
+    location: Location, relative: str, expected: str, remedy: str = _WRITE_ANEW
+) -> BinaryIO:
     """An object that should be there, as `Location.open` opens it; `expected` says what it is.
 
-    Raises `DatasetError` if it is not there or cannot be read.
+    Raises `DatasetError`, which ends with `remedy`, if it is not there or cannot be read.
     """
     try:
         return location.open(relative)
     except FileNotFoundError as error:
         raise DatasetError(
-            f"{location.path(relative)}: not there; expected {expected}; copy the dataset again, "
-            "or write it anew with `lundprobe-zarr convert` and `finalise`"
+            f"{location.path(relative)}: not there; expected {expected}; {remedy}"
         ) from error
