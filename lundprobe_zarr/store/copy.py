@@ -308,6 +308,7 @@ class _Copier:
 
     def _read(self, name: str, item: StoreObject) -> tuple[_Sent, bytes]:
         """An object of the source, to send or compare."""
+        _require_no_way_out(self._source, name)
         data = read_object(self._source, name, "an object of the dataset")
         read = _Sent(name, len(data), md5(data), hashlib.sha256(data).digest())
         self._require_sound(read, item)
@@ -351,6 +352,20 @@ class _Copier:
             return self._destination.read(name)
         except FileNotFoundError:
             return None
+
+
+def _require_no_way_out(source: Location, name: str) -> None:
+    """Refuse a file of a local dataset that is a link to one elsewhere: that is nobody's to send.
+
+    A folder may be one, as where stores lie on another disk: what is read in it has names of ours.
+    """
+    if not source.is_local or not (file := source.local(name)).is_symlink():
+        return
+    if not file.resolve().is_relative_to(source.local().resolve()):
+        raise DatasetError(
+            f"{source.path(name)}: a link that leads out of the dataset; expected a file; put the "
+            "file itself in its place"
+        )
 
 
 def _failed_first(futures: list[Future[_Sent | None]]) -> list[Future[_Sent | None]]:
