@@ -78,9 +78,7 @@ def main() -> None:
         sys.exit(1)
 
 
-def _figures(
-    by_target: dict[str, dict[str, Any]], seconds: float, lacking: bool
-) -> dict[str, Any]:
+def _figures(by_target: dict[str, dict[str, Any]], seconds: float, lacking: bool) -> dict[str, Any]:
     for target in by_target.values():
         target["seconds"] = round(target["seconds"], 1)
     return {
@@ -139,8 +137,17 @@ def _run(
         command = [sys.executable, "-m", "benchmarks.hostile.run", "--target", name]
         command += ["--engine", engine, "--first", str(first), "--cases", str(cases)]
         command += ["--seconds", str(seconds), "--source", str(places[0])]
-        command += ["--dataset", str(places[1]), "--outcome", str(said), "--progress", str(progress)]
-        done = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False)
+        command += [
+            "--dataset",
+            str(places[1]),
+            "--outcome",
+            str(said),
+            "--progress",
+            str(progress),
+        ]
+        done = subprocess.run(
+            command, capture_output=True, text=True, errors="replace", check=False
+        )
         if said.exists():
             outcome.add(engine, json.loads(said.read_text()))
             return None

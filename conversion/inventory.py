@@ -9,8 +9,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from lundprobe_zarr.errors import SourceError, SourceNotFoundError, UsageError
-from lundprobe_zarr.vocabulary.files import SourceFile, expected_files, parse_path
 from lundprobe_zarr.vocabulary.escapes import escaped
+from lundprobe_zarr.vocabulary.files import SourceFile, expected_files, parse_path
 from lundprobe_zarr.vocabulary.names import PARTS, PATIENT_ID_FORM, STRUCTURES, is_patient_id
 
 from .fiducials import read_fiducials
@@ -272,7 +272,8 @@ def _require_usable(root: Path, file: Path, follow_links: bool) -> None:
         )
     if not follow_links and not file.resolve().is_relative_to(root):
         raise SourceError(
-            f"{place}: leads outside the source tree, to {_printable(str(file.resolve()))}; expected a file within "
+            f"{place}: leads outside the source tree, to {_printable(str(file.resolve()))}; "
+            "expected a file within "
             f"{root}; allow it with --follow-links"
         )
 

@@ -302,7 +302,8 @@ def _shape(header: Any, where: str) -> tuple[tuple[int, int, int], tuple[str, ..
     fits = len(sizes) >= 3 and all(1 <= n <= LONGEST_AXIS for n in sizes[:3])
     if not fits or any(n != 1 for n in sizes[3:]):
         raise SourceError(
-            f"{where}: header dim {dim}; expected one volume of three dimensions, all positive and up to "
+            f"{where}: header dim {dim}; expected one volume of three dimensions, all positive "
+            "and up to "
             f"{LONGEST_AXIS}; fetch the file again, or correct its header"
         )
     odd = (f"{dim[0]}-D with one volume",) if dim[0] > 3 else ()

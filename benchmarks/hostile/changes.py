@@ -95,4 +95,7 @@ def _somewhere(rng: random.Random, whole: dict[str, Any]) -> tuple[Any, Any]:
         inner = holder[key]
         if not isinstance(inner, (dict, list)) or not inner or rng.random() < 0.12:
             return holder, key
-        holder, key = inner, rng.choice(sorted(inner) if isinstance(inner, dict) else range(len(inner)))
+        holder, key = (
+            inner,
+            rng.choice(sorted(inner) if isinstance(inner, dict) else range(len(inner))),
+        )

@@ -7,6 +7,7 @@ import json
 import random
 import re
 import struct
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -84,7 +85,7 @@ class Datasets:
         manifest.dump().encode()
 
     def store(self, rng: random.Random) -> bytes:
-        """Root metadata of a store with members changed: shapes, chunks, codecs, affine, sources."""
+        """Root metadata of a store changed: shapes, chunks, codecs, affine, sources."""
         whole = json.loads(json.dumps(self._material.store))
         nodes = whole["consolidated_metadata"]["metadata"]
         for _ in range(rng.randint(1, 3)):
@@ -150,7 +151,7 @@ class Datasets:
     def shard(self, rng: random.Random) -> tuple[str, int, bytes]:
         """A shard whose index or chunks were changed and their checksums made right again."""
         store = parse_store(json.dumps(self._material.store), "case")
-        array, record, key = rng.choice(list(store.shards()))
+        array, _, key = rng.choice(list(store.shards()))
         size = array.codec.index_bytes
         place = f"patients/{self._material.patient_id}.zarr/{key}"
         shard = bytearray((self._material.dataset / place).read_bytes())
@@ -243,10 +244,8 @@ class Datasets:
         changed = changed_json(rng, rng.choice(self._saved))
         if rng.random() < 0.4:
             kind: Any = rng.choice((SavedCohort, SavedSplits))
-            try:
+            with suppress(ValueError):
                 changed = kind.model_validate(changed).sealed().model_dump(mode="json")
-            except ValueError:
-                pass
         return _text(rng, changed)
 
     def run_saved(self, text: bytes) -> None:
@@ -265,7 +264,7 @@ class Datasets:
         return self._material.manifest | {n: t for n, t in texts.items() if rng.random() < 0.7}
 
     def run_described(self, manifest: dict[str, Any]) -> None:
-        """Write card, catalog and Croissant file of a manifest: each says what the manifest does."""
+        """Write card, catalog and Croissant file of a manifest: each says what that does."""
         parsed = Manifest.model_validate(manifest)
         catalog = yaml.safe_load(dataset_catalog(parsed, self._material.patient_id))
         if catalog["metadata"]["title"] != parsed.name:
@@ -303,8 +302,29 @@ class Datasets:
 
 
 _SCHEMES = (
-    *("", "/", "./", "s3://", "s3:/", "s3:", "https://", "http://", "https:/", "memory://", "abfs://"),
-    *("file://", "file:/", "local://", "gs://", "nonsense://", "simplecache::s3://", "S3://", "://"),
+    *(
+        "",
+        "/",
+        "./",
+        "s3://",
+        "s3:/",
+        "s3:",
+        "https://",
+        "http://",
+        "https:/",
+        "memory://",
+        "abfs://",
+    ),
+    *(
+        "file://",
+        "file:/",
+        "local://",
+        "gs://",
+        "nonsense://",
+        "simplecache::s3://",
+        "S3://",
+        "://",
+    ),
 )
 
 

@@ -1,4 +1,4 @@
-"""What cases are spoilt from: a tiny phantom and its conversion, with a name planted in its texts."""
+"""What cases are spoilt from: a tiny phantom and its conversion, a name planted in its texts."""
 
 from __future__ import annotations
 

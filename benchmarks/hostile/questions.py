@@ -12,13 +12,27 @@ from lundprobe_zarr.schema.tables import TABLES
 _NAMES = (
     *("protocol", "part", "n_fiducials", "dose_max_gy", "findings", "missing_structures", "store"),
     *("Rectum", "Rectum.volume_cc", "sct.Bladder.d95_gy", "nnunet.CTVT_427.bbox_start[1]", "BODY"),
-    *("patients.part", "missing_PenileBulb", "mri_shape[3]", '"part"', "nonsense", "a.b.c", "rowid"),
+    *(
+        "patients.part",
+        "missing_PenileBulb",
+        "mri_shape[3]",
+        '"part"',
+        "nonsense",
+        "a.b.c",
+        "rowid",
+    ),
     *("структура", "Rectum.*", "patients", "COLUMNS('.*')", "_ROW", '"row of the patients table"'),
 )
 _VALUES = (
     *("1", "0", "-1", "1e400", "NULL", "true", "'base'", "'newAcq'", "42.7", "'a''b'", "[1, 2]"),
     *("{'a': 1}", "DATE '2020-01-01'", "INTERVAL 1 DAY", "0x10", "$1", "?", "E'\\n'", "'\\'", "''"),
-    *("9223372036854775807", "-170141183460469231731687303715884105728", "'\u202e'", "$$x$$", "b''"),
+    *(
+        "9223372036854775807",
+        "-170141183460469231731687303715884105728",
+        "'\u202e'",
+        "$$x$$",
+        "b''",
+    ),
 )
 _OPERATORS = (
     *(" = ", " <> ", " < ", " AND ", " OR ", " IS NULL OR ", " LIKE ", " IN ", " + ", " / ", " % "),
@@ -32,7 +46,13 @@ _FUNCTIONS = (
 )
 _REACHES = (
     *("read_csv('/etc/passwd')", "'/etc/passwd'", "glob('/*')", "read_parquet('x.parquet')"),
-    *("COPY patients TO 'out.csv'", "ATTACH 'x.db' AS x", "INSTALL httpfs", "LOAD httpfs", "VACUUM"),
+    *(
+        "COPY patients TO 'out.csv'",
+        "ATTACH 'x.db' AS x",
+        "INSTALL httpfs",
+        "LOAD httpfs",
+        "VACUUM",
+    ),
     *("PRAGMA database_list", "SET threads = 1", "EXPORT DATABASE 'out'", "CALL pragma_version()"),
     *("SELECT 1", "WITH a AS (FROM 'x.csv') FROM a", "CREATE TABLE t AS SELECT 1", "USE memory"),
     *("FROM duckdb_settings()", "sqlite_master", "information_schema.tables", "'https://h/x.csv'"),
@@ -72,7 +92,8 @@ class Questions:
         elif kind < 0.5:
             text = f"WITH {rng.choice(('a', *TABLES))} AS ({text}) FROM {rng.choice(('a', table))}"
         elif kind < 0.6:
-            text += f" {rng.choice(('UNION ALL', 'JOIN', ',', ';', 'INTERSECT'))} {rng.choice(_REACHES)}"
+            joint = rng.choice(("UNION ALL", "JOIN", ",", ";", "INTERSECT"))
+            text += f" {joint} {rng.choice(_REACHES)}"
         elif kind < 0.7:
             at = rng.randrange(len(text))
             text = text[:at] + rng.choice((*_COMMENTS, *TEXTS)) + text[at:]
@@ -101,7 +122,17 @@ def _expression(rng: random.Random, depth: int) -> str:
     return f"({inner}) {rng.choice(('IS NULL', 'IN (1, 2)', f'IN ({rng.choice(_REACHES)})'))}"
 
 
-_KINDS = ("INTEGER", "BOOLEAN", "VARCHAR", "DOUBLE", "DATE", "INTEGER[]", "DECIMAL(38, 3)", "JSON", "x")
+_KINDS = (
+    "INTEGER",
+    "BOOLEAN",
+    "VARCHAR",
+    "DOUBLE",
+    "DATE",
+    "INTEGER[]",
+    "DECIMAL(38, 3)",
+    "JSON",
+    "x",
+)
 
 
 def _soup(rng: random.Random) -> str:

@@ -51,7 +51,9 @@ def _targets(m: Material) -> Iterator[Target]:
     yield Target("side files", 12_000, s.side_file, s.run_side_file)
     yield Target("fiducials", 8_000, s.fiducials, s.run_fiducials, SourceError, (m.fiducials,))
     yield Target("inventory", 1_000, s.tree, s.run_tree, SourceError)
-    yield Target("manifest", 10_000, d.manifest, d.run_manifest, LundProbeError, d.manifest_seeds, True)
+    yield Target(
+        "manifest", 10_000, d.manifest, d.run_manifest, LundProbeError, d.manifest_seeds, True
+    )
     yield Target("store metadata", 6_000, d.store, d.run_store, LundProbeError, quotes=True)
     yield Target("shards", 4_000, d.shard, d.run_shard, DatasetError)
     yield Target("tables", 2_500, d.table, d.run_table, LundProbeError)

@@ -66,7 +66,9 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[str]], right: Sequence
     """Print a table without lines; columns in `right` are aligned to the right."""
     grid = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
     for column in columns:
-        grid.add_column(Text(escaped(column)), justify="right" if column in right else "left", overflow="fold")
+        grid.add_column(
+            Text(escaped(column)), justify="right" if column in right else "left", overflow="fold"
+        )
     for row in rows:
         grid.add_row(*(Text(escaped(cell)) for cell in row))
     _show(grid)

@@ -214,8 +214,8 @@ def _require_values(table: pa.Table, name: str, where: str) -> None:
         ) from error
     if lacking:
         raise DatasetError(
-            f"{where}: rows without {', '.join(lacking)}; expected it in every row; rebuild it with "
-            "`lundprobe-zarr finalise --rebuild`"
+            f"{where}: rows without {', '.join(lacking)}; expected it in every row; rebuild it "
+            "with `lundprobe-zarr finalise --rebuild`"
         )
 
 

@@ -191,7 +191,8 @@ class Location:
     def _full(self, relative: str) -> str:
         if _leads_out(relative):
             raise DatasetError(
-                f"{escaped(self.path(relative), keep='')}: a name that leads out of the dataset; expected one below "
+                f"{escaped(self.path(relative), keep='')}: a name that leads out of the dataset; "
+                "expected one below "
                 f"{self.url}; do not use what names it: a manifest, a table or a store"
             )
         root = self._current[2]

@@ -47,7 +47,10 @@ def test_a_manifest_that_leads_outside_is_refused(copied, edit, file, kind):
             manifest["tables"]["arrays"] = {"base": [file]}
 
     edit(copied / "lundprobe.json", change)
-    for use in (lp.open_cohort, lambda place: copy_dataset(Location(place), Location("memory://c"))):
+    for use in (
+        lp.open_cohort,
+        lambda place: copy_dataset(Location(place), Location("memory://c")),
+    ):
         with pytest.raises(DatasetError, match="lies outside the dataset"):
             use(copied)
 
@@ -70,7 +73,14 @@ def test_no_object_outside_can_be_asked_for(tmp_path, url, name):
 
 @pytest.mark.parametrize(
     "patient",
-    ["../../x", "/etc", "..", "newAcq_00000000000000a1/../..", "%2e%2e", "newAcq_00000000000000a1\n"],
+    [
+        "../../x",
+        "/etc",
+        "..",
+        "newAcq_00000000000000a1/../..",
+        "%2e%2e",
+        "newAcq_00000000000000a1\n",
+    ],
 )
 def test_a_patients_table_that_names_no_patients_is_refused(copied, patient):
     manifest = open_manifest(Location(copied))
@@ -131,7 +141,9 @@ def test_export_writes_the_source_trees_files_alone(copied, edit, tmp_path, path
     assert not [p for p in out.rglob("*") if p.is_file()]
 
 
-@pytest.mark.parametrize("path", ["../x", "mri/../../x", "/etc", "mri/..", "a\\..\\b", "x%2e", "q\0"])
+@pytest.mark.parametrize(
+    "path", ["../x", "mri/../../x", "/etc", "mri/..", "a\\..\\b", "x%2e", "q\0"]
+)
 def test_a_store_names_no_object_outside_itself(copied, edit, tmp_path, path):
     patient_id = lp.open_cohort(copied).ids[0]
     root = copied / f"patients/{patient_id}.zarr/zarr.json"
