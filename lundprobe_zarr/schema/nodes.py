@@ -133,7 +133,7 @@ def require_sound(raw: Any) -> None:
     """
     RootAttributes.model_validate(raw["attributes"])
     nodes: dict[str, Any] = raw["consolidated_metadata"]["metadata"]
-    kinds = {"group": Group, "array": Array}
+    kinds: dict[str, type[Group | Array]] = {"group": Group, "array": Array}
     sound = {path: kinds[node["node_type"]].model_validate(node) for path, node in nodes.items()}
     for path, node in sound.items():
         group = sound[path.rpartition("/")[0]] if "/" in path else None
