@@ -20,11 +20,21 @@ from benchmarks.hostile.material import Material
 from conversion.inventory import take_inventory
 from conversion.patient import convert_patient
 from conversion.publish import finalise
-from lundprobe_zarr.cli import main
+from lundprobe_zarr.cli import main as run_command
 from lundprobe_zarr.errors import DatasetError, LundProbeError, UsageError
 from lundprobe_zarr.schema.header import TEXT_FIELDS, parse_header
 from lundprobe_zarr.store.location import Location
 from lundprobe_zarr.store.validate import validate
+
+
+def main(arguments: list[str]) -> int:
+    """Run a command; its exit status."""
+    try:
+        run_command(arguments)
+    except SystemExit as ended:
+        return int(ended.code or 0)
+    return 0
+
 
 SECRET = "hunter2secret"
 IMAGE, TEXT = "MR_StorT2/image.nii.gz", "MR_StorT2/MRI_T2_DICOM_coords_fiducials.txt"
