@@ -227,9 +227,7 @@ def test_a_small_cohort_splits(phantom: Cohort) -> None:
 
 
 def test_a_measured_number_makes_no_strata(many: Cohort) -> None:
-    with pytest.raises(
-        UsageError, match=r"\['dose_max_gy'\]: \d+ classes, \d+ of the 467"
-    ):
+    with pytest.raises(UsageError, match=r"\['dose_max_gy'\]: \d+ classes, \d+ of the 467"):
         many.split(stratify="dose_max_gy")
 
 
