@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from math import isfinite
 from pathlib import Path
 
 import numpy as np
@@ -48,13 +49,24 @@ def read_fiducials(path: Path, where: str) -> tuple[FloatArray, SourceRecord]:
 def parse_fiducials(data: bytes, where: str) -> FloatArray:
     """Positions (fiducial, 3) of the text's lines; blank lines are passed over."""
     try:
-        lines = [line for line in data.decode("utf-8").splitlines() if line.strip()]
-        positions = np.array([[float(n) for n in line.split(",")] for line in lines], np.float64)
-    except ValueError as error:  # not UTF-8, not a number, or lines of different length
-        raise SourceError(f"{where}: {error}; expected {_EXPECTED}") from error
-    if positions.ndim != 2 or positions.shape[1] != 3 or not np.isfinite(positions).all():
-        raise SourceError(f"{where}: {len(lines)} lines, {data[:80]!r}; expected {_EXPECTED}")
-    return positions
+        lines = data.decode("utf-8").splitlines()
+    except UnicodeDecodeError as error:
+        raise SourceError(f"{where}: not UTF-8 text ({error}); expected {_EXPECTED}") from error
+    rows = [_row(line, f"{where}: line {n}") for n, line in enumerate(lines, 1) if line.strip()]
+    if not rows:
+        raise SourceError(f"{where}: no line with a position; expected {_EXPECTED}")
+    return np.array(rows, np.float64)
+
+
+def _row(line: str, where: str) -> list[float]:
+    """The three numbers of a line; what it says instead is not repeated: it may be a name."""
+    try:
+        numbers = [float(cell) for cell in line.split(",")]
+    except ValueError:
+        raise SourceError(f"{where}: not numbers; expected {_EXPECTED}") from None
+    if len(numbers) != 3 or not all(map(isfinite, numbers)):
+        raise SourceError(f"{where}: not three finite numbers; expected {_EXPECTED}")
+    return numbers
 
 
 _EXPECTED = "one x,y,z a line in mm, finite numbers; correct the file"

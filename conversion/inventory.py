@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from lundprobe_zarr.errors import SourceError, SourceNotFoundError, UsageError
+from lundprobe_zarr.vocabulary.escapes import escaped
 from lundprobe_zarr.vocabulary.files import SourceFile, expected_files, parse_path
 from lundprobe_zarr.vocabulary.names import PARTS, PATIENT_ID_FORM, STRUCTURES, is_patient_id
 
@@ -217,7 +218,7 @@ def _patient(
     except SourceError as error:
         problem = str(error)
     except OSError as error:
-        place = Path(error.filename or folder).relative_to(root).as_posix()
+        place = _place(root, Path(error.filename or folder))
         problem = (
             f"{place}: cannot be read ({error.strerror}); expected a readable file or folder; "
             "check its permissions and the disk"
@@ -248,7 +249,8 @@ def _listed_components(side: SideFiles, patient_id: str) -> tuple[str, ...] | No
 
 def _printable(name: str) -> str:
     """A file name as text that can be written anywhere, whatever bytes it is made of."""
-    return name.encode("utf-8", "backslashreplace").decode("utf-8")
+    text = name.encode("utf-8", "backslashreplace").decode("utf-8")
+    return escaped(text, keep="")
 
 
 def _files(
@@ -280,8 +282,12 @@ def _status(
     return file.stat()
 
 
+def _place(root: Path, path: Path) -> str:
+    return _printable(path.relative_to(root).as_posix())
+
+
 def _require_usable(root: Path, file: Path, follow_links: bool) -> None:
-    place = file.relative_to(root).as_posix()
+    place = _place(root, file)
     if not file.exists():
         raise SourceNotFoundError(_dangling(file, place))
     if not file.is_file():
@@ -290,13 +296,15 @@ def _require_usable(root: Path, file: Path, follow_links: bool) -> None:
         )
     if not follow_links and not file.resolve().is_relative_to(root):
         raise SourceError(
-            f"{place}: leads outside the source tree, to {file.resolve()}; expected a file within "
+            f"{place}: leads outside the source tree, to {_printable(str(file.resolve()))}; "
+            "expected a file within "
             f"{root}; allow it with --follow-links"
         )
 
 
 def _dangling(path: Path, place: str) -> str:
-    to = f"a dangling link to {path.readlink()}" if path.is_symlink() else "vanished"
+    is_link = path.is_symlink()
+    to = f"a dangling link to {_printable(str(path.readlink()))}" if is_link else "vanished"
     return f"{place}: {to}; expected a readable file or folder; restore it"
 
 

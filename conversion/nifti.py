@@ -14,7 +14,7 @@ import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from math import prod
+from math import isfinite, prod
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,12 @@ from zlib_ng import gzip_ng, zlib_ng
 from lundprobe_zarr.errors import SourceError, SourceNotFoundError
 from lundprobe_zarr.schema.header import NO_EXTENSIONS, size_and_order, without_text
 from lundprobe_zarr.schema.header import parse_header as nifti_header
-from lundprobe_zarr.vocabulary.geometry import SAME_GRID_MM, FloatArray, largest_shift
+from lundprobe_zarr.vocabulary.geometry import (
+    LONGEST_AXIS,
+    SAME_GRID_MM,
+    FloatArray,
+    largest_shift,
+)
 
 from .workspace import Workspace
 
@@ -286,7 +291,8 @@ def parse_header(header: bytes, where: str) -> Layout:
     _require_single_file(parsed, where)
     shape, oddities = _shape(parsed, where)
     slope, inter = _scaling(parsed, where)
-    affine, disagreement = _affine(parsed, shape, where)
+    with np.errstate(all="ignore"):  # numbers that are none are said to be so, not warned of
+        affine, disagreement = _affine(parsed, shape, where)
     return Layout(
         shape=shape,
         dtype=_dtype(parsed, where),
@@ -311,10 +317,12 @@ def _require_single_file(header: Any, where: str) -> None:
 def _shape(header: Any, where: str) -> tuple[tuple[int, int, int], tuple[str, ...]]:
     dim = [int(n) for n in header["dim"]]
     sizes = dim[1 : 1 + dim[0]] if 1 <= dim[0] <= 7 else []
-    if len(sizes) < 3 or min(sizes[:3]) < 1 or any(n != 1 for n in sizes[3:]):
+    fits = len(sizes) >= 3 and all(1 <= n <= LONGEST_AXIS for n in sizes[:3])
+    if not fits or any(n != 1 for n in sizes[3:]):
         raise SourceError(
-            f"{where}: header dim {dim}; expected one volume of three dimensions, all positive; "
-            "fetch the file again, or correct its header"
+            f"{where}: header dim {dim}; expected one volume of three dimensions, all positive "
+            "and up to "
+            f"{LONGEST_AXIS}; fetch the file again, or correct its header"
         )
     odd = (f"{dim[0]}-D with one volume",) if dim[0] > 3 else ()
     return (sizes[0], sizes[1], sizes[2]), odd
@@ -386,6 +394,8 @@ def _disagreement(header: Any, sform: FloatArray, shape: tuple[int, ...]) -> tup
         shift = largest_shift(sform, header.get_qform(), shape)
     except (HeaderDataError, ValueError, np.linalg.LinAlgError) as error:
         return (f"qform cannot be used ({error}); the sform was used",)
+    if not isfinite(shift):
+        return ("qform cannot be used (its numbers are not finite); the sform was used",)
     if shift <= SAME_GRID_MM:
         return ()
     return (f"sform and qform disagree by {shift:.3g} mm; the sform was used",)

@@ -1,24 +1,29 @@
 """The authors' side files: geometry table, missing structures, connected components.
 
 Each parser takes text and never raises for its contents: a broken side file is a finding, the
-patients are converted all the same.
+patients are converted all the same. Findings go into the dataset, so of a file's text they repeat
+patient ids alone, never a cell or name that is something else than expected.
 """
 
 from __future__ import annotations
 
 import csv
 import io
-import json
 import re
 from dataclasses import dataclass, field
 from math import isfinite
 from pathlib import Path
+from stat import S_ISREG
 
+from lundprobe_zarr.schema.json_text import parse_json
 from lundprobe_zarr.vocabulary.files import structure_of_name
-from lundprobe_zarr.vocabulary.names import PARTS
+from lundprobe_zarr.vocabulary.names import PARTS, is_patient_id
 
 #: The table prints voxel sizes to four decimals, e.g. 0.4688 for 0.46875 mm.
 CSV_TOLERANCE_MM = 1e-3
+
+#: The real ones have some hundred bytes a patient.
+_MAX_BYTES = 1 << 24
 
 _NUMBER = re.compile(r"[-+]?\d+(?:\.\d*)?(?:[eE][-+]?\d+)?")
 _NUMPY_TYPE = re.compile(r"np\.\w+\(")
@@ -81,6 +86,13 @@ def side_file_names() -> tuple[str, ...]:
 
 def _read(path: Path, side: SideFiles) -> str | None:
     try:
+        status = path.stat()
+        if not S_ISREG(status.st_mode):  # of a pipe or a device there may be no end
+            side.findings.append(f"{path.name}: not a file; expected text")
+            return None
+        if status.st_size > _MAX_BYTES:
+            side.findings.append(f"{path.name}: {status.st_size} bytes; expected text of some kB")
+            return None
         return path.read_text(encoding="utf-8-sig")
     except FileNotFoundError:
         side.findings.append(f"{path.name}: not there")
@@ -117,10 +129,13 @@ def _read_rows(
     reader.fieldnames = columns
     for row in reader:
         patient = (row["patient"] or "").strip()
+        if not is_patient_id(patient):  # and may be a name, which is nobody's to repeat
+            findings.append(f"{name}: line {reader.line_num}: names no patient id")
+            continue
         try:
             rows[patient] = {grid: _cells(row, *pair) for grid, pair in _CSV_COLUMNS.items()}
         except ValueError as error:
-            findings.append(f"{name}: line {reader.line_num} ({patient or 'no patient'}): {error}")
+            findings.append(f"{name}: line {reader.line_num} ({patient}): {error}")
 
 
 def _cells(
@@ -134,28 +149,31 @@ def _cells(
 def _tuple(cell: str | None, column: str) -> list[float]:
     numbers = [float(n) for n in _NUMBER.findall(_NUMPY_TYPE.sub("", cell or ""))]
     if len(numbers) != 3 or not all(map(isfinite, numbers)):
-        raise ValueError(f"{column} is {cell!r}; expected three finite numbers")
+        raise ValueError(f"{column} is something else than three finite numbers")
     return numbers
 
 
 def parse_missing(text: str, name: str, findings: list[str]) -> dict[str, tuple[str, ...]] | None:
     """Missing structures by patient, from file names or bare structure names; None if broken."""
     try:
-        raw = json.loads(text)
-    except (ValueError, RecursionError) as error:
+        raw = parse_json(text)
+    except ValueError as error:
         findings.append(f"{name}: not JSON ({error})")
         return None
     if not isinstance(raw, dict):
         findings.append(f"{name}: a {type(raw).__name__}; expected an object of lists")
         return None
     missing: dict[str, tuple[str, ...]] = {}
-    for patient, names in raw.items():
+    strangers = [patient for patient in raw if not is_patient_id(patient)]
+    if strangers:
+        findings.append(f"{name}: {len(strangers)} of its keys are no patient id")
+    for patient, names in ((p, n) for p, n in raw.items() if p not in strangers):
         listed = names if isinstance(names, list) else [names]
         found = [structure_of_name(n) if isinstance(n, str) else None for n in listed]
         missing[patient] = tuple(s for s in found if s is not None)
         strange = [n for n, s in zip(listed, found, strict=True) if s is None]
         if strange:
-            findings.append(f"{name}: {patient}: {strange!r} name no structure")
+            findings.append(f"{name}: {patient}: {len(strange)} of its names are no structure's")
     return missing
 
 

@@ -20,6 +20,7 @@ from lundprobe_zarr.cli.repair import repair
 from lundprobe_zarr.cli.status import INTERRUPTED, WRONG_USAGE, describe, exit_status
 from lundprobe_zarr.cli.validate import validate
 from lundprobe_zarr.errors import LundProbeError
+from lundprobe_zarr.vocabulary.escapes import escaped
 
 
 class _Commands(TyperGroup):
@@ -32,7 +33,7 @@ class _Commands(TyperGroup):
         except BrokenPipeError:
             raise  # `lundprobe-zarr … | head`: typer ends quietly
         except (LundProbeError, OSError) as error:
-            typer.echo(f"error: {describe(error)}", err=True)
+            typer.echo(f"error: {escaped(describe(error))}", err=True)
             raise typer.Exit(exit_status(error)) from error
         except KeyboardInterrupt:
             typer.echo("Interrupted.", err=True)

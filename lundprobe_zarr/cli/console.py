@@ -1,4 +1,8 @@
-"""What is written to the terminal: lines, tables and quantities for people to read."""
+"""What is written to the terminal: lines, tables and quantities for people to read.
+
+Names of files and what a dataset says of itself may hold codes that a terminal would obey: they
+are written out.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +13,8 @@ from functools import cache
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
+
+from lundprobe_zarr.vocabulary.escapes import escaped
 
 #: Lines that go into a file or pipe are never folded, whatever they hold.
 _ANY_WIDTH = 1_000_000
@@ -28,7 +34,7 @@ def console() -> Console:
 
 def say(text: str = "", style: str | None = None) -> None:
     """Print a line as it is: never folded, so that paths and commands can be copied."""
-    console().print(Text(text, style or ""), soft_wrap=True)
+    console().print(Text(escaped(text), style or ""), soft_wrap=True)
     console().file.flush()
 
 
@@ -51,7 +57,7 @@ def facts(rows: Iterable[tuple[str, str]]) -> None:
     """Print names and values in two columns; long values are folded on a terminal."""
     grid = Table.grid(padding=(0, 2))
     for name, value in rows:
-        grid.add_row(Text(name, "dim"), Text(value))
+        grid.add_row(Text(escaped(name), "dim"), Text(escaped(value)))
     if grid.row_count:
         _show(grid)
 
@@ -60,9 +66,11 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[str]], right: Sequence
     """Print a table without lines; columns in `right` are aligned to the right."""
     grid = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
     for column in columns:
-        grid.add_column(column, justify="right" if column in right else "left", overflow="fold")
+        grid.add_column(
+            Text(escaped(column)), justify="right" if column in right else "left", overflow="fold"
+        )
     for row in rows:
-        grid.add_row(*(Text(cell) for cell in row))
+        grid.add_row(*(Text(escaped(cell)) for cell in row))
     _show(grid)
 
 

@@ -65,8 +65,15 @@ def load_cohort(
     source files. Where it is and when it was converted does not matter; values are not compared.
 
     Raises `UsageError` if the file is not sound or was changed, if it was saved from another
-    dataset (the message says what differs) or if a patient is absent; else as `open_cohort`.
+    dataset (the message says what differs), if a patient is absent, or if `url` is a cohort; else
+    as `open_cohort`.
     """
+    if isinstance(url, Cohort):
+        raise UsageError(
+            "load_cohort was given a cohort for the dataset's path or URL; expected that, e.g. "
+            f"lp.load_cohort(path, {url.location.url!r}); of a cohort that is open, "
+            "cohort[list_of_ids] chooses patients"
+        )
     saved = read_saved(path, SavedCohort)
     cohort = open_cohort(url, storage_options)
     source, where = cohort._source, cohort.location.url
@@ -341,8 +348,8 @@ class Cohort:
         `test` is the share of patients held out, rounded to a whole number of them; `stratify`
         names columns of the patients table whose values make up a stratum. The same ids, columns
         and seed give the same splits on any machine and with any version of any library. Raises
-        `UsageError` for a share, a number of folds or a seed that makes no sense, and for an
-        unknown column.
+        `UsageError` for a share, a number of folds or a seed that makes no sense, for an unknown
+        column, and for columns of so many values that most patients are alone in their stratum.
         """
         return make_splits(self, test, folds, stratify, seed)
 

@@ -14,6 +14,7 @@ from typing import Any, ClassVar, Self, TypeVar
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from lundprobe_zarr.errors import UsageError
+from lundprobe_zarr.schema.json_text import parse_json, reasons
 from lundprobe_zarr.vocabulary.version import UPGRADE
 
 FORMAT_VERSION = 1
@@ -117,7 +118,7 @@ def read_saved(path: str | os.PathLike[str], expected: type[Saved]) -> Saved:
 
 def _parse(path: Path, expected: type[Saved]) -> Saved:
     try:
-        raw: Any = json.loads(path.read_text(encoding="utf-8"))
+        raw: Any = parse_json(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise UsageError(
             f"{path}: cannot be read ({error}); expected a file of {expected.KIND}"
@@ -134,7 +135,10 @@ def _parse(path: Path, expected: type[Saved]) -> Saved:
     try:
         return expected.model_validate(raw)
     except ValidationError as error:
-        raise UsageError(f"{path}: not a sound file of {expected.KIND}: {error}") from error
+        raise UsageError(
+            f"{path}: not a sound file of {expected.KIND}: {reasons(error)}; it was changed or "
+            "damaged since it was saved; get the original again"
+        ) from error
 
 
 def check_dataset(path: object, saved: SavedFile, dataset: DatasetIdentity, where: str) -> None:

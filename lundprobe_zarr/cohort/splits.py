@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from lundprobe_zarr.cohort.core import Cohort
 
 #: Stratum -> its patients' ids; a stratum is the JSON text of its values.
+#: So many classes are never too many, whoever is in them: small cohorts have a few of one.
+_FEW_CLASSES = 8
 Strata = Mapping[str, Sequence[str]]
 
 
@@ -111,9 +113,9 @@ def make_splits(
     """Splits of a cohort's patients; see `Cohort.split`, which documents and raises the same."""
     _check_arguments(test, folds, seed)
     columns = [stratify] if isinstance(stratify, str) else list(stratify)
-    strata = {
-        key: order_patients(ids, seed) for key, ids in sorted(_strata(cohort, columns).items())
-    }
+    classes = _strata(cohort, columns)
+    _require_classes(columns, classes)
+    strata = {key: order_patients(ids, seed) for key, ids in sorted(classes.items())}
     held_out = _held_out(strata, test)
     remaining = [ids[held_out[key] :] for key, ids in strata.items()]
     validation = deal(chain(*remaining), folds)
@@ -157,6 +159,19 @@ def _strata(cohort: Cohort, columns: list[str]) -> Strata:
         key = json.dumps([row[c] for c in columns], default=str)
         strata.setdefault(key, []).append(row["patient_id"])
     return strata
+
+
+def _require_classes(columns: list[str], classes: Strata) -> None:
+    """Raise `UsageError` for strata that spread nobody evenly, as a measured number makes them."""
+    patients = sum(map(len, classes.values()))
+    alone = sum(len(ids) == 1 for ids in classes.values())
+    if len(classes) > _FEW_CLASSES and 2 * alone > patients:
+        raise UsageError(
+            f"stratify={columns}: {len(classes)} classes, {alone} of the {patients} patients alone "
+            "in theirs, which no split spreads evenly; expected columns of a few values, such as "
+            "protocol or missing_PenileBulb; by a measured number, split "
+            'cohort.where("dose_max_gy > 44") and the rest apart'
+        )
 
 
 def order_patients(ids: Iterable[str], seed: int) -> list[str]:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import PurePosixPath
 
 from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
 
 from lundprobe_zarr.errors import DatasetError, SchemaVersionError
+from lundprobe_zarr.schema.json_text import parse_json, reasons
 from lundprobe_zarr.schema.layout import SCHEMA_VERSION
 from lundprobe_zarr.schema.precision import Precision
 from lundprobe_zarr.schema.seal import SEAL, is_broken, seal
@@ -26,6 +28,11 @@ ACCESS = (
     "A conversion stays under the terms of its source; do not publish or pass it on."
 )
 ACCESS_SYNTHETIC = "Synthetic phantom, not patient data: no access terms apply."
+
+
+#: No backslash, colon, percent sign, query or control code: some file system or server takes each
+#: of them for more than a part of a name.
+_PLAIN_NAME = re.compile(r"[\w .,=+@()-][\w .,=+@()/-]*")
 
 
 class Content(BaseModel):
@@ -99,7 +106,7 @@ class Manifest(BaseModel):
 
 def _require_inside(file: str) -> None:
     path = PurePosixPath(file)
-    if path.is_absolute() or ".." in path.parts or "\\" in file or ":" in file:
+    if path.is_absolute() or ".." in path.parts or not _PLAIN_NAME.fullmatch(file):
         raise ValueError(f"table file {file!r} lies outside the dataset")
 
 
@@ -109,7 +116,7 @@ def parse_manifest(text: str | bytes, where: str) -> Manifest:
     Raises `SchemaVersionError` if it is of a newer schema, `DatasetError` if it is damaged.
     """
     try:
-        raw = json.loads(text)
+        raw = parse_json(text)
     except ValueError as error:
         raise DatasetError(
             f"{where}: not readable as JSON ({error}); expected the manifest of a converted "
@@ -130,12 +137,6 @@ def parse_manifest(text: str | bytes, where: str) -> Manifest:
         return Manifest.model_validate(raw)
     except ValidationError as error:
         raise DatasetError(
-            f"{where}: not a valid manifest: {_reasons(error)}; write it anew with "
+            f"{where}: not a valid manifest: {reasons(error)}; write it anew with "
             "`lundprobe-zarr finalise`"
         ) from error
-
-
-def _reasons(error: ValidationError) -> str:
-    """What is wrong with which fields, on one line."""
-    reasons = [f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()]
-    return ", ".join(r.removeprefix(": ") for r in reasons)

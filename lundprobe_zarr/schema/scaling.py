@@ -23,16 +23,21 @@ def scale(raw: Volume, slope: float, inter: float) -> Volume:
 def unscale(values: Volume, slope: float, inter: float, dtype: np.dtype[Any]) -> Volume:
     """Raw numbers of type `dtype` that physical `values` come from; rounded for integer types."""
     if (slope, inter) == (1.0, 0.0):
-        return values.astype(dtype)
+        return _cast(values, dtype)
     raw = (values.astype(np.float64) - inter) / slope
-    return (np.rint(raw) if dtype.kind in "iu" else raw).astype(dtype)
+    return _cast(np.rint(raw) if dtype.kind in "iu" else raw, dtype)
+
+
+def _cast(values: Volume, dtype: np.dtype[Any]) -> Volume:
+    """Values as `dtype`; of one it cannot hold nobody warns: who asked compares what comes back."""
+    with np.errstate(invalid="ignore", over="ignore"):
+        return values.astype(dtype)
 
 
 def recovers(values: Volume, raw: Volume, slope: float, inter: float) -> bool:
     """Whether `unscale` gives back every bit of `raw`; both are (z, y, x)."""
     bits = f"u{raw.dtype.itemsize}"
-    with np.errstate(invalid="ignore", over="ignore"):
-        return all(
-            bool(np.array_equal(unscale(v, slope, inter, raw.dtype).view(bits), r.view(bits)))
-            for v, r in zip(values, raw, strict=True)
-        )
+    return all(
+        bool(np.array_equal(unscale(v, slope, inter, raw.dtype).view(bits), r.view(bits)))
+        for v, r in zip(values, raw, strict=True)
+    )

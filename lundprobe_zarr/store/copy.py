@@ -312,6 +312,7 @@ class _Copier:
 
     def _read(self, name: str, item: StoreObject) -> tuple[_Sent, bytes]:
         """An object of the source, to send or compare; raises `DamagedStoreError` if it is not."""
+        _require_no_way_out(self._source, name)
         size = UNKNOWN if item.size is None else item.size
         data = read_sound(
             self._source,
@@ -369,6 +370,20 @@ class _Copier:
 
 def _whole(name: str, data: bytes) -> StoreObject:
     return StoreObject(name, len(data), hashlib.sha256(data).hexdigest())
+
+
+def _require_no_way_out(source: Location, name: str) -> None:
+    """Refuse a file of a local dataset that is a link to one elsewhere: that is nobody's to send.
+
+    A folder may be one, as where stores lie on another disk: what is read in it has names of ours.
+    """
+    if not source.is_local or not (file := source.local(name)).is_symlink():
+        return
+    if not file.resolve().is_relative_to(source.local().resolve()):
+        raise DatasetError(
+            f"{source.path(name)}: a link that leads out of the dataset; expected a file; put the "
+            "file itself in its place"
+        )
 
 
 def _failed_first(futures: list[Future[_Sent | None]]) -> list[Future[_Sent | None]]:

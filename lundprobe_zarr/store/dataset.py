@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from functools import partial
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from lundprobe_zarr.errors import (
@@ -23,13 +24,18 @@ from lundprobe_zarr.schema.manifest import MANIFEST_NAME, Manifest, parse_manife
 from lundprobe_zarr.schema.tables import PATIENTS, TABLES, store_path
 from lundprobe_zarr.store.location import Location, Range, read_object
 from lundprobe_zarr.store.metadata import StoreMetadata, parse_store_of
-from lundprobe_zarr.store.remedy import remedy
+from lundprobe_zarr.store.remedy import remedy as remedy_of_store
 from lundprobe_zarr.store.sound import read_sound
+from lundprobe_zarr.vocabulary.names import PATIENT_ID_FORM, PATIENT_ID_PATTERN
 
 #: Files of a table read at a time.
 _THREADS = 8
 #: Bytes at the end of a table's file that hold its footer, as a rule.
 _FOOTER = 1 << 16
+#: What pyarrow raises for a damaged file: of a text that is no UTF-8, a column it has not, too.
+_UNSOUND = (pa.ArrowException, OSError, ValueError, KeyError)
+#: Characters of a text that is not what it should be, in a message.
+_SHOWN = 80
 
 
 def open_manifest(location: Location) -> Manifest:
@@ -89,8 +95,34 @@ def read_table(
     if not files:
         return TABLES[name].schema.empty_table()
     with ThreadPoolExecutor(_THREADS) as pool:
-        wanted = _Wanted(columns, encoded, without)
-        return pa.concat_tables(pool.map(partial(_read_file, location, manifest, wanted), files))
+        wanted = _Wanted(name, columns, encoded, without)
+        tables = list(pool.map(partial(_read_file, location, manifest, wanted), files))
+    try:
+        table = pa.concat_tables(tables)
+    except pa.ArrowException as error:
+        raise DatasetError(
+            f"{location.url}: files of the table {name} differ in their columns; expected the same "
+            "in all; rebuild it with `lundprobe-zarr finalise --rebuild`"
+        ) from error
+    if name == PATIENTS.name and "patient_id" in table.column_names:
+        _require_ids(table.column("patient_id"), location.url)
+    return table
+
+
+def _require_ids(ids: pa.ChunkedArray, where: str) -> None:
+    """Require that the patients table names patients, each once: their stores are found by it."""
+    fits = pc.match_substring_regex(ids, PATIENT_ID_PATTERN)
+    if not pc.all(fits, min_count=0).as_py():
+        wrong = ids.filter(pc.invert(fits))[0].as_py()
+        raise DatasetError(
+            f"{where}: the patients table has a patient {wrong[:_SHOWN]!r}; expected ids, which "
+            f"are {PATIENT_ID_FORM}; do not use it: write it anew with `lundprobe-zarr finalise`"
+        )
+    if len(ids) and pc.count_distinct(ids).as_py() < len(ids):
+        raise DatasetError(
+            f"{where}: the patients table has a patient twice; expected a row each; write it anew "
+            "with `lundprobe-zarr finalise`"
+        )
 
 
 def table_rows(location: Location, files: Mapping[str, Sequence[str]]) -> int:
@@ -109,7 +141,9 @@ def _footer(location: Location, file: str) -> pq.FileMetaData:
         if length > len(end):
             end = _end(location, file, size, length)
         return pq.read_metadata(io.BytesIO(end))
-    except (FileNotFoundError, pa.ArrowException) as error:
+    except DatasetError:
+        raise
+    except _UNSOUND as error:
         raise DatasetError(
             f"{location.path(file)}: not there, or no sound Parquet file ({error}); rebuild it "
             "with `lundprobe-zarr finalise`"
@@ -118,6 +152,9 @@ def _footer(location: Location, file: str) -> pq.FileMetaData:
 
 def _end(location: Location, file: str, size: int, length: int) -> bytes:
     return location.read_ranges([Range(file, max(0, size - length), size)])[0]
+
+
+_REMEDY = "write it anew with `lundprobe-zarr finalise`, or copy the dataset again"
 
 
 @contextmanager
@@ -130,11 +167,11 @@ def parquet_file(location: Location, file: str) -> Iterator[pq.ParquetFile]:
         yield pq.ParquetFile(
             location.local(file)
             if location.is_local
-            else io.BytesIO(read_object(location, file, "a table of the dataset"))
+            else io.BytesIO(read_object(location, file, "a table of the dataset", remedy=_REMEDY))
         )
-    except (pa.ArrowException, OSError) as error:
-        if isinstance(error, DatasetError):
-            raise
+    except DatasetError:
+        raise
+    except _UNSOUND as error:
         raise DatasetError(
             f"{location.path(file)}: not there, or no sound Parquet file ({error}); rebuild it "
             "with `lundprobe-zarr finalise`"
@@ -145,6 +182,7 @@ def parquet_file(location: Location, file: str) -> Iterator[pq.ParquetFile]:
 class _Wanted:
     """What is wanted of a table, as `read_table` has it."""
 
+    name: str
     columns: Sequence[str] | None
     encoded: Sequence[str]
     without: Sequence[str]
@@ -155,7 +193,7 @@ def _read_file(location: Location, manifest: Manifest, wanted: _Wanted, file: st
     return read_sound(
         location,
         file,
-        lambda: read_object(location, file, "a table of the dataset"),
+        lambda: read_object(location, file, "a table of the dataset", remedy=_REMEDY),
         lambda data: _parquet(data, wanted, sha256, where),
     )
 
@@ -171,9 +209,12 @@ def _parquet(data: bytes, wanted: _Wanted, sha256: str | None, where: str) -> pa
     try:
         # Not read_table: that imports pyarrow.dataset, a sixth of a second, and needs it not.
         parquet = pq.ParquetFile(io.BytesIO(data), read_dictionary=list(wanted.encoded))
+        _require_types(parquet.schema_arrow, wanted.name, where)
         there = [c for c in parquet.schema_arrow.names if c not in wanted.without]
         table = parquet.read(columns=columns or there)
-    except (pa.ArrowException, OSError) as error:
+    except DatasetError:
+        raise
+    except _UNSOUND as error:
         raise DatasetError(
             f"{where}: not a sound Parquet file ({error}); rebuild it with `lundprobe-zarr "
             "finalise`"
@@ -184,7 +225,53 @@ def _parquet(data: bytes, wanted: _Wanted, sha256: str | None, where: str) -> pa
             f"{where}: has no column {', '.join(absent)}; expected every column of its schema; "
             "rebuild it with `lundprobe-zarr finalise --rebuild`"
         )
+    _require_values(table, wanted.name, where)
     return table
+
+
+def _require_types(found: pa.Schema, name: str, where: str) -> None:
+    """Require that columns of a table are of the types they should have, each there once."""
+    expected = TABLES[name].schema if name in TABLES else pa.schema([])
+    for field in found:
+        kinds = [f.type for f in expected if f.name == field.name]
+        if found.names.count(field.name) > 1 or not all(_alike(field.type, k) for k in kinds):
+            raise DatasetError(
+                f"{where}: column {field.name!r} is {field.type}, or there twice; expected "
+                f"{' or '.join(map(str, kinds)) or 'it once'}; rebuild it with `lundprobe-zarr "
+                "finalise --rebuild`"
+            )
+
+
+def _alike(found: pa.DataType, expected: pa.DataType) -> bool:
+    """Whether two types hold the same: lists may be of fixed size, texts may be encoded."""
+    if pa.types.is_dictionary(found):
+        return _alike(found.value_type, expected)
+    kinds = (pa.types.is_list, pa.types.is_fixed_size_list)
+    if all(any(is_kind(t) for is_kind in kinds) for t in (found, expected)):
+        return _alike(found.value_type, expected.value_type)
+    return bool(found == expected)
+
+
+def _require_values(table: pa.Table, name: str, where: str) -> None:
+    """Require that columns which always have a value have one, and that texts are texts."""
+    expected = TABLES[name].columns if name in TABLES else ()
+    lacking = [
+        c.name
+        for c in expected
+        if not c.nullable and c.name in table.column_names and table[c.name].null_count
+    ]
+    try:
+        table.validate(full=True)
+    except pa.ArrowException as error:
+        raise DatasetError(
+            f"{where}: not a sound Parquet file ({error}); rebuild it with `lundprobe-zarr "
+            "finalise --rebuild`"
+        ) from error
+    if lacking:
+        raise DatasetError(
+            f"{where}: rows without {', '.join(lacking)}; expected it in every row; rebuild it "
+            "with `lundprobe-zarr finalise --rebuild`"
+        )
 
 
 def open_store(location: Location, patient_id: str) -> StoreMetadata:
@@ -214,5 +301,5 @@ def read_store(location: Location, patient_id: str) -> tuple[bytes, str]:
     except FileNotFoundError as error:
         raise DamagedStoreError(
             f"{location.path(path)}: no store of patient {patient_id} there; expected one; "
-            f"{remedy(location.path(path))}"
+            f"{remedy_of_store(location.path(path))}"
         ) from error

@@ -71,4 +71,9 @@ def _copy(source: Path, file: Any) -> None:
 def read_local(path: Path, spans: Sequence[tuple[int, int]]) -> list[bytes]:
     """Bytes [start, stop) of a file, for each span; fewer behind its end."""
     with path.open("rb", buffering=0) as file:
-        return [os.pread(file.fileno(), stop - start, start) for start, stop in spans]
+        size = os.fstat(file.fileno()).st_size  # memory for what there is, not for what is asked
+        stops = (min(stop, size) for _, stop in spans)
+        return [
+            os.pread(file.fileno(), stop - start, start) if stop > start else b""
+            for (start, _), stop in zip(spans, stops, strict=True)
+        ]

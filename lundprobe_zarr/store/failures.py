@@ -172,8 +172,13 @@ def _leaves(value: Any) -> Iterator[str]:
             yield from _leaves(inner)
 
 
-def redacted(text: str, secrets: Iterable[str] = ()) -> str:
-    """`text` with `***` for secrets, and for users, passwords and queries in URLs."""
+def redacted(text: str, secrets: Iterable[str] = (), whole: bool = False) -> str:
+    """`text` with `***` for secrets, and for users, passwords and queries in URLs.
+
+    `whole` if the text is one URL, or a path: then a query may hold anything.
+    """
+    if whole and "://" in text:
+        text = re.sub(r"\?.*", "?***", text, count=1, flags=re.DOTALL)
     for secret in sorted(secrets, key=len, reverse=True):
         text = text.replace(secret, "***")
     text = _USER_AND_PASSWORD.sub(lambda m: f"{m[1] or m[2]}***@", text)

@@ -40,10 +40,16 @@ from lundprobe_zarr.store.urls import (
     protocol_of_url,
     separate,
 )
+from lundprobe_zarr.vocabulary.escapes import escaped
 from lundprobe_zarr.vocabulary.version import with_extra
 
 #: Requests at a time where the file system itself makes one after another.
 _THREADS = 16
+#: What no name of ours has: servers and other systems find folders, escapes and queries there.
+_FOREIGN = frozenset("\\%?#")
+_WRITE_ANEW = (
+    "copy the dataset again, or write it anew with `lundprobe-zarr convert` and `finalise`"
+)
 _T = TypeVar("_T")
 
 
@@ -79,7 +85,7 @@ class Location:
         options = dict(storage_options or {})
         self._patience = Patience.of(options.pop(TIMEOUT, None))
         self._target, self._options = separate(os.fspath(url), options)
-        self.url = redacted(self._target)
+        self.url = redacted(self._target, whole=True)
         self._opened: tuple[int, Any, str] | None = None
         _ = self._fs  # a protocol that is not installed is said now, not at the first read
 
@@ -184,9 +190,10 @@ class Location:
         return Path(self._full(relative))
 
     def _full(self, relative: str) -> str:
-        if ".." in relative.replace("\\", "/").split("/"):
+        if _leads_out(relative):
             raise DatasetError(
-                f"{self.path(relative)}: a name that leads out of the dataset; expected one below "
+                f"{escaped(self.path(relative), keep='')}: a name that leads out of the dataset; "
+                "expected one below "
                 f"{self.url}; do not use what names it: a manifest, a table or a store"
             )
         root = self._current[2]
@@ -438,6 +445,13 @@ class Location:
         return FsspecStore.from_url(url, storage_options=self._limited, read_only=True)
 
 
+def _leads_out(relative: str) -> bool:
+    """Whether a name below a dataset may be taken for one elsewhere, by a disk or by a server."""
+    if relative.startswith("/") or not relative.isprintable() or not _FOREIGN.isdisjoint(relative):
+        return True
+    return ".." in relative.split("/")
+
+
 def _entry(info: Mapping[str, Any]) -> Entry:
     return Entry(int(info["size"]), _md5_of(info))
 
@@ -456,15 +470,20 @@ def md5(data: bytes) -> bytes:
     return hashlib.md5(data, usedforsecurity=False).digest()
 
 
-def read_object(location: Location, relative: str, expected: str, size: int = UNKNOWN) -> bytes:
+def read_object(
+    location: Location,
+    relative: str,
+    expected: str,
+    size: int = UNKNOWN,
+    remedy: str = _WRITE_ANEW,
+) -> bytes:
     """Contents of an object that should be there; `expected` says what it is.
 
-    Raises `DatasetError` if it is not there or cannot be read.
+    Raises `DatasetError`, which ends with `remedy`, if it is not there or cannot be read.
     """
     try:
         return location.read(relative, size)
     except FileNotFoundError as error:
         raise DatasetError(
-            f"{location.path(relative)}: not there; expected {expected}; copy the dataset again, "
-            "or write it anew with `lundprobe-zarr convert` and `finalise`"
+            f"{location.path(relative)}: not there; expected {expected}; {remedy}"
         ) from error

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -14,7 +13,9 @@ from pydantic import ValidationError
 
 from lundprobe_zarr.errors import DamagedStoreError, SchemaVersionError
 from lundprobe_zarr.schema.encoding import BloscSettings
+from lundprobe_zarr.schema.json_text import parse_json, reasons
 from lundprobe_zarr.schema.layout import ARRAY_SPECS, SCHEMA_VERSION, ArraySpec
+from lundprobe_zarr.schema.nodes import require_sound
 from lundprobe_zarr.schema.records import SOURCES, SourceRecord
 from lundprobe_zarr.schema.seal import SEAL, is_broken
 from lundprobe_zarr.store.remedy import remedy
@@ -111,23 +112,47 @@ def parse_store(text: str | bytes, where: str) -> StoreMetadata:
     the metadata of a complete store.
     """
     try:
-        raw = json.loads(text)
+        raw = parse_json(text)
         attributes = raw["attributes"]
         _require_readable(attributes["schema_version"], where)
+        require_sound(raw)
         nodes = raw["consolidated_metadata"]["metadata"]
         groups = {p: n["attributes"] for p, n in nodes.items() if n["node_type"] == "group"}
         arrays = {p: _array(p, nodes[p]) for p in ARRAY_SPECS if p in nodes}
-        _ = attributes["patient_id"], attributes["part"], attributes["protocol"]
         fiducials = _fiducials(nodes)
         if is_broken(raw, attributes):
             raise ValueError(f"it fails its own checksum, {SEAL}")
-    except (ValueError, KeyError, TypeError, IndexError, AttributeError, ValidationError) as error:
-        raise DamagedStoreError(
-            f"{where}: not the metadata of a complete store ({type(error).__name__}: {error}); "
-            f"{remedy(where)}"
-        ) from error
+        store = StoreMetadata(where, attributes, groups, arrays, *fiducials)
+        _require_shards(store)
+    except UNSOUND as error:
+        raise unsound(where, error) from error
     sha256 = hashlib.sha256(text.encode() if isinstance(text, str) else text).hexdigest()
-    return StoreMetadata(where, attributes, groups, arrays, *fiducials, sha256)
+    return replace(store, sha256=sha256)
+
+
+#: What reading metadata that is not of this schema may raise.
+UNSOUND = (ValueError, KeyError, TypeError, IndexError, AttributeError, OverflowError)
+
+
+def unsound(where: str, error: Exception) -> DamagedStoreError:
+    """The error that says of the store at `where` what is wrong with its metadata."""
+    said = reasons(error) if isinstance(error, ValidationError) else str(error)
+    return DamagedStoreError(
+        f"{where}: not the metadata of a complete store ({type(error).__name__}: {said}); "
+        f"{remedy(where)}"
+    )
+
+
+def _require_shards(store: StoreMetadata) -> None:
+    """Require that each shard has a place, one alone, and room for its own index."""
+    keys = set()
+    index_bytes = {path: array.codec.index_bytes for path, array in store.arrays.items()}
+    for array, record, key in store.shards():
+        if key in keys or set(record.labels) != set(array.spec.label_dims):
+            raise ValueError(f"{array.spec.path}: two source files for one place")
+        if record.stored_bytes and record.stored_bytes < index_bytes[array.spec.path]:
+            raise ValueError(f"{key}: {record.stored_bytes} bytes, too few for a shard's index")
+        keys.add(key)
 
 
 def parse_store_of(patient_id: str, text: str | bytes, where: str) -> StoreMetadata:
@@ -154,6 +179,8 @@ def _require_readable(version: int, where: str) -> None:
 
 def _array(path: str, node: dict[str, Any]) -> VolumeArray:
     sharding = node["codecs"][0]["configuration"]
+    if [c["name"] for c in node["codecs"]] != ["sharding_indexed"]:
+        raise ValueError(f"{path}: not sharded")
     blosc = next(c for c in sharding["codecs"] if c["name"] == "blosc")["configuration"]
     z, y, x = sharding["chunk_shape"][-3:]
     return VolumeArray(

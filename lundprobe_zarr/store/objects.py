@@ -12,13 +12,11 @@ from typing import Any
 
 import google_crc32c
 
-from lundprobe_zarr.errors import DamagedStoreError
 from lundprobe_zarr.schema.manifest import Manifest
 from lundprobe_zarr.schema.tables import store_path
 from lundprobe_zarr.store.dataset import read_store
 from lundprobe_zarr.store.location import Location
-from lundprobe_zarr.store.metadata import parse_store
-from lundprobe_zarr.store.remedy import remedy
+from lundprobe_zarr.store.metadata import UNSOUND, parse_store, unsound
 
 #: What a dataset may hold beside manifest, tables and stores.
 SIDE_FILES = ("README.md", "catalog.yaml", "croissant.json")
@@ -107,11 +105,8 @@ def store_objects(text: bytes, where: str) -> list[StoreObject]:
             for path in nodes
             for small in _of_node(path, _in_its_own_right(path, consolidated), store.arrays)
         ]
-    except (KeyError, TypeError) as error:
-        raise DamagedStoreError(
-            f"{where}: not the metadata of a complete store ({type(error).__name__}: {error}); "
-            f"{remedy(where)}"
-        ) from error
+    except UNSOUND as error:
+        raise unsound(where, error) from error
     return [*small, *shards]
 
 

@@ -330,7 +330,7 @@ class PatchReader:
                 f"file is truncated; {remedy(where)}"
             )
         codec = self._codecs[part.array]
-        index = codec.decode_index(data[-codec.index_bytes :], self._where(part))
+        index = codec.decode_index(data[-codec.index_bytes :], wanted.stop, self._where(part))
         if wanted.start == 0 and not self.location.is_local:
             self._require_shard(part, data)
         return _Tail(index, wanted.start, data)

@@ -32,6 +32,10 @@ ReadRange = Callable[[int, int], bytes]
 #: Offset and length of a chunk that is not written because it is all fill value.
 EMPTY = np.iinfo(np.uint64).max
 _CRC_BYTES = 4
+#: Blosc's header, and where in it the size of what was compressed stands, little-endian. Source:
+#: https://github.com/Blosc/c-blosc/blob/main/README_CHUNK_FORMAT.rst
+_BLOSC_HEADER = 16
+_BLOSC_SIZE = slice(4, 8)
 _SHUFFLES = {"noshuffle": Blosc.NOSHUFFLE, "shuffle": Blosc.SHUFFLE, "bitshuffle": Blosc.BITSHUFFLE}
 
 
@@ -114,10 +118,11 @@ class ShardCodec:
         chunk[tuple(slice(n) for n in values.shape)] = values
         return chunk
 
-    def decode_index(self, tail: bytes, where: str) -> npt.NDArray[np.uint64]:
-        """Offsets and lengths (chunks, 2) of the shard that ends in `tail`.
+    def decode_index(self, tail: bytes, size: int, where: str) -> npt.NDArray[np.uint64]:
+        """Offsets and lengths (chunks, 2) of the shard of `size` bytes that ends in `tail`.
 
-        Raises `DamagedStoreError`, naming `where`, if `tail` is short or fails its checksum.
+        Raises `DamagedStoreError`, naming `where`, if `tail` is short, fails its checksum or names
+        a chunk that does not lie before it.
         """
         if len(tail) != self.index_bytes:
             raise DamagedStoreError(
@@ -129,7 +134,15 @@ class ShardCodec:
             raise DamagedStoreError(
                 f"{where}: the shard's index fails its checksum; {remedy(where)}"
             )
-        return np.frombuffer(table, "<u8").reshape(-1, 2).astype(np.uint64)
+        index = np.frombuffer(table, "<u8").reshape(-1, 2).astype(np.uint64)
+        there = index[index[:, 0] != EMPTY]
+        end = np.uint64(size - len(tail))
+        if ((there > end) | (there[:, 1:] > end - np.minimum(there[:, :1], end))).any():
+            raise DamagedStoreError(
+                f"{where}: the shard's index names a chunk outside its {size} bytes; "
+                f"{remedy(where)}"
+            )
+        return index
 
     def decode_chunk(
         self, data: bytes | memoryview, where: object, out: Volume | None = None
@@ -137,7 +150,7 @@ class ShardCodec:
         """One inner chunk, in its full shape; `data` is its bytes with the checksum.
 
         `out` is an array of that shape and type to decode into. Raises `DamagedStoreError`, naming
-        `where`, made text only then, if the checksum fails.
+        `where`, made text only then, if the checksum fails or the bytes are no such chunk.
         """
         # As an array, which checksum and Blosc both take without a copy.
         payload = np.frombuffer(data, np.uint8, max(0, len(data) - _CRC_BYTES))
@@ -145,8 +158,24 @@ class ShardCodec:
             raise DamagedStoreError(
                 f"{where}: an inner chunk fails its checksum; {remedy(str(where))}"
             )
+        # Of fewer bytes Blosc would fill a part of the chunk, and leave the rest as it was.
+        said = int.from_bytes(payload[_BLOSC_SIZE].tobytes(), "little")
+        if len(payload) < _BLOSC_HEADER or said != self.chunk_bytes:
+            raise DamagedStoreError(
+                f"{where}: an inner chunk is not one of {self.chunk_bytes} bytes by Blosc; "
+                f"{remedy(str(where))}"
+            )
         chunk = np.empty(self.chunk, self.dtype) if out is None else out
-        decompress(payload, chunk)
+        try:
+            decompress(payload, chunk)
+        except (ValueError, RuntimeError) as error:
+            raise DamagedStoreError(
+                f"{where}: an inner chunk cannot be decompressed ({error}); {remedy(str(where))}"
+            ) from error
+        if self.dtype == np.bool_ and chunk.view(np.uint8).max() > 1:
+            raise DamagedStoreError(
+                f"{where}: an inner chunk of a mask holds more than 0 and 1; {remedy(str(where))}"
+            )
         return chunk
 
     def decode(self, read: ReadRange, size: int, where: str) -> Iterator[tuple[Box, Volume | None]]:
@@ -158,7 +187,7 @@ class ShardCodec:
         if not size:
             yield from ((box, None) for box in self.boxes())
             return
-        index = self.decode_index(self._read_index(read, size), where)
+        index = self.decode_index(self._read_index(read, size), size, where)
         for (offset, length), box in zip(index.tolist(), self.boxes(), strict=True):
             if offset == EMPTY:
                 yield box, None

@@ -25,6 +25,10 @@ Node = dict[str, Any]
 
 _MEMORY_LIMIT = "2GB"
 _MOST_THREADS = 4
+#: Longer SQL would be minutes in DuckDB's parser; all 467 patients by id are 13,000 characters.
+_MOST_CHARACTERS = 100_000
+#: What DuckDB makes of Ctrl-C.
+_INTERRUPTED = "Query interrupted"
 _QUERY_NODES = {"SELECT_NODE", "SET_OPERATION_NODE", "RECURSIVE_CTE_NODE", "CTE_NODE"}
 _TABLE_FUNCTIONS = {"range", "generate_series", "unnest"}
 #: Functions whose value changes from run to run, yet which reach nothing.
@@ -62,6 +66,7 @@ def _database(process: int) -> duckdb.DuckDBPyConnection:
             "autoload_known_extensions": False,
             "memory_limit": _MEMORY_LIMIT,
             "threads": min(_MOST_THREADS, os.cpu_count() or 1),
+            "temp_directory": "",  # what does not fit into memory fails, and is not left on a disk
             "lock_configuration": True,
         }
     )
@@ -83,6 +88,10 @@ def session(
     except duckdb.Error as error:
         end = f"; {remedy}" if remedy else ""
         raise QueryError(f"{shown(text)}: {reason(str(error))}{end}") from error
+    except RuntimeError as error:
+        if str(error) != _INTERRUPTED:
+            raise
+        raise KeyboardInterrupt from error
     finally:
         connection.close()
 
@@ -131,6 +140,11 @@ def is_statement(text: str) -> bool:
 
 
 def _parsed(text: str, query: str) -> Node:
+    if len(query) > _MOST_CHARACTERS:
+        raise QueryError(
+            f"{shown(text)}: {len(text)} characters; expected at most {_MOST_CHARACTERS}; choose "
+            "patients by id with cohort[[...]]"
+        )
     with session(text, {}) as connection:
         found = connection.execute("SELECT json_serialize_sql(?::VARCHAR)", [query]).fetchone()
     assert found is not None

@@ -16,15 +16,13 @@ import dask.array as da
 import numpy as np
 import xarray as xr
 
-from lundprobe_zarr.errors import DamagedStoreError
 from lundprobe_zarr.schema.layout import AXIS_ATTRIBUTES
 from lundprobe_zarr.store.dataset import read_sound_store
 from lundprobe_zarr.store.extensions import load_extensions
 from lundprobe_zarr.store.lazy import LazyVolumes, SmallArray
 from lundprobe_zarr.store.location import Location
-from lundprobe_zarr.store.metadata import StoreMetadata
+from lundprobe_zarr.store.metadata import UNSOUND, StoreMetadata, unsound
 from lundprobe_zarr.store.patch import PatchReader
-from lundprobe_zarr.store.remedy import remedy
 from lundprobe_zarr.vocabulary.geometry import axis_coordinates
 from lundprobe_zarr.vocabulary.names import AXES, MODALITY_UNITS
 
@@ -57,12 +55,10 @@ def open_tree(location: Location, patient_id: str) -> xr.DataTree:
     try:
         nodes = json.loads(text)["consolidated_metadata"]["metadata"]
         datasets = {f"/{path}": _dataset(reader, nodes, path) for path in metadata.groups}
-    except (KeyError, TypeError, ValueError) as error:
-        raise DamagedStoreError(
-            f"{where}: not the metadata of a complete store ({type(error).__name__}: {error}); "
-            f"{remedy(where)}"
-        ) from error
-    return xr.DataTree.from_dict({"/": xr.Dataset(attrs=metadata.attributes)} | datasets)
+        root = xr.Dataset(attrs=metadata.attributes)
+        return xr.DataTree.from_dict({"/": root} | datasets)
+    except UNSOUND as error:
+        raise unsound(where, error) from error
 
 
 def _dataset(reader: PatchReader, nodes: Nodes, path: str) -> xr.Dataset:

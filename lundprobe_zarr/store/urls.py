@@ -10,6 +10,7 @@ from urllib.parse import parse_qsl, unquote, urlsplit, urlunsplit
 
 from lundprobe_zarr.errors import UsageError
 from lundprobe_zarr.store.failures import redacted
+from lundprobe_zarr.vocabulary.escapes import escaped
 
 #: What to install for a protocol: the names of this package's extras.
 EXTRAS = {
@@ -18,6 +19,9 @@ EXTRAS = {
     **dict.fromkeys(("az", "abfs", "abfss", "adl"), "azure"),
     **dict.fromkeys(("http", "https"), "http"),
 }
+#: A URL that lacks a slash or two, which would be taken for a folder of that name.
+_HALF_URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):/{0,1}(?!/)(.*)", re.DOTALL)
+_PROTOCOLS = {*EXTRAS, "file", "local", "memory", "hf", "ftp", "sftp", "oci", "oss"}
 WEB = ("http", "https")
 S3 = ("s3", "s3a")
 #: Connections a bucket client may hold. botocore's 10 would make a patch of five arrays queue.
@@ -35,8 +39,10 @@ def protocol_of_url(url: str) -> str:
 def separate(url: str, options: dict[str, Any]) -> tuple[str, dict[str, Any]]:
     """`url` without the credentials it holds, and `options` with them.
 
-    A web URL's query goes with every request, as the signature of a shared folder must.
+    A web URL's query goes with every request, as the signature of a shared folder must. Raises
+    `UsageError` for what is no URL, or one of a bucket with a password in it.
     """
+    _require_url(url)
     protocol = protocol_of_url(url)
     if protocol in S3:
         ours: dict[str, Any] = {"max_pool_connections": _POOL}
@@ -56,10 +62,28 @@ def separate(url: str, options: dict[str, Any]) -> tuple[str, dict[str, Any]]:
     return urlunsplit((parts.scheme, host, parts.path, "", "")), options
 
 
+def _require_url(url: str) -> None:
+    """Raise `UsageError` for what is no path, and no URL that has a place in it."""
+    shown = escaped(redacted(url, whole=True), keep="")
+    begun = _HALF_URL.match(url)
+    if begun is not None and begun[1].lower() in _PROTOCOLS:
+        right = escaped(redacted(f"{begun[1]}://{begun[2]}", whole=True), keep="")
+        raise UsageError(
+            f"a URL of {begun[1]} without its two slashes; expected {right}; write that, or, if it "
+            "is a folder of that name, ./ before it"
+        )
+    if any(c < " " or c == "\x7f" for c in url):
+        raise UsageError(f"{shown}: holds a control code; expected a path or a URL without")
+    try:
+        urlsplit(url)
+    except ValueError as error:
+        raise UsageError(f"{shown}: no URL ({error}); expected a path or a URL") from None
+
+
 def _refuse_password(url: str, protocol: str) -> None:
     if protocol in EXTRAS and redacted(url) != url and "@" in url:
         raise UsageError(
-            f"{redacted(url)}: credentials in the URL of a bucket; expected them as "
+            f"{redacted(url, whole=True)}: credentials in the URL of a bucket; expected them as "
             "`storage_options`, or set up as the provider's own tools expect them"
         )
 

@@ -81,17 +81,19 @@ def validate(
 ) -> Validation:
     """Look at every store that the tables name, and at the tables themselves.
 
-    Problems are collected, not raised; raises `NotADatasetError`, `SchemaVersionError` or
-    `DatasetError` if manifest or tables cannot be read at all. `on_store` hears of each patient.
+    Problems are collected, not raised, tables that cannot be read too; raises `NotADatasetError`,
+    `SchemaVersionError` or `DatasetError` if it cannot be known who is in it: without manifest or
+    patients table. `on_store` hears of each patient.
     """
     manifest = open_manifest(location)
-    rows = {r["patient_id"]: r for r in read_table(location, manifest, "patients").to_pylist()}
-    arrays = _by_patient(read_table(location, manifest, "arrays").to_pylist())
-    measured = read_measured(location, manifest)
+    rows, lost = _everyone(location, manifest)
+    arrays, measured = _others(location, manifest, lost)
 
     def look(patient_id: str) -> tuple[int, list[Problem]]:
         said = _Said(
-            rows[patient_id], arrays.get(patient_id, []), measured.get(patient_id, Measured())
+            rows[patient_id],
+            None if arrays is None else arrays.get(patient_id, []),
+            None if measured is None else measured.get(patient_id, Measured()),
         )
         found = _look(location, patient_id, said, deep)
         on_store(patient_id)
@@ -99,23 +101,67 @@ def validate(
 
     with ThreadPoolExecutor(workers) as pool:
         outcomes = list(pool.map(look, rows))
-    problems = [*_counts(location, manifest, rows), *(p for _, found in outcomes for p in found)]
-    problems += _content(location, manifest, rows)
+    problems = [*lost, *(p for _, found in outcomes for p in found)]
+    if not lost:  # else they would repeat it
+        problems += [*_counts(location, manifest, rows), *_content(location, manifest, rows)]
     problems += [
         Problem("measured tables", f"rows of {patient}, who is not in the patients table")
-        for patient in sorted({*measured, *arrays} - set(rows))
+        for patient in sorted({*(measured or ()), *(arrays or ())} - set(rows))
     ]
     volumes = sum(n for n, _ in outcomes)
     return Validation(deep, len(rows), volumes, tuple(problems), absent(location, rows))
 
 
+def _everyone(
+    location: Location, manifest: Manifest
+) -> tuple[dict[str, dict[str, Any]], list[Problem]]:
+    """Rows of the patients table by id, from its one file or those by part, and which is lost.
+
+    Raises `DatasetError` if neither can be read.
+    """
+    by_part = manifest.model_copy(update={"cohort": None})
+    lost, found = [], None
+    for file, of in ((manifest.cohort, manifest), ("metadata/patients", by_part)):
+        try:
+            table = read_table(location, of, "patients") if file else None
+        except DatasetError as error:
+            lost.append(_lost_table(error))
+            failure = error
+        else:
+            found = table if found is None else found
+    if found is None:
+        raise failure
+    return {row["patient_id"]: row for row in found.to_pylist()}, lost
+
+
+def _others(
+    location: Location, manifest: Manifest, lost: list[Problem]
+) -> tuple[dict[str, list[dict[str, Any]]] | None, dict[str, Measured] | None]:
+    """Rows of the other tables by patient, None of those that cannot be read: see `lost`."""
+    arrays, measured = None, None
+    try:
+        arrays = _by_patient(read_table(location, manifest, "arrays").to_pylist())
+    except DatasetError as error:
+        lost.append(_lost_table(error))
+    try:
+        measured = read_measured(location, manifest)
+    except DatasetError as error:
+        lost.append(_lost_table(error))
+    return arrays, measured
+
+
+def _lost_table(error: DatasetError) -> Problem:
+    where, _, finding = str(error).partition(": ")
+    return Problem(where, finding)
+
+
 @dataclass(frozen=True)
 class _Said:
-    """What the tables say of one patient."""
+    """What the tables say of one patient; None of those that cannot be read."""
 
     row: dict[str, Any]
-    arrays: list[dict[str, Any]]
-    measured: Measured
+    arrays: list[dict[str, Any]] | None
+    measured: Measured | None
 
 
 def _by_patient(rows: list[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
@@ -178,13 +224,13 @@ def _look(
     problems += _tables(store, said.row, said.arrays)
     problems += [
         Problem(f"{table} table, {patient_id}", finding, measured=patient_id)
-        for table, finding in table_findings(store, said.measured)
+        for table, finding in (table_findings(store, said.measured) if said.measured else ())
     ]
     shards = list(store.shards())
     small = list(_small_arrays(location, store, damaged)) if deep else []
     for array, record, key in shards if deep else []:
         if key not in damaged:
-            row = said.measured.row(array, record)
+            row = said.measured.row(array, record) if said.measured else None
             problems += _voxels(location, store, array, record, key, row)
     if not damaged and not small:  # which the sum would only repeat
         problems += _sum(store, there, said.row)
@@ -248,7 +294,7 @@ def _sum(store: StoreMetadata, there: Mapping[str, int], row: dict[str, Any]) ->
 
 
 def _tables(
-    store: StoreMetadata, row: dict[str, Any], arrays: list[dict[str, Any]]
+    store: StoreMetadata, row: dict[str, Any], arrays: list[dict[str, Any]] | None
 ) -> Iterator[Problem]:
     expected = patient_row(store, row["store_bytes"])
     for column in (c.name for c in PATIENTS.columns if c.name in row or c.name != CONTENT):
@@ -257,6 +303,8 @@ def _tables(
                 f"patients table, {store.patient_id}",
                 f"{column} is {row.get(column)!r}; its store says {expected[column]!r}",
             )
+    if arrays is None:
+        return
     rows = list(array_rows(store))
     if rows != [{k: a[k] for k in r} for a, r in zip(arrays, rows, strict=False)]:
         yield Problem(f"arrays table, {store.patient_id}", "differs from its store; run finalise")
@@ -273,8 +321,13 @@ def _small_arrays(
     """Labels, axes, flags: read through zarr, which checks their checksums; not if `damaged`."""
     known = {name.partition("/c/")[0] for name in damaged}
     place = store_path(store.patient_id)
-    root = zarr.open_group(location.zarr_store(place), mode="r")
-    for path, node in root.members(max_depth=None):
+    try:
+        root = zarr.open_group(location.zarr_store(place), mode="r")
+        members = list(root.members(max_depth=None))
+    except (ValueError, KeyError, TypeError, OSError) as error:
+        yield Problem(place, f"cannot be opened by zarr ({error})", store.patient_id)
+        return
+    for path, node in members:
         if not isinstance(node, zarr.Array) or path in store.arrays or path in known:
             continue
         try:
@@ -304,13 +357,14 @@ def _voxels(
     where = f"{store_path(store.patient_id)}/{key}"
     try:
         volume = read_volume(location, store, array, record)
+        rebuilt = _nifti_sha256(record, volume) if record.restores else record.nifti_sha256
     except DatasetError as error:
         yield _damage(location, store.patient_id, where, error)
         return
     if record.stored_bytes and _shard_sha256(location, where) != record.stored_sha256:
         finding = f"SHA-256 differs from {record.stored_sha256}, recorded when written"
         yield Problem(where, finding, store.patient_id)
-    elif record.restores and _nifti_sha256(record, volume) != record.nifti_sha256:
+    elif rebuilt != record.nifti_sha256:
         finding = f"does not give back {record.path}: its SHA-256 differs"
         yield Problem(where, finding, store.patient_id)
     elif record.voxels_sha256 not in (None, voxels_sha256(volume, array.dtype)):

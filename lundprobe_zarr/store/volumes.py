@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from nibabel.spatialimages import HeaderDataError
 
 from lundprobe_zarr.errors import DamagedStoreError
 from lundprobe_zarr.schema.header import parse_header
@@ -70,8 +71,19 @@ def nifti_parts(record: SourceRecord, volume: Volume) -> Iterator[bytes]:
     """Uncompressed bytes of the NIfTI file of `record`, rebuilt from its stored `volume`.
 
     They are the original's, byte for byte, if `record.restores`; else the voxels are the stored,
-    rounded ones in the file's own type.
+    rounded ones in the file's own type. Raises `DamagedStoreError` if what is recorded of the file
+    cannot be right.
     """
+    try:
+        yield from _parts(record, volume)
+    except (ValueError, TypeError, OverflowError, HeaderDataError) as error:
+        raise DamagedStoreError(
+            f"{record.path}: cannot be rebuilt from what its store records of it ({error}); "
+            f"{remedy(record.path)}"
+        ) from error
+
+
+def _parts(record: SourceRecord, volume: Volume) -> Iterator[bytes]:
     header = base64.b64decode(record.header)
     yield header
     yield base64.b64decode(record.extensions)

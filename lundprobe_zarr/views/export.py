@@ -18,6 +18,7 @@ from lundprobe_zarr.store.location import Location
 from lundprobe_zarr.store.metadata import StoreMetadata, VolumeArray
 from lundprobe_zarr.store.remedy import remedy
 from lundprobe_zarr.store.volumes import nifti_parts, read_volume
+from lundprobe_zarr.vocabulary.files import parse_path
 
 #: What ITK writes with; zlib-ng's is about as small and several times as fast.
 _COMPRESSION_LEVEL = 6
@@ -82,7 +83,7 @@ def _write_files(
 ) -> Exported:
     exported: dict[str, list[str]] = {"identical": [], "rounded": [], "stripped": []}
     for array, record in store.records:
-        target = _target(out, record)
+        target = _target(out, store, record)
         target.parent.mkdir(parents=True, exist_ok=True)
         if array is None:
             target.write_bytes((record.text or "").encode("utf-8"))
@@ -99,14 +100,15 @@ def _outcome(record: SourceRecord) -> str:
     return "stripped" if record.stripped else "identical"
 
 
-def _target(out: Path, record: SourceRecord) -> Path:
-    path = PurePosixPath(record.path)
-    if path.is_absolute() or ".." in path.parts:
+def _target(out: Path, store: StoreMetadata, record: SourceRecord) -> Path:
+    """Where a file goes: a place that the source tree has, and no other, whatever a store says."""
+    home = f"{store.attributes['part']}Part/{store.patient_id}/"
+    if not record.path.startswith(home) or parse_path(record.path[len(home) :]) is None:
         raise DamagedStoreError(
-            f"source path {record.path!r} leads outside the output folder; expected a relative "
-            "path; the store is damaged or was tampered with"
+            f"{store.where}: source path {record.path!r} is none of the source tree's; expected "
+            f"one below {home}; the store is damaged or was tampered with"
         )
-    return out / path
+    return out / record.path
 
 
 def _write_nifti(

@@ -20,6 +20,8 @@ COSINE_TOLERANCE = 1e-5
 #: Two headers describe the same grid if no voxel centre moves by more than this. Headers hold
 #: float32: at 500 mm from the origin that resolves 3e-5 mm, and a quaternion's rotation less.
 SAME_GRID_MM = 1e-3
+#: Voxels that an axis can have: what NIfTI-1 can say, thirty times as many as there are.
+LONGEST_AXIS = 32767
 
 _RAS_TO_LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
 

@@ -57,7 +57,9 @@ AIR_HU = -999.5
 #: Rows of the oldAcq sCT that carry a burnt-in warning text.
 WARNING_TEXT_ROWS = 50
 
-_PATIENT_ID = re.compile(r"(oldAcq|newAcq)_[0-9a-f]{16}")
+#: A patient id and nothing else, as a regular expression that is the same everywhere.
+PATIENT_ID_PATTERN = "^(oldAcq|newAcq)_[0-9a-f]{16}$"
+_PATIENT_ID = re.compile(PATIENT_ID_PATTERN)
 #: The form of a patient id, for messages.
 PATIENT_ID_FORM = (
     "oldAcq_ or newAcq_ and 16 lower-case hexadecimal digits, e.g. newAcq_3fa9c0d211b7e845"

@@ -264,8 +264,34 @@ def test_validate_reports_what_cannot_be_read_at_all_too(cli, dataset, tmp_path)
     ran = cli("validate", copy, "--report", report)
     assert ran.status == 3
     (problem,) = json.loads(report.read_text())["problems"]
-    assert "arrays/base-00000.parquet" in problem["finding"]
+    assert problem["where"].endswith("arrays/base-00000.parquet")
     assert problem["patient_id"] is None
+
+
+@pytest.mark.parametrize(
+    "table",
+    [
+        "metadata/patients.parquet",
+        "metadata/patients/base-00000.parquet",
+        "metadata/structures/base-00000.parquet",
+        "metadata/slices/extended-00000.parquet",
+    ],
+)
+def test_validate_goes_on_past_a_lost_table(cli, dataset, extended, tmp_path, table):
+    report, copy = tmp_path / "report.json", copy_of(dataset, tmp_path)
+    (copy / table).unlink()
+    shard = f"patients/{extended}.zarr/mri/image/c/0/0/0/0"
+    (copy / shard).unlink()
+    assert cli("validate", copy, "--report", report).status == 3
+    found = {p["where"]: p for p in json.loads(report.read_text())["problems"]}
+    assert set(found) == {str(copy / table), shard}
+    remedy = "write it anew with `lundprobe-zarr finalise`, or copy the dataset again"
+    assert found[str(copy / table)]["finding"] == (
+        f"not there; expected a table of the dataset; {remedy}"
+    )
+    (copy / shard).write_bytes((dataset / shard).read_bytes())
+    assert cli("finalise", copy).status == 0
+    assert cli("validate", copy, "--deep").status == 0
 
 
 def test_validate_says_of_whom_a_problem_is_and_what_helps(cli, dataset, extended, tmp_path):

@@ -224,3 +224,14 @@ def test_a_small_cohort_splits(phantom: Cohort) -> None:
     assert [len(f.val) for f in splits.folds] == [1, 1, 1]
     with pytest.raises(UsageError, match="more than the 0 patients"):
         phantom[:0].split()
+
+
+def test_a_measured_number_makes_no_strata(many: Cohort) -> None:
+    with pytest.raises(UsageError, match=r"\['dose_max_gy'\]: \d+ classes, \d+ of the 467"):
+        many.split(stratify="dose_max_gy")
+
+
+def test_a_cohort_is_no_place_to_load_one_from(many: Cohort, tmp_path: Path) -> None:
+    many.save(tmp_path / "cohort.json")
+    with pytest.raises(UsageError, match="was given a cohort for the dataset's path or URL"):
+        lp.load_cohort(tmp_path / "cohort.json", many)  # type: ignore[arg-type]

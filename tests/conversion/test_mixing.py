@@ -120,7 +120,7 @@ def test_mixed_precisions_name_those_to_convert_and_spare_the_report_of_failures
     [
         (MRI, b"", "empty"),
         (MRI, b"<html>", "not gzip: starts with b'<h'"),
-        ("MR_StorT2/MRI_T2_DICOM_coords_fiducials.txt", b"", "0 lines"),
+        ("MR_StorT2/MRI_T2_DICOM_coords_fiducials.txt", b"", "no line with a position"),
     ],
 )
 def test_the_first_bytes_show_who_would_fail(

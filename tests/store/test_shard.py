@@ -126,7 +126,7 @@ def test_any_part_of_a_shard_is_read_by_its_index_alone(
     stored = b"".join(codec.encode(volume))
     if not stored:
         return
-    index = codec.decode_index(stored[-codec.index_bytes :], "here")
+    index = codec.decode_index(stored[-codec.index_bytes :], len(stored), "here")
     boxes = list(codec.boxes())
     number = data.draw(st.integers(0, len(boxes) - 1))
     offset, length = (int(n) for n in index[number])

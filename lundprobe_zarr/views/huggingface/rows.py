@@ -16,10 +16,13 @@ from lundprobe_zarr.schema.tables import TABLES
 from lundprobe_zarr.views.huggingface.options import TABLE_CONFIGS
 from lundprobe_zarr.views.huggingface.reading import Reference
 from lundprobe_zarr.views.huggingface.sources import key_of
+from lundprobe_zarr.vocabulary.nearest import suggestion
 
 #: A row's values by column, and its references by column.
 RawRow = tuple[dict[str, Any], dict[str, Reference]]
 Place = tuple[int, int, int]
+#: Operators that pyarrow knows in tuples.
+_OPERATORS = ("=", "==", "!=", "<", ">", "<=", ">=", "in", "not in")
 _WHO = ("patient_id", "part", "protocol")
 
 
@@ -145,8 +148,33 @@ def filter_of(filters: Any, table: str) -> pc.Expression | None:
         TABLES[table].schema.empty_table().filter(expression)
     except (pa.ArrowException, ValueError, TypeError, IndexError) as error:
         raise UsageError(
-            f"filters={filters!r}: {str(error).splitlines()[0]}; expected tuples such as "
-            f"[('protocol', '==', 'newAcq')] of columns of the table {table}: "
+            f"filters={filters!r}: {_mistake(filters, TABLES[table].schema)}; expected tuples such "
+            f"as [('protocol', '==', 'newAcq')] of columns of the table {table}: "
             f"{', '.join(TABLES[table].schema.names)}"
         ) from error
     return expression
+
+
+def _mistake(filters: Any, schema: pa.Schema) -> str:
+    """What is wrong with filters that pyarrow did not take."""
+    if isinstance(filters, pc.Expression):
+        return "an expression of a column there is none of, or that compares unlike values"
+    for one in _tuples(filters):
+        if not isinstance(one, tuple) or len(one) != 3:
+            return f"{one!r} is no (column, operator, value)"
+        column, operator, value = one
+        if column not in schema.names:
+            return f"no column {column!r}; {suggestion(str(column), schema.names)}"
+        if operator not in _OPERATORS:
+            return f"no operator {operator!r}; there are {', '.join(_OPERATORS)}"
+        try:
+            schema.empty_table().filter(pq.filters_to_expression([one]))
+        except (pa.ArrowException, ValueError, TypeError):
+            return f"{column} is {schema.field(column).type}: no {operator!r} with {value!r}"
+    return "no filters"
+
+
+def _tuples(filters: Any) -> Iterator[Any]:
+    """All that should be tuples of (column, operator, value)."""
+    for some in filters if isinstance(filters, (list, tuple)) else [filters]:
+        yield from some if isinstance(some, list) else [some]

@@ -1,0 +1,42 @@
+"""What hostile cases are spoilt from, and a dataset to spoil."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from benchmarks.hostile.material import Material
+
+
+@pytest.fixture(scope="session")
+def material(
+    phantom_source: Path, dataset: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Material:
+    """The phantom and its conversion, and a folder to work in."""
+    return Material(phantom_source, dataset, tmp_path_factory.mktemp("hostile"))
+
+
+@pytest.fixture
+def copied(dataset: Path, tmp_path: Path) -> Path:
+    """The dataset, to be spoilt."""
+    return Path(shutil.copytree(dataset, tmp_path / "copy"))
+
+
+Edit = Callable[[Path, Callable[[Any], None]], None]
+
+
+@pytest.fixture
+def edit() -> Edit:
+    """Changes a JSON file in place."""
+
+    def apply(file: Path, change: Callable[[Any], None]) -> None:
+        content = json.loads(file.read_text())
+        change(content)
+        file.write_text(json.dumps(content))
+
+    return apply
