@@ -55,7 +55,7 @@ def main() -> None:
     parser.add_argument("--source", type=Path, help="full-size source [default: made in WORK]")
     parser.add_argument("--source-patients", type=int, default=8)
     parser.add_argument("--workers", type=_numbers, default=[1, 2], help="e.g. 1,2,4,8")
-    parser.add_argument("--patients", type=_numbers, default=[467, 50_000])
+    parser.add_argument("--patients", type=_numbers, default=[467], help="e.g. 467,50000")
     parser.add_argument("--only", type=_names, default=list(PARTS), help=", ".join(PARTS))
     options = parser.parse_args()
     if options.source is None:
