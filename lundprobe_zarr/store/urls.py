@@ -43,6 +43,12 @@ def separate(url: str, options: dict[str, Any]) -> tuple[str, dict[str, Any]]:
     `UsageError` for what is no URL, or one of a bucket with a password in it.
     """
     _require_url(url)
+    for name in ("client_kwargs", "config_kwargs"):
+        if not isinstance(options.get(name) or {}, Mapping):
+            kind = type(options[name]).__name__
+            raise UsageError(
+                f"storage option {name} is a {kind}; expected a dict of what the client takes"
+            )
     protocol = protocol_of_url(url)
     if protocol in S3:
         ours: dict[str, Any] = {"max_pool_connections": _POOL}

@@ -25,8 +25,9 @@ from lundprobe_zarr.vocabulary.names import OBSERVERS, TARGETS
 if TYPE_CHECKING:
     from lundprobe_zarr.cohort import Cohort
 
-#: Threads that read from afar: each waits for a server most of the time.
-_REMOTE_THREADS = 16
+#: Threads that read from afar: each waits for a server most of the time. More take more of the
+#: processor than they bring: see benchmarks/results/patches.json.
+_REMOTE_THREADS = 8
 #: Bytes of patches read ahead at most, unless `prefetch` says otherwise, and the most patches.
 _AHEAD_BYTES, _AHEAD_MOST = 256 * 1024**2, 64
 #: Default size of a cache folder, bytes.
@@ -56,7 +57,7 @@ class PatchStream:
     `sampling`, `pad`, `complete`, `seed`, `shuffle`, `block` and `window`, as in `Plan` and
     `Order`.
 
-    - `threads` read and decode ahead: the cores for local data and 16 for remote ones; 0 reads
+    - `threads` read and decode ahead: the cores for local data and 8 for remote ones; 0 reads
       only when asked. `prefetch` is how many patches wait at most, by default as many as 256 MiB
       hold, from `threads` on up to 64.
     - A patch that cannot be read is tried `retries` times more, with pauses of 0.2, 0.6, 1.8 … s;

@@ -122,7 +122,7 @@ def test_command_by_shares_to_a_bucket(
     with empty_s3.traffic.counted() as asked:
         assert run(*common, "--report", report) == 0
     assert "2 skipped" in capfd.readouterr().out
-    assert len(asked) < 10 * stores + 40, "not a request per file"
+    assert len(asked) < 10 * stores + 60, "not a request per file"
     assert not [r for r in asked if r.method in ("PUT", "DELETE") and ".zarr/" in r.path]
     assert list((tmp_path / "scratch").iterdir()) == []
 

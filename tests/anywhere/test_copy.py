@@ -286,5 +286,5 @@ def test_names_that_lead_out_of_a_dataset_are_refused(copied, tmp_path, extended
 
     rewrite(root, lead_out)
     report = copy_dataset(Location(copied), Location(tmp_path / "to" / "d"))
-    assert "leads out of the dataset" in str(report.failures[0].error)
+    assert "not the metadata of a complete store" in str(report.failures[0].error)
     assert [p.name for p in (tmp_path / "to").iterdir()] == ["d"]

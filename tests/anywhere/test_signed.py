@@ -29,7 +29,7 @@ class Client:
         return f"{self._place.url}/{name}{self._query}"
 
     def cat_ranges(
-        self, names: Sequence[str], starts: Sequence[int], stops: Sequence[int], on_error: str
+        self, names: Sequence[str], starts: Sequence[int], stops: Sequence[int], **how: Any
     ) -> list[Any]:
         self.asked += names
         return [b"client"] * len(names)
@@ -40,7 +40,7 @@ def test_one_signature_serves_all_ranges_of_an_object(web: Place, shard: str) ->
     reader = SignedReads(client)
     expected = web.location.read(shard)
     for start in (0, 100):
-        (data,) = reader.cat_ranges([shard], [start], [start + 50], on_error="return")
+        (data,) = reader.cat_ranges([shard], [start], [start + 50], on_error="return", seconds=60)
         assert data == expected[start : start + 50]
     assert client.signed == [shard]
     assert client.asked == []
@@ -52,9 +52,9 @@ def test_a_signature_is_renewed_before_it_ends(
     client, now = Client(web), [1000.0]
     monkeypatch.setattr(signed.time, "monotonic", lambda: now[0])
     reader = SignedReads(client)
-    reader.cat_ranges([shard], [0], [9], on_error="return")
+    reader.cat_ranges([shard], [0], [9], on_error="return", seconds=60)
     now[0] += 899
-    reader.cat_ranges([shard], [0], [9], on_error="return")
+    reader.cat_ranges([shard], [0], [9], on_error="return", seconds=60)
     assert len(client.signed) == 2
 
 
@@ -62,7 +62,10 @@ def test_what_a_url_does_not_give_the_client_is_asked_for(web: Place, shard: str
     client = Client(web)
     reader = SignedReads(client)
     expected = web.location.read(shard)[:9]
-    assert reader.cat_ranges([shard, "none"], [0, 0], [9, 9], "return") == [expected, b"client"]
+    assert reader.cat_ranges([shard, "none"], [0, 0], [9, 9], "return", seconds=60) == [
+        expected,
+        b"client",
+    ]
     assert client.asked == ["none"]
 
 
@@ -70,7 +73,7 @@ def test_where_urls_are_in_vain_no_more_are_signed(web: Place) -> None:
     client = Client(web)
     reader = SignedReads(client)
     for _ in range(6):
-        assert reader.cat_ranges(["none"], [0], [9], on_error="return") == [b"client"]
+        assert reader.cat_ranges(["none"], [0], [9], on_error="return", seconds=60) == [b"client"]
     assert len(client.signed) == 3
     assert len(client.asked) == 6
 

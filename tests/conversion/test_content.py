@@ -18,7 +18,6 @@ from conversion.inventory import take_inventory
 from conversion.patient import convert_patient
 from conversion.publish import finalise
 from lundprobe_zarr.cohort import open_cohort
-from lundprobe_zarr.errors import DatasetError
 from lundprobe_zarr.schema.encoding import BloscSettings
 from lundprobe_zarr.schema.manifest import Content
 from lundprobe_zarr.store.content import table_content
@@ -143,8 +142,8 @@ def test_validation_notices_a_number_altered_in_a_table(work: Workplace) -> None
     place = table.column_names.index("d50_gy")
     altered = table.set_column(place, table.schema.field(place), pa.array([1.5] * len(table)))
     pq.write_table(altered, file)
-    with pytest.raises(DatasetError, match=r"structures/base-00000.parquet: .* not those"):
-        problems(work.dataset)
+    assert "structures/base-00000.parquet" in problems(work.dataset)
+    assert "not those the manifest knows" in problems(work.dataset)
     forget_hashes(work.dataset)
     assert "structures table, base: content" in problems(work.dataset)
     assert "run finalise" in problems(work.dataset)
