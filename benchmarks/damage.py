@@ -161,7 +161,7 @@ def copies(remote: Remote, dataset: Path, rounds: int, seed: int) -> dict[str, A
     number = iter(range(rounds))
 
     def copy() -> str:
-        place = Location(f"s3://bucket/copy-{next(number)}", remote.reach(timeout=5))
+        place = Location(f"s3://faults/copy-{next(number)}", remote.reach(timeout=5))
         report = copy_dataset(Location(dataset), place)
         remote.proxy.choose = lambda method, path: None
         if report.failures:
@@ -169,7 +169,7 @@ def copies(remote: Remote, dataset: Path, rounds: int, seed: int) -> dict[str, A
         return "wrong" if validate(place, deep=True).problems else "right"
 
     tries = [sprinkled(UPLOADS, FEWER, seed + n, ("PUT",)) for n in range(rounds)]
-    return attempt(Remote("s3://bucket", remote.options, remote.proxy), tries, copy)
+    return attempt(Remote("s3://faults", remote.options, remote.proxy), tries, copy)
 
 
 def copies_from(remote: Remote, dataset: Path, tries: list[Choice]) -> dict[str, Any]:

@@ -74,6 +74,7 @@ class Cluster:
             process = subprocess.Popen(
                 [*before, sys.executable, "-m", f"distributed.cli.dask_{kind}"]
                 + [str(a) for a in arguments],
+                cwd=self.folder,  # in the checkout its egg-info would count as installed
                 env=os.environ | {"PYTHONPATH": str(ROOT), **env},
                 stdout=log,
                 stderr=log,

@@ -33,6 +33,7 @@ from lundprobe_zarr.store.dataset import open_manifest
 from lundprobe_zarr.store.location import Location
 from lundprobe_zarr.store.memory import SOURCE_NOTE
 from lundprobe_zarr.store.validate import validate
+from tests.altered import but_for_time
 from tests.anywhere.servers import Traffic, s3_server
 
 ROOT = Path(__file__).parents[2]
@@ -79,8 +80,8 @@ def s3_target(scratch: Path) -> Iterator[Target]:
 
     with s3_server() as (endpoint, traffic):
         options = {"key": "any", "secret": "as good as any", "endpoint_url": endpoint}
-        s3fs.S3FileSystem(**options, skip_instance_cache=True).mkdir("bucket")
-        yield Target("s3://bucket/nothing", scratch, options, traffic)
+        s3fs.S3FileSystem(**options, skip_instance_cache=True).makedirs("kills", exist_ok=True)
+        yield Target("s3://kills/nothing", scratch, options, traffic)
 
 
 def start(
@@ -126,13 +127,14 @@ def wait_until_gone(processes: Collection[int]) -> None:
 
 
 def objects(location: Location, patient: str) -> Objects:
-    """A store's objects with their MD5s, the root's without the time it was made at."""
+    """A store's objects with their MD5s, the root's without the time it was made at, and the
+    hash which covers that."""
     place = store_path(patient)
     found = {}
     for name, entry in location.listing(place).items():
         if name == "zarr.json":
             root = json.loads(location.read(f"{place}/{name}"))
-            del root["attributes"]["created"]
+            root = but_for_time(root)
             found[name] = hashlib.md5(json.dumps(root, sort_keys=True).encode()).hexdigest()
         else:
             known = entry.md5 or hashlib.md5(location.read(f"{place}/{name}")).digest()

@@ -311,8 +311,8 @@ def s3_behind(dataset: Path) -> Iterator[Remote]:
 
     with s3_server() as (url, _), proxied(url) as (through, proxy):
         options = {"key": "AKIAIOSFODNN7EXAMPLE", "secret": "none", "endpoint_url": through}
-        s3fs.S3FileSystem(**options).mkdir("bucket")
-        remote = Remote("s3://bucket/lund-probe", options, proxy)
+        s3fs.S3FileSystem(**options).makedirs("faults", exist_ok=True)
+        remote = Remote("s3://faults/lund-probe", options, proxy)
         assert not copy_dataset(Location(dataset), remote.location()).failures
         yield remote
 

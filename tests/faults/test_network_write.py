@@ -50,7 +50,7 @@ def lines_are_fast(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def beside(s3: Remote, name: str, seconds: float) -> Location:
-    return Location(f"s3://bucket/{name}", s3.reach(timeout=seconds))
+    return Location(f"s3://faults/{name}", s3.reach(timeout=seconds))
 
 
 @pytest.mark.parametrize("fault", UPLOADS)
