@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 #: Arrays of these sizes in bytes are lent: malloc keeps smaller ones itself, and larger ones would
 #: be much to keep.
-_LENT = range(128 * 1024, 64 * 1024**2)
+_LEAST, _MOST = 128 * 1024, 64 * 1024**2
 
 #: Idle memory, what was given back last at the end; the oldest makes room. Of its methods only
 #: those are used that are one step of the interpreter's, as memory comes back at any moment.
@@ -36,8 +36,8 @@ class _Loan:
 
 def zeros(shape: Sequence[int], dtype: np.dtype[Any]) -> npt.NDArray[Any]:
     """As `numpy.zeros`: a writable array of its own, in C order."""
-    size = prod(shape) * dtype.itemsize
-    if size not in _LENT:
+    size = prod(map(int, shape)) * dtype.itemsize
+    if not _LEAST <= size <= _MOST:
         return np.zeros(shape, dtype)
     memory = _idle(size)
     if memory is None:

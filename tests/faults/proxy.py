@@ -12,6 +12,7 @@ import socket
 import struct
 import threading
 import time
+import uuid
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -312,7 +313,7 @@ def s3_behind(dataset: Path) -> Iterator[Remote]:
     with s3_server() as (url, _), proxied(url) as (through, proxy):
         options = {"key": "AKIAIOSFODNN7EXAMPLE", "secret": "none", "endpoint_url": through}
         s3fs.S3FileSystem(**options).makedirs("faults", exist_ok=True)
-        remote = Remote("s3://faults/lund-probe", options, proxy)
+        remote = Remote(f"s3://faults/{uuid.uuid4().hex}", options, proxy)
         assert not copy_dataset(Location(dataset), remote.location()).failures
         yield remote
 

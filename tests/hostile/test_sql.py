@@ -218,24 +218,12 @@ def test_a_query_beyond_its_memory_fails_and_leaves_nothing(tmp_path: Path) -> N
     assert list(tmp_path.iterdir()) == []
 
 
-INTERRUPTED = """
-import os, signal, threading
-from lundprobe_zarr.store.sql import session
-query = "SELECT count(*) FROM range(100000000000) a, range(100000)"
-threading.Timer(1, os.kill, (os.getpid(), signal.SIGINT)).start()
-try:
-    with session(query, {}) as connection:
-        connection.execute(query).fetchall()
-except KeyboardInterrupt:
-    print("interrupted")
-"""
-
-
 def test_ctrl_c_is_an_interrupt_and_no_error_of_its_own() -> None:
-    env = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
-    command = [sys.executable, "-c", INTERRUPTED]
-    ran = subprocess.run(command, env=env, capture_output=True, text=True, timeout=60, check=True)
-    assert ran.stdout == "interrupted\n"
+    # What DuckDB makes of it; when it looks for one depends on the query.
+    with pytest.raises(KeyboardInterrupt), session("SELECT 1", {}):
+        raise RuntimeError("Query interrupted")
+    with pytest.raises(RuntimeError, match="another"), session("SELECT 1", {}):
+        raise RuntimeError("another")
 
 
 def test_a_text_without_end_is_refused_at_once(phantom: Cohort) -> None:
