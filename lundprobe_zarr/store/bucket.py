@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import ExitStack
 from inspect import signature
 from typing import Any
 
@@ -29,9 +30,8 @@ class BucketFiles(S3FileSystem):  # type: ignore[misc]
     async def _call_s3(self, method: str, *akwarglist: Any, **kwargs: Any) -> Any:
         answer = await super()._call_s3(method, *akwarglist, **kwargs)
         if method == "get_object":
-            try:
+            with ExitStack() as stack:
+                stack.callback(answer["Body"].close)
                 require_range_of_s3(kwargs, answer)
-            except BaseException:
-                answer["Body"].close()
-                raise
+                stack.pop_all()  # right: it is to be read
         return answer

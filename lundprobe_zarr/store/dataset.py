@@ -144,10 +144,14 @@ def _footer(location: Location, file: str) -> pq.FileMetaData:
     except DatasetError:
         raise
     except _UNSOUND as error:
-        raise DatasetError(
-            f"{location.path(file)}: not there, or no sound Parquet file ({error}); rebuild it "
-            "with `lundprobe-zarr finalise`"
-        ) from error
+        raise _no_table(location.path(file), error) from error
+
+
+def _no_table(where: str, error: Exception) -> DatasetError:
+    return DatasetError(
+        f"{where}: not there, or no sound Parquet file ({error}); rebuild it with `lundprobe-zarr "
+        "finalise`"
+    )
 
 
 def _end(location: Location, file: str, size: int, length: int) -> bytes:
@@ -172,10 +176,7 @@ def parquet_file(location: Location, file: str) -> Iterator[pq.ParquetFile]:
     except DatasetError:
         raise
     except _UNSOUND as error:
-        raise DatasetError(
-            f"{location.path(file)}: not there, or no sound Parquet file ({error}); rebuild it "
-            "with `lundprobe-zarr finalise`"
-        ) from error
+        raise _no_table(location.path(file), error) from error
 
 
 @dataclass(frozen=True)
