@@ -25,6 +25,10 @@ _MEMORY_GIB = 6.0
 _FINDINGS = 50
 
 
+#: Hypothesis's own notes, where it is at work.
+_NOT_OURS = ".hypothesis"
+
+
 class Choices(random.Random):
     """A source of choices that takes them from bytes, and zeros when these are used up."""
 
@@ -111,7 +115,8 @@ class _Run:
         faulthandler.dump_traceback_later(3 * self._judge.SECONDS, exit=True)
         case = make()
         found = self._judge.judge(self.target, case)
-        if found is None and (there := self._judge.strangers(self._empty)):
+        there = [n for n in self._judge.strangers(self._empty) if n != _NOT_OURS]
+        if found is None and there:
             found = f"wrote {there[0]}"
         faulthandler.cancel_dump_traceback_later()
         if found is not None and len(self.findings) < _FINDINGS:

@@ -88,6 +88,9 @@ def session(
     except duckdb.Error as error:
         end = f"; {remedy}" if remedy else ""
         raise QueryError(f"{shown(text)}: {reason(str(error))}{end}") from error
+    except UnicodeDecodeError as error:  # DuckDB cuts the text that it quotes amid a character
+        end = f"; {remedy}" if remedy else ""
+        raise QueryError(f"{shown(text)}: not SQL that DuckDB takes{end}") from error
     except RuntimeError as error:
         if str(error) != _INTERRUPTED:
             raise

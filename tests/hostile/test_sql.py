@@ -226,6 +226,13 @@ def test_ctrl_c_is_an_interrupt_and_no_error_of_its_own() -> None:
         raise RuntimeError("another")
 
 
+def test_an_error_that_duckdb_cuts_amid_a_character_is_an_error_like_others(
+    phantom: Cohort,
+) -> None:
+    with pytest.raises(QueryError):
+        phantom.where("NOT ('\u202e' IS NOT DISTINCT FROM b'')")
+
+
 def test_a_text_without_end_is_refused_at_once(phantom: Cohort) -> None:
     for ask, text in (
         (phantom.where, "true" + " AND true" * 100_000),
