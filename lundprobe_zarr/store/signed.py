@@ -1,8 +1,9 @@
 """Byte ranges of S3 objects by signed URL, which takes less of a processor than the client of S3.
 
-That client builds, signs and parses every request anew, and a patch takes a dozen. A URL is signed by it once for each object and then serves for all of the object's ranges, as
-plain HTTP. Whatever fails so is asked for once more by the client itself, whose retries, refreshed
-credentials and errors count.
+That client builds, signs and parses every request anew, and a patch takes a dozen. A URL is signed
+by it once for each object and then serves for all of the object's ranges, as plain HTTP. Whatever
+fails so is asked for once more by the client itself, whose retries, refreshed credentials and
+errors count.
 """
 
 from __future__ import annotations
