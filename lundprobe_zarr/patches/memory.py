@@ -34,17 +34,28 @@ class _Loan:
         _IDLE.append(self._memory)
 
 
-def zeros(shape: Sequence[int], dtype: np.dtype[Any]) -> npt.NDArray[Any]:
-    """As `numpy.zeros`: a writable array of its own, in C order."""
-    size = prod(map(int, shape)) * dtype.itemsize
+def empty(shape: Sequence[int], dtype: np.dtype[Any]) -> npt.NDArray[Any]:
+    """As `numpy.empty`: a writable array of its own, in C order, to be filled wholly."""
+    size = _size(shape, dtype)
     if not _LEAST <= size <= _MOST:
-        return np.zeros(shape, dtype)
+        return np.empty(shape, dtype)
     memory = _idle(size)
     if memory is None:
-        memory = np.zeros(size, np.uint8)
-    else:
-        memory.fill(0)
+        memory = np.empty(size, np.uint8)
     return np.asarray(_Loan(memory)).view(dtype).reshape(shape)
+
+
+def zeros(shape: Sequence[int], dtype: np.dtype[Any]) -> npt.NDArray[Any]:
+    """As `numpy.zeros`: a writable array of its own, in C order."""
+    if not _LEAST <= _size(shape, dtype) <= _MOST:
+        return np.zeros(shape, dtype)
+    array = empty(shape, dtype)
+    array.fill(0)
+    return array
+
+
+def _size(shape: Sequence[int], dtype: np.dtype[Any]) -> int:
+    return prod(map(int, shape)) * dtype.itemsize
 
 
 def _idle(size: int) -> npt.NDArray[np.uint8] | None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from math import prod
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -15,7 +16,7 @@ import numpy.typing as npt
 
 from lundprobe_zarr.errors import MissingStructureError, UnknownLabelError, UsageError
 from lundprobe_zarr.patches.content import Block, Content
-from lundprobe_zarr.patches.memory import zeros
+from lundprobe_zarr.patches.memory import empty, zeros
 from lundprobe_zarr.store.metadata import StoreMetadata
 from lundprobe_zarr.store.patch import Part, PatchReader
 from lundprobe_zarr.vocabulary.lattice import (
@@ -162,10 +163,14 @@ def _arrays(
     box, window = (span.inner, None) if move is None else move.window()
     sample: dict[str, npt.NDArray[Any]] = {}
     parts, targets = [], []
+    inside = all(s == slice(0, n) for s, n in zip(span.place, size, strict=True))
     for block in content.blocks:
         indices = dict(_indices(reader, block))
         dtype = reader.array(block.path).dtype if indices else np.dtype(bool)
-        array = zeros((*block.shape, *size), _sample_type(block, dtype, window))
+        # What will be read takes all of it, or else the rest is zero.
+        whole = inside and len(indices) == prod(block.shape)
+        make = empty if whole else zeros
+        array = make((*block.shape, *size), _sample_type(block, dtype, window))
         for place, index in indices.items():
             parts.append(Part(block.path, index, box))
             targets.append(array[place][span.place])

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import os
 import threading
-from functools import partial
 from types import TracebackType
 
+import numpy as np
+
+from lundprobe_zarr.store.cores import Core
 from lundprobe_zarr.store.location import Location, Range
 
-_SCRATCH = threading.local()
+_BYTE = np.dtype(np.uint8)
 
 
 class LocalFiles:
@@ -37,28 +39,24 @@ class LocalFiles:
             os.close(descriptor)
         self._descriptors.clear()
 
-    def read(self, wanted: Range) -> memoryview:
-        """Bytes of a range, good until this thread reads the next one; fewer at the file's end.
+    def read(self, wanted: Range, core: Core) -> memoryview:
+        """Bytes of a range, good until this core reads the next one; fewer at the file's end.
 
         Raises `FileNotFoundError` if there is no such file, `DatasetError` if it cannot be read.
         """
-        return self._location._do(wanted.name, partial(self._read, wanted))
-
-    def _read(self, wanted: Range) -> memoryview:
-        buffer = _scratch(wanted.stop - wanted.start)
-        count = os.preadv(self._descriptor(wanted.name), [buffer], wanted.start)
+        buffer = core.array("bytes", (wanted.stop - wanted.start,), _BYTE).data
+        try:
+            count = os.preadv(self._descriptor(wanted.name), [buffer], wanted.start)
+        except OSError as error:
+            raise self._location.explained(error, wanted.name) from None
         return buffer[:count]
 
     def _descriptor(self, name: str) -> int:
-        with self._lock:
-            if name not in self._descriptors:
-                flags = os.O_RDONLY | os.O_CLOEXEC
-                self._descriptors[name] = os.open(self._location.local(name), flags)
-            return self._descriptors[name]
-
-
-def _scratch(size: int) -> memoryview:
-    """`size` bytes of this thread's."""
-    if len(getattr(_SCRATCH, "buffer", b"")) < size:
-        _SCRATCH.buffer = bytearray(size)
-    return memoryview(_SCRATCH.buffer)[:size]
+        found = self._descriptors.get(name)
+        if found is None:
+            with self._lock:
+                found = self._descriptors.get(name)
+                if found is None:
+                    flags = os.O_RDONLY | os.O_CLOEXEC
+                    found = self._descriptors[name] = os.open(self._location.local(name), flags)
+        return found

@@ -18,6 +18,7 @@ from fsspec.implementations.local import LocalFileSystem
 
 from lundprobe_zarr.errors import DatasetError, UsageError
 from lundprobe_zarr.store.clients import open_files, takes_seconds
+from lundprobe_zarr.store.cores import waiting
 from lundprobe_zarr.store.disk import copy_local, read_local, staged, write_local
 from lundprobe_zarr.store.failures import (
     explain,
@@ -209,7 +210,7 @@ class Location:
         try:
             return action()
         except failures() as error:
-            ours = self._ours(error, relative)
+            ours = self.explained(error, relative)
         except TypeError as error:  # some file systems look at their options only now
             if "unexpected keyword argument" not in str(error):
                 raise
@@ -220,7 +221,8 @@ class Location:
             )
         raise ours
 
-    def _ours(self, error: BaseException, relative: str) -> OSError:
+    def explained(self, error: BaseException, relative: str) -> OSError:
+        """Our own error for what a library raised about an object."""
         if is_missing(error):
             return FileNotFoundError(errno.ENOENT, "not there", self.path(relative))
         return explain(error, self.path(relative), self._secrets, self.is_local)
@@ -236,9 +238,10 @@ class Location:
             limit = {"timeout": seconds} if what in vars(self._fs) else {}
             return getattr(self._fs, what)(*args, **more, **limit)
 
-        if not often:
-            return attempt(self._patience.allowed(size))
-        return self._patience.persist(attempt, size, self._repeats)
+        with waiting():
+            if not often:
+                return attempt(self._patience.allowed(size))
+            return self._patience.persist(attempt, size, self._repeats)
 
     def read(self, relative: str, size: int = UNKNOWN) -> bytes:
         """Contents of one object; one request. `size` is how large it may be, for its time limit.
@@ -262,6 +265,10 @@ class Location:
         """
         if self.is_local:
             return self._read_local(ranges)
+        with waiting():
+            return self._read_from_afar(ranges)
+
+    def _read_from_afar(self, ranges: Sequence[Range]) -> list[bytes]:
         results: list[Any] = [None] * len(ranges)
         again = list(range(len(ranges)))
         for seconds in self._patience.attempts(sum(r.stop - r.start for r in ranges)):
@@ -288,7 +295,7 @@ class Location:
         if isinstance(result, BaseException):
             if is_past_end(result):
                 return b""
-            raise self._ours(result, wanted.name)
+            raise self.explained(result, wanted.name)
         data = bytes(result)
         if len(data) > wanted.stop - wanted.start:  # the server takes no ranges: all of the object
             return data[wanted.start : wanted.stop]

@@ -9,15 +9,17 @@ Every checksum is compared; a shard that should be there and is not is an error,
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 import threading
 import time
 from bisect import bisect_left
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -31,8 +33,8 @@ from lundprobe_zarr.errors import (
 from lundprobe_zarr.schema.layout import LABEL_ORDER
 from lundprobe_zarr.schema.records import SourceRecord
 from lundprobe_zarr.schema.tables import store_path
+from lundprobe_zarr.store.cores import Core, awaited, cores, waiting, working
 from lundprobe_zarr.store.dataset import open_store
-from lundprobe_zarr.store.decoding import cores, decoded
 from lundprobe_zarr.store.local_files import LocalFiles
 from lundprobe_zarr.store.location import Location, Range
 from lundprobe_zarr.store.metadata import StoreMetadata, VolumeArray, shard_key
@@ -75,32 +77,38 @@ class _Tail:
     data: bytes
 
 
-@dataclass(frozen=True)
-class _Chunk:
-    """An inner chunk to fetch: for which part, at which place in the grid, where in the shard."""
+class _Chunk(NamedTuple):
+    """An inner chunk to fetch: bytes of the shard, which voxels of it, and where they belong.
 
-    part: int
-    place: tuple[int, int, int]
+    `first` and `last` bound its voxels (z, y, x) that lie in the part's box, `to` is where the
+    first of them goes there, `place` is the chunk's in the grid.
+    """
+
     start: int
     stop: int
+    place: Sequence[int]
+    first: Sequence[int]
+    last: Sequence[int]
+    to: Sequence[int]
 
 
 @dataclass(frozen=True)
 class _Run:
-    """Chunks of one part that are fetched together: from byte `start` of the shard on."""
+    """Chunks of a part, by its number, fetched together: from byte `start` of the shard on."""
+
+    part: int
 
     chunks: Sequence[_Chunk]
     start: int
     data: memoryview | None = None
 
 
-@dataclass(frozen=True)
-class _Where:
+class _Where(NamedTuple):
     """Names a chunk of a part in a message: made text only if there is one."""
 
     reader: PatchReader
     part: Part
-    place: tuple[int, ...]
+    place: Sequence[int]
 
     def __str__(self) -> str:
         return self.reader._where(self.part, self.place)
@@ -131,6 +139,7 @@ class PatchReader:
         self._process = os.getpid()
         self._lock = threading.Lock()
         self._tails: dict[tuple[str, tuple[int, ...]], Future[_Tail]] = {}
+        self._names: dict[tuple[str, tuple[int, ...]], str] = {}
         self.unchanged = Unchanged(self.location, self.metadata)
 
     def __getstate__(self) -> dict[str, Any]:
@@ -196,22 +205,24 @@ class PatchReader:
     ) -> list[Volume]:
         """Voxels (z, y, x) of every part; a volume that is marked as not present is all zero.
 
-        `into` are arrays of zeros to fill, one of each part's shape. Raises `DamagedStoreError`,
-        naming store, array and chunk, for a byte missing or wrong, `ChangedStoreError` if another
-        store has taken the place of the one that was opened: see `store.unchanged`.
+        `into` are arrays to fill, one of each part's shape, whatever they hold. Raises
+        `DamagedStoreError`, naming store, array and chunk, for a byte missing or wrong,
+        `ChangedStoreError` if another store has taken the place of the one that was opened: see
+        `store.unchanged`.
         """
-        with self.unchanged.during():
+        with working(), self.unchanged.during():
             return self._read_parts(parts, into)
 
     def _read_parts(self, parts: Sequence[Part], into: Sequence[Volume] | None) -> list[Volume]:
         out = list(into) if into is not None else [self._zeros(part) for part in parts]
         for pause in () if self.location.is_local else PAUSES:
             try:
-                return self._read_into(parts, out)
+                return self._read_into(parts, out, into is not None)
             except DamagedStoreError:  # or spoilt on its way
                 self._doubt(parts)
-                time.sleep(pause)
-        return self._read_into(parts, out)
+                with waiting():
+                    time.sleep(pause)
+        return self._read_into(parts, out, into is not None)
 
     def _doubt(self, parts: Sequence[Part]) -> None:
         """Read these parts from where they are the next time, their indices too."""
@@ -220,15 +231,29 @@ class PatchReader:
                 self._tails.pop((part.array, part.index), None)
         self.location.forget(f"{store_path(self.metadata.patient_id)}/zarr.json")
 
-    def _read_into(self, parts: Sequence[Part], out: list[Volume]) -> list[Volume]:
+    def _read_into(self, parts: Sequence[Part], out: list[Volume], clear: bool) -> list[Volume]:
         wanted = [(n, p) for n, p in enumerate(parts) if out[n].size and self._stored_bytes(p)]
         tails = self._fetch_tails([p for _, p in wanted])
         known = {n: tail for (n, _), tail in zip(wanted, tails, strict=True)}
         kept, lacking = self._runs(parts, known)
         if not self.location.is_local:
             lacking = self._fetch(lacking, parts)  # in one round; else each as it is decoded
-        self._place_all(parts, [*kept, *lacking], out)
+        runs = [*kept, *lacking]
+        if clear:
+            self._clear(parts, runs, out)
+        self._place_all(parts, runs, out)
         return out
+
+    def _clear(self, parts: Sequence[Part], runs: Sequence[_Run], out: Sequence[Volume]) -> None:
+        """Set to zero what chunks will not fill wholly."""
+        found: Counter[int] = Counter()
+        for run in runs:
+            found[run.part] += len(run.chunks)
+        for number, part in enumerate(parts):
+            chunk = self._codecs[part.array].chunk
+            touched = (len(_touched(s, c)) for s, c in zip(part.box, chunk, strict=True))
+            if found[number] < math.prod(touched):
+                out[number].fill(0)
 
     def _zeros(self, part: Part) -> Volume:
         shape = tuple(s.stop - s.start for s in part.box)
@@ -252,15 +277,18 @@ class PatchReader:
         return 0 if record is None else record.stored_bytes
 
     def _name(self, part: Part) -> str:
-        key = shard_key(self.metadata.arrays[part.array].spec, part.index)
-        return f"{store_path(self.metadata.patient_id)}/{key}"
+        key = part.array, part.index
+        if key not in self._names:
+            shard = shard_key(self.metadata.arrays[part.array].spec, part.index)
+            self._names[key] = f"{store_path(self.metadata.patient_id)}/{shard}"
+        return self._names[key]
 
-    def _where(self, part: Part, place: tuple[int, ...] | None = None) -> str:
+    def _where(self, part: Part, place: Sequence[int] | None = None) -> str:
         """Store, array, volume and, if given, inner chunk, for messages."""
         spec = self.metadata.arrays[part.array].spec
         there = self.metadata.labels(spec.group)
         labels = [f"{d}={there[d][i]}" for d, i in zip(spec.label_dims, part.index, strict=True)]
-        chunk = "" if place is None else f", chunk {place} (z, y, x)"
+        chunk = "" if place is None else f", chunk {tuple(place)} (z, y, x)"
         named = f"array {part.array}" + (f" [{', '.join(labels)}]" if labels else "")
         return f"{self.location.path(self._name(part))}: {named}{chunk}"
 
@@ -274,7 +302,7 @@ class PatchReader:
             futures = {k: self._tails.setdefault(k, Future()) for k in keys}
         if mine:
             self._fill(futures, mine)
-        return [futures[k].result() for k in keys]
+        return [awaited(futures[k]) for k in keys]
 
     def _fill(
         self,
@@ -344,19 +372,22 @@ class PatchReader:
         if hashlib.sha256(data).hexdigest() != expected:
             self.unchanged.require_root()
 
-    def _chunks(self, number: int, part: Part, tail: _Tail) -> list[_Chunk]:
+    def _chunks(self, part: Part, tail: _Tail) -> list[_Chunk]:
         """The inner chunks that a part's box touches and that are not empty, as they are stored."""
         codec = self._codecs[part.array]
-        touched = [
-            np.arange(s.start // c, -(-s.stop // c))
-            for s, c in zip(part.box, codec.chunk, strict=True)
-        ]
+        touched = [_touched(s, c) for s, c in zip(part.box, codec.chunk, strict=True)]
         places = np.stack(np.meshgrid(*touched, indexing="ij"), -1).reshape(-1, 3)
         entries = tail.index[np.ravel_multi_index(tuple(places.T), codec.grid)]
-        there = entries[:, 0] != EMPTY
-        found = zip(places[there].tolist(), entries[there].tolist(), strict=True)
-        chunks = [_Chunk(number, (z, y, x), at, at + length) for (z, y, x), (at, length) in found]
-        return sorted(chunks, key=lambda c: c.start)
+        there = np.flatnonzero(entries[:, 0] != EMPTY)
+        there = there[np.argsort(entries[there, 0])]
+        places, ends = places[there], entries[there].cumsum(axis=1)
+        box = np.array([(s.start, s.stop) for s in part.box])
+        corner = places * codec.chunk
+        first = np.maximum(corner, box[:, 0])
+        last = np.minimum(corner + codec.chunk, box[:, 1])
+        rows = places, first - corner, last - corner, first - box[:, 0]
+        columns = zip(ends.tolist(), *(r.tolist() for r in rows), strict=True)
+        return [_Chunk(start, stop, *rest) for (start, stop), *rest in columns]
 
     def _runs(
         self, parts: Sequence[Part], tails: Mapping[int, _Tail]
@@ -364,12 +395,12 @@ class PatchReader:
         """All chunks of the parts in runs: those that their tails hold, and those to fetch."""
         kept, lacking = [], []
         for number, tail in tails.items():
-            chunks = self._chunks(number, parts[number], tail)
+            chunks = self._chunks(parts[number], tail)
             split = bisect_left(chunks, tail.start, key=lambda c: c.start)
             if chunks[split:]:
-                kept.append(_Run(chunks[split:], tail.start, memoryview(tail.data)))
+                kept.append(_Run(number, chunks[split:], tail.start, memoryview(tail.data)))
             gap = -1 if self.location.is_local else MERGE_GAP
-            lacking += [_Run(run, run[0].start) for run in _merged(chunks[:split], gap)]
+            lacking += [_Run(number, run, run[0].start) for run in _merged(chunks[:split], gap)]
         return kept, lacking
 
     def _fetch(self, runs: Sequence[_Run], parts: Sequence[Part]) -> list[_Run]:
@@ -378,7 +409,7 @@ class PatchReader:
         return [replace(r, data=memoryview(d)) for r, d in zip(runs, found, strict=True)]
 
     def _range(self, run: _Run, parts: Sequence[Part]) -> Range:
-        return Range(self._name(parts[run.chunks[0].part]), run.start, run.chunks[-1].stop)
+        return Range(self._name(parts[run.part]), run.start, run.chunks[-1].stop)
 
     def _place_all(self, parts: Sequence[Part], runs: Sequence[_Run], out: list[Volume]) -> None:
         """Decode all chunks into `out`; in threads, as each chunk has its own place there."""
@@ -391,7 +422,7 @@ class PatchReader:
             # Of this call alone: a pool kept would have no threads in a forked process. And this
             # thread only waits: in a main thread numcodecs decodes without letting go of the
             # interpreter.
-            with ThreadPoolExecutor(threads) as pool:
+            with waiting(), ThreadPoolExecutor(threads) as pool:
                 work = [
                     pool.submit(self._place_runs, parts, pending, files, out)
                     for _ in range(threads)
@@ -402,22 +433,22 @@ class PatchReader:
     def _place_runs(
         self, parts: Sequence[Part], runs: Iterator[_Run], files: LocalFiles, out: list[Volume]
     ) -> None:
-        for run in runs:
-            number = run.chunks[0].part
-            data = run.data
-            if data is None:
-                data = self._read_local(self._range(run, parts), parts[number], files)
-            for chunk in run.chunks:
-                piece = data[chunk.start - run.start : chunk.stop - run.start]
-                self._place(parts[number], chunk, piece, out[number])
+        with working() as core:
+            for run in runs:
+                part, data = parts[run.part], run.data
+                if data is None:
+                    data = self._read_local(self._range(run, parts), part, files, core)
+                for chunk in run.chunks:
+                    piece = data[chunk.start - run.start : chunk.stop - run.start]
+                    self._place(part, chunk, piece, out[run.part], core)
 
-    def _read_local(self, wanted: Range, part: Part, files: LocalFiles) -> memoryview:
+    def _read_local(self, wanted: Range, part: Part, files: LocalFiles, core: Core) -> memoryview:
         try:
-            return files.read(wanted)
+            return files.read(wanted, core)
         except FileNotFoundError as error:
             raise self._gone(part) from error
 
-    def _place(self, part: Part, chunk: _Chunk, data: memoryview, out: Volume) -> None:
+    def _place(self, part: Part, chunk: _Chunk, data: memoryview, out: Volume, core: Core) -> None:
         """Decode a chunk and put what lies in the part's box into `out`."""
         codec, where = self._codecs[part.array], _Where(self, part, chunk.place)
         if len(data) != chunk.stop - chunk.start:
@@ -425,14 +456,16 @@ class PatchReader:
                 f"{where}: {len(data)} bytes; expected {chunk.stop - chunk.start}: the file is "
                 f"truncated; {remedy(str(where))}"
             )
-        voxels = decoded(codec, data, where)
-        inside, target = [], []
-        for place, length, box in zip(chunk.place, codec.chunk, part.box, strict=True):
-            first = place * length
-            start, stop = max(first, box.start), min(first + length, box.stop)
-            inside.append(slice(start - first, stop - first))
-            target.append(slice(start - box.start, stop - box.start))
-        out[tuple(target)] = voxels[tuple(inside)]
+        scratch = core.array("chunk", codec.chunk, codec.dtype)
+        voxels = codec.decode_chunk(data, where, scratch)
+        (z, y, x), (z1, y1, x1), (k, j, i) = chunk.first, chunk.last, chunk.to
+        inside = voxels[z:z1, y:y1, x:x1]
+        out[k : k + z1 - z, j : j + y1 - y, i : i + x1 - x] = inside
+
+
+def _touched(span: slice, length: int) -> range:
+    """Places in the grid of the chunks, `length` voxels long, that a span of voxels touches."""
+    return range(span.start // length, -(-span.stop // length))
 
 
 def _merged(chunks: Sequence[_Chunk], gap: int) -> Iterator[list[_Chunk]]:

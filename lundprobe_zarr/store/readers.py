@@ -10,6 +10,7 @@ from concurrent.futures import Future
 from typing import Any, Generic, TypeVar
 
 from lundprobe_zarr.errors import LundProbeError
+from lundprobe_zarr.store.cores import awaited
 from lundprobe_zarr.store.patch import PatchReader
 
 K = TypeVar("K", bound=Hashable)
@@ -54,7 +55,7 @@ class Readers(Generic[K]):
                 self._opened.popitem(last=False)
         if is_first:
             self._open(key, future)
-        return future.result()
+        return awaited(future)
 
     def _open(self, key: K, future: Future[PatchReader]) -> None:
         try:

@@ -16,7 +16,7 @@ from lundprobe_zarr.errors import UsageError
 from lundprobe_zarr.patches import Content, Pad, Plan, Sample, Sampling, Share
 from lundprobe_zarr.patches.content import Labels
 from lundprobe_zarr.store.cache import CachedLocation
-from lundprobe_zarr.store.decoding import cores
+from lundprobe_zarr.store.cores import cores
 from lundprobe_zarr.store.location import Location
 from lundprobe_zarr.views.stream_reading import Failure, Loader, ahead
 from lundprobe_zarr.views.stream_state import VERSION, check, identity_of

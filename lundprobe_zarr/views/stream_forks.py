@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from lundprobe_zarr.errors import UsageError
+from lundprobe_zarr.store.cores import waiting
 
 #: Longest that a fork waits, seconds: a read that a server lets hang is not waited for.
 PATIENCE = 10.0
@@ -26,6 +27,12 @@ class _Gate:
         self.reading = 0
         self.closed = False
         self.torn = False
+
+    def enter(self) -> bool:
+        """Count one more that reads; False if closed."""
+        with self.condition:
+            self.reading += not self.closed
+            return not self.closed
 
     def before(self) -> None:
         """Close, and wait for those who read."""
@@ -60,9 +67,10 @@ def reading() -> Iterator[None]:
             f"this process was forked while a thread of its parent was reading, for {PATIENCE:g} s "
             "on end; expected workers to be started before, or by spawn or forkserver"
         )
-    with _GATE.condition:
-        _GATE.condition.wait_for(lambda: not _GATE.closed)
-        _GATE.reading += 1
+    while not _GATE.enter():
+        # On no core meanwhile: those who read, and are waited for, may need it.
+        with waiting(), _GATE.condition:
+            _GATE.condition.wait_for(lambda: not _GATE.closed)
     try:
         yield
     finally:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import sys
+import threading
 import time
 from collections import deque
 from collections.abc import Generator, Iterable
@@ -13,10 +15,14 @@ from functools import partial
 from lundprobe_zarr.errors import DamagedStoreError, StreamError, UnknownLabelError, UsageError
 from lundprobe_zarr.patches import Draw, Plan, Sample
 from lundprobe_zarr.schema.tables import store_path
+from lundprobe_zarr.store.cores import make_way, waiting, working
 from lundprobe_zarr.store.location import Location
 from lundprobe_zarr.store.patch import PatchReader
 from lundprobe_zarr.store.readers import Readers
 from lundprobe_zarr.views.stream_forks import reading
+
+#: A patch to read, and what will hold it.
+_Job = tuple[int, "Future[Sample | Failure]"]
 
 #: Seconds before the first further attempt; each pause is `_GROWTH` times the one before.
 _PAUSE, _GROWTH = 0.2, 3.0
@@ -46,7 +52,7 @@ class Loader:
         pause, most = _PAUSE, self._retries + 1
         for attempt in range(1, most + 1):
             try:
-                with reading():
+                with reading(), working():
                     return self._plan.read(self._readers.get(draw.patient_id), draw)
             except UnknownLabelError as error:  # the patient lacks it; it will not appear
                 return Failure(draw, _failed(draw, error, attempt))
@@ -58,7 +64,8 @@ class Loader:
                 most = min(most, 2) if isinstance(error, DamagedStoreError) else most
             if attempt >= most:
                 break
-            time.sleep(pause)
+            with waiting():
+                time.sleep(pause)
             pause *= _GROWTH
         return failure
 
@@ -96,27 +103,76 @@ def ahead(
     if not threads:
         yield from ((n, loader.load(epoch, n)) for n in indices)
         return
-    waiting: deque[tuple[int, Future[Sample | Failure]]] = deque()
-    pool = ThreadPoolExecutor(threads, thread_name_prefix="lundprobe-patches")
+    crew = _Crew(loader, epoch, threads)
+    ordered: deque[_Job] = deque()
     try:
         for index in indices:
-            waiting.append((index, pool.submit(loader.load, epoch, index)))
-            if len(waiting) > prefetch:
-                yield _next(waiting, process)
-        while waiting:
-            yield _next(waiting, process)
+            ordered.append((index, Future()))
+            crew.do(ordered[-1])
+            if len(ordered) > prefetch:
+                yield _next(ordered, process)
+        while ordered:
+            yield _next(ordered, process)
     finally:
         if os.getpid() == process:
-            pool.shutdown(wait=True, cancel_futures=True)
+            for _, future in ordered:
+                future.cancel()
+            crew.close()
 
 
-def _next(
-    waiting: deque[tuple[int, Future[Sample | Failure]]], process: int
-) -> tuple[int, Sample | Failure]:
+class _Crew:
+    """Threads that read what they are given, in that order.
+
+    Each does one job after another on the same core, as long as it need not wait for a server.
+    Where all is at hand, as in a cache, so many threads work as there are cores and the others
+    sleep: a change from one to another takes as long as decoding some chunks.
+    """
+
+    def __init__(self, loader: Loader, epoch: int, threads: int) -> None:
+        self._loader, self._epoch, self._threads = loader, epoch, threads
+        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="lundprobe-patches")
+        self._lock = threading.Lock()
+        self._jobs: deque[_Job] = deque()
+        self._at_work = 0
+
+    def do(self, job: _Job) -> None:
+        with self._lock:
+            self._jobs.append(job)
+            is_short = self._at_work < self._threads
+            self._at_work += is_short
+        if is_short:
+            self._pool.submit(self._work)
+
+    def close(self) -> None:
+        self._pool.shutdown(wait=True)
+
+    def _work(self) -> None:
+        with working():
+            while (job := self._taken()) is not None:
+                index, future = job
+                if not future.set_running_or_notify_cancel():
+                    continue
+                try:
+                    future.set_result(self._loader.load(self._epoch, index))
+                finally:
+                    if not future.done():  # what is not ours to deal with is the caller's to see
+                        future.set_exception(sys.exception())
+                make_way()
+
+    def _taken(self) -> _Job | None:
+        """The next job; None if there is none, and then this thread is at work no longer."""
+        with self._lock:
+            if self._jobs:
+                return self._jobs.popleft()
+            self._at_work -= 1
+            return None
+
+
+def _next(ordered: deque[_Job], process: int) -> tuple[int, Sample | Failure]:
     if os.getpid() != process:
         raise UsageError(
             "this iteration over the stream began in another process, before a fork, and its "
             "threads are there; begin a new one here: iter(stream)"
         )
-    index, future = waiting.popleft()
+    index, future = ordered.popleft()
     return index, future.result()

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from lundprobe_zarr.patches import memory
-from lundprobe_zarr.patches.memory import zeros
+from lundprobe_zarr.patches.memory import empty, zeros
 
 _SHAPE = (4, 128, 256)
 
@@ -63,3 +63,14 @@ def test_sizes_that_are_asked_for_no_more_are_let_go() -> None:
     for _ in range(3):
         zeros((512, 1024), np.dtype("uint8"))
     assert {array.size for array in memory._IDLE} == {512 * 1024}
+
+
+def test_empty_memory_is_used_again_as_it_is() -> None:
+    array = empty(_SHAPE, np.dtype("float32"))
+    array[...] = 7
+    address = _address(array)
+    del array
+    gc.collect()
+    again = empty(_SHAPE, np.dtype("int32"))
+    assert _address(again) == address
+    assert empty((3,), np.dtype("float32")).base is None

@@ -11,7 +11,7 @@ from stored_volumes import cut, stored
 
 from lundprobe_zarr.errors import MissingStructureError, UnknownLabelError, UsageError
 from lundprobe_zarr.patches import Content, lattice_of, read_patch
-from lundprobe_zarr.store.patch import PatchReader
+from lundprobe_zarr.store.patch import Part, PatchReader
 from lundprobe_zarr.vocabulary.geometry import index_to_lps
 from lundprobe_zarr.vocabulary.names import FOLDS, OBSERVERS, STRUCTURES, TARGETS
 
@@ -272,3 +272,21 @@ def test_missing_structures_are_no_errors_but_unknown_ones_are(readers, lacking)
     patient_id, structure = lacking
     with pytest.raises(MissingStructureError):
         readers[patient_id].read([("mri/clinical/mask", {"structure": structure})], (slice(1),) * 3)
+
+
+def test_arrays_to_fill_may_hold_anything(cohort, readers):
+    """Chunks that are not stored, and volumes without a voxel that is not zero, are zeros there."""
+    reader = readers[cohort.ids[0]]
+    box = tuple(slice(1, n - 1) for n in reader.array("mri/image").volume_shape)
+    parts = [
+        Part(path, index, box)
+        for path, array in reader.metadata.arrays.items()
+        if path in ("mri/image", "mri/clinical/mask")
+        for index in np.ndindex(array.shape[:-3])
+        if reader.holds(path, index)
+    ]
+    expected = reader.read_parts(parts)
+    filled = [np.full_like(volume, 1) for volume in expected]
+    assert any((a != b).any() for a, b in zip(expected, filled, strict=True))
+    for found, wanted in zip(reader.read_parts(parts, filled), expected, strict=True):
+        np.testing.assert_array_equal(found, wanted)
