@@ -15,10 +15,10 @@ import threading
 import time
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -419,16 +419,10 @@ class PatchReader:
             if threads < 2:
                 self._place_runs(parts, pending, files, out)
                 return
-            # Of this call alone: a pool kept would have no threads in a forked process. And this
-            # thread only waits: in a main thread numcodecs decodes without letting go of the
+            # This thread only waits: in a main thread numcodecs decodes without letting go of the
             # interpreter.
-            with waiting(), ThreadPoolExecutor(threads) as pool:
-                work = [
-                    pool.submit(self._place_runs, parts, pending, files, out)
-                    for _ in range(threads)
-                ]
-                for done in work:
-                    done.result()
+            with waiting():
+                _in_threads(threads, partial(self._place_runs, parts, pending, files, out))
 
     def _place_runs(
         self, parts: Sequence[Part], runs: Iterator[_Run], files: LocalFiles, out: list[Volume]
@@ -466,6 +460,27 @@ class PatchReader:
 def _touched(span: slice, length: int) -> range:
     """Places in the grid of the chunks, `length` voxels long, that a span of voxels touches."""
     return range(span.start // length, -(-span.stop // length))
+
+
+_POOLS: list[ThreadPoolExecutor] = []
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_POOLS.clear)  # its threads are the parent's
+
+
+def _in_threads(count: int, work: Callable[[], None]) -> None:
+    """Do `work` in several threads at once, and raise what any of them raises, once all ended.
+
+    The threads are kept, as starting them takes longer than decoding a chunk.
+    """
+    if not _POOLS:
+        _POOLS.append(ThreadPoolExecutor(_DECODERS, thread_name_prefix="lundprobe-decoders"))
+    futures = [_POOLS[0].submit(work) for _ in range(count)]
+    try:
+        wait(futures)
+    finally:  # if this was interrupted
+        wait(futures)
+    for future in futures:
+        future.result()
 
 
 def _merged(chunks: Sequence[_Chunk], gap: int) -> Iterator[list[_Chunk]]:
