@@ -30,6 +30,7 @@ import psutil
 import pyarrow.parquet as pq
 from distributed import Client
 
+from benchmarks.conversion import floor, open_stores
 from benchmarks.record import write_results
 from conversion.cluster import local_client
 from conversion.inventory import PatientSource, SourceEntry, take_inventory
@@ -134,17 +135,24 @@ def cluster(folder: Path, workers: int) -> Iterator[Cluster]:
 
 
 def scaling(options: argparse.Namespace) -> dict[str, Any]:
-    """Seconds of the command by number of workers, all of them there when it starts."""
-    seconds = {}
+    """Seconds of the command by number of workers, all of them there when it starts.
+
+    The floor, which decodes and encodes in as many processes and writes nothing, shows how much
+    faster more of this machine's cores are at all: they share memory, caches and clock.
+    """
+    seconds, least = {}, min(options.workers)
     for workers in options.workers:
         with cluster(options.work / "cluster", workers) as there:
             seconds[workers] = converted(options, there, lambda process, out: None)
-    least = min(seconds)
+    stores = open_stores(options.work / "converted")
+    floors = {n: floor(options.source, stores, n) for n in options.workers}
     return {
         "source_mb": round(take_inventory(options.source).bytes / 1e6),
         "source_patients": len(take_inventory(options.source).patients),
         "seconds": {n: round(s, 1) for n, s in seconds.items()},
         "times_as_fast": {n: round(seconds[least] / s, 2) for n, s in seconds.items()},
+        "floor_seconds": {n: round(s, 1) for n, s in floors.items()},
+        "floor_times_as_fast": {n: round(floors[least] / s, 2) for n, s in floors.items()},
     }
 
 

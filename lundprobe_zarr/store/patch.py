@@ -18,7 +18,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, replace
-from functools import cached_property, partial
+from functools import cached_property, lru_cache, partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -375,19 +375,13 @@ class PatchReader:
     def _chunks(self, part: Part, tail: _Tail) -> list[_Chunk]:
         """The inner chunks that a part's box touches and that are not empty, as they are stored."""
         codec = self._codecs[part.array]
-        touched = [_touched(s, c) for s, c in zip(part.box, codec.chunk, strict=True)]
-        places = np.stack(np.meshgrid(*touched, indexing="ij"), -1).reshape(-1, 3)
-        entries = tail.index[np.ravel_multi_index(tuple(places.T), codec.grid)]
+        spans = tuple((s.start, s.stop) for s in part.box)
+        numbers, rows = _crossed(spans, codec.chunk, codec.grid)
+        entries = tail.index[numbers]
         there = np.flatnonzero(entries[:, 0] != EMPTY)
         there = there[np.argsort(entries[there, 0])]
-        places, ends = places[there], entries[there].cumsum(axis=1)
-        box = np.array([(s.start, s.stop) for s in part.box])
-        corner = places * codec.chunk
-        first = np.maximum(corner, box[:, 0])
-        last = np.minimum(corner + codec.chunk, box[:, 1])
-        rows = places, first - corner, last - corner, first - box[:, 0]
-        columns = zip(ends.tolist(), *(r.tolist() for r in rows), strict=True)
-        return [_Chunk(start, stop, *rest) for (start, stop), *rest in columns]
+        ends = entries[there].cumsum(axis=1).tolist()
+        return [_Chunk(*e, *rows[n]) for e, n in zip(ends, there.tolist(), strict=True)]
 
     def _runs(
         self, parts: Sequence[Part], tails: Mapping[int, _Tail]
@@ -455,6 +449,21 @@ class PatchReader:
         (z, y, x), (z1, y1, x1), (k, j, i) = chunk.first, chunk.last, chunk.to
         inside = voxels[z:z1, y:y1, x:x1]
         out[k : k + z1 - z, j : j + y1 - y, i : i + x1 - x] = inside
+
+
+@lru_cache(maxsize=64)  # all masks of a patch have chunks in the same places
+def _crossed(
+    box: tuple[tuple[int, int], ...], chunk: tuple[int, ...], grid: tuple[int, ...]
+) -> tuple[npt.NDArray[np.int64], list[tuple[list[int], ...]]]:
+    """Numbers of the chunks that a box touches, and of each what `_Chunk` says from `place` on."""
+    touched = [_touched(slice(*span), c) for span, c in zip(box, chunk, strict=True)]
+    places = np.stack(np.meshgrid(*touched, indexing="ij"), -1).reshape(-1, 3)
+    start, stop = np.array(box).T
+    corner = places * chunk
+    first, last = np.maximum(corner, start), np.minimum(corner + chunk, stop)
+    columns = (places, first - corner, last - corner, first - start)
+    rows = list(zip(*(column.tolist() for column in columns), strict=True))
+    return np.ravel_multi_index(tuple(places.T), grid), rows
 
 
 def _touched(span: slice, length: int) -> range:
