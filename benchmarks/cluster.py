@@ -50,23 +50,27 @@ _PREDICATE = "protocol = 'newAcq' AND dose_max_gy > 40 AND Rectum.volume_cc > 10
 
 
 def main() -> None:
-    """Measure and write benchmarks/results/cluster.json."""
+    """Measure; write results/cluster.json of real patients, cluster_many.json of stand-ins."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--work", type=Path, default=Path(__file__).parent / "work")
     parser.add_argument("--source", type=Path, help="full-size source [default: made in WORK]")
     parser.add_argument("--source-patients", type=int, default=8)
     parser.add_argument("--workers", type=_numbers, default=[1, 2], help="e.g. 1,2,4,8")
     parser.add_argument("--patients", type=_numbers, default=[467], help="e.g. 467,50000")
-    parser.add_argument("--only", type=_names, default=list(PARTS), help=", ".join(PARTS))
+    parts = [*REAL, *MANY]
+    parser.add_argument("--only", type=_names, default=parts, help=", ".join(parts))
     options = parser.parse_args()
     if options.source is None:
         options.source = options.work / f"source-{options.source_patients}-0"
         if not options.source.exists():
             count, workers = options.source_patients, max(options.workers)
             write_phantom(options.source, patients=count, size="full", workers=workers)
-    figures = {name: PARTS[name](options) for name in options.only}
-    print(write_results("cluster", figures))
-    print(json.dumps(figures, indent=2))
+    for file, parts in (("", REAL), ("_many", MANY)):
+        wanted = [name for name in parts if name in options.only]
+        if wanted:
+            figures = {name: parts[name](options) for name in wanted}
+            print(write_results("cluster", figures, file))
+            print(json.dumps(figures, indent=2))
 
 
 def _numbers(text: str) -> list[int]:
@@ -356,10 +360,10 @@ def _choose(dataset: Path) -> dict[str, Any]:
     return {"chosen": len(open_cohort(dataset).where(_PREDICATE))}
 
 
+_Part = Callable[[argparse.Namespace], dict[str, Any]]
 #: What is measured, in this order: later ones use what earlier ones wrote.
-PARTS: dict[str, Callable[[argparse.Namespace], dict[str, Any]]] = {
-    "scaling": scaling,
-    "coming_and_going": coming_and_going,
+REAL: dict[str, _Part] = {"scaling": scaling, "coming_and_going": coming_and_going}
+MANY: dict[str, _Part] = {
     "tasks": tasks,
     "inventory": inventory,
     "publishing": publishing,

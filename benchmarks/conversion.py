@@ -1,4 +1,4 @@
-"""Converting full-size patients: time against a floor, memory, size, files.
+"""Converting full-size patients: time against a floor, memory, size, files; looking at them, too.
 
 The floor is what no converter can do without: gunzip every file with the fastest decoder
 available and Blosc-encode every array with the codec and chunks the store has, on as many
@@ -74,6 +74,7 @@ def measure(source: Path, options: argparse.Namespace) -> dict[str, Any]:
         "ratio_to_floor_median": round(statistics.median(c / f for c, f in pairs), 3),
         "peak_worker_mib": max(peaks),
         "standard": sizes(options.work / "standard"),
+        "looking": looked_at(source, options.work / "standard", options.workers),
     }
     for precision in ("compact", "lossless"):
         outcome = convert(source, options.work / precision, precision, options.workers)
@@ -86,14 +87,39 @@ def measure(source: Path, options: argparse.Namespace) -> dict[str, Any]:
 
 def convert(source: Path, destination: Path, precision: str, workers: int) -> dict[str, Any]:
     """Run the command as a user would; wall seconds, and the largest memory of a worker."""
-    command = [sys.executable, "-m", "lundprobe_zarr", "convert", str(source), str(destination)]
-    command += ["--precision", precision, "--workers", str(workers)]
     shutil.rmtree(destination, ignore_errors=True)  # of another source, perhaps
+    return command("convert", source, destination, "--precision", precision, "--workers", workers)
+
+
+def looked_at(source: Path, dataset: Path, workers: int) -> dict[str, Any]:
+    """Both depths of `validate`, and `repair` of one patient, found by sizes or by every byte."""
+    threads = "--workers", workers
+    figures = {
+        "validate": command("validate", dataset, *threads),
+        "validate_deep": command("validate", dataset, "--deep", *threads),
+    }
+    shard = min(dataset.glob("patients/*/mri/image/c/0/0/0/0"))
+    with shard.open("r+b") as file:
+        file.truncate(100)
+    figures["repair_a_truncated_shard"] = command("repair", source, dataset, *threads)
+    shard = min(dataset.glob("patients/*/mri/image/c/0/0/0/0"))
+    with shard.open("r+b") as file:
+        file.seek(1000)
+        bit = bytes([file.read(1)[0] ^ 1])
+        file.seek(1000)
+        file.write(bit)
+    figures["repair_a_flipped_bit"] = command("repair", source, dataset, "--deep", *threads)
+    return {name: round(figure["seconds"], 2) for name, figure in figures.items()}
+
+
+def command(name: str, *arguments: object) -> dict[str, Any]:
+    """Run one of ours; wall seconds, and the largest memory of a worker."""
+    words = [sys.executable, "-m", "lundprobe_zarr", name, *map(str, arguments)]
     started = time.perf_counter()
-    with subprocess.Popen(command, stdout=subprocess.DEVNULL) as process:
+    with subprocess.Popen(words, stdout=subprocess.DEVNULL) as process:
         peak = watch_memory(process)
     if process.returncode:
-        raise SystemExit(f"{' '.join(command)} ended with {process.returncode}")
+        raise SystemExit(f"{' '.join(words)} ended with {process.returncode}")
     return {"seconds": time.perf_counter() - started, "peak_worker_mib": round(peak / 2**20)}
 
 

@@ -30,10 +30,10 @@ def machine() -> dict[str, Any]:
     }
 
 
-def write_results(name: str, figures: dict[str, Any]) -> Path:
-    """Write figures to `results/<name>.json`; returns the file."""
+def write_results(name: str, figures: dict[str, Any], part: str = "") -> Path:
+    """Write figures of `benchmarks.<name>` to `results/<name><part>.json`; returns the file."""
     RESULTS.mkdir(exist_ok=True)
-    path = RESULTS / f"{name}.json"
+    path = RESULTS / f"{name}{part}.json"
     # Where someone keeps their data is nobody else's business.
     arguments = ["FOLDER" if Path(a).is_absolute() else a for a in sys.argv[1:]]
     contents = {
