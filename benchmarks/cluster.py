@@ -39,6 +39,7 @@ from conversion.publish import finalise
 from conversion.run import _results
 from lundprobe_zarr.cohort import open_cohort
 from lundprobe_zarr.phantom import write_phantom
+from lundprobe_zarr.schema.seal import seal
 from lundprobe_zarr.schema.tables import MEASURED
 from lundprobe_zarr.store.location import Location
 from lundprobe_zarr.store.validate import validate
@@ -327,7 +328,9 @@ def _write_share(like: Path, dataset: Path, numbers: Sequence[int]) -> None:
     tables = {table: pq.read_table(notes / table / f"{name}.parquet") for table in MEASURED}
     for number in numbers:
         patient = id_of(number)
-        root = text.replace(name, patient).replace('"oldAcq"', '"newAcq"').encode()
+        document = json.loads(text.replace(name, patient).replace('"oldAcq"', '"newAcq"'))
+        seal(document, document["attributes"])
+        root = json.dumps(document).encode()
         store = dataset / "patients" / f"{patient}.zarr"
         store.mkdir(parents=True)
         (store / "zarr.json").write_bytes(root)

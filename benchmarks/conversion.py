@@ -32,15 +32,18 @@ from lundprobe_zarr.store.dataset import open_manifest, open_store, read_table
 from lundprobe_zarr.store.location import Location
 from lundprobe_zarr.store.metadata import StoreMetadata
 
+PARTS = ("conversion", "looking")
+
 
 def main() -> None:
-    """Measure and write benchmarks/results/conversion.json."""
+    """Measure; write results/conversion.json and, of looking, conversion_looking.json."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--work", type=Path, default=Path(__file__).parent / "work")
     parser.add_argument("--patients", type=int, default=4)
     parser.add_argument("--extended", type=int, default=2)
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--repeats", type=int, default=2)
+    parser.add_argument("--only", choices=PARTS, nargs="+", default=PARTS)
     options = parser.parse_args()
     source = options.work / f"source-{options.patients}-{options.extended}"
     if not source.exists():
@@ -51,8 +54,18 @@ def main() -> None:
             size="full",
             workers=options.workers,
         )
-    figures = measure(source, options)
-    print(write_results("conversion", figures))
+    standard = options.work / "standard"
+    if "conversion" in options.only:
+        report(measure(source, options), "")
+    elif not standard.exists():
+        convert(source, standard, "standard", options.workers)
+    if "looking" in options.only:
+        report(looked_at(source, standard, options.workers), "_looking")
+
+
+def report(figures: dict[str, Any], part: str) -> None:
+    """Write and print figures."""
+    print(write_results("conversion", figures, part))
     for name, value in figures.items():
         print(f"{name}: {value}")
 
@@ -74,7 +87,6 @@ def measure(source: Path, options: argparse.Namespace) -> dict[str, Any]:
         "ratio_to_floor_median": round(statistics.median(c / f for c, f in pairs), 3),
         "peak_worker_mib": max(peaks),
         "standard": sizes(options.work / "standard"),
-        "looking": looked_at(source, options.work / "standard", options.workers),
     }
     for precision in ("compact", "lossless"):
         outcome = convert(source, options.work / precision, precision, options.workers)
@@ -109,7 +121,12 @@ def looked_at(source: Path, dataset: Path, workers: int) -> dict[str, Any]:
         file.seek(1000)
         file.write(bit)
     figures["repair_a_flipped_bit"] = command("repair", source, dataset, "--deep", *threads)
-    return {name: round(figure["seconds"], 2) for name, figure in figures.items()}
+    sizes_mb = {k: v for k, v in sizes(dataset).items() if k.endswith("_mb")}
+    return {
+        "workers": workers,
+        **sizes_mb,
+        "seconds": {name: round(figure["seconds"], 2) for name, figure in figures.items()},
+    }
 
 
 def command(name: str, *arguments: object) -> dict[str, Any]:
