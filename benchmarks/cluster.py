@@ -33,6 +33,7 @@ from distributed import Client
 from benchmarks.conversion import floor, open_stores
 from benchmarks.record import write_results
 from conversion.cluster import local_client
+from conversion.fragments import save_fragments
 from conversion.inventory import PatientSource, SourceEntry, take_inventory
 from conversion.patient import PatientResult
 from conversion.publish import finalise
@@ -325,7 +326,9 @@ def _write_share(like: Path, dataset: Path, numbers: Sequence[int]) -> None:
     name = like.name.removesuffix(".zarr")
     text = (like / "zarr.json").read_text()
     notes = like.parents[1] / ".conversion"
-    tables = {table: pq.read_table(notes / table / f"{name}.parquet") for table in MEASURED}
+    tables = {
+        table: pq.read_table(notes / table / f"{name}.parquet").to_pylist() for table in MEASURED
+    }
     for number in numbers:
         patient = id_of(number)
         document = json.loads(text.replace(name, patient).replace('"oldAcq"', '"newAcq"'))
@@ -334,16 +337,8 @@ def _write_share(like: Path, dataset: Path, numbers: Sequence[int]) -> None:
         store = dataset / "patients" / f"{patient}.zarr"
         store.mkdir(parents=True)
         (store / "zarr.json").write_bytes(root)
-        for table, rows in tables.items():
-            column = rows.schema.get_field_index("patient_id")
-            renamed = rows.set_column(
-                column, rows.schema.field(column), [[patient] * rows.num_rows]
-            ).replace_schema_metadata(
-                {**rows.schema.metadata, b"store_sha256": hashlib.sha256(root).hexdigest().encode()}
-            )
-            file = dataset / ".conversion" / table / f"{patient}.parquet"
-            file.parent.mkdir(parents=True, exist_ok=True)
-            pq.write_table(renamed, file, compression="zstd")
+        rows = {t: [{**row, "patient_id": patient} for row in r] for t, r in tables.items()}
+        save_fragments(Location(dataset), patient, hashlib.sha256(root).hexdigest(), rows)
 
 
 def _finalise(dataset: Path) -> dict[str, Any]:

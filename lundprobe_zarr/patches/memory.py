@@ -31,7 +31,8 @@ class _Loan:
         self.__array_interface__ = memory.__array_interface__
 
     def __del__(self) -> None:
-        _IDLE.append(self._memory)
+        if hasattr(self, "_memory"):  # else interrupted as it was made
+            _IDLE.append(self._memory)
 
 
 def empty(shape: Sequence[int], dtype: np.dtype[Any]) -> npt.NDArray[Any]:

@@ -10,7 +10,7 @@ import math
 import os
 import threading
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
 from typing import Any, TypeVar
@@ -28,8 +28,9 @@ def cores() -> int:
     return os.cpu_count() or 1
 
 
-#: Threads that work beyond the number of cores, while others wait for the interpreter.
-_SPARE = 1
+def places() -> int:
+    """Threads that may work at a time: one more than cores, for others wait for the interpreter."""
+    return cores() + 1
 
 
 class Core:
@@ -55,58 +56,48 @@ class _Cores:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._mine = threading.local()
-        self._free = [Core() for _ in range(cores() + _SPARE)]
-        # Whoever has begun goes on before others begin: somebody may wait for that.
-        self._going_on: deque[Future[Core]] = deque()
-        self._beginning: deque[Future[Core]] = deque()
+        self._free = [Core() for _ in range(places())]
+        self._turns: deque[Future[Core]] = deque()
+        # The main thread has one of its own: it is where Ctrl-C strikes, at any instant, and a
+        # core that was lost so would be lost for all.
+        self._of_main = Core()
 
     @property
     def mine(self) -> Core | None:
         """The core that this thread works on."""
+        if threading.current_thread() is threading.main_thread():
+            return self._of_main
         mine: Core | None = getattr(self._mine, "core", None)
         return mine
 
-    def begin(self) -> Core:
-        return self._take(self._beginning)
+    @property
+    def lent(self) -> Callable[[bool], None] | None:
+        """Whom to tell when this thread begins (True) and ends waiting."""
+        lent: Callable[[bool], None] | None = getattr(self._mine, "lent", None)
+        return lent
 
-    def go_on(self) -> Core:
-        return self._take(self._going_on)
-
-    def _take(self, queue: deque[Future[Core]]) -> Core:
+    def take(self) -> Core:
         turn: Future[Core] = Future()
         with self._lock:
             if self._free:
                 turn.set_result(self._free.pop())
             else:
-                queue.append(turn)
-        core = None
-        try:
-            core = turn.result()
-        finally:
-            if core is None and not turn.cancel():  # interrupted, and yet it came
-                self._hand_on(turn.result())
-        self._mine.core = core
+                self._turns.append(turn)
+        self._mine.core = core = turn.result()
         return core
 
     def give_back(self) -> None:
-        core, self._mine.core = self.mine, None
-        if core is not None:  # which a thread that was interrupted has not got
-            self._hand_on(core)
-
-    def _hand_on(self, core: Core) -> None:
+        core, self._mine.core = self._mine.core, None
         with self._lock:
-            for queue in (self._going_on, self._beginning):
-                while queue:
-                    turn = queue.popleft()
-                    if turn.set_running_or_notify_cancel():
-                        turn.set_result(core)
-                        return
-            self._free.append(core)
+            if self._turns:
+                self._turns.popleft().set_result(core)
+            else:
+                self._free.append(core)
 
     def make_way(self) -> None:
-        if self._going_on:
+        if self._turns:
             self.give_back()
-            self.begin()
+            self.take()
 
 
 _CORES = _Cores()
@@ -121,16 +112,21 @@ if hasattr(os, "register_at_fork"):
 
 
 @contextmanager
-def working() -> Iterator[Core]:
-    """Around what a processor does: begins once a core is free, and keeps it."""
+def working(lent: Callable[[bool], None] | None = None) -> Iterator[Core]:
+    """Around what a processor does: begins once a core is free, and keeps it.
+
+    `lent` is told when this thread begins (True) and ends waiting.
+    """
     mine = _CORES.mine
     if mine is not None:
         yield mine
         return
-    core = _CORES.begin()
+    core = _CORES.take()
+    _CORES._mine.lent = lent
     try:
         yield core
     finally:
+        _CORES._mine.lent = None
         _CORES.give_back()
 
 
@@ -140,18 +136,23 @@ def waiting() -> Iterator[None]:
 
     Whatever `working` code waits for must be within, or those it waits for may never get a core.
     """
-    if _CORES.mine is None:
+    if _CORES.mine in (None, _CORES._of_main):
         yield
         return
+    lent = _CORES.lent
     _CORES.give_back()
+    if lent:
+        lent(True)
     try:
         yield
     finally:
-        _CORES.go_on()
+        if lent:
+            lent(False)
+        _CORES.take()
 
 
 def make_way() -> None:
-    """Between one piece of work and the next: those who have begun theirs go on first."""
+    """Between one piece of work and the next: whoever waits for a core has it first."""
     _CORES.make_way()
 
 

@@ -16,7 +16,7 @@ import time
 from bisect import bisect_left
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor, wait
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache, partial
 from typing import Any, NamedTuple
@@ -484,12 +484,10 @@ def _in_threads(count: int, work: Callable[[], None]) -> None:
     if not _POOLS:
         _POOLS.append(ThreadPoolExecutor(_DECODERS, thread_name_prefix="lundprobe-decoders"))
     futures = [_POOLS[0].submit(work) for _ in range(count)]
-    try:
-        wait(futures)
-    finally:  # if this was interrupted
-        wait(futures)
-    for future in futures:
-        future.result()
+    errors = [future.exception() for future in futures]
+    for error in errors:
+        if error is not None:
+            raise error
 
 
 def _merged(chunks: Sequence[_Chunk], gap: int) -> Iterator[list[_Chunk]]:

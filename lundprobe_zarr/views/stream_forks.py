@@ -34,6 +34,12 @@ class _Gate:
             self.reading += not self.closed
             return not self.closed
 
+    def leave(self) -> None:
+        """Count one less."""
+        with self.condition:
+            self.reading -= 1
+            self.condition.notify_all()
+
     def before(self) -> None:
         """Close, and wait for those who read."""
         self.condition.acquire()
@@ -67,13 +73,13 @@ def reading() -> Iterator[None]:
             f"this process was forked while a thread of its parent was reading, for {PATIENCE:g} s "
             "on end; expected workers to be started before, or by spawn or forkserver"
         )
-    while not _GATE.enter():
-        # On no core meanwhile: those who read, and are waited for, may need it.
-        with waiting(), _GATE.condition:
-            _GATE.condition.wait_for(lambda: not _GATE.closed)
+    entered = False
     try:
+        while not (entered := _GATE.enter()):
+            # On no core meanwhile: those who read, and are waited for, may need it.
+            with waiting(), _GATE.condition:
+                _GATE.condition.wait_for(lambda: not _GATE.closed)
         yield
     finally:
-        with _GATE.condition:
-            _GATE.reading -= 1
-            _GATE.condition.notify_all()
+        if entered:
+            _GATE.leave()

@@ -7,7 +7,7 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Generator, Iterable
+from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -15,11 +15,14 @@ from functools import partial
 from lundprobe_zarr.errors import DamagedStoreError, StreamError, UnknownLabelError, UsageError
 from lundprobe_zarr.patches import Draw, Plan, Sample
 from lundprobe_zarr.schema.tables import store_path
-from lundprobe_zarr.store.cores import make_way, waiting, working
+from lundprobe_zarr.store.cores import make_way, places, waiting, working
 from lundprobe_zarr.store.location import Location
 from lundprobe_zarr.store.patch import PatchReader
 from lundprobe_zarr.store.readers import Readers
 from lundprobe_zarr.views.stream_forks import reading
+
+#: Seconds that a stream which is closed waits for its threads.
+_FAREWELL = 1.0
 
 #: A patch to read, and what will hold it.
 _Job = tuple[int, "Future[Sample | Failure]"]
@@ -46,8 +49,13 @@ class Loader:
         self._readers = Readers(partial(_open, location, None if threads < 2 else 1))
         self._retries = retries
 
-    def load(self, epoch: int, index: int) -> Sample | Failure:
-        """A patch, or what became of it in the last of all attempts."""
+    def load(
+        self, epoch: int, index: int, is_over: Callable[[], bool] = lambda: False
+    ) -> Sample | Failure:
+        """A patch, or what became of it in the last of all attempts.
+
+        There are no more attempts once `is_over`.
+        """
         draw = self._plan.draw(epoch, index)
         pause, most = _PAUSE, self._retries + 1
         for attempt in range(1, most + 1):
@@ -62,7 +70,7 @@ class Loader:
                 # Damage stays, and was read again if it comes from afar. But the store may be
                 # another by now: that shows once it is opened anew.
                 most = min(most, 2) if isinstance(error, DamagedStoreError) else most
-            if attempt >= most:
+            if attempt >= most or is_over():
                 break
             with waiting():
                 time.sleep(pause)
@@ -99,7 +107,7 @@ def ahead(
 
     Raises `UsageError` in a process that was forked meanwhile, which has not got the threads.
     """
-    process = os.getpid()
+    getpid, process = os.getpid, os.getpid()  # also when the interpreter ends and clears modules
     if not threads:
         yield from ((n, loader.load(epoch, n)) for n in indices)
         return
@@ -114,18 +122,16 @@ def ahead(
         while ordered:
             yield _next(ordered, process)
     finally:
-        if os.getpid() == process:
-            for _, future in ordered:
-                future.cancel()
+        if getpid() == process:
             crew.close()
 
 
 class _Crew:
     """Threads that read what they are given, in that order.
 
-    Each does one job after another on the same core, as long as it need not wait for a server.
-    Where all is at hand, as in a cache, so many threads work as there are cores and the others
-    sleep: a change from one to another takes as long as decoding some chunks.
+    Each does one job after another, on the same core as long as it need not wait for a server.
+    Only so many are at work and not waiting as cores can keep busy. Where all is at hand, as in a
+    cache, those are all: a change from one to another takes as long as decoding some chunks.
     """
 
     def __init__(self, loader: Loader, epoch: int, threads: int) -> None:
@@ -133,38 +139,62 @@ class _Crew:
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="lundprobe-patches")
         self._lock = threading.Lock()
         self._jobs: deque[_Job] = deque()
-        self._at_work = 0
+        self._at_work, self._waiting = 0, 0
+        self._idle = threading.Condition(self._lock)
+        self._closed = threading.Event()
+        self._main = threading.main_thread()
 
     def do(self, job: _Job) -> None:
         with self._lock:
             self._jobs.append(job)
-            is_short = self._at_work < self._threads
-            self._at_work += is_short
-        if is_short:
-            self._pool.submit(self._work)
+        self._call()
 
     def close(self) -> None:
-        self._pool.shutdown(wait=True)
+        """Begin nothing more; what a server does not let end is not waited for."""
+        self._closed.set()
+        with self._idle:
+            self._jobs.clear()
+            have_ended = self._idle.wait_for(lambda: not self._at_work, _FAREWELL)
+        self._pool.shutdown(wait=have_ended)
+
+    def _call(self) -> None:
+        """Have one more thread work if there is something to do and a core for it."""
+        with self._lock:
+            is_short = self._at_work < self._threads and self._at_work - self._waiting < places()
+            if not (is_short and self._jobs) or self._is_over():
+                return
+            self._at_work += 1
+            self._pool.submit(self._work)
+
+    def _is_over(self) -> bool:
+        """Whether nobody wants patches any more; the main thread is gone where a process ends."""
+        return self._closed.is_set() or not self._main.is_alive()
 
     def _work(self) -> None:
-        with working():
+        with working(self._lent):
             while (job := self._taken()) is not None:
                 index, future = job
-                if not future.set_running_or_notify_cancel():
-                    continue
                 try:
-                    future.set_result(self._loader.load(self._epoch, index))
+                    future.set_result(self._loader.load(self._epoch, index, self._is_over))
                 finally:
                     if not future.done():  # what is not ours to deal with is the caller's to see
                         future.set_exception(sys.exception())
                 make_way()
 
-    def _taken(self) -> _Job | None:
-        """The next job; None if there is none, and then this thread is at work no longer."""
+    def _lent(self, is_waiting: bool) -> None:
         with self._lock:
-            if self._jobs:
+            self._waiting += 1 if is_waiting else -1
+        if is_waiting:
+            self._call()
+
+    def _taken(self) -> _Job | None:
+        """The next job; None if this thread is not to work any longer."""
+        with self._lock:
+            is_one_too_many = self._at_work - self._waiting > places()
+            if self._jobs and not is_one_too_many and not self._is_over():
                 return self._jobs.popleft()
             self._at_work -= 1
+            self._idle.notify_all()
             return None
 
 

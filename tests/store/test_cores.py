@@ -56,15 +56,36 @@ def test_no_more_threads_work_than_may() -> None:
 
 
 def test_within_work_it_is_the_same_core_with_memory_of_its_own() -> None:
-    with working() as core, working() as again:
-        assert core is again
-        array = core.array("chunk", (2, 3), np.dtype("float32"))
-        array[...] = 7
-        assert core.array("bytes", (24,), np.dtype("uint8")).sum() != array.view(np.uint8).sum()
-        assert np.shares_memory(array, core.array("chunk", (3,), np.dtype("int16")))
-        with ThreadPoolExecutor(1) as pool:
-            theirs = pool.submit(_memory).result(_LONG)
-        assert not np.shares_memory(array, theirs)
+    def work() -> None:
+        with working() as core, working() as again:
+            assert core is again
+            array = core.array("chunk", (2, 3), np.dtype("float32"))
+            assert not np.shares_memory(array, core.array("bytes", (24,), np.dtype("uint8")))
+            assert np.shares_memory(array, core.array("chunk", (3,), np.dtype("int16")))
+            with waiting(), ThreadPoolExecutor(2) as pool:
+                theirs = pool.submit(_memory).result(_LONG)
+            with working() as mine:
+                assert mine.array("chunk", (2, 3), np.dtype("float32")).shape == (2, 3)
+            assert theirs.shape == (2, 3)
+
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(work).result(_LONG)
+
+
+def test_the_main_thread_waits_for_nobody_and_takes_nothing_from_others() -> None:
+    with working() as core, waiting(), ThreadPoolExecutor(2) as pool:
+        both = threading.Barrier(3)
+
+        def work() -> cores.Core:
+            with working() as mine:
+                both.wait(_LONG)
+                return mine
+
+        threads = [pool.submit(work) for _ in range(2)]
+        both.wait(_LONG)
+        with working() as again:
+            assert again is core
+        assert len({core, *(thread.result(_LONG) for thread in threads)}) == 3
 
 
 def _memory() -> np.ndarray:
@@ -90,45 +111,6 @@ def test_a_thread_that_waits_lends_its_core() -> None:
     _require_ended(_started(wait, wait, work))
 
 
-def test_who_has_begun_goes_on_before_others_begin() -> None:
-    order: list[str] = []
-    lent, go_on, held = threading.Event(), threading.Event(), threading.Event()
-
-    def begun() -> None:
-        with working():
-            with waiting():
-                lent.set()
-                go_on.wait(_LONG)
-            order.append("went on")
-
-    def other() -> None:
-        with working():
-            order.append("began")
-
-    with working():
-        first = _started(begun)
-        lent.wait(_LONG)
-        with ThreadPoolExecutor(1) as pool:
-            pool.submit(_hold, held, lambda: _queued(beginning=1, going_on=1))
-            held.wait(_LONG)
-            second = _started(other)
-            _until(lambda: _queued(beginning=1))
-            go_on.set()
-    _require_ended(first + second)
-    assert order == ["went on", "began"]
-
-
-def _hold(held: threading.Event, until: Callable[[], bool]) -> None:
-    with working():
-        held.set()
-        _until(until)
-
-
-def _queued(beginning: int = 0, going_on: int = 0) -> bool:
-    found = cores._CORES
-    return len(found._beginning) >= beginning and len(found._going_on) >= going_on
-
-
 def _until(true: Callable[[], bool]) -> None:
     pause = threading.Event()
     for _ in range(int(_LONG / 0.005)):
@@ -138,70 +120,60 @@ def _until(true: Callable[[], bool]) -> None:
     raise AssertionError("waited for in vain")
 
 
-def test_between_two_pieces_of_work_others_go_on() -> None:
-    went_on = threading.Event()
-    ready, release = threading.Barrier(3), threading.Event()
-
-    def begun() -> None:
-        with working():
-            with waiting():
-                ready.wait(_LONG)
-                release.wait(_LONG)
-            went_on.set()
+def test_between_two_pieces_of_work_others_have_their_turn() -> None:
+    had = threading.Event()
+    at_work = threading.Barrier(3)
 
     def keeps() -> None:
         with working():
-            ready.wait(_LONG)
-            _until(lambda: _queued(going_on=1))
-            while not went_on.is_set():
+            at_work.wait(_LONG)
+            _until(lambda: bool(cores._CORES._turns))
+            while not had.is_set():
                 make_way()
 
     def holds() -> None:
         with working():
-            ready.wait(_LONG)
-            release.set()
-            went_on.wait(_LONG)
+            at_work.wait(_LONG)
+            assert had.wait(_LONG)
 
-    _require_ended(_started(begun, keeps, holds))
-    assert went_on.is_set()
+    def begins() -> None:
+        at_work.wait(_LONG)
+        with working():
+            had.set()
+
+    _require_ended(_started(keeps, holds, begins))
 
 
-def test_who_is_interrupted_while_it_waits_takes_no_core_along(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    class Interrupted(Future):  # type: ignore[type-arg]
-        def result(self, timeout: float | None = None) -> cores.Core:
-            if not self.done():
-                raise KeyboardInterrupt
-            return super().result(timeout)
+def test_who_wants_to_know_is_told_of_waiting() -> None:
+    told: list[bool] = []
 
-    with working(), ThreadPoolExecutor(1) as pool:
-        held, release = threading.Event(), threading.Event()
-        pool.submit(_hold, held, release.is_set)
-        held.wait(_LONG)
-        outcome = []
+    def work() -> None:
+        with working(told.append):
+            with waiting():
+                assert told == [True]
+            assert told == [True, False]
+        with working(), waiting():
+            pass
 
-        def interrupted() -> None:
-            try:
-                with working():
-                    outcome.append("worked")
-            except KeyboardInterrupt:
-                outcome.append("interrupted")
-
-        with monkeypatch.context() as patched:
-            patched.setattr(cores, "Future", Interrupted)
-            _require_ended(_started(interrupted))
-        release.set()
-    assert outcome == ["interrupted"]
-    assert len(cores._CORES._free) == 2
+    _require_ended(_started(work))
+    assert told == [True, False]
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="there are no forks on this system")
 def test_a_forked_child_has_all_cores() -> None:
-    with working():
-        child = os.fork()
-        if child == 0:
-            free = len(cores._CORES._free)
-            os._exit(free if cores._CORES.mine is None else 99)
-        _, status = os.waitpid(child, 0)
+    at_work, done = threading.Event(), threading.Event()
+
+    def work() -> None:
+        with working():
+            at_work.set()
+            done.wait(_LONG)
+
+    threads = _started(work)
+    at_work.wait(_LONG)
+    child = os.fork()
+    if child == 0:
+        os._exit(len(cores._CORES._free))
+    _, status = os.waitpid(child, 0)
+    done.set()
+    _require_ended(threads)
     assert os.waitstatus_to_exitcode(status) == 2

@@ -6,6 +6,9 @@ import multiprocessing
 import pickle
 import re
 import shutil
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +18,9 @@ import lundprobe_zarr as lp
 from lundprobe_zarr.errors import DamagedStoreError, StreamError, UsageError
 from lundprobe_zarr.patches import UniformSampling
 from lundprobe_zarr.store.cache import BLOCK, CachedLocation
+from lundprobe_zarr.store.cores import cores
 from lundprobe_zarr.store.location import Location, Range
+from lundprobe_zarr.views import stream_reading
 from lundprobe_zarr.views.stream import SkippedPatchesWarning
 from tests.altered import rewrite
 
@@ -249,3 +254,41 @@ def test_a_cache_that_cannot_be_is_refused(web, tmp_path):
         location_of(web, tmp_path / "file" / "below")
     with pytest.raises(UsageError, match="a cache of 0 bytes"):
         location_of(web, tmp_path, 0)
+
+
+def test_who_leaves_a_stream_does_not_wait_for_a_server_that_stalls(web, monkeypatch):
+    """Each patch is of another patient; the third is asked for when the second is taken."""
+    monkeypatch.setattr(stream_reading, "_FAREWELL", 0.1)
+    stream = make(web.cohort, threads=1, prefetch=1, sampling=UniformSampling(1))
+    iterator = iter(stream)
+    first = next(iterator)
+    with web.traffic.slowed(1.5):
+        assert next(iterator)["patient_id"] != first["patient_id"]
+        begun = time.monotonic()
+        iterator.close()
+        assert time.monotonic() - begun < 1.0
+
+
+def test_a_stream_as_fast_as_its_consumer_leaves_others_a_core(cohort):
+    """More threads than cores, and work for all of them all the time."""
+    train = make(cohort, threads=2 * cores() + 4, sampling=UniformSampling(3000))
+    taken, enough = 0, threading.Event()
+
+    def consume() -> None:
+        nonlocal taken
+        for taken, _ in enumerate(train):  # noqa: B007
+            if enough.is_set():
+                return
+
+    consumer = threading.Thread(target=consume)
+    consumer.start()
+    try:
+        before = taken
+        for number in range(3):  # not in the main thread, which waits for nobody
+            with ThreadPoolExecutor(1) as pool:
+                pool.submit(next, iter(make(cohort, threads=0, seed=number))).result(60)
+        assert taken - before < len(train) / 4
+        assert consumer.is_alive()
+    finally:
+        enough.set()
+        consumer.join()
