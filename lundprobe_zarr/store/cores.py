@@ -19,6 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 _T = TypeVar("_T")
+_Lent = Callable[[bool], None]
 
 
 def cores() -> int:
@@ -71,19 +72,25 @@ class _Cores:
         return mine
 
     @property
-    def lent(self) -> Callable[[bool], None] | None:
+    def can_lend(self) -> bool:
+        """Whether this thread works on a core that others may have meanwhile."""
+        return self.mine not in (None, self._of_main)
+
+    @property
+    def lent(self) -> _Lent | None:
         """Whom to tell when this thread begins (True) and ends waiting."""
-        lent: Callable[[bool], None] | None = getattr(self._mine, "lent", None)
+        lent: _Lent | None = self._mine.lent
         return lent
 
-    def take(self) -> Core:
+    def take(self, lent: _Lent | None) -> Core:
         turn: Future[Core] = Future()
         with self._lock:
             if self._free:
                 turn.set_result(self._free.pop())
             else:
                 self._turns.append(turn)
-        self._mine.core = core = turn.result()
+        core = turn.result()
+        self._mine.core, self._mine.lent = core, lent
         return core
 
     def give_back(self) -> None:
@@ -95,9 +102,10 @@ class _Cores:
                 self._free.append(core)
 
     def make_way(self) -> None:
-        if self._turns:
+        if self._turns and self.can_lend:
+            lent = self.lent
             self.give_back()
-            self.take()
+            self.take(lent)
 
 
 _CORES = _Cores()
@@ -112,7 +120,7 @@ if hasattr(os, "register_at_fork"):
 
 
 @contextmanager
-def working(lent: Callable[[bool], None] | None = None) -> Iterator[Core]:
+def working(lent: _Lent | None = None) -> Iterator[Core]:
     """Around what a processor does: begins once a core is free, and keeps it.
 
     `lent` is told when this thread begins (True) and ends waiting.
@@ -121,12 +129,10 @@ def working(lent: Callable[[bool], None] | None = None) -> Iterator[Core]:
     if mine is not None:
         yield mine
         return
-    core = _CORES.take()
-    _CORES._mine.lent = lent
+    core = _CORES.take(lent)
     try:
         yield core
     finally:
-        _CORES._mine.lent = None
         _CORES.give_back()
 
 
@@ -136,7 +142,7 @@ def waiting() -> Iterator[None]:
 
     Whatever `working` code waits for must be within, or those it waits for may never get a core.
     """
-    if _CORES.mine in (None, _CORES._of_main):
+    if not _CORES.can_lend:
         yield
         return
     lent = _CORES.lent
@@ -148,7 +154,7 @@ def waiting() -> Iterator[None]:
     finally:
         if lent:
             lent(False)
-        _CORES.take()
+        _CORES.take(lent)
 
 
 def make_way() -> None:
