@@ -52,7 +52,7 @@ _PREDICATE = "protocol = 'newAcq' AND dose_max_gy > 40 AND Rectum.volume_cc > 10
 
 
 def main() -> None:
-    """Measure; write results/cluster.json of real patients, cluster_many.json of stand-ins."""
+    """Measure; write results/cluster.json of real patients, of stand-ins a file for each part."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--work", type=Path, default=Path(__file__).parent / "work")
     parser.add_argument("--source", type=Path, help="full-size source [default: made in WORK]")
@@ -67,12 +67,18 @@ def main() -> None:
         if not options.source.exists():
             count, workers = options.source_patients, max(options.workers)
             write_phantom(options.source, patients=count, size="full", workers=workers)
-    for file, parts in (("", REAL), ("_many", MANY)):
-        wanted = [name for name in parts if name in options.only]
-        if wanted:
-            figures = {name: parts[name](options) for name in wanted}
-            print(write_results("cluster", figures, file))
-            print(json.dumps(figures, indent=2))
+    figures = {name: REAL[name](options) for name in REAL if name in options.only}
+    if figures:
+        report(figures, "")
+    for name in MANY:
+        if name in options.only:
+            report(MANY[name](options), f"_{name}")
+
+
+def report(figures: dict[str, Any], part: str) -> None:
+    """Write and print figures."""
+    print(write_results("cluster", figures, part))
+    print(json.dumps(figures, indent=2))
 
 
 def _numbers(text: str) -> list[int]:
