@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import math
 import os
+import sys
 import threading
 import time
 from bisect import bisect_left
@@ -19,6 +20,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache, partial
+from queue import SimpleQueue
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -483,11 +485,20 @@ def _in_threads(count: int, work: Callable[[], None]) -> None:
     """
     if not _POOLS:
         _POOLS.append(ThreadPoolExecutor(_DECODERS, thread_name_prefix="lundprobe-decoders"))
-    futures = [_POOLS[0].submit(work) for _ in range(count)]
-    errors = [future.exception() for future in futures]
-    for error in errors:
+    # Not their futures, whose locks Ctrl-C may leave locked while this thread waits.
+    ended: SimpleQueue[BaseException | None] = SimpleQueue()
+    for _ in range(count):
+        _POOLS[0].submit(_tell_when_done, work, ended)
+    for error in [ended.get() for _ in range(count)]:
         if error is not None:
             raise error
+
+
+def _tell_when_done(work: Callable[[], None], ended: SimpleQueue[BaseException | None]) -> None:
+    try:
+        work()
+    finally:
+        ended.put(sys.exception())
 
 
 def _merged(chunks: Sequence[_Chunk], gap: int) -> Iterator[list[_Chunk]]:
