@@ -11,16 +11,14 @@ from __future__ import annotations
 import hashlib
 import math
 import os
-import sys
 import threading
 import time
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache, partial
-from queue import SimpleQueue
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -35,7 +33,7 @@ from lundprobe_zarr.errors import (
 from lundprobe_zarr.schema.layout import LABEL_ORDER
 from lundprobe_zarr.schema.records import SourceRecord
 from lundprobe_zarr.schema.tables import store_path
-from lundprobe_zarr.store.cores import Core, awaited, cores, waiting, working
+from lundprobe_zarr.store.cores import Core, awaited, waiting, working
 from lundprobe_zarr.store.dataset import open_store
 from lundprobe_zarr.store.local_files import LocalFiles
 from lundprobe_zarr.store.location import Location, Range
@@ -43,6 +41,7 @@ from lundprobe_zarr.store.metadata import StoreMetadata, VolumeArray, shard_key
 from lundprobe_zarr.store.patience import PAUSES
 from lundprobe_zarr.store.remedy import remedy
 from lundprobe_zarr.store.shard import EMPTY, Box, ShardCodec
+from lundprobe_zarr.store.threads import DECODERS, in_threads
 from lundprobe_zarr.store.unchanged import Unchanged
 from lundprobe_zarr.vocabulary.files import Label
 
@@ -55,9 +54,7 @@ MERGE_GAP = 128 * 1024
 #: Fetched of a shard's end at first, index included: all of most masks, so that they take one
 #: request and no other ever after.
 TAIL_BYTES = 64 * 1024
-#: Threads that decode the chunks of one read (Blosc works outside the interpreter's lock), and
-#: the number of chunks, of a few tenths of a millisecond each, that make one worth starting.
-_DECODERS = min(4, cores())
+#: Chunks, of a few tenths of a millisecond each, that make one more thread worth waking.
 _FEW_CHUNKS = 3
 
 
@@ -124,7 +121,7 @@ class PatchReader:
     """
 
     def __init__(
-        self, location: Location, metadata: StoreMetadata, decoders: int = _DECODERS
+        self, location: Location, metadata: StoreMetadata, decoders: int = DECODERS
     ) -> None:
         self.location = location
         self.metadata = metadata
@@ -418,7 +415,7 @@ class PatchReader:
             # This thread only waits: in a main thread numcodecs decodes without letting go of the
             # interpreter.
             with waiting():
-                _in_threads(threads, partial(self._place_runs, parts, pending, files, out))
+                in_threads(threads, partial(self._place_runs, parts, pending, files, out))
 
     def _place_runs(
         self, parts: Sequence[Part], runs: Iterator[_Run], files: LocalFiles, out: list[Volume]
@@ -471,34 +468,6 @@ def _crossed(
 def _touched(span: slice, length: int) -> range:
     """Places in the grid of the chunks, `length` voxels long, that a span of voxels touches."""
     return range(span.start // length, -(-span.stop // length))
-
-
-_POOLS: list[ThreadPoolExecutor] = []
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_POOLS.clear)  # its threads are the parent's
-
-
-def _in_threads(count: int, work: Callable[[], None]) -> None:
-    """Do `work` in several threads at once, and raise what any of them raises, once all ended.
-
-    The threads are kept, as starting them takes longer than decoding a chunk.
-    """
-    if not _POOLS:
-        _POOLS.append(ThreadPoolExecutor(_DECODERS, thread_name_prefix="lundprobe-decoders"))
-    # Not their futures, whose locks Ctrl-C may leave locked while this thread waits.
-    ended: SimpleQueue[BaseException | None] = SimpleQueue()
-    for _ in range(count):
-        _POOLS[0].submit(_tell_when_done, work, ended)
-    for error in [ended.get() for _ in range(count)]:
-        if error is not None:
-            raise error
-
-
-def _tell_when_done(work: Callable[[], None], ended: SimpleQueue[BaseException | None]) -> None:
-    try:
-        work()
-    finally:
-        ended.put(sys.exception())
 
 
 def _merged(chunks: Sequence[_Chunk], gap: int) -> Iterator[list[_Chunk]]:

@@ -145,6 +145,7 @@ class _Crew:
         self._main = threading.main_thread()
 
     def do(self, job: _Job) -> None:
+        """Have a patch read in its turn."""
         with self._lock:
             self._jobs.append(job)
         self._call()
