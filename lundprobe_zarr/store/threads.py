@@ -1,5 +1,4 @@
-"""Threads that share the work of one read. They are kept: starting them takes as long as decoding.
-"""
+"""Threads that share the work of one read, and are kept: to start them takes long."""
 
 from __future__ import annotations
 
