@@ -2,7 +2,8 @@
 
 Patients are converted at full size on a dask scheduler with worker processes of their own. What
 grows with the number of patients is measured with stand-ins: source files without contents, tasks
-without voxels, stores of a root metadata file alone, each a copy of a real one's.
+without voxels, stores of a root metadata file alone, each a copy of a real one's, as many of them
+extended as in LUND-PROBE.
 
     python -m benchmarks.cluster --work /tmp/lundprobe-bench --workers 1,2 --patients 467,50000
 """
@@ -19,7 +20,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from functools import partial
@@ -41,13 +42,15 @@ from conversion.run import _results
 from lundprobe_zarr.cohort import open_cohort
 from lundprobe_zarr.phantom import write_phantom
 from lundprobe_zarr.schema.seal import seal
-from lundprobe_zarr.schema.tables import MEASURED
+from lundprobe_zarr.schema.tables import COHORT_FILE, MEASURED
 from lundprobe_zarr.store.location import Location
 from lundprobe_zarr.store.validate import validate
 from lundprobe_zarr.vocabulary.files import expected_files
 
 #: Patients of a source tree that is made of empty files; of more, the file system is measured.
 _MOST_FOLDERS = 5000
+#: Patients of LUND-PROBE, and those of them who are extended.
+_PATIENTS, _EXTENDED = 467, 35
 _PREDICATE = "protocol = 'newAcq' AND dose_max_gy > 40 AND Rectum.volume_cc > 10"
 
 
@@ -320,15 +323,23 @@ def publishing(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def _write_stores(like: Path, dataset: Path, patients: int, workers: int) -> None:
-    root = next(like.glob("patients/newAcq_*.zarr"), None) or next(like.glob("patients/*.zarr"))
+    table = pq.read_table(like / COHORT_FILE, columns=["part", "store"]).to_pylist()
+    roots = {row["part"]: like / row["store"] for row in table}
     context = multiprocessing.get_context("spawn")
     share = 500
     with ProcessPoolExecutor(workers, mp_context=context) as pool:
         shares = [range(n, min(n + share, patients)) for n in range(0, patients, share)]
-        list(pool.map(partial(_write_share, root, dataset), shares))
+        list(pool.map(partial(_write_share, roots, dataset), shares))
 
 
-def _write_share(like: Path, dataset: Path, numbers: Sequence[int]) -> None:
+def _write_share(like: Mapping[str, Path], dataset: Path, numbers: Sequence[int]) -> None:
+    """Stand-ins of these numbers for patients whose stores are those `like` them, by part."""
+    extended = [n for n in numbers if n % _PATIENTS < _EXTENDED]
+    _write_copies(like["extended"], dataset, extended)
+    _write_copies(like["base"], dataset, [n for n in numbers if n not in extended])
+
+
+def _write_copies(like: Path, dataset: Path, numbers: Sequence[int]) -> None:
     name = like.name.removesuffix(".zarr")
     text = (like / "zarr.json").read_text()
     notes = like.parents[1] / ".conversion"

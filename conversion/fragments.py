@@ -6,11 +6,9 @@ belongs to another store is measured anew from the stored voxels, never guessed 
 
 from __future__ import annotations
 
-import hashlib
 import io
-from collections.abc import Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from functools import partial
+from collections.abc import Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from lundprobe_zarr.schema.tables import MEASURED, TABLES
+from lundprobe_zarr.store.content import rows_sha256
 from lundprobe_zarr.store.location import Location
 from lundprobe_zarr.store.memory import NOTES
 from lundprobe_zarr.store.metadata import StoreMetadata
@@ -28,10 +27,8 @@ from lundprobe_zarr.vocabulary.files import SourceFile
 from .measure import Measurements, Row, bounding_box
 from .place import located
 
-#: Fragments read at a time.
-_REQUESTS = 16
 _STORE = b"store_sha256"
-_ROWS = b"rows_sha256"
+_ROWS = b"rows_sha256_2"
 
 
 def parquet(table: pa.Table) -> bytes:
@@ -51,7 +48,7 @@ def save_fragments(
     """Keep a patient's measured rows, by table, for the store whose root hashes to `sha256`."""
     tables = {name: TABLES[name].from_rows(rows[name]) for name in MEASURED}
     for name, table in tables.items():
-        metadata = {**table.schema.metadata, _STORE: sha256.encode(), _ROWS: _rows_sha256(table)}
+        metadata = {**table.schema.metadata, _STORE: sha256.encode(), _ROWS: _hash(table)}
         kept = parquet(table.replace_schema_metadata(metadata))
         dataset.write(_name(patient_id, name), kept)
     return tables
@@ -68,11 +65,9 @@ def load_fragments(
 ) -> list[dict[str, pa.Table]]:
     """Measured tables of each store; measured anew if lost, of another store, or on `rebuild`."""
     dataset = located(dataset)
-    kept: Iterable[dict[str, pa.Table] | None] = [None] * len(stores)
-    if not rebuild:
-        with ThreadPoolExecutor(_REQUESTS) as pool:
-            kept = list(pool.map(partial(_kept, dataset), stores))
-    return [k or _measured(dataset, s) for k, s in zip(kept, stores, strict=True)]
+    names = [_name(s.patient_id, name) for s in stores for name in MEASURED]
+    files = iter([None] * len(names) if rebuild else dataset.read_each(names))
+    return [_kept(s, list(islice(files, len(MEASURED)))) or _measured(dataset, s) for s in stores]
 
 
 def _measured(dataset: Location, store: StoreMetadata) -> dict[str, pa.Table]:
@@ -80,15 +75,14 @@ def _measured(dataset: Location, store: StoreMetadata) -> dict[str, pa.Table]:
     return save_fragments(dataset, store.patient_id, store.sha256, rows)
 
 
-def _kept(dataset: Location, store: StoreMetadata) -> dict[str, pa.Table] | None:
+def _kept(store: StoreMetadata, files: Sequence[bytes | None]) -> dict[str, pa.Table] | None:
+    """The tables in kept `files`, one of each of a store's; None if one is no good, or gone."""
     tables = {}
-    for name in MEASURED:
-        try:
-            data = dataset.read(_name(store.patient_id, name))
-        except FileNotFoundError:
+    for name, data in zip(MEASURED, files, strict=True):
+        if data is None:
             return None
         try:
-            table = pq.read_table(io.BytesIO(data))
+            table = pq.read_table(io.BytesIO(data), use_threads=False)  # of some rows: faster
             if not _belongs(table, name, store):
                 return None
         except (OSError, ValueError, pa.ArrowException):  # whatever a damaged file looks like
@@ -103,12 +97,12 @@ def _belongs(table: pa.Table, name: str, store: StoreMetadata) -> bool:
     return bool(
         said.get(_STORE) == store.sha256.encode()
         and table.schema == TABLES[name].schema
-        and said.get(_ROWS) in (None, _rows_sha256(table))  # None: of an early version
+        and said.get(_ROWS) in (None, _hash(table))  # None: of an early version
     )
 
 
-def _rows_sha256(table: pa.Table) -> bytes:
-    return hashlib.sha256(repr(table.to_pylist()).encode()).hexdigest().encode()
+def _hash(table: pa.Table) -> bytes:
+    return rows_sha256(table).encode()
 
 
 def measure_store(location: Location, store: StoreMetadata) -> dict[str, list[Row]]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import shlex
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
@@ -35,8 +34,8 @@ from .claim import publishing
 from .place import located
 from .table_files import SUFFIX, TableFiles, table_files
 
-#: Stores asked for at a time, and those held at a time.
-_REQUESTS, _AT_A_TIME = 16, 64
+#: Stores held at a time.
+_AT_A_TIME = 64
 
 
 @dataclass(frozen=True)
@@ -139,24 +138,28 @@ def store_names(dataset: Location) -> list[str]:
 
 
 def read_stores(dataset: Location, names: Sequence[str]) -> tuple[list[StoreMetadata], list[str]]:
-    """Metadata of the stores that can be read, and of the others why not."""
+    """Metadata of the stores that can be read, and of the others why not.
+
+    Raises `DatasetError` if one cannot be got.
+    """
     stores, left_out = [], []
-    with ThreadPoolExecutor(_REQUESTS) as pool:
-        for name, found in zip(names, pool.map(partial(_store, dataset), names), strict=True):
-            if isinstance(found, StoreMetadata):
-                stores.append(found)
-            else:
-                left_out.append(f"{name}: {found}")
+    texts = dataset.read_each(f"patients/{name}/zarr.json" for name in names)
+    for name, text in zip(names, texts, strict=True):
+        found = _store(dataset, name, text)
+        if isinstance(found, StoreMetadata):
+            stores.append(found)
+        else:
+            left_out.append(f"{name}: {found}")
     return stores, left_out
 
 
-def _store(dataset: Location, name: str) -> StoreMetadata | str:
-    """A store's metadata, or why it cannot be used; raises `DatasetError` if it cannot be got."""
+def _store(dataset: Location, name: str, text: bytes | None) -> StoreMetadata | str:
+    """A store's metadata, or why it cannot be used."""
     place = f"patients/{name}"
-    try:
-        store = parse_store(dataset.read(f"{place}/zarr.json"), dataset.path(place))
-    except FileNotFoundError:
+    if text is None:
         return "not complete: it has no zarr.json"
+    try:
+        store = parse_store(text, dataset.path(place))
     except (DamagedStoreError, SchemaVersionError) as error:
         return str(error)
     fits = store_path(store.patient_id) == place

@@ -110,6 +110,15 @@ def file_content(name: str, files: Sequence[pq.ParquetFile]) -> str:
     return _table_content(name, rows, files[0].schema_arrow.names, column)
 
 
+def rows_sha256(table: pa.Table) -> str:
+    """SHA-256 (hex) of all that the rows of a table hold, in their order, bit for bit."""
+    sha256 = hashlib.sha256(f"{table.num_rows}".encode())
+    for name, column in zip(table.column_names, table.columns, strict=True):
+        sha256.update(f" {name}".encode())
+        _feed(sha256, column.type, column.chunks, _bits)
+    return sha256.hexdigest()
+
+
 def _table_content(
     name: str, rows: int, columns: Iterable[str], column: Callable[[str], pa.ChunkedArray]
 ) -> str:
@@ -117,18 +126,29 @@ def _table_content(
     for each in sorted(set(columns).difference(_LEFT_OUT.get(name, ()))):
         sha256.update(f" {each}".encode())
         values = column(each)
-        _feed(sha256, values.type, values.chunks)
+        _feed(sha256, values.type, values.chunks, _six_digits)
     return sha256.hexdigest()
 
 
-def _feed(sha256: Any, kind: pa.DataType, chunks: Sequence[pa.Array]) -> None:
-    """Hash an Arrow column: which are null, then what they hold, whatever its chunks look like."""
+_Numbers = npt.NDArray[np.floating[Any]]
+
+
+def _feed(
+    sha256: Any,
+    kind: pa.DataType,
+    chunks: Sequence[pa.Array],
+    digits: Callable[[_Numbers], npt.NDArray[np.float64]],
+) -> None:
+    """Hash an Arrow column: which are null, then what they hold, whatever its chunks look like.
+
+    Of numbers those `digits` that count.
+    """
     there = [c.is_valid().to_numpy(zero_copy_only=False) for c in chunks]
     sha256.update(np.packbits(np.concatenate([np.empty(0, bool), *there])).data)
     if pa.types.is_list(kind) or pa.types.is_fixed_size_list(kind):
         for chunk in chunks:
             _feed_integers(sha256, pc.list_value_length(chunk))
-        _feed(sha256, kind.value_type, [c.flatten() for c in chunks])
+        _feed(sha256, kind.value_type, [c.flatten() for c in chunks], digits)
     elif pa.types.is_string(kind):
         texts = [c.drop_null() for c in chunks]
         for chunk in texts:
@@ -138,7 +158,7 @@ def _feed(sha256: Any, kind: pa.DataType, chunks: Sequence[pa.Array]) -> None:
     elif pa.types.is_floating(kind):
         for chunk in chunks:
             numbers = chunk.fill_null(0).to_numpy(zero_copy_only=False)
-            sha256.update(_six_digits(numbers).data)
+            sha256.update(digits(numbers).data)
     else:
         for chunk in chunks:
             _feed_integers(sha256, chunk)
@@ -158,7 +178,12 @@ def _feed_integers(sha256: Any, values: pa.Array) -> None:
     sha256.update(np.ascontiguousarray(whole, "<i8").data)
 
 
-def _six_digits(values: npt.NDArray[np.floating[Any]]) -> npt.NDArray[np.float64]:
+def _bits(values: _Numbers) -> npt.NDArray[np.float64]:
+    """Numbers as they are, little-endian."""
+    return np.ascontiguousarray(values, "<f8")
+
+
+def _six_digits(values: _Numbers) -> npt.NDArray[np.float64]:
     """Numbers rounded to 20 bits, little-endian; one zero and one NaN."""
     mantissa, exponent = np.frexp(values.astype(np.float64))
     rounded = np.ldexp(np.rint(np.ldexp(mantissa, _BITS)), exponent - _BITS) + 0.0

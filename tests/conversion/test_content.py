@@ -20,7 +20,7 @@ from conversion.publish import finalise
 from lundprobe_zarr.cohort import open_cohort
 from lundprobe_zarr.schema.encoding import BloscSettings
 from lundprobe_zarr.schema.manifest import Content
-from lundprobe_zarr.store.content import table_content
+from lundprobe_zarr.store.content import rows_sha256, table_content
 from lundprobe_zarr.store.dataset import open_manifest, open_store, read_table
 from lundprobe_zarr.store.location import Location
 from lundprobe_zarr.store.validate import validate
@@ -186,6 +186,32 @@ def test_last_digits_of_measures_do_not_count_but_all_else_does() -> None:
     assert rows(0.0) == rows(-0.0)
     different = [rows(41.7), rows(41.701), rows(41.7, "c"), rows(41.7, box=[0, 0, 0])]
     assert len(set(different)) == 4
+
+
+def test_every_bit_of_kept_rows_counts_and_their_chunks_do_not() -> None:
+    kinds = {"mean": pa.float64(), "name": pa.string(), "box": pa.list_(pa.int64())}
+    rows = {"mean": [41.7, 0.0, None], "name": ["ab", "c", None], "box": [[1, 2], [3], None]}
+
+    def hashed(**other: list[Any]) -> str:
+        columns = rows | other
+        return rows_sha256(pa.table({n: pa.array(columns[n], kinds[n]) for n in columns}))
+
+    different = [
+        hashed(),
+        hashed(mean=[np.nextafter(41.7, 50), 0.0, None]),
+        hashed(mean=[41.7, -0.0, None]),
+        hashed(mean=[41.7, None, 0.0]),
+        hashed(mean=[41.7, 0.0, 0.0]),
+        hashed(name=["a", "bc", None]),
+        hashed(name=["ab", "c", ""]),
+        hashed(box=[[1], [2, 3], None]),
+        hashed(box=[[1, 2], [3], []]),
+    ]
+    assert len(set(different)) == len(different)
+    table = pa.table({n: pa.array(rows[n], kinds[n]) for n in rows})
+    pieces = pa.concat_tables([table.slice(0, 1), table.slice(1)])
+    assert pieces["box"].num_chunks == 2
+    assert rows_sha256(pieces) == rows_sha256(table) == hashed()
 
 
 def test_how_a_table_is_laid_out_in_its_file_does_not_count(dataset: Path, tmp_path: Path) -> None:

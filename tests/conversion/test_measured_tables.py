@@ -235,6 +235,22 @@ def test_rows_of_another_store_are_not_trusted(dataset, tmp_path):
     assert again["structures"].to_pylist() == first["structures"].to_pylist()
 
 
+def test_kept_rows_that_changed_in_their_last_bit_are_measured_anew(dataset, tmp_path):
+    copy = tmp_path / "dataset"
+    shutil.copytree(dataset, copy)
+    patient = next((copy / "patients").iterdir()).name.removesuffix(".zarr")
+    store = open_store(Location(copy), patient)
+    first = load_fragments(copy, [store])[0]["structures"]
+    kept = copy / ".conversion" / "structures" / f"{patient}.parquet"
+    table = pq.read_table(kept)
+    volumes = [np.nextafter(v, np.inf) for v in table["volume_cc"].to_pylist()]
+    place = table.column_names.index("volume_cc")
+    wrong = table.set_column(place, table.schema.field("volume_cc"), [volumes])
+    assert wrong.schema.equals(table.schema, check_metadata=True)
+    pq.write_table(wrong, kept)
+    assert load_fragments(copy, [store])[0]["structures"].equals(first)
+
+
 @pytest.mark.parametrize("name", [*MEASURED, "patients", "arrays"])
 def test_every_column_carries_its_description_and_unit(dataset, name):
     file = next((dataset / "metadata" / name).glob("*.parquet"))
