@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from lundprobe_zarr.errors import SourceError, SourceNotFoundError, UsageError
+from lundprobe_zarr.schema.manifest import MANIFEST_NAME
 from lundprobe_zarr.vocabulary.escapes import escaped
 from lundprobe_zarr.vocabulary.files import SourceFile, expected_files, parse_path
 from lundprobe_zarr.vocabulary.names import PARTS, PATIENT_ID_FORM, STRUCTURES, is_patient_id
@@ -128,6 +129,8 @@ def find_root(source: Path) -> Path:
             return found[0].resolve()
         level = [c for f in level for c in _subfolders(f)]
     hint = f"; did you mean {source.parent}?" if source.name in _PART_FOLDERS.values() else ""
+    if (source / MANIFEST_NAME).is_file():
+        hint = "; it is a converted dataset: name the source first, the dataset after it"
     raise SourceNotFoundError(
         f"{source}: neither basePart/ nor extendedPart/ in it or up to {_NESTING} folders below; "
         f"expected the unpacked LUND-PROBE archive{hint}"

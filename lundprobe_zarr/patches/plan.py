@@ -179,7 +179,7 @@ class Plan:
             raise UsageError(
                 f"patches of {space.size} voxels (z, y, x) are longer than the volume of patient "
                 f"{patient_id}, {shape} voxels of {tuple(space.spacing_mm)} mm; expected smaller "
-                "ones, or pad='zero' or pad='edge'"
+                "ones (or, in Python, pad='zero' or pad='edge')"
             )
         return space
 

@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from typing import Any
 
+import pyarrow as pa
 import zarr
 
 from lundprobe_zarr.errors import DatasetError
@@ -28,7 +30,9 @@ from lundprobe_zarr.store.memory import Absent, absent
 from lundprobe_zarr.store.metadata import StoreMetadata, VolumeArray
 from lundprobe_zarr.store.objects import object_sizes, store_objects
 from lundprobe_zarr.store.remedy import remedy
+from lundprobe_zarr.store.rows import Row, RowsByPatient
 from lundprobe_zarr.store.validate_measured import (
+    AllMeasured,
     Measured,
     mask_finding,
     read_measured,
@@ -86,14 +90,15 @@ def validate(
     patients table. `on_store` hears of each patient.
     """
     manifest = open_manifest(location)
-    rows, lost = _everyone(location, manifest)
+    table, lost = _everyone(location, manifest)
+    rows = RowsByPatient(table)
     arrays, measured = _others(location, manifest, lost)
 
     def look(patient_id: str) -> tuple[int, list[Problem]]:
         said = _Said(
-            rows[patient_id],
-            None if arrays is None else arrays.get(patient_id, []),
-            None if measured is None else measured.get(patient_id, Measured()),
+            rows.of(patient_id)[0],
+            None if arrays is None else arrays.of(patient_id),
+            None if measured is None else measured.of(patient_id),
         )
         found = _look(location, patient_id, said, deep)
         on_store(patient_id)
@@ -103,19 +108,18 @@ def validate(
         outcomes = list(pool.map(look, rows))
     problems = [*lost, *(p for _, found in outcomes for p in found)]
     if not lost:  # else they would repeat it
-        problems += [*_counts(location, manifest, rows), *_content(location, manifest, rows)]
+        problems += [*_counts(location, manifest, table), *_content(location, manifest, table)]
+    others = {*(measured.patients if measured else ()), *(arrays or ())}
     problems += [
         Problem("measured tables", f"rows of {patient}, who is not in the patients table")
-        for patient in sorted({*(measured or ()), *(arrays or ())} - set(rows))
+        for patient in sorted(others - set(rows))
     ]
     volumes = sum(n for n, _ in outcomes)
     return Validation(deep, len(rows), volumes, tuple(problems), absent(location, rows))
 
 
-def _everyone(
-    location: Location, manifest: Manifest
-) -> tuple[dict[str, dict[str, Any]], list[Problem]]:
-    """Rows of the patients table by id, from its one file or those by part, and which is lost.
+def _everyone(location: Location, manifest: Manifest) -> tuple[pa.Table, list[Problem]]:
+    """The patients table, from its one file or those by part, and which is lost.
 
     Raises `DatasetError` if neither can be read.
     """
@@ -131,16 +135,16 @@ def _everyone(
             found = table if found is None else found
     if found is None:
         raise failure
-    return {row["patient_id"]: row for row in found.to_pylist()}, lost
+    return found, lost
 
 
 def _others(
     location: Location, manifest: Manifest, lost: list[Problem]
-) -> tuple[dict[str, list[dict[str, Any]]] | None, dict[str, Measured] | None]:
+) -> tuple[RowsByPatient | None, AllMeasured | None]:
     """Rows of the other tables by patient, None of those that cannot be read: see `lost`."""
     arrays, measured = None, None
     try:
-        arrays = _by_patient(read_table(location, manifest, "arrays").to_pylist())
+        arrays = RowsByPatient(read_table(location, manifest, "arrays"))
     except DatasetError as error:
         lost.append(_lost_table(error))
     try:
@@ -159,44 +163,36 @@ def _lost_table(error: DatasetError) -> Problem:
 class _Said:
     """What the tables say of one patient; None of those that cannot be read."""
 
-    row: dict[str, Any]
-    arrays: list[dict[str, Any]] | None
+    row: Row
+    arrays: list[Row] | None
     measured: Measured | None
 
 
-def _by_patient(rows: list[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
-    grouped: dict[str, list[dict[str, Any]]] = {}
-    for row in rows:
-        grouped.setdefault(row["patient_id"], []).append(row)
-    return grouped
-
-
-def _counts(
-    location: Location, manifest: Manifest, rows: dict[str, dict[str, Any]]
-) -> Iterator[Problem]:
+def _counts(location: Location, manifest: Manifest, patients: pa.Table) -> Iterator[Problem]:
+    parts = Counter(patients.column("part").to_pylist())
     for part, count in manifest.patients.items():
-        there = sum(r["part"] == part for r in rows.values())
+        there = parts[part]
         if there != count:
             yield Problem("manifest", f"counts {count} {part} patients; the table has {there}")
     if manifest.cohort is not None:
         by_part = manifest.model_copy(update={"cohort": None})
-        if read_table(location, by_part, "patients").to_pylist() != list(rows.values()):
+        if not read_table(location, by_part, "patients").equals(patients):
             yield Problem(manifest.cohort, "differs from the patients tables by part; run finalise")
     if location.is_local:
         named = {k.split("/")[0] for k in location.find("patients")}
         stores = {name.removesuffix(".zarr") for name in named if name.endswith(".zarr")}
-        for patient in sorted(s for s in stores - set(rows) if not s.startswith(".")):
+        stores -= set(patients.column("patient_id").to_pylist())
+        for patient in sorted(s for s in stores if not s.startswith(".")):
             yield Problem(store_path(patient), "no row in the patients table; run finalise")
 
 
-def _content(
-    location: Location, manifest: Manifest, rows: dict[str, dict[str, Any]]
-) -> Iterator[Problem]:
+def _content(location: Location, manifest: Manifest, patients: pa.Table) -> Iterator[Problem]:
     """Whether the manifest's hashes are those of what is there: see `store.content`."""
     said = manifest.content
     if said is None:  # written by an early version
         return
-    found = read_content(location, manifest, rows.values())
+    hashes = [name for name in ("patient_id", CONTENT) if name in patients.column_names]
+    found = read_content(location, manifest, patients.select(hashes).to_pylist())
     for name, parts in found.tables.items():
         for part, sha256 in parts.items():
             if said.tables.get(name, {}).get(part) != sha256:
@@ -286,16 +282,14 @@ def _shards(store: StoreMetadata, there: Mapping[str, int]) -> dict[str, Problem
     return found
 
 
-def _sum(store: StoreMetadata, there: Mapping[str, int], row: dict[str, Any]) -> Iterator[Problem]:
+def _sum(store: StoreMetadata, there: Mapping[str, int], row: Row) -> Iterator[Problem]:
     found, expected = sum(there.values()), row["store_bytes"]
     if found != expected:
         finding = f"objects of {found} bytes in all; expected {expected}"
         yield Problem(store_path(store.patient_id), finding, store.patient_id)
 
 
-def _tables(
-    store: StoreMetadata, row: dict[str, Any], arrays: list[dict[str, Any]] | None
-) -> Iterator[Problem]:
+def _tables(store: StoreMetadata, row: Row, arrays: list[Row] | None) -> Iterator[Problem]:
     expected = patient_row(store, row["store_bytes"])
     for column in (c.name for c in PATIENTS.columns if c.name in row or c.name != CONTENT):
         if row.get(column) != expected[column]:
@@ -352,7 +346,7 @@ def _voxels(
     array: VolumeArray,
     record: SourceRecord,
     key: str,
-    row: dict[str, Any] | None,
+    row: Row | None,
 ) -> Iterator[Problem]:
     where = f"{store_path(store.patient_id)}/{key}"
     try:

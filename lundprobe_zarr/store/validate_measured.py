@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -19,6 +19,7 @@ from lundprobe_zarr.schema.records import SourceRecord
 from lundprobe_zarr.store.dataset import read_table
 from lundprobe_zarr.store.location import Location
 from lundprobe_zarr.store.metadata import StoreMetadata, VolumeArray
+from lundprobe_zarr.store.rows import Row, RowsByPatient
 from lundprobe_zarr.vocabulary.names import STRUCTURES
 
 _LABELS = ("structure", "fold", "step", "observer")
@@ -31,16 +32,15 @@ _COLUMNS = {
 }
 _REMEDY = "run finalise --rebuild"
 Key = tuple[Any, ...]
-Row = dict[str, Any]
 
 
-@dataclass
+@dataclass(frozen=True)
 class Measured:
     """One patient's rows of the tables `structures`, `slices` and `foreground`."""
 
-    structures: list[Row] = field(default_factory=list)
-    slices: list[Row] = field(default_factory=list)
-    foreground: list[Row] = field(default_factory=list)
+    structures: list[Row]
+    slices: list[Row]
+    foreground: list[Row]
 
     def row(self, array: VolumeArray, record: SourceRecord) -> Row | None:
         """The row of the segmentation that a source file holds; None if there is none."""
@@ -57,14 +57,30 @@ def _key_of_row(row: Row) -> Key:
     return tuple(row[name] for name in _KEY)
 
 
-def read_measured(location: Location, manifest: Manifest) -> dict[str, Measured]:
+class AllMeasured:
+    """Every patient's measured rows."""
+
+    def __init__(self, tables: dict[str, RowsByPatient]) -> None:
+        self._tables = tables
+
+    @property
+    def patients(self) -> set[str]:
+        """Those of whom there are any."""
+        return {patient for rows in self._tables.values() for patient in rows}
+
+    def of(self, patient_id: str) -> Measured:
+        """One patient's, which may be none."""
+        return Measured(**{name: rows.of(patient_id) for name, rows in self._tables.items()})
+
+
+def read_measured(location: Location, manifest: Manifest) -> AllMeasured:
     """Every patient's measured rows; raises `DatasetError` if a table cannot be read."""
-    found: dict[str, Measured] = {}
-    for name, columns in _COLUMNS.items():
-        table = read_table(location, manifest, name, ["patient_id", *columns])
-        for row in table.select(["patient_id", *columns]).to_pylist():
-            getattr(found.setdefault(row.pop("patient_id"), Measured()), name).append(row)
-    return found
+
+    def read(name: str) -> RowsByPatient:
+        wanted = ["patient_id", *_COLUMNS[name]]
+        return RowsByPatient(read_table(location, manifest, name, wanted).select(wanted))
+
+    return AllMeasured({name: read(name) for name in _COLUMNS})
 
 
 def table_findings(store: StoreMetadata, measured: Measured) -> Iterator[tuple[str, str]]:

@@ -220,6 +220,9 @@ def test_a_source_without_parts_is_refused_with_a_hint(tmp_path: Path) -> None:
         take_inventory(folder.parent)
     with pytest.raises(SourceNotFoundError, match="expected the unpacked LUND-PROBE archive"):
         take_inventory(folder)
+    (folder / "lundprobe.json").write_text("{}")  # source and dataset named the other way round
+    with pytest.raises(SourceNotFoundError, match="it is a converted dataset: name the source"):
+        take_inventory(folder)
 
 
 def test_two_trees_side_by_side_are_refused(tmp_path: Path) -> None:
