@@ -1,4 +1,4 @@
-"""Who writes what: names that tell the living from the dead, and claims on patients.
+"""Who writes what: claims on patients.
 
 Two conversions of one patient at a time would be in each other's way. Each therefore announces its
 patients in the dataset before it begins, and gives way to one that has. In a bucket, which has no
@@ -9,21 +9,18 @@ Of those that claim at once, the one whose name comes first goes on.
 from __future__ import annotations
 
 import json
-import os
-import socket
 import threading
 import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 from lundprobe_zarr.errors import DatasetError, UsageError
-from lundprobe_zarr.store.disk import writer
 from lundprobe_zarr.store.location import Location
 from lundprobe_zarr.store.memory import NOTES
+from lundprobe_zarr.store.writers import is_alive, named, writer
 
 #: A claim is written anew this often, and that of a conversion elsewhere that has not been for so
 #: long is taken for one that was killed. Clocks do not matter: it is watched meanwhile. Longer
@@ -34,29 +31,6 @@ _DEAD_SECONDS = 90.0
 CLAIMS = ("runs", "claims", "publishing")
 #: What a claim says: whether its conversion goes on already, or looks for others yet.
 _WAITS, _GOES_ON = "waits", "goes on"
-
-
-def is_alive(name: str) -> bool | None:
-    """Whether the process is alive that `writer` named; None if that cannot be told here."""
-    host, process = _named(name)
-    if host != socket.gethostname() or not process.isdigit():
-        return None
-    try:
-        os.kill(int(process), 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return not _is_zombie(int(process))
-
-
-def _is_zombie(process: int) -> bool:
-    """Whether a process has ended, and nobody has asked how: in a container it may stay so."""
-    try:
-        state = Path(f"/proc/{process}/stat").read_bytes().rpartition(b")")[2]
-    except OSError:  # not Linux, or it is gone this instant
-        return False
-    return state.split()[:1] == [b"Z"]
 
 
 @contextmanager
@@ -76,7 +50,7 @@ def announced(dataset: Location, patients: Iterable[str]) -> Iterator[str]:
         shared = {c: _shared(other, wanted) for c, other in others.items()}
         other = _in_the_way(dataset, claim, [c for c in others if shared[c]])
         if other is not None:
-            host, process = _named(other)
+            host, process = named(other.rpartition("/")[2])
             raise UsageError(
                 f"{dataset.url}: another conversion is at work there, process {process} on {host} "
                 f"since {others[other].get('since')}, on {shared[other]} of the "
@@ -205,12 +179,6 @@ def _parsed(said: bytes | None) -> Mapping[str, Any]:
     except ValueError:
         return {}
     return parsed if isinstance(parsed, dict) else {}
-
-
-def _named(claim: str) -> tuple[str, str]:
-    """Host and process of the writer of a claim."""
-    host, _, process = claim.rpartition("/")[2].rpartition("-")[0].rpartition("-")
-    return host, process
 
 
 def _read(dataset: Location, claim: str) -> bytes | None:

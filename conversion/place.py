@@ -22,12 +22,13 @@ from pathlib import Path
 from lundprobe_zarr.errors import DatasetError, UsageError
 from lundprobe_zarr.schema.tables import store_path
 from lundprobe_zarr.store.copy import send_store
-from lundprobe_zarr.store.disk import WRITING, writer
+from lundprobe_zarr.store.disk import WRITING
 from lundprobe_zarr.store.foreign import foreign_files
 from lundprobe_zarr.store.location import Location
 from lundprobe_zarr.store.memory import NOTES
+from lundprobe_zarr.store.writers import is_alive, writer
 
-from .claim import CLAIMS, claimed, is_alive
+from .claim import CLAIMS, claimed
 
 _PARTIAL, _REPLACED = ".partial-", ".replaced-"
 _SCRATCH, _PROBE = "lundprobe-zarr-", "probe-"

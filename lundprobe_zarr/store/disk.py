@@ -3,20 +3,15 @@
 from __future__ import annotations
 
 import os
-import socket
-import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from lundprobe_zarr.store.writers import writer
+
 #: Between the name of a file and that of who is writing it; hidden until it is complete.
 WRITING = ".writing-"
-
-
-def writer() -> str:
-    """A name for what this process writes: host, process and a random part."""
-    return f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
 
 
 @contextmanager

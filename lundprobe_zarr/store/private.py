@@ -6,20 +6,25 @@ import uuid
 
 from lundprobe_zarr.errors import DatasetError, UsageError
 from lundprobe_zarr.store.location import Location
+from lundprobe_zarr.store.writers import is_alive, writer
+
+#: Before the name of who asks.
+_PROBE = "probe-"
 
 
 def require_private(location: Location) -> None:
     """Require that what is written to `location` cannot be read without credentials.
 
-    Writes a small object, asks for it as nobody, and deletes it. An answer other than that object
-    counts as private, whatever the reason. Disks and memory are not asked, nor are places of which
-    it is not known how to: only S3, GCS, Azure and the Hugging Face hub are. Raises `UsageError`
-    if the object could be read, `DatasetError` if it could not be written.
+    Writes a small object, asks for it as nobody, and deletes it, and those that killed processes
+    of this machine left. An answer other than that object counts as private, whatever the reason.
+    Disks and memory are not asked, nor are places of which it is not known how to: only S3, GCS,
+    Azure and the Hugging Face hub are. Raises `UsageError` if the object could be read,
+    `DatasetError` if it could not be written.
     """
     public = location.anonymous()
     if public is None:
         return
-    name, said = f"probe-{uuid.uuid4().hex}", uuid.uuid4().bytes
+    name, said = f"{_PROBE}{writer()}", uuid.uuid4().bytes
     location.write(name, said)
     try:
         if _read(public, name) == said:
@@ -32,6 +37,9 @@ def require_private(location: Location) -> None:
             )
     finally:
         location.delete(name)
+    for left in location.children(""):
+        if left.startswith(_PROBE) and is_alive(left.removeprefix(_PROBE)) is False:
+            location.delete(left)
 
 
 def _read(public: Location, name: str) -> bytes | None:

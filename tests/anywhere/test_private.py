@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
+import socket
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -65,6 +69,19 @@ def test_private_buckets_are_taken_and_nothing_is_left(empty_s3: Place, public: 
     for place in (empty_s3.beside("mine"), Place("s3://public/closed", public.options)):
         require_private(place.location)
         assert everything(place) == {}
+
+
+def test_what_a_killed_process_left_goes_and_what_another_needs_stays(empty_s3: Place) -> None:
+    place = empty_s3.beside("asked")
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    for process in (ended.pid, os.getpid()):
+        place.location.write(f"probe-{socket.gethostname()}-{process}-0123abcd", b"?")
+    place.location.write("probe-elsewhere-1-0123abcd", b"?")
+    require_private(place.location)
+    assert sorted(everything(place)) == sorted(
+        ["probe-elsewhere-1-0123abcd", f"probe-{socket.gethostname()}-{os.getpid()}-0123abcd"]
+    )
 
 
 def test_a_conversion_to_a_public_place_is_refused_before_any_patient(

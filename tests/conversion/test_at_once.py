@@ -17,7 +17,7 @@ import pytest
 from conftest import Workplace
 from trees import NEW, OLD, convert_tree, snapshot
 
-from conversion.claim import announced, is_alive, publishing
+from conversion.claim import announced, publishing
 from conversion.inventory import select, take_inventory
 from conversion.patient import convert_patient
 from conversion.place import _replace, remove_unfinished
@@ -25,6 +25,7 @@ from conversion.publish import finalise
 from conversion.run import Options, convert
 from lundprobe_zarr.errors import UsageError
 from lundprobe_zarr.store.location import Location
+from lundprobe_zarr.store.writers import is_alive
 
 
 @pytest.fixture(autouse=True)

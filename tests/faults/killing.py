@@ -25,7 +25,6 @@ from typing import Any
 
 import psutil
 
-from conversion.claim import is_alive
 from lundprobe_zarr.errors import DatasetError, NotADatasetError
 from lundprobe_zarr.phantom import write_phantom
 from lundprobe_zarr.schema.tables import store_path
@@ -33,6 +32,7 @@ from lundprobe_zarr.store.dataset import open_manifest
 from lundprobe_zarr.store.location import Location
 from lundprobe_zarr.store.memory import SOURCE_NOTE
 from lundprobe_zarr.store.validate import validate
+from lundprobe_zarr.store.writers import is_alive
 from tests.altered import but_for_time
 from tests.anywhere.servers import Traffic, s3_server
 
@@ -305,7 +305,8 @@ def require_undisturbed(target: Target, wanted: Reference) -> None:
     assert validate(location, deep=location.is_local).problems == ()
     for patient, expected in wanted.stores.items():
         assert objects(location, patient) == expected
-    assert set(location.find("")) ^ wanted.names == set(), "nothing is left lying about"
+    differing = sorted(set(location.find("")) ^ wanted.names)
+    assert differing == [], "left lying about, or missing"
     assert not target.scratch.exists() or list(target.scratch.iterdir()) == []
 
 
