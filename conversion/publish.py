@@ -25,7 +25,8 @@ from lundprobe_zarr.store.content import dataset_content
 from lundprobe_zarr.store.dataset import open_manifest
 from lundprobe_zarr.store.location import Location
 from lundprobe_zarr.store.memory import Absent, absent
-from lundprobe_zarr.store.metadata import StoreMetadata, parse_store
+from lundprobe_zarr.store.metadata import HOLDS_ANOTHER, StoreMetadata, parse_store
+from lundprobe_zarr.store.remedy import convert_again
 from lundprobe_zarr.store.sound import write_sound
 from lundprobe_zarr.vocabulary.names import PARTS
 from lundprobe_zarr.vocabulary.version import package_version
@@ -119,7 +120,7 @@ def _gather(dataset: Location, tables: TableFiles) -> tuple[list[_Store], list[s
         left_out += left
         some = [_known(s) for s in stores]
         known += some
-        kinds |= {(s.precision, s.synthetic) for s in some}
+        kinds |= {(s.precision, s.synthetic, s.headers_stripped) for s in some}
         if len(kinds) == 1:
             tables.add(stores)
     return known, left_out
@@ -162,8 +163,9 @@ def _store(dataset: Location, name: str, text: bytes | None) -> StoreMetadata | 
         store = parse_store(text, dataset.path(place))
     except (DamagedStoreError, SchemaVersionError) as error:
         return str(error)
-    fits = store_path(store.patient_id) == place
-    return store if fits else f"holds patient {store.patient_id}"
+    if store_path(store.patient_id) == place:
+        return store
+    return f"{HOLDS_ANOTHER} {store.patient_id}, not of this one"
 
 
 def _manifest(dataset: str, stores: list[_Store]) -> Manifest:
@@ -175,7 +177,7 @@ def _manifest(dataset: str, stores: list[_Store]) -> Manifest:
             "name": "LUND-PROBE phantom (synthetic)" if synthetic else "LUND-PROBE",
             "precision": precision,
             "synthetic": synthetic,
-            "headers_stripped": all(s.headers_stripped for s in stores),
+            "headers_stripped": _are_stripped(dataset, stores),
             "access": ACCESS_SYNTHETIC if synthetic else ACCESS,
             "converter": f"lundprobe-zarr {package_version()}",
             "created": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -210,6 +212,27 @@ def _is_synthetic(dataset: str, stores: list[_Store]) -> bool:
             "destinations of their own"
         )
     return bool(phantom)
+
+
+def _are_stripped(dataset: str, stores: list[_Store]) -> bool:
+    with_text = [s.patient_id for s in stores if not s.headers_stripped]
+    stripped = [s.patient_id for s in stores if s.headers_stripped]
+    if with_text and stripped:
+        fewer, how = (
+            (with_text, " --strip-headers")
+            if len(with_text) < len(stripped)
+            else (
+                stripped,
+                "",
+            )
+        )
+        raise DatasetError(
+            f"{dataset}: {len(stripped)} of its stores were converted with --strip-headers and "
+            f"{len(with_text)} without; expected one kind; convert some again and run "
+            f"`lundprobe-zarr finalise {shlex.quote(dataset)}`:\n  "
+            f"{convert_again(dataset, fewer)}{how}"
+        )
+    return bool(stripped)
 
 
 def _write(dataset: Location, objects: Mapping[str, Path | bytes]) -> None:

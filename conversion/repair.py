@@ -176,7 +176,8 @@ def repair(
 def _unknown(patient_id: str, inventory: Inventory) -> PatientResult:
     reason = (
         f"{patient_id}: not in {inventory.root}; expected the source it was converted from; name "
-        "that, or copy its store from another copy of the dataset"
+        "that, or copy its store from another copy of the dataset; if there is no such patient, "
+        "remove it"
     )
     return PatientResult(patient_id, "failed", 0, error=reason)
 

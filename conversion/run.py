@@ -81,7 +81,8 @@ class Report:
 
     `not_in_source` are patients in the dataset whom the source does not have; their stores stay.
     Not looked for when only some patients were asked for, or a share. `unpublished` is why the
-    tables could not be written, where patients failed.
+    tables could not be written, where patients failed. `left_out` are stores that are not in the
+    tables, and why: they cannot be read, and are of nobody who was converted.
     """
 
     source: str
@@ -94,6 +95,7 @@ class Report:
     seconds: float = 0.0
     interrupted: bool = False
     unpublished: str | None = None
+    left_out: tuple[str, ...] = ()
 
     def count(self, status: str) -> int:
         """Number of patients with that status."""
@@ -113,6 +115,7 @@ class Report:
             "seconds": round(self.seconds, 3),
             "interrupted": self.interrupted,
             "unpublished": self.unpublished,
+            "left_out": list(self.left_out),
             "counts": {s: self.count(s) for s in ("converted", "skipped", "failed")},
             "skipped_folders": list(self.skipped_folders),
             "findings": list(self.findings),
@@ -128,7 +131,8 @@ class Options:
     """How to convert: where the work runs, what may be rounded, whether to redo what is done.
 
     `scratch` is the folder for stores on their way to a bucket; by default the system's for
-    temporary files. `allow_public` is to write where anyone can read.
+    temporary files. `allow_public` is to write where anyone can read. `checksum` is to tell by
+    their hashes which source files have changed, not by sizes and times.
     """
 
     workers: int | None = None
@@ -138,6 +142,7 @@ class Options:
     publish: bool = True
     scratch: Path | None = None
     allow_public: bool = False
+    checksum: bool = False
 
 
 def convert(
@@ -190,13 +195,11 @@ def _convert(
 
 def _publish(dataset: Location, report: Report) -> None:
     try:
-        left_out = finalise(dataset).left_out
+        report.left_out = finalise(dataset).left_out
     except DatasetError as error:
         if not report.failures:
             raise
         report.unpublished = str(error)  # such as that every patient failed
-        return
-    report.findings += tuple(f"left out of the tables: {line}" for line in left_out)
 
 
 def _require_usable(inventory: Inventory, dataset: Location, options: Options) -> None:
@@ -224,7 +227,7 @@ def _skip_current(
     if options.overwrite:
         return list(patients)
     todo = []
-    current = are_current(dataset, patients, options.precision)
+    current = are_current(dataset, patients, options.precision, checksum=options.checksum)
     for patient, is_current in zip(patients, current, strict=True):
         if is_current:
             report.results.append(PatientResult(patient.patient_id, "skipped", patient.bytes))

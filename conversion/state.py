@@ -15,10 +15,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from lundprobe_zarr.errors import DatasetError
+from lundprobe_zarr.errors import DamagedStoreError, DatasetError
 from lundprobe_zarr.schema.layout import SCHEMA_VERSION
 from lundprobe_zarr.schema.precision import Precision
-from lundprobe_zarr.schema.tables import store_path
 from lundprobe_zarr.store.dataset import open_store
 from lundprobe_zarr.store.location import Location
 from lundprobe_zarr.store.memory import FAILED_NOTES, NOTES, SOURCE_NOTE, failed_before
@@ -86,26 +85,35 @@ class Failures:
 
 
 def are_current(
-    dataset: Location, patients: Sequence[PatientSource], precision: Precision, note: bool = True
+    dataset: Location,
+    patients: Sequence[PatientSource],
+    precision: Precision,
+    note: bool = True,
+    checksum: bool = False,
 ) -> list[bool]:
     """Whether each patient need not be converted again: see `is_current`."""
-    look = partial(is_current, dataset, precision=precision, note=note)
+    look = partial(is_current, dataset, precision=precision, note=note, checksum=checksum)
     with ThreadPoolExecutor(1 if dataset.is_local else _REQUESTS) as pool:
         return list(pool.map(look, patients))
 
 
 def is_current(
-    dataset: Location | Path, patient: PatientSource, precision: Precision, note: bool = True
+    dataset: Location | Path,
+    patient: PatientSource,
+    precision: Precision,
+    note: bool = True,
+    checksum: bool = False,
 ) -> bool:
     """Whether the patient's store is there and was converted from just these source files.
 
-    Sizes and times decide when they all agree; a file whose time alone differs is hashed, and
-    the new times are noted unless `note` is off. At most three requests, however many files.
+    Sizes and times decide when they all agree, unless `checksum` asks for the contents; a file
+    whose time alone differs is hashed, and the new times are noted unless `note` is off. At most
+    three requests, however many files. Raises `SchemaVersionError` for a newer store.
     """
     dataset = located(dataset)
-    if patient.problem is not None or not dataset.exists(_root(patient)):
+    if patient.problem is not None or not _is_there(dataset, patient.patient_id):
         return False
-    noted = _read_state(dataset, patient.patient_id)
+    noted = None if checksum else _read_state(dataset, patient.patient_id)
     now = _state(patient, precision)
     if noted == now:
         return True
@@ -121,8 +129,13 @@ def is_current(
     return True
 
 
-def _root(patient: PatientSource) -> str:
-    return f"{store_path(patient.patient_id)}/zarr.json"
+def _is_there(dataset: Location, patient_id: str) -> bool:
+    """Whether there is a store of the patient that readers can open."""
+    try:
+        open_store(dataset, patient_id)
+    except DamagedStoreError:  # or not there: to be converted again
+        return False
+    return True
 
 
 def _read_state(dataset: Location, patient_id: str) -> dict[str, Any] | None:

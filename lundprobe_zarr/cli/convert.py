@@ -67,6 +67,14 @@ StripHeaders = Annotated[
         "data_type), with extensions and what follows the voxels; `export` cannot restore them.",
     ),
 ]
+Checksum = Annotated[
+    bool,
+    typer.Option(
+        "--checksum",
+        help="Tell by their hashes which source files have changed since they were converted, not "
+        "by size and time; reads all of them.",
+    ),
+]
 DryRun = Annotated[
     bool, typer.Option("--dry-run", help="Say what is there and what would be done; write nothing.")
 ]
@@ -101,6 +109,7 @@ def convert(
     overwrite: Overwrite = False,
     follow_links: FollowLinks = False,
     strip_headers: StripHeaders = False,
+    checksum: Checksum = False,
     dry_run: DryRun = False,
     report: ReportFile = None,
     scratch: Scratch = None,
@@ -109,8 +118,9 @@ def convert(
 ) -> None:
     """Convert a copy of LUND-PROBE into a dataset, on disk or in a bucket (s3://, gs://, az://).
 
-    Patients converted before are skipped unless their source has changed, so the same command
-    continues a run that was broken off. A patient that fails fails alone.
+    Patients converted before are skipped unless their source has changed, by the sizes and times
+    of its files, so the same command continues a run that was broken off. A patient that fails
+    fails alone. Exit status 1 if any did, 3 if there is a store that cannot be read.
     To a bucket, each patient is written and verified in a scratch folder, then sent, its root
     metadata last: `lundprobe-zarr convert SOURCE s3://bucket/lund-probe --scratch /fast/disk`.
     """
@@ -132,6 +142,7 @@ def convert(
         publish=share is None,
         scratch=scratch,
         allow_public=allow_public,
+        checksum=checksum,
     )
     if dry_run:
         from lundprobe_zarr.cli.plan import show_plan
@@ -174,11 +185,13 @@ def run(
         report.write(report_file)
     if report is None or report.interrupted:
         # Counted on disk: a patient may have come to its end while workers were stopping.
-        done = converter.current(destination, inventory, how.precision)
+        done = converter.current(destination, inventory, how)
         show_interrupted(len(done), len(inventory.patients), destination)
         return interrupt.status
     show_outcome(report, destination, published=how.publish)
-    return FAILED if report.failures else 0
+    if report.failures:
+        return FAILED
+    return NO_DATASET if report.left_out else 0
 
 
 def parse_share(text: str | None) -> tuple[int, int] | None:
@@ -218,8 +231,8 @@ def finalise(
     at any time, and repairs tables that were lost.
     """
     from lundprobe_zarr.cli import converter
-    from lundprobe_zarr.cli.console import count, listing, say
-    from lundprobe_zarr.store.remedy import convert_again
+    from lundprobe_zarr.cli.console import say
+    from lundprobe_zarr.cli.outcome import show_left_out
 
     location = locate(dataset, storage_options)
     published = converter.finalise(location, rebuild)
@@ -229,9 +242,6 @@ def finalise(
         say(f"Incomplete: {published.absent}.", "yellow")
         say(f"  lundprobe-zarr convert SOURCE {shlex.quote(location.url)} converts who is missing.")
     if published.left_out:
-        say(f"Left out {count(len(published.left_out), 'store')}:")
-        listing(published.left_out)
-        names = [line.partition(".zarr: ")[0] for line in published.left_out]
-        say(f"To convert again: {convert_again(location.url, names)}")
+        show_left_out(location, published.left_out)
         raise typer.Exit(NO_DATASET)
     say(f"Next: lundprobe-zarr info {shlex.quote(location.url)}")

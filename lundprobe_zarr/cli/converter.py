@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from conversion.publish import Published
     from conversion.repair import Damage, Repair
     from conversion.run import Options, Report, Reporter
-    from lundprobe_zarr.schema.precision import Precision
     from lundprobe_zarr.store.location import Location
 
 GROUP = "lundprobe_zarr.converter"
@@ -79,12 +78,12 @@ def strangers(inventory: Inventory, destination: Location) -> tuple[str, ...]:
     return found
 
 
-def current(
-    destination: Location, inventory: Inventory, precision: Precision
-) -> list[PatientSource]:
+def current(destination: Location, inventory: Inventory, how: Options) -> list[PatientSource]:
     """Patients that need not be converted again; writes nothing."""
     patients = inventory.patients
-    found = _module("state").are_current(destination, patients, precision, note=False)
+    found = _module("state").are_current(
+        destination, patients, how.precision, note=False, checksum=how.checksum
+    )
     return [p for p, is_current in zip(patients, found, strict=True) if is_current]
 
 

@@ -11,6 +11,7 @@ import typer
 from lundprobe_zarr.cli.convert import AllowPublic
 from lundprobe_zarr.cli.place import StorageOptions, locate, require_file, write_report
 from lundprobe_zarr.cli.status import FAILED
+from lundprobe_zarr.store.urls import protocol_of_url
 
 if TYPE_CHECKING:
     from lundprobe_zarr.store.copy import CopiedStore, CopyReport
@@ -36,7 +37,11 @@ def copy(
     storage_options: StorageOptions = None,
     source_options: Annotated[
         str | None,
-        typer.Option(metavar="JSON|@FILE", help="The same for SRC; --storage-options is for DEST."),
+        typer.Option(
+            metavar="JSON|@FILE",
+            help="The same for SRC [default: those of --storage-options, if DEST is a path or a "
+            "URL of the same protocol].",
+        ),
     ] = None,
 ) -> None:
     """Copy a dataset to a folder or bucket, and check that it arrived.
@@ -53,7 +58,8 @@ def copy(
     from lundprobe_zarr.store.dataset import open_manifest
 
     require_file("--report", report)
-    start, end = locate(source, source_options), locate(destination, storage_options)
+    own = _source_options(source, destination, source_options, storage_options)
+    start, end = locate(source, own), locate(destination, storage_options)
     total = sum(open_manifest(start).patients.values())
     stopping = "Stopping: waiting for the objects on their way …"
     with interruptible(lambda: typer.echo(stopping, err=True)) as interrupt:
@@ -75,6 +81,16 @@ def copy(
     _show(done, end.url)
     if done.failures:
         raise typer.Exit(FAILED)
+
+
+def _source_options(
+    source: str, destination: str, given: str | None, storage_options: str | None
+) -> str | None:
+    """Options of SRC: its own, or those of DEST where DEST is a path or of the same protocol."""
+    if given is not None:
+        return given
+    start, end = protocol_of_url(source), protocol_of_url(destination)
+    return storage_options if start != "file" and end in ("file", start) else None
 
 
 def _verdict(store: CopiedStore) -> str:

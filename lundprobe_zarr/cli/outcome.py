@@ -8,6 +8,9 @@ from typing import TYPE_CHECKING
 
 from lundprobe_zarr.cli.console import count, duration, heading, listing, say
 from lundprobe_zarr.cli.place import shown
+from lundprobe_zarr.schema.tables import store_path
+from lundprobe_zarr.store.metadata import HOLDS_ANOTHER
+from lundprobe_zarr.store.remedy import convert_again
 
 if TYPE_CHECKING:
     from conversion.run import Report
@@ -18,6 +21,7 @@ def show_outcome(report: Report, destination: Location, published: bool) -> None
     """Print the summary of a run that went to its end."""
     _show_failures(report)
     _show_findings(report)
+    show_left_out(destination, report.left_out)
     say()
     say(f"{_counts(report)} in {duration(report.seconds)}.", "bold")
     say(f"Dataset: {shown(destination)}")
@@ -49,6 +53,21 @@ def _show_failures(report: Report) -> None:
         for result in report.failures:
             say(f"  {result.patient_id}", "red")
             say(f"    {result.error}")
+
+
+def show_left_out(dataset: Location, left_out: Sequence[str]) -> None:
+    """Print which stores are not in the tables, and what to do about them."""
+    if not left_out:
+        return
+    say(f"Left out of the tables: {count(len(left_out), 'store')}", "red")
+    listing(left_out)
+    named = {line.partition(".zarr: ")[0]: line for line in left_out}
+    strange = [i for i, line in named.items() if HOLDS_ANOTHER in line]
+    damaged = [i for i in named if i not in strange]
+    if damaged:
+        say(f"To convert again: {convert_again(dataset.url, damaged)}")
+    for patient_id in strange:
+        say(f"To be moved away, or removed: {dataset.path(store_path(patient_id))}")
 
 
 def _show_findings(report: Report) -> None:

@@ -77,7 +77,7 @@ def _unknown(patients: Iterable[PatientSource]) -> Iterator[str]:
 
 
 def _show_intent(inventory: Inventory, destination: Location, how: Options, bad: int) -> None:
-    current = [] if how.overwrite else converter.current(destination, inventory, how.precision)
+    current = [] if how.overwrite else converter.current(destination, inventory, how)
     todo = len(inventory.patients) - len(current) - bad
     spared = {p.patient_id for p in current}
     left = sum(

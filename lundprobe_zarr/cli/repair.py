@@ -12,6 +12,7 @@ import typer
 from lundprobe_zarr.cli.convert import FollowLinks, Scratch, Source, Workers
 from lundprobe_zarr.cli.place import Dataset, StorageOptions, locate, require_file, write_report
 from lundprobe_zarr.cli.status import FAILED, NO_DATASET
+from lundprobe_zarr.errors import UsageError
 
 if TYPE_CHECKING:
     from conversion.inventory import Inventory
@@ -44,6 +45,8 @@ def repair(
     from lundprobe_zarr.cli.console import say
 
     require_file("--report", report)
+    if workers is not None and workers < 1:
+        raise UsageError(f"--workers {workers}; expected at least 1")
     location = locate(dataset, storage_options)
     location.require_writable()
     inventory = converter.take_inventory(source, follow_links)

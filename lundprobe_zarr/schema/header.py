@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 from nibabel.nifti1 import Nifti1Header
 from nibabel.nifti2 import Nifti2Header
 
@@ -35,19 +36,22 @@ def parse_header(raw: bytes) -> Nifti1Header | Nifti2Header:
 #: Fields of a header that hold text which nobody needs to read the voxels; `unused_str` is
 #: NIfTI-2's.
 TEXT_FIELDS = ("data_type", "db_name", "descrip", "aux_file", "intent_name", "unused_str")
+#: Fields of NIfTI-1 that mean nothing, so that they may hold anything: "UNUSED" in
+#: https://nifti.nimh.nih.gov/pub/dist/src/niftilib/nifti1.h.
+UNUSED_FIELDS = ("extents", "session_error", "regular", "glmax", "glmin")
 #: What stands between header and voxels of a file without extensions.
 NO_EXTENSIONS = bytes(4)
 
 
 def without_text(raw: bytes) -> bytes:
-    """The bytes of a header with its free text zeroed, for a file without extensions.
+    """The bytes of a header with free text and unused fields zeroed, of a file without extensions.
 
     All that places and scales the voxels stays; `vox_offset` says that they follow at once, after
     `NO_EXTENSIONS`. Raises `ValueError` if `raw` is no header.
     """
     header: Any = parse_header(raw)
-    for name in TEXT_FIELDS:
+    for name in (*TEXT_FIELDS, *UNUSED_FIELDS):
         if name in header.keys():  # noqa: SIM118 - a header is no mapping
-            header[name] = b""
+            header[name] = np.zeros((), header[name].dtype)
     header["vox_offset"] = len(raw) + len(NO_EXTENSIONS)
     return bytes(header.binaryblock)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shlex
 import threading
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
@@ -311,7 +312,7 @@ class _Copier:
         return sent
 
     def _read(self, name: str, item: StoreObject) -> tuple[_Sent, bytes]:
-        """An object of the source, to send or compare; raises `DamagedStoreError` if it is not."""
+        """An object of the source, to send or compare; raises `DatasetError` if it is unsound."""
         _require_no_way_out(self._source, name)
         size = UNKNOWN if item.size is None else item.size
         data = read_sound(
@@ -340,7 +341,10 @@ class _Copier:
         if finding is None:
             return data
         where = self._source.path(name)
-        raise DamagedStoreError(f"{where}: {finding}; {remedy(where)}; then run this again")
+        if name.startswith("patients/"):
+            raise DamagedStoreError(f"{where}: {finding}; {remedy(where)}; then run this again")
+        command = f"lundprobe-zarr finalise {shlex.quote(self._source.url)}"
+        raise DatasetError(f"{where}: {finding}; write it anew (`{command}`), then run this again")
 
     def _require_arrived(self, sent: _Sent, known: bytes | None) -> None:
         """Require that an object is there as it was sent; what was spoilt is sent once more."""

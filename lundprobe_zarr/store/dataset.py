@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -22,6 +23,7 @@ from lundprobe_zarr.errors import (
 )
 from lundprobe_zarr.schema.manifest import MANIFEST_NAME, Manifest, parse_manifest
 from lundprobe_zarr.schema.tables import PATIENTS, TABLES, store_path
+from lundprobe_zarr.store.disk import open_local
 from lundprobe_zarr.store.location import Location, Range, read_object
 from lundprobe_zarr.store.metadata import StoreMetadata, parse_store_of
 from lundprobe_zarr.store.remedy import remedy as remedy_of_store
@@ -168,11 +170,12 @@ def parquet_file(location: Location, file: str) -> Iterator[pq.ParquetFile]:
     Raises `DatasetError` if it is not there or cannot be read, then or later.
     """
     try:
-        yield pq.ParquetFile(
-            location.local(file)
-            if location.is_local
-            else io.BytesIO(read_object(location, file, "a table of the dataset", remedy=_REMEDY))
-        )
+        if location.is_local:
+            os.close(open_local(location.local(file)))  # which refuses what might never end
+            yield pq.ParquetFile(location.local(file))
+        else:
+            held = read_object(location, file, "a table of the dataset", remedy=_REMEDY)
+            yield pq.ParquetFile(io.BytesIO(held))
     except DatasetError:
         raise
     except _UNSOUND as error:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import stat
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -63,9 +65,30 @@ def _copy(source: Path, file: Any) -> None:
             file.write(block)
 
 
+def open_local(path: Path) -> int:
+    """Descriptor of a file, to be read.
+
+    Raises `OSError` for a pipe, a socket or a device, all of which might never end.
+    """
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)  # or a pipe would wait
+    mode = os.fstat(descriptor).st_mode
+    if stat.S_ISREG(mode):
+        return descriptor
+    os.close(descriptor)
+    if stat.S_ISDIR(mode):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+    raise OSError(errno.EINVAL, "a pipe, socket or device, not a file", str(path))
+
+
+def read_whole(path: Path) -> bytes:
+    """Contents of a file; raises as `open_local` does."""
+    with open(open_local(path), "rb", buffering=0) as file:
+        return file.read()
+
+
 def read_local(path: Path, spans: Sequence[tuple[int, int]]) -> list[bytes]:
-    """Bytes [start, stop) of a file, for each span; fewer behind its end."""
-    with path.open("rb", buffering=0) as file:
+    """Bytes [start, stop) of a file, for each span, fewer behind its end; as `open_local`."""
+    with open(open_local(path), "rb", buffering=0) as file:
         size = os.fstat(file.fileno()).st_size  # memory for what there is, not for what is asked
         stops = (min(stop, size) for _, stop in spans)
         return [

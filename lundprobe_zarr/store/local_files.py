@@ -13,6 +13,7 @@ from types import TracebackType
 import numpy as np
 
 from lundprobe_zarr.store.cores import Core
+from lundprobe_zarr.store.disk import open_local
 from lundprobe_zarr.store.location import Location, Range
 
 _BYTE = np.dtype(np.uint8)
@@ -57,6 +58,5 @@ class LocalFiles:
             with self._lock:
                 found = self._descriptors.get(name)
                 if found is None:
-                    flags = os.O_RDONLY | os.O_CLOEXEC
-                    found = self._descriptors[name] = os.open(self._location.local(name), flags)
+                    found = self._descriptors[name] = open_local(self._location.local(name))
         return found

@@ -19,7 +19,7 @@ from fsspec.implementations.local import LocalFileSystem
 from lundprobe_zarr.errors import DatasetError, UsageError
 from lundprobe_zarr.store.clients import open_files, takes_seconds
 from lundprobe_zarr.store.cores import waiting
-from lundprobe_zarr.store.disk import copy_local, read_local, staged, write_local
+from lundprobe_zarr.store.disk import copy_local, read_local, read_whole, staged, write_local
 from lundprobe_zarr.store.failures import (
     explain,
     failures,
@@ -250,7 +250,10 @@ class Location:
         """
 
         def fetch() -> bytes:
-            return bytes(self._ask("cat_file", self._full(relative), size=size, often=True))
+            full = self._full(relative)
+            if self.is_local:
+                return read_whole(Path(full))
+            return bytes(self._ask("cat_file", full, size=size, often=True))
 
         return self._do(relative, fetch)
 
@@ -451,9 +454,10 @@ class Location:
         try:
             self._do(relative, action)
         except FileNotFoundError as error:
+            what = "a file stands where a folder should" if self.is_local else "no such bucket"
             raise DatasetError(
-                f"{self.path(relative)}: cannot be written: no such bucket or folder; expected it "
-                "to be there; create it, or check the URL"
+                f"{self.path(relative)}: cannot be written: {what}, or it is gone; expected one "
+                "that is there; create it, or check the path or URL"
             ) from error
 
     def zarr_store(self, relative: str) -> Any:

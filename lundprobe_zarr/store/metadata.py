@@ -24,6 +24,8 @@ from lundprobe_zarr.vocabulary.version import UPGRADE
 
 #: Array of the fiducials' positions, which fills no shard of volumes.
 FIDUCIAL_PATH = "mri/clinical/fiducial_position"
+#: What messages say of a store in another's place.
+HOLDS_ANOTHER = "the store of patient"
 
 
 @dataclass(frozen=True)
@@ -163,8 +165,8 @@ def parse_store_of(patient_id: str, text: str | bytes, where: str) -> StoreMetad
     store = parse_store(text, where)
     if store.patient_id != patient_id:
         raise DamagedStoreError(
-            f"{where}: the store of patient {store.patient_id}, not of {patient_id} as its place "
-            f"says; {remedy(where)}"
+            f"{where}: {HOLDS_ANOTHER} {store.patient_id}, not of {patient_id} as its place says; "
+            f"{remedy(where)}; if there is no such patient, remove it"
         )
     return store
 

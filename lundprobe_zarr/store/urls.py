@@ -84,6 +84,10 @@ def _require_url(url: str) -> None:
         urlsplit(url)
     except ValueError as error:
         raise UsageError(f"{shown}: no URL ({error}); expected a path or a URL") from None
+    protocol = protocol_of_url(url)
+    if protocol in EXTRAS and not urlsplit(url.rpartition("::")[2]).netloc:
+        what = "server" if protocol in WEB else "bucket"
+        raise UsageError(f"{shown}: no {what} in it; expected e.g. {protocol}://{what}/lund-probe")
 
 
 def _refuse_password(url: str, protocol: str) -> None:

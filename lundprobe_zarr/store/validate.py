@@ -100,7 +100,7 @@ def validate(
             None if arrays is None else arrays.of(patient_id),
             None if measured is None else measured.of(patient_id),
         )
-        found = _look(location, patient_id, said, deep)
+        found = _look(location, manifest, patient_id, said, deep)
         on_store(patient_id)
         return found
 
@@ -178,12 +178,20 @@ def _counts(location: Location, manifest: Manifest, patients: pa.Table) -> Itera
         by_part = manifest.model_copy(update={"cohort": None})
         if not read_table(location, by_part, "patients").equals(patients):
             yield Problem(manifest.cohort, "differs from the patients tables by part; run finalise")
-    if location.is_local:
-        named = {k.split("/")[0] for k in location.find("patients")}
-        stores = {name.removesuffix(".zarr") for name in named if name.endswith(".zarr")}
-        stores -= set(patients.column("patient_id").to_pylist())
-        for patient in sorted(s for s in stores if not s.startswith(".")):
-            yield Problem(store_path(patient), "no row in the patients table; run finalise")
+    if location.can_list:
+        named = set(location.children("patients"))
+        stores = {n.removesuffix(".zarr") for n in named if n.endswith(".zarr") and n[0] != "."}
+        for patient_id in sorted(stores.difference(patients.column("patient_id").to_pylist())):
+            yield _without_row(location, patient_id)
+
+
+def _without_row(location: Location, patient_id: str) -> Problem:
+    """What is wrong with a store that the patients table does not name."""
+    try:
+        open_store(location, patient_id)
+    except DatasetError as error:  # for which it was left out
+        return _damage(location, patient_id, store_path(patient_id), error)
+    return Problem(store_path(patient_id), "no row in the patients table; run finalise")
 
 
 def _content(location: Location, manifest: Manifest, patients: pa.Table) -> Iterator[Problem]:
@@ -208,7 +216,7 @@ def _content(location: Location, manifest: Manifest, patients: pa.Table) -> Iter
 
 
 def _look(
-    location: Location, patient_id: str, said: _Said, deep: bool
+    location: Location, manifest: Manifest, patient_id: str, said: _Said, deep: bool
 ) -> tuple[int, list[Problem]]:
     try:
         store = open_store(location, patient_id)
@@ -216,7 +224,7 @@ def _look(
         return 0, [_damage(location, patient_id, store_path(patient_id), error)]
     there = object_sizes(location, patient_id)
     damaged = _small_objects(location, store, there, deep) | _shards(store, there)
-    problems = [*_attributes(store), *damaged.values()]
+    problems = [*_attributes(store, manifest), *damaged.values()]
     problems += _tables(store, said.row, said.arrays)
     problems += [
         Problem(f"{table} table, {patient_id}", finding, measured=patient_id)
@@ -240,10 +248,16 @@ def _damage(location: Location, patient_id: str, where: str, error: DatasetError
     return Problem(where, finding, patient_id)
 
 
-def _attributes(store: StoreMetadata) -> Iterator[Problem]:
+def _attributes(store: StoreMetadata, manifest: Manifest) -> Iterator[Problem]:
+    """Whether the store is of the kind that the manifest says all are."""
+    where = store_path(store.patient_id)
     if store.attributes["precision"] is None:
-        where = store_path(store.patient_id)
         yield Problem(where, "no precision in its attributes", store.patient_id)
+        return
+    for name in ("precision", "synthetic", "headers_stripped"):
+        found, said = store.attributes.get(name, False), getattr(manifest, name)
+        if found != said:
+            yield Problem(where, f"{name} is {found}; the manifest says {said}; run finalise")
 
 
 def _small_objects(
@@ -261,7 +275,11 @@ def _small_objects(
         if item.name not in there:
             finding = "not there; expected it beside the shards"
         elif deep:
-            finding = item.finding(location.read(name))
+            try:
+                finding = item.finding(location.read(name))
+            except DatasetError as error:
+                found[item.name] = _damage(location, store.patient_id, name, error)
+                continue
         if finding is not None:
             found[item.name] = Problem(name, finding, store.patient_id)
     return found

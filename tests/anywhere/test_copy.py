@@ -38,6 +38,26 @@ def published(dataset: Path) -> set[str]:
     return {n for n in names(Location(dataset)) if not n.startswith(".conversion")}
 
 
+def test_a_damaged_table_is_named_with_what_mends_it(dataset: Path, tmp_path: Path) -> None:
+    damaged = shutil.copytree(dataset, tmp_path / "damaged")
+    with next((damaged / "metadata" / "slices").iterdir()).open("ab") as file:
+        file.write(b"\0")
+    with pytest.raises(DatasetError, match=f"`lundprobe-zarr finalise {damaged}`") as said:
+        copy_dataset(Location(damaged), Location(tmp_path / "copy"))
+    assert "--patients" not in str(said.value)
+
+
+def test_options_of_a_destination_that_needs_none_are_those_of_the_source(
+    empty_s3: Place, dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = empty_s3.beside("source-of-a-copy")
+    assert not copy_dataset(Location(dataset), place.location).failures
+    monkeypatch.setenv("LUNDPROBE_STORAGE_OPTIONS", json.dumps(place.options))
+    assert run("copy", place.url, tmp_path / "back") == 0
+    assert run("copy", place.url, f"{place.url}-again") == 0
+    assert published(tmp_path / "back") == published(dataset)
+
+
 class Killed(BaseException):
     """Ends a copy as a signal does."""
 

@@ -93,7 +93,7 @@ def test_a_stray_file_beside_the_stores_is_no_store(cli, dataset, tmp_path):
     shutil.copytree(place / "metadata", place / "patients" / "oldAcq_0123456789abcdef.zarr")
     ran = cli("validate", place)
     assert ran.status == 3
-    assert "oldAcq_0123456789abcdef.zarr: no row in the patients table" in ran.out
+    assert "oldAcq_0123456789abcdef.zarr: no store of patient oldAcq_0123456789abcdef" in ran.out
 
 
 def _arrays(dataset):

@@ -11,13 +11,15 @@ import pytest
 from conftest import Workplace
 from trees import LIGHT, MRI, NEW, OLD, SCT, snapshot, write_patient
 
-from conversion.inventory import examine, select, take_inventory
+from conversion.inventory import examine, select, take_inventory, without_header_text
 from conversion.mixing import require_unmixed, strangers
 from conversion.patient import convert_patient
 from conversion.publish import finalise
 from conversion.run import Options, Report, _publish, convert
 from lundprobe_zarr.errors import DatasetError, UsageError
 from lundprobe_zarr.store.location import Location
+from lundprobe_zarr.store.validate import validate
+from tests.altered import forget_hashes, rewrite
 
 LATE = "newAcq_00000000000000c3"
 
@@ -96,6 +98,25 @@ def test_patients_who_left_the_source_are_reported_and_stay(
     write_patient(left.source, LATE, only=LIGHT)
     some = select(take_inventory(left.source), [NEW])
     assert convert(some, left.dataset).not_in_source == ()
+
+
+def test_headers_of_two_kinds_are_refused_and_found(left: Workplace) -> None:
+    finalise(left.dataset)
+    (patient,) = without_header_text(take_inventory(left.source)).patients
+    assert convert_patient(patient, left.dataset, "standard").error is None
+    with pytest.raises(DatasetError, match="1 of its stores were converted with --strip-h") as said:
+        finalise(left.dataset)
+    assert f"--patients {NEW} --overwrite" in str(said.value)
+    found = [p for p in validate(Location(left.dataset)).problems if "headers_stripped" in str(p)]
+    assert "headers_stripped is True; the manifest says False" in str(found)
+
+
+def test_a_manifest_that_says_another_precision_is_found(left: Workplace) -> None:
+    finalise(left.dataset)
+    forget_hashes(left.dataset)
+    rewrite(left.dataset / "lundprobe.json", lambda said: said.update(precision="lossless"))
+    said = "\n".join(map(str, validate(Location(left.dataset)).problems))
+    assert said.count("precision is standard; the manifest says lossless; run finalise") == 2
 
 
 def test_mixed_precisions_name_those_to_convert_and_spare_the_report_of_failures(

@@ -74,6 +74,29 @@ def content(pair: Pair) -> object:
     return json.loads((pair.dataset / "lundprobe.json").read_text())["content"]
 
 
+@pytest.mark.parametrize("damage", ["garbage", "gone"])
+def test_a_store_that_finalise_left_out_is_found_and_mended(pair: Pair, damage: str) -> None:
+    before = content(pair)
+    root = pair.store() / "zarr.json"
+    root.write_text("{") if damage == "garbage" else root.unlink()
+    assert len(finalise(pair.dataset).left_out) == 1
+    (problem,) = validate(pair.location).problems
+    assert problem.patient_id == NEW
+    assert pair.repair(deep=False).left == ()
+    assert content(pair) == before
+
+
+def test_a_store_in_the_place_of_a_patient_there_is_none_of(pair: Pair) -> None:
+    nobody = "newAcq_00000000000000aa"
+    shutil.copytree(pair.store(), pair.store(nobody))
+    (problem,) = validate(pair.location).problems
+    assert f"the store of patient {NEW}, not of {nobody} as its place says" in problem.finding
+    done = pair.repair(deep=False)
+    assert "if there is no such patient, remove it" in str(done.failures[0].error)
+    shutil.rmtree(pair.store(nobody))
+    assert validate(pair.location).problems == ()
+
+
 def test_a_sound_dataset_is_left_as_it_is(
     pair: Pair, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -20,6 +20,7 @@ from conversion.patient import convert_patient
 from conversion.publish import finalise
 from conversion.run import Options, convert
 from conversion.state import is_current
+from lundprobe_zarr.cli import main
 from lundprobe_zarr.errors import UsageError
 from lundprobe_zarr.schema.precision import Precision
 from lundprobe_zarr.store.foreign import foreign_files
@@ -71,6 +72,49 @@ def test_a_run_over_unchanged_patients_changes_no_store(work: Workplace) -> None
     assert [r.status for r in report.results] == ["skipped"]
     assert snapshot(work.dataset / "patients") == before
     assert (work.dataset / "lundprobe.json").is_file()
+
+
+def test_a_store_whose_root_is_damaged_is_converted_again_whatever_the_notes_say(
+    work: Workplace,
+) -> None:
+    shutil.rmtree(work.source / "basePart" / OLD)
+    settle(work)
+    before = finalise(work.dataset).manifest.content
+    root = work.store / "zarr.json"
+    for damaged in (b"{", b"", root.read_bytes().replace(b'"base"', b'"bade"')):
+        root.write_bytes(damaged)
+        report = convert(take_inventory(work.source), work.dataset)
+        assert [r.status for r in report.results] == ["converted"]
+        assert report.left_out == ()
+        assert finalise(work.dataset).manifest.content == before
+
+
+def test_contents_that_size_and_time_do_not_show_are_seen_by_their_hashes(work: Workplace) -> None:
+    settle(work)
+    file = work.folder / MASK
+    times = file.stat()
+    data = bytearray(file.read_bytes())
+    data[-1] ^= 1
+    file.write_bytes(bytes(data))
+    os.utime(file, ns=(times.st_atime_ns, times.st_mtime_ns))
+    assert current(work)
+    assert not is_current(work.dataset, source_of(work), "standard", checksum=True)
+    file.write_bytes(bytes(data[:-1]) + bytes([data[-1] ^ 1]))
+    assert is_current(work.dataset, source_of(work), "standard", checksum=True)
+
+
+def test_a_store_that_nobody_can_read_ends_the_command_with_its_own_status(
+    work: Workplace, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settle(work)
+    stranger = work.dataset / "patients" / "newAcq_00000000000000aa.zarr"
+    shutil.copytree(work.store, stranger)
+    with pytest.raises(SystemExit) as ended:
+        main(["convert", str(work.source), str(work.dataset)])
+    assert ended.value.code == 3
+    said = capsys.readouterr()
+    assert f"the store of patient {NEW}, not of this one" in said.out + said.err
+    assert f"To be moved away, or removed: {stranger}" in said.out + said.err
 
 
 def test_a_changed_time_alone_does_not_convert_again(work: Workplace) -> None:

@@ -25,7 +25,7 @@ from conversion.publish import finalise
 from conversion.run import Options, convert
 from conversion.state import is_current
 from lundprobe_zarr.errors import UsageError
-from lundprobe_zarr.schema.header import TEXT_FIELDS, parse_header, without_text
+from lundprobe_zarr.schema.header import TEXT_FIELDS, UNUSED_FIELDS, parse_header, without_text
 from lundprobe_zarr.store.location import Location
 from lundprobe_zarr.store.validate import validate
 from lundprobe_zarr.views.export import export_patient
@@ -88,6 +88,15 @@ def test_a_planted_text_is_found_where_headers_are_kept(planted: Workplace) -> N
 def test_nothing_of_a_planted_text_is_anywhere(planted: Workplace) -> None:
     convert_stripped(planted)
     assert not any(PLANTED in text for text in texts(planted.dataset))
+
+
+def test_nothing_stays_in_fields_that_mean_nothing() -> None:
+    raw = bytearray(Nifti1Header().binaryblock)
+    sound = without_text(bytes(raw))
+    raw[32:39], raw[140:148] = b"SECRETr", b"SECRETS!"  # extents to regular, glmax and glmin
+    assert without_text(bytes(raw)) == sound
+    assert not any(sound[32:39])
+    assert not any(sound[140:148])
 
 
 def test_export_gives_every_voxel_and_its_place_and_says_what_is_lacking(
@@ -153,7 +162,7 @@ def test_only_text_and_offset_of_a_header_change(kind: type, order: str) -> None
     raw[:4] = size.to_bytes(4, "little" if order == "<" else "big")
     before, after = parse_header(bytes(raw)), parse_header(without_text(bytes(raw)))
     for name in before.keys():  # noqa: SIM118
-        if name in TEXT_FIELDS:
+        if name in (*TEXT_FIELDS, *UNUSED_FIELDS):
             assert not any(np.asarray(after[name]).tobytes())
         elif name == "vox_offset":
             assert float(after[name]) == size + 4

@@ -233,3 +233,9 @@ def test_a_url_that_lacks_a_slash_is_no_folder(url, right):
 def test_folders_with_colons_are_folders(name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert Path(name).name in str(Location(name).local())
+
+
+@pytest.mark.parametrize("url", ["s3://", "s3:///x", "gs://", "simplecache::s3://", "https:///x"])
+def test_a_url_without_a_bucket_or_server_is_refused(url):
+    with pytest.raises(UsageError, match=r"no (bucket|server) in it; expected"):
+        Location(url)
