@@ -82,7 +82,7 @@ def _kept(store: StoreMetadata, files: Sequence[bytes | None]) -> dict[str, pa.T
         if data is None:
             return None
         try:
-            table = pq.read_table(io.BytesIO(data), use_threads=False)  # of some rows: faster
+            table = pq.ParquetFile(pa.BufferReader(data)).read(use_threads=False)
             if not _belongs(table, name, store):
                 return None
         except (OSError, ValueError, pa.ArrowException):  # whatever a damaged file looks like

@@ -104,7 +104,9 @@ def file_content(name: str, files: Sequence[pq.ParquetFile]) -> str:
     """As `table_content`, of a table in open Parquet files; holds one column of it at a time."""
 
     def column(wanted: str) -> pa.ChunkedArray:
-        return pa.concat_tables(f.read(columns=[wanted]) for f in files).column(wanted)
+        return pa.concat_tables(f.read(columns=[wanted], use_threads=False) for f in files).column(
+            wanted
+        )
 
     rows = sum(f.metadata.num_rows for f in files)
     return _table_content(name, rows, files[0].schema_arrow.names, column)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import io
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -142,7 +141,7 @@ def _footer(location: Location, file: str) -> pq.FileMetaData:
         length = int.from_bytes(end[-8:-4], "little") + 8  # of the footer, before its magic number
         if length > len(end):
             end = _end(location, file, size, length)
-        return pq.read_metadata(io.BytesIO(end))
+        return pq.read_metadata(pa.BufferReader(end))
     except DatasetError:
         raise
     except _UNSOUND as error:
@@ -175,7 +174,7 @@ def parquet_file(location: Location, file: str) -> Iterator[pq.ParquetFile]:
             yield pq.ParquetFile(location.local(file))
         else:
             held = read_object(location, file, "a table of the dataset", remedy=_REMEDY)
-            yield pq.ParquetFile(io.BytesIO(held))
+            yield pq.ParquetFile(pa.BufferReader(held))
     except DatasetError:
         raise
     except _UNSOUND as error:
@@ -212,10 +211,12 @@ def _parquet(data: bytes, wanted: _Wanted, sha256: str | None, where: str) -> pa
     columns = list(wanted.columns) if wanted.columns else None
     try:
         # Not read_table: that imports pyarrow.dataset, a sixth of a second, and needs it not.
-        parquet = pq.ParquetFile(io.BytesIO(data), read_dictionary=list(wanted.encoded))
+        # Arrow's own threads would let go of `data` when they come to it, which aborts a process
+        # that ends meanwhile: https://github.com/apache/arrow/issues/34314.
+        parquet = pq.ParquetFile(pa.BufferReader(data), read_dictionary=list(wanted.encoded))
         _require_types(parquet.schema_arrow, wanted.name, where)
         there = [c for c in parquet.schema_arrow.names if c not in wanted.without]
-        table = parquet.read(columns=columns or there)
+        table = parquet.read(columns=columns or there, use_threads=False)
     except DatasetError:
         raise
     except _UNSOUND as error:
