@@ -46,6 +46,7 @@ def require_unmixed(
         return
     found, _ = read_stores(dataset, [f"{i}{SUFFIX}" for i in staying])
     _require_one_precision(dataset, precision, found, staying)
+    _require_one_kind_of_headers(dataset, inventory, found)
     _require_one_kind(dataset, inventory, found)
 
 
@@ -116,6 +117,21 @@ def _require_one_precision(
         f"{precision}; expected one precision; convert to a new folder, with the precision that is "
         "there, or all patients at once; or, to do without these, remove their stores, such as "
         f"{dataset.path(store_path(next(iter(other))))}; nothing was written{_listed(lines)}"
+    )
+
+
+def _require_one_kind_of_headers(
+    dataset: Location, inventory: Inventory, stores: Sequence[StoreMetadata]
+) -> None:
+    wanted = inventory.strips_headers
+    other = [s.patient_id for s in stores if s.attributes.get("headers_stripped", False) != wanted]
+    if not other or not inventory.patients:
+        return
+    were, do = ("without", "leave out") if wanted else ("with", "give")
+    raise UsageError(
+        f"{dataset.url}: {len(other)} of its patients were converted {were} --strip-headers and "
+        f"would stay; expected the same for all; {do} --strip-headers, or convert all patients at "
+        f"once, or to a new folder; nothing was written{_listed(other)}"
     )
 
 

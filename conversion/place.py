@@ -221,7 +221,7 @@ def _remove_local(folder: Path, stores: Container[str], alone: bool) -> None:
     for left in folder.glob(".*"):
         name, mark, _ = left.name[1:].partition(_PARTIAL)
         if mark and name in stores and (alone or _is_abandoned(left, f".{name}{mark}")):
-            shutil.rmtree(left, ignore_errors=True)
+            _remove(left)
         name, mark, _ = left.name[1:].partition(_REPLACED)
         if mark and name in stores:
             _put_back(left, folder / name)
@@ -229,17 +229,25 @@ def _remove_local(folder: Path, stores: Container[str], alone: bool) -> None:
 
 def _put_back(old: Path, final: Path) -> None:
     """Undo half a replacement; a whole one leaves something to clear."""
-    if not final.exists():
+    if old.is_dir() and not final.exists():
         with suppress(OSError):  # another worker has just come before us
             old.rename(final)
             return
-    shutil.rmtree(old, ignore_errors=True)
+    _remove(old)
+
+
+def _remove(left: Path) -> None:
+    """Remove a folder, or whatever stood in its place: a pipe would wait to be opened."""
+    if left.is_dir() and not left.is_symlink():
+        shutil.rmtree(left, ignore_errors=True)
+    else:
+        left.unlink(missing_ok=True)
 
 
 def _remove_abandoned(folder: Path, prefix: str, before: str = "") -> None:
     for left in folder.glob(f"{before}{prefix}*-*-*"):
         if _is_abandoned(left, prefix):
-            left.unlink(missing_ok=True) if left.is_file() else shutil.rmtree(left, True)
+            _remove(left)
 
 
 def _is_abandoned(left: Path, prefix: str) -> bool:
@@ -264,7 +272,7 @@ def _replace(folder: Path, final: Path) -> None:
         moved += _moved_away(final)
     _sync(final.parent)
     for old in moved:
-        shutil.rmtree(old, ignore_errors=True)
+        _remove(old)
 
 
 def _moved_away(final: Path) -> list[Path]:

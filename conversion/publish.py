@@ -169,7 +169,7 @@ def _store(dataset: Location, name: str, text: bytes | None) -> StoreMetadata | 
 
 
 def _manifest(dataset: str, stores: list[_Store]) -> Manifest:
-    precision = _precision(dataset, stores)
+    precision, stripped = _kind(dataset, stores)
     synthetic = _is_synthetic(dataset, stores)
     return Manifest.model_validate(
         {
@@ -177,7 +177,7 @@ def _manifest(dataset: str, stores: list[_Store]) -> Manifest:
             "name": "LUND-PROBE phantom (synthetic)" if synthetic else "LUND-PROBE",
             "precision": precision,
             "synthetic": synthetic,
-            "headers_stripped": _are_stripped(dataset, stores),
+            "headers_stripped": stripped,
             "access": ACCESS_SYNTHETIC if synthetic else ACCESS,
             "converter": f"lundprobe-zarr {package_version()}",
             "created": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -187,19 +187,20 @@ def _manifest(dataset: str, stores: list[_Store]) -> Manifest:
     )
 
 
-def _precision(dataset: str, stores: list[_Store]) -> str:
-    found = Counter(s.precision for s in stores).most_common()
+def _kind(dataset: str, stores: list[_Store]) -> tuple[str, bool]:
+    """Precision of all stores, and whether their headers were stripped."""
+    found = Counter((s.precision, s.headers_stripped) for s in stores).most_common()
+    most = found[0][0]
     if len(found) > 1:
-        most = found[0][0]
-        others = [s.patient_id for s in stores if s.precision != most]
+        others = [s.patient_id for s in stores if (s.precision, s.headers_stripped) != most]
+        said = (f"{p}{' with --strip-headers' if h else ''} ({n})" for (p, h), n in found)
         raise DatasetError(
-            f"{dataset}: its stores were converted with "
-            f"{' and '.join(f'{p} ({n})' for p, n in found)} precision; expected one; convert "
-            f"those that are not {most} again, or remove their stores and run `lundprobe-zarr "
-            f"finalise {shlex.quote(dataset)}`:\n  lundprobe-zarr convert SOURCE "
-            f"{shlex.quote(dataset)} --precision {most} --overwrite --patients {','.join(others)}"
+            f"{dataset}: its stores were converted in different ways, {' and '.join(said)}; "
+            "expected one; convert those that are not as the first again, or remove their stores, "
+            f"and run `lundprobe-zarr finalise {shlex.quote(dataset)}`:\n  "
+            f"{convert_again(dataset, others, *most)}"
         )
-    return found[0][0]
+    return most
 
 
 def _is_synthetic(dataset: str, stores: list[_Store]) -> bool:
@@ -212,27 +213,6 @@ def _is_synthetic(dataset: str, stores: list[_Store]) -> bool:
             "destinations of their own"
         )
     return bool(phantom)
-
-
-def _are_stripped(dataset: str, stores: list[_Store]) -> bool:
-    with_text = [s.patient_id for s in stores if not s.headers_stripped]
-    stripped = [s.patient_id for s in stores if s.headers_stripped]
-    if with_text and stripped:
-        fewer, how = (
-            (with_text, " --strip-headers")
-            if len(with_text) < len(stripped)
-            else (
-                stripped,
-                "",
-            )
-        )
-        raise DatasetError(
-            f"{dataset}: {len(stripped)} of its stores were converted with --strip-headers and "
-            f"{len(with_text)} without; expected one kind; convert some again and run "
-            f"`lundprobe-zarr finalise {shlex.quote(dataset)}`:\n  "
-            f"{convert_again(dataset, fewer)}{how}"
-        )
-    return bool(stripped)
 
 
 def _write(dataset: Location, objects: Mapping[str, Path | bytes]) -> None:

@@ -96,6 +96,7 @@ class Report:
     interrupted: bool = False
     unpublished: str | None = None
     left_out: tuple[str, ...] = ()
+    headers_stripped: bool = False
 
     def count(self, status: str) -> int:
         """Number of patients with that status."""
@@ -176,6 +177,7 @@ def _convert(
         str(inventory.root),
         dataset.url,
         options.precision,
+        headers_stripped=inventory.strips_headers,
         skipped_folders=inventory.skipped,
         findings=inventory.findings,
         not_in_source=strangers(inventory, dataset) if inventory.is_whole else (),

@@ -233,6 +233,7 @@ def finalise(
     from lundprobe_zarr.cli import converter
     from lundprobe_zarr.cli.console import say
     from lundprobe_zarr.cli.outcome import show_left_out
+    from lundprobe_zarr.store.remedy import kind_options
 
     location = locate(dataset, storage_options)
     published = converter.finalise(location, rebuild)
@@ -240,8 +241,11 @@ def finalise(
     say(f"Wrote the tables, manifest and card of {counts} patients in {location.url}.")
     if published.absent is not None:
         say(f"Incomplete: {published.absent}.", "yellow")
-        say(f"  lundprobe-zarr convert SOURCE {shlex.quote(location.url)} converts who is missing.")
+        how = kind_options(published.manifest.precision, published.manifest.headers_stripped)
+        command = f"lundprobe-zarr convert SOURCE {shlex.quote(location.url)}{how}"
+        say(f"  {command} converts who is missing.")
     if published.left_out:
-        show_left_out(location, published.left_out)
+        kind = published.manifest.precision, published.manifest.headers_stripped
+        show_left_out(location, published.left_out, *kind)
         raise typer.Exit(NO_DATASET)
     say(f"Next: lundprobe-zarr info {shlex.quote(location.url)}")

@@ -11,7 +11,7 @@ import typer
 from lundprobe_zarr.cli.convert import AllowPublic
 from lundprobe_zarr.cli.place import StorageOptions, locate, require_file, write_report
 from lundprobe_zarr.cli.status import FAILED
-from lundprobe_zarr.store.urls import protocol_of_url
+from lundprobe_zarr.store.urls import WEB, protocol_of_url
 
 if TYPE_CHECKING:
     from lundprobe_zarr.store.copy import CopiedStore, CopyReport
@@ -39,8 +39,8 @@ def copy(
         str | None,
         typer.Option(
             metavar="JSON|@FILE",
-            help="The same for SRC [default: those of --storage-options, if DEST is a path or a "
-            "URL of the same protocol].",
+            help="The same for SRC [default: for a bucket, those of --storage-options if DEST is "
+            "a path].",
         ),
     ] = None,
 ) -> None:
@@ -59,7 +59,7 @@ def copy(
 
     require_file("--report", report)
     own = _source_options(source, destination, source_options, storage_options)
-    start, end = locate(source, own), locate(destination, storage_options)
+    start, end = locate(source, own, "--source-options"), locate(destination, storage_options)
     total = sum(open_manifest(start).patients.values())
     stopping = "Stopping: waiting for the objects on their way …"
     with interruptible(lambda: typer.echo(stopping, err=True)) as interrupt:
@@ -86,11 +86,10 @@ def copy(
 def _source_options(
     source: str, destination: str, given: str | None, storage_options: str | None
 ) -> str | None:
-    """Options of SRC: its own, or those of DEST where DEST is a path or of the same protocol."""
-    if given is not None:
-        return given
+    """Options of SRC: its own, or, for a bucket, those of a DEST that is a path and needs none."""
     start, end = protocol_of_url(source), protocol_of_url(destination)
-    return storage_options if start != "file" and end in ("file", start) else None
+    takes_them = start not in ("file", *WEB) and end == "file"
+    return storage_options if given is None and takes_them else given
 
 
 def _verdict(store: CopiedStore) -> str:

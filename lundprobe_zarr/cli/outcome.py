@@ -21,7 +21,7 @@ def show_outcome(report: Report, destination: Location, published: bool) -> None
     """Print the summary of a run that went to its end."""
     _show_failures(report)
     _show_findings(report)
-    show_left_out(destination, report.left_out)
+    show_left_out(destination, report.left_out, report.precision, report.headers_stripped)
     say()
     say(f"{_counts(report)} in {duration(report.seconds)}.", "bold")
     say(f"Dataset: {shown(destination)}")
@@ -55,19 +55,19 @@ def _show_failures(report: Report) -> None:
             say(f"    {result.error}")
 
 
-def show_left_out(dataset: Location, left_out: Sequence[str]) -> None:
+def show_left_out(
+    dataset: Location, left_out: Sequence[str], precision: str, stripped: bool
+) -> None:
     """Print which stores are not in the tables, and what to do about them."""
     if not left_out:
         return
     say(f"Left out of the tables: {count(len(left_out), 'store')}", "red")
     listing(left_out)
     named = {line.partition(".zarr: ")[0]: line for line in left_out}
-    strange = [i for i, line in named.items() if HOLDS_ANOTHER in line]
-    damaged = [i for i in named if i not in strange]
-    if damaged:
-        say(f"To convert again: {convert_again(dataset.url, damaged)}")
-    for patient_id in strange:
-        say(f"To be moved away, or removed: {dataset.path(store_path(patient_id))}")
+    say(f"To convert again: {convert_again(dataset.url, named, precision, stripped)}")
+    for patient_id in (i for i, line in named.items() if HOLDS_ANOTHER in line):
+        place = dataset.path(store_path(patient_id))
+        say(f"Or, if there is no such patient, to be moved away: {place}")
 
 
 def _show_findings(report: Report) -> None:

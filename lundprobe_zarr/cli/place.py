@@ -28,14 +28,14 @@ StorageOptions = Annotated[
 ]
 
 
-def parse_options(text: str | None) -> dict[str, Any]:
-    """Storage options from JSON text or `@` and a file's name.
+def parse_options(text: str | None, option: str = "--storage-options") -> dict[str, Any]:
+    """Storage options from JSON text or `@` and a file's name, as an `option` gave them.
 
     Raises `UsageError`, with nothing of the text in it: that may hold secrets.
     """
     if text is None:
         return {}
-    where = f"--storage-options {text}" if text.startswith("@") else "--storage-options"
+    where = f"{option} {text}" if text.startswith("@") else option
     try:
         held = Path(text[1:]).read_text(encoding="utf-8") if text.startswith("@") else text
         options = json.loads(held)
@@ -51,7 +51,7 @@ def parse_options(text: str | None) -> dict[str, Any]:
     return options
 
 
-def locate(url: str, storage_options: str | None) -> Location:
+def locate(url: str, storage_options: str | None, option: str = "--storage-options") -> Location:
     """Where a dataset is. Raises `UsageError` if `url` is empty."""
     from lundprobe_zarr.store.location import Location
 
@@ -60,7 +60,7 @@ def locate(url: str, storage_options: str | None) -> Location:
             "the dataset's path or URL is empty; expected one, or . for this folder; is a variable "
             "of the shell not set?"
         )
-    return Location(url, parse_options(storage_options))
+    return Location(url, parse_options(storage_options, option))
 
 
 def require_file(option: str, path: Path | None) -> None:

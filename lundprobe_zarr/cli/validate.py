@@ -44,7 +44,8 @@ def validate(
     require_file("--report", report)
     location = locate(dataset, storage_options)
     try:
-        total = sum(open_manifest(location).patients.values())
+        manifest = open_manifest(location)
+        total = sum(manifest.patients.values())
         with steps("Validating", total) as step:
             found = look(location, deep, workers, lambda patient: step(f"{patient} looked at"))
     except DatasetError as error:  # whoever reads the report has to learn of it there
@@ -61,18 +62,19 @@ def validate(
         return
     say(f"Damaged: {count(len(found.problems), 'problem')} in {seen}:", "red")
     listing((str(problem) for problem in found.problems), most=50)
-    _show_remedy(location.url, found.problems, deep)
+    kind = manifest.precision, manifest.headers_stripped
+    _show_remedy(location.url, found.problems, deep, kind)
     raise typer.Exit(NO_DATASET)
 
 
-def _show_remedy(url: str, problems: Sequence[Problem], deep: bool) -> None:
+def _show_remedy(url: str, problems: Sequence[Problem], deep: bool, kind: tuple[str, bool]) -> None:
     from lundprobe_zarr.cli.console import say
     from lundprobe_zarr.store.remedy import convert_again
 
     damaged = dict.fromkeys(p.patient_id for p in problems if p.patient_id is not None)
     if damaged:
         say("Remedy: convert these patients again, or copy their stores again:")
-        say(f"  {convert_again(url, damaged)}")
+        say(f"  {convert_again(url, damaged, *kind)}")
     if any(p.patient_id is None for p in problems):
         say("Remedy for the tables: write them anew:")
         say(f"  lundprobe-zarr finalise {shlex.quote(url)} --rebuild")

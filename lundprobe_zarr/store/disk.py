@@ -68,7 +68,7 @@ def _copy(source: Path, file: Any) -> None:
 def open_local(path: Path) -> int:
     """Descriptor of a file, to be read.
 
-    Raises `OSError` for a pipe, a socket or a device, all of which might never end.
+    Raises `OSError`; a folder, pipe, socket or device, which might never end, is no file there.
     """
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)  # or a pipe would wait
     mode = os.fstat(descriptor).st_mode
@@ -77,7 +77,7 @@ def open_local(path: Path) -> int:
     os.close(descriptor)
     if stat.S_ISDIR(mode):
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
-    raise OSError(errno.EINVAL, "a pipe, socket or device, not a file", str(path))
+    raise FileNotFoundError(errno.ENOENT, "a pipe, socket or device, not a file", str(path))
 
 
 def read_whole(path: Path) -> bytes:

@@ -6,6 +6,7 @@ repeat the URL with its signature. Here they become one sentence: what was found
 
 from __future__ import annotations
 
+import errno
 import re
 import sys
 from collections.abc import Iterable, Iterator, Mapping
@@ -117,6 +118,7 @@ def is_missing(error: BaseException) -> bool:
     if status is not None:
         return status in (404, 410)
     absent = isinstance(error, FileNotFoundError | NotADirectoryError | IsADirectoryError)
+    absent |= isinstance(error, OSError) and error.errno == errno.ELOOP  # a link to itself
     return absent and not _is_named(error, _UNREACHABLE)
 
 

@@ -454,7 +454,11 @@ class Location:
         try:
             self._do(relative, action)
         except FileNotFoundError as error:
-            what = "a file stands where a folder should" if self.is_local else "no such bucket"
+            what = (
+                "a folder stands where a file should, or a file where a folder"
+                if self.is_local
+                else "no such bucket"
+            )
             raise DatasetError(
                 f"{self.path(relative)}: cannot be written: {what}, or it is gone; expected one "
                 "that is there; create it, or check the path or URL"

@@ -9,10 +9,19 @@ from collections.abc import Iterable
 _STORE = re.compile(r"(.*)/patients/([^/]+)\.zarr(?![^/:])", re.DOTALL)
 
 
-def convert_again(dataset: str, patients: Iterable[str]) -> str:
+def kind_options(precision: str, stripped: bool) -> str:
+    """Options of `convert` that a dataset of this kind needs, each after a space."""
+    precise = "" if precision == "standard" else f" --precision {precision}"
+    return precise + (" --strip-headers" if stripped else "")
+
+
+def convert_again(
+    dataset: str, patients: Iterable[str], precision: str = "standard", stripped: bool = False
+) -> str:
     """The command that converts these patients again, whatever is there of them."""
-    ids = ",".join(patients)
-    return f"lundprobe-zarr convert SOURCE {shlex.quote(dataset)} --patients {ids} --overwrite"
+    ids, options = shlex.quote(",".join(patients)), kind_options(precision, stripped)
+    place = shlex.quote(dataset)
+    return f"lundprobe-zarr convert SOURCE {place} --patients {ids} --overwrite{options}"
 
 
 def remedy(where: str) -> str:

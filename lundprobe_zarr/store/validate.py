@@ -277,6 +277,8 @@ def _small_objects(
         elif deep:
             try:
                 finding = item.finding(location.read(name))
+            except FileNotFoundError:
+                finding = "no file; expected one beside the shards"
             except DatasetError as error:
                 found[item.name] = _damage(location, store.patient_id, name, error)
                 continue

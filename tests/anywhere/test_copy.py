@@ -54,7 +54,8 @@ def test_options_of_a_destination_that_needs_none_are_those_of_the_source(
     assert not copy_dataset(Location(dataset), place.location).failures
     monkeypatch.setenv("LUNDPROBE_STORAGE_OPTIONS", json.dumps(place.options))
     assert run("copy", place.url, tmp_path / "back") == 0
-    assert run("copy", place.url, f"{place.url}-again") == 0
+    own = ("--source-options", json.dumps(place.options))
+    assert run("copy", place.url, f"{place.url}-again", *own) == 0
     assert published(tmp_path / "back") == published(dataset)
 
 
