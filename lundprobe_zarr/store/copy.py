@@ -26,7 +26,7 @@ from lundprobe_zarr.schema.manifest import MANIFEST_NAME
 from lundprobe_zarr.schema.tables import store_path
 from lundprobe_zarr.store.dataset import read_manifest, read_sound_store, read_table
 from lundprobe_zarr.store.foreign import foreign_files
-from lundprobe_zarr.store.location import Entry, Location, Range, md5, read_object
+from lundprobe_zarr.store.location import Entry, Location, Range, md5
 from lundprobe_zarr.store.objects import (
     ROOT,
     SIDE_FILES,
@@ -38,7 +38,7 @@ from lundprobe_zarr.store.objects import (
 from lundprobe_zarr.store.patience import UNKNOWN
 from lundprobe_zarr.store.private import require_private
 from lundprobe_zarr.store.remedy import remedy
-from lundprobe_zarr.store.sound import read_sound
+from lundprobe_zarr.store.sound import read_object, read_sound
 
 #: Objects up to this size are compared whole with what is there already: as cheap as asking.
 _SMALL = 1 << 20

@@ -23,10 +23,10 @@ from lundprobe_zarr.errors import (
 from lundprobe_zarr.schema.manifest import MANIFEST_NAME, Manifest, parse_manifest
 from lundprobe_zarr.schema.tables import PATIENTS, TABLES, store_path
 from lundprobe_zarr.store.disk import open_local
-from lundprobe_zarr.store.location import Location, Range, read_object
+from lundprobe_zarr.store.location import Location, Range
 from lundprobe_zarr.store.metadata import StoreMetadata, parse_store_of
 from lundprobe_zarr.store.remedy import remedy as remedy_of_store
-from lundprobe_zarr.store.sound import read_sound
+from lundprobe_zarr.store.sound import read_object, read_sound
 from lundprobe_zarr.vocabulary.names import PATIENT_ID_FORM, PATIENT_ID_PATTERN
 
 #: Files of a table read at a time.

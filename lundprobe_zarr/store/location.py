@@ -48,9 +48,6 @@ from lundprobe_zarr.vocabulary.version import with_extra
 _THREADS = 16
 #: What no name of ours has: servers and other systems find folders, escapes and queries there.
 _FOREIGN = frozenset("\\%?#")
-_WRITE_ANEW = (
-    "copy the dataset again, or write it anew with `lundprobe-zarr convert` and `finalise`"
-)
 _T = TypeVar("_T")
 
 
@@ -498,22 +495,3 @@ def _md5_of(info: Mapping[str, Any]) -> bytes | None:
 def md5(data: bytes) -> bytes:
     """MD5 of `data`, to compare with a server's; no protection against intent."""
     return hashlib.md5(data, usedforsecurity=False).digest()
-
-
-def read_object(
-    location: Location,
-    relative: str,
-    expected: str,
-    size: int = UNKNOWN,
-    remedy: str = _WRITE_ANEW,
-) -> bytes:
-    """Contents of an object that should be there; `expected` says what it is.
-
-    Raises `DatasetError`, which ends with `remedy`, if it is not there or cannot be read.
-    """
-    try:
-        return location.read(relative, size)
-    except FileNotFoundError as error:
-        raise DatasetError(
-            f"{location.path(relative)}: not there; expected {expected}; {remedy}"
-        ) from error

@@ -9,9 +9,31 @@ from typing import TypeVar
 
 from lundprobe_zarr.errors import DatasetError, SchemaVersionError, VerificationError
 from lundprobe_zarr.store.location import Location, md5
-from lundprobe_zarr.store.patience import PAUSES
+from lundprobe_zarr.store.patience import PAUSES, UNKNOWN
 
 _T = TypeVar("_T")
+_WRITE_ANEW = (
+    "copy the dataset again, or write it anew with `lundprobe-zarr convert` and `finalise`"
+)
+
+
+def read_object(
+    location: Location,
+    relative: str,
+    expected: str,
+    size: int = UNKNOWN,
+    remedy: str = _WRITE_ANEW,
+) -> bytes:
+    """Contents of an object that should be there; `expected` says what it is.
+
+    Raises `DatasetError`, which ends with `remedy`, if it is not there or cannot be read.
+    """
+    try:
+        return location.read(relative, size)
+    except FileNotFoundError as error:
+        raise DatasetError(
+            f"{location.path(relative)}: not there; expected {expected}; {remedy}"
+        ) from error
 
 
 def read_sound(
