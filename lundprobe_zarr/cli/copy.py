@@ -17,6 +17,16 @@ if TYPE_CHECKING:
     from lundprobe_zarr.store.copy import CopiedStore, CopyReport
 
 
+SourceOptions = Annotated[
+    str | None,
+    typer.Option(
+        metavar="JSON|@FILE",
+        help="The same for SRC [default: for a bucket, those of --storage-options if DEST is a "
+        "path].",
+    ),
+]
+
+
 def copy(
     source: Annotated[str, typer.Argument(help="Path or URL of a dataset.", metavar="SRC")],
     destination: Annotated[
@@ -35,14 +45,7 @@ def copy(
     ] = None,
     allow_public: AllowPublic = False,
     storage_options: StorageOptions = None,
-    source_options: Annotated[
-        str | None,
-        typer.Option(
-            metavar="JSON|@FILE",
-            help="The same for SRC [default: for a bucket, those of --storage-options if DEST is "
-            "a path].",
-        ),
-    ] = None,
+    source_options: SourceOptions = None,
 ) -> None:
     """Copy a dataset to a folder or bucket, and check that it arrived.
 
