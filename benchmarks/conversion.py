@@ -28,9 +28,9 @@ import psutil
 
 from benchmarks.record import write_results
 from lundprobe_zarr.phantom import write_phantom
-from lundprobe_zarr.store.dataset import open_manifest, open_store, read_table
-from lundprobe_zarr.store.location import Location
-from lundprobe_zarr.store.metadata import StoreMetadata
+from lundprobe_zarr.dataset.opening import open_manifest, open_store, read_table
+from lundprobe_zarr.storage.location import Location
+from lundprobe_zarr.stores.metadata import StoreMetadata
 
 PARTS = ("conversion", "looking")
 

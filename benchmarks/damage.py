@@ -20,14 +20,14 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.record import RESULTS, write_results
-from conversion.inventory import take_inventory
-from conversion.patient import convert_patient
-from conversion.publish import finalise
+from lundprobe_zarr.conversion.source.inventory import take_inventory
+from lundprobe_zarr.conversion.arrays.patient import convert_patient
+from lundprobe_zarr.conversion.tables.publish import finalise
 from lundprobe_zarr.errors import LundProbeError
 from lundprobe_zarr.phantom import write_phantom
-from lundprobe_zarr.store.copy import copy_dataset
-from lundprobe_zarr.store.location import Location
-from lundprobe_zarr.store.validate import validate
+from lundprobe_zarr.integrity.copy import copy_dataset
+from lundprobe_zarr.storage.location import Location
+from lundprobe_zarr.integrity.validate import validate
 from tests.faults.flips import (
     FLIPS,
     UNNOTICED,

@@ -41,7 +41,7 @@ import lundprobe_zarr as lp
 from benchmarks.cohort import simulate
 from benchmarks.record import write_results
 from lundprobe_zarr.patches import BalancedSampling, Content, Plan
-from lundprobe_zarr.store.patch import PatchReader
+from lundprobe_zarr.stores.reader import PatchReader
 from tests.anywhere.servers import file_server
 
 LATENCY = 0.02

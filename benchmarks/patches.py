@@ -53,8 +53,8 @@ from benchmarks.record import write_results
 from lundprobe_zarr import PatchStream, open_cohort
 from lundprobe_zarr.cohort import Cohort
 from lundprobe_zarr.patches import BalancedSampling, Content, Plan, read_patch
-from lundprobe_zarr.store.patch import PatchReader
-from lundprobe_zarr.store.shard import ShardCodec
+from lundprobe_zarr.stores.reader import PatchReader
+from lundprobe_zarr.stores.shard import ShardCodec
 
 SIZE = (32, 192, 192)
 MASKS = ("CTVT_427", "Rectum", "Bladder")
@@ -364,7 +364,7 @@ import json, sys, time
 import lundprobe_zarr as lp
 from lundprobe_zarr.patches import BalancedSampling
 url, masks, each, threads, cache, epochs, options = json.loads(sys.argv[1])
-import lundprobe_zarr.views.stream, lundprobe_zarr.cohort, pyarrow.compute
+import lundprobe_zarr.stream.stream, lundprobe_zarr.cohort, pyarrow.compute
 cohort = lp.open_cohort(url, storage_options=options)
 def rss():  # ru_maxrss would begin with the peak of the parent
     lines = open("/proc/self/status").read().splitlines()

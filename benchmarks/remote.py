@@ -30,8 +30,8 @@ import numpy as np
 from benchmarks.record import write_results
 from lundprobe_zarr import open_cohort
 from lundprobe_zarr.cohort import Cohort
-from lundprobe_zarr.store.location import Location
-from lundprobe_zarr.store.patch import PatchReader
+from lundprobe_zarr.storage.location import Location
+from lundprobe_zarr.stores.reader import PatchReader
 from tests.anywhere.servers import file_server
 
 LATENCY = 0.05

@@ -9,8 +9,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from lundprobe_zarr.errors import LundProbeError
-from lundprobe_zarr.store.extensions import extend_cohorts, extend_trees
-from lundprobe_zarr.views.huggingface.private import register_with_datasets
+from lundprobe_zarr.stores.extensions import extend_cohorts, extend_trees
+from lundprobe_zarr.huggingface.registration import register_with_datasets
 from lundprobe_zarr.vocabulary.version import package_version
 
 if TYPE_CHECKING:
@@ -24,10 +24,10 @@ if TYPE_CHECKING:
     )
     from lundprobe_zarr.patches import Aggregator
     from lundprobe_zarr.phantom import write_phantom
-    from lundprobe_zarr.views.huggingface.loading import load_dataset
-    from lundprobe_zarr.views.labelled import CommonGrid, Region, to_xarray
-    from lundprobe_zarr.views.stream import PatchStream
-    from lundprobe_zarr.views.stream_torch import torch_dataset
+    from lundprobe_zarr.huggingface.loading import load_dataset
+    from lundprobe_zarr.labelled.accessor import CommonGrid, Region, to_xarray
+    from lundprobe_zarr.stream.stream import PatchStream
+    from lundprobe_zarr.stream.torch import torch_dataset
 
 __all__ = [
     "Aggregator",
@@ -51,15 +51,15 @@ __version__ = package_version()
 _COHORT = ("Cohort", "Patient", "Splits", "load_cohort", "load_splits", "open_cohort")
 _LAZY = dict.fromkeys(_COHORT, "lundprobe_zarr.cohort")
 _LABELLED = ("CommonGrid", "Region", "to_xarray")
-_LAZY |= dict.fromkeys(_LABELLED, "lundprobe_zarr.views.labelled")
+_LAZY |= dict.fromkeys(_LABELLED, "lundprobe_zarr.labelled.accessor")
 _LAZY["Aggregator"] = "lundprobe_zarr.patches"
-_LAZY["PatchStream"] = "lundprobe_zarr.views.stream"
-_LAZY["torch_dataset"] = "lundprobe_zarr.views.stream_torch"
+_LAZY["PatchStream"] = "lundprobe_zarr.stream.stream"
+_LAZY["torch_dataset"] = "lundprobe_zarr.stream.torch"
 _LAZY["write_phantom"] = "lundprobe_zarr.phantom"
-_LAZY["load_dataset"] = "lundprobe_zarr.views.huggingface.loading"
-extend_trees("lundprobe_zarr.views.labelled")  # the accessor `.lp`, with the first opened tree
-extend_cohorts("to_xarray", "lundprobe_zarr.views.labelled")
-extend_cohorts("to_hf", "lundprobe_zarr.views.huggingface.loading")
+_LAZY["load_dataset"] = "lundprobe_zarr.huggingface.loading"
+extend_trees("lundprobe_zarr.labelled.accessor")  # the accessor `.lp`, with the first opened tree
+extend_cohorts("to_xarray", "lundprobe_zarr.labelled.accessor")
+extend_cohorts("to_hf", "lundprobe_zarr.huggingface.loading")
 register_with_datasets()  # `load_dataset("lundprobe", …)`, once datasets is imported
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from lundprobe_zarr.cli.info import type_name
 from lundprobe_zarr.schema.layout import ARRAY_SPECS, GROUP_TITLES
 from lundprobe_zarr.schema.tables import TABLES
-from lundprobe_zarr.store.metadata import FIDUCIAL_PATH
+from lundprobe_zarr.stores.metadata import FIDUCIAL_PATH
 from lundprobe_zarr.vocabulary.files import KNOWN_FILES, SourceFile
 from lundprobe_zarr.vocabulary.names import FOLDS, OBSERVERS, STEPS, STRUCTURE_TABLE, TARGETS
 

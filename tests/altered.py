@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from lundprobe_zarr.schema.seal import SEAL, seal
+from lundprobe_zarr.schema.checksum import SEAL, seal
 
 
 def rewrite(file: Path, change: Callable[[dict[str, Any]], object]) -> None:

@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.hostile.changes import NAME
-from conversion.inventory import take_inventory
-from conversion.patient import convert_patient
-from conversion.publish import finalise
+from lundprobe_zarr.conversion.source.inventory import take_inventory
+from lundprobe_zarr.conversion.arrays.patient import convert_patient
+from lundprobe_zarr.conversion.tables.publish import finalise
 from lundprobe_zarr.phantom import write_phantom
 from lundprobe_zarr.schema.header import parse_header
 

@@ -20,7 +20,7 @@ from lundprobe_zarr.cli.repair import repair
 from lundprobe_zarr.cli.status import INTERRUPTED, WRONG_USAGE, describe, exit_status
 from lundprobe_zarr.cli.validate import validate
 from lundprobe_zarr.errors import LundProbeError
-from lundprobe_zarr.vocabulary.escapes import escaped
+from lundprobe_zarr.vocabulary.text import escaped
 
 
 class _Commands(TyperGroup):

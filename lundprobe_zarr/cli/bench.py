@@ -10,7 +10,7 @@ from lundprobe_zarr.cli.place import Dataset, StorageOptions, parse_options
 from lundprobe_zarr.errors import UsageError
 
 if TYPE_CHECKING:
-    from lundprobe_zarr.views.stream_bench import Benchmark
+    from lundprobe_zarr.stream.benchmark import Benchmark
 
 
 def bench(
@@ -30,7 +30,7 @@ def bench(
     disk a second run finds in memory what the first has read.
     """
     from lundprobe_zarr.cohort import open_cohort
-    from lundprobe_zarr.views.stream_bench import benchmark
+    from lundprobe_zarr.stream.benchmark import benchmark
 
     names = [s.strip() for s in structures.split(",") if s.strip()]
     cohort = open_cohort(dataset, parse_options(storage_options))

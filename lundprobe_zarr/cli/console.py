@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from lundprobe_zarr.vocabulary.escapes import escaped
+from lundprobe_zarr.vocabulary.text import escaped
 
 #: Lines that go into a file or pipe are never folded, whatever they hold.
 _ANY_WIDTH = 1_000_000

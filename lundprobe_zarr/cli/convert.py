@@ -16,9 +16,9 @@ from lundprobe_zarr.errors import SourceNotFoundError, UsageError
 from lundprobe_zarr.vocabulary.names import PATIENT_ID_FORM
 
 if TYPE_CHECKING:
-    from conversion.inventory import Inventory
-    from conversion.run import Options, Report
-    from lundprobe_zarr.store.location import Location
+    from lundprobe_zarr.conversion.source.inventory import Inventory
+    from lundprobe_zarr.conversion.run.run import Options, Report
+    from lundprobe_zarr.storage.location import Location
 
 
 class Precision(StrEnum):
@@ -233,7 +233,7 @@ def finalise(
     from lundprobe_zarr.cli import converter
     from lundprobe_zarr.cli.console import say
     from lundprobe_zarr.cli.outcome import show_left_out
-    from lundprobe_zarr.store.remedy import kind_options
+    from lundprobe_zarr.stores.remedy import kind_options
 
     location = locate(dataset, storage_options)
     published = converter.finalise(location, rebuild)

@@ -15,11 +15,11 @@ from typing import TYPE_CHECKING, Any
 from lundprobe_zarr.errors import LundProbeError
 
 if TYPE_CHECKING:
-    from conversion.inventory import Inventory, PatientSource
-    from conversion.publish import Published
-    from conversion.repair import Damage, Repair
-    from conversion.run import Options, Report, Reporter
-    from lundprobe_zarr.store.location import Location
+    from lundprobe_zarr.conversion.source.inventory import Inventory, PatientSource
+    from lundprobe_zarr.conversion.tables.publish import Published
+    from lundprobe_zarr.conversion.repair import Damage, Repair
+    from lundprobe_zarr.conversion.run.run import Options, Report, Reporter
+    from lundprobe_zarr.storage.location import Location
 
 GROUP = "lundprobe_zarr.converter"
 

@@ -11,10 +11,10 @@ import typer
 from lundprobe_zarr.cli.convert import AllowPublic
 from lundprobe_zarr.cli.place import StorageOptions, locate, require_file, write_report
 from lundprobe_zarr.cli.status import FAILED
-from lundprobe_zarr.store.urls import WEB, protocol_of_url
+from lundprobe_zarr.storage.urls import WEB, protocol_of_url
 
 if TYPE_CHECKING:
-    from lundprobe_zarr.store.copy import CopiedStore, CopyReport
+    from lundprobe_zarr.integrity.copy import CopiedStore, CopyReport
 
 
 SourceOptions = Annotated[
@@ -57,8 +57,8 @@ def copy(
     from lundprobe_zarr.cli.console import say
     from lundprobe_zarr.cli.interrupt import interruptible
     from lundprobe_zarr.cli.phantom import steps
-    from lundprobe_zarr.store.copy import copy_dataset
-    from lundprobe_zarr.store.dataset import open_manifest
+    from lundprobe_zarr.integrity.copy import copy_dataset
+    from lundprobe_zarr.dataset.opening import open_manifest
 
     require_file("--report", report)
     own = _source_options(source, destination, source_options, storage_options)

@@ -30,8 +30,8 @@ def export(
     from lundprobe_zarr.cli.console import count, listing, say
     from lundprobe_zarr.cli.phantom import steps
     from lundprobe_zarr.cohort import open_cohort
-    from lundprobe_zarr.store.dataset import open_store
-    from lundprobe_zarr.views.export import export_patient
+    from lundprobe_zarr.dataset.opening import open_store
+    from lundprobe_zarr.exchange.nifti import export_patient
 
     location = locate(dataset, storage_options)
     known = open_cohort(dataset, parse_options(storage_options))[patient].patient_id
@@ -59,7 +59,7 @@ def preview(
     """Draw a patient's images, contours and dose as a PNG."""
     from lundprobe_zarr.cli.console import say
     from lundprobe_zarr.cohort import open_cohort
-    from lundprobe_zarr.views.preview import save_preview
+    from lundprobe_zarr.figures.preview import save_preview
 
     if out.suffix.lower() != ".png":
         raise UsageError(f"{out}: expected a name that ends in .png")

@@ -13,9 +13,9 @@ from lundprobe_zarr.cli.place import Dataset, StorageOptions, locate, parse_opti
 
 if TYPE_CHECKING:
     from lundprobe_zarr.schema.manifest import Manifest
-    from lundprobe_zarr.store.location import Location
-    from lundprobe_zarr.store.memory import Absent
-    from lundprobe_zarr.store.metadata import StoreMetadata
+    from lundprobe_zarr.storage.location import Location
+    from lundprobe_zarr.dataset.converter_notes import Absent
+    from lundprobe_zarr.stores.metadata import StoreMetadata
 
 
 def info(
@@ -28,7 +28,7 @@ def info(
 ) -> None:
     """Say what a dataset, a patient or a column is."""
     from lundprobe_zarr.cohort import open_cohort
-    from lundprobe_zarr.store.dataset import open_manifest, open_store
+    from lundprobe_zarr.dataset.opening import open_manifest, open_store
 
     location = locate(dataset, storage_options)
     if columns:
@@ -43,8 +43,8 @@ def info(
 def _show_dataset(location: Location, manifest: Manifest) -> None:
     from lundprobe_zarr.cli.console import facts, heading, say, table
     from lundprobe_zarr.schema.tables import TABLES
-    from lundprobe_zarr.store.dataset import read_table, table_rows
-    from lundprobe_zarr.store.memory import absent
+    from lundprobe_zarr.dataset.opening import read_table, table_rows
+    from lundprobe_zarr.dataset.converter_notes import absent
 
     say(f"{manifest.name}, at {location.url}", "bold")
     if manifest.synthetic:
@@ -144,7 +144,7 @@ def _show_patient(store: StoreMetadata) -> None:
 def _about(store: StoreMetadata) -> Iterator[tuple[str, str]]:
     from lundprobe_zarr.cli.console import size
     from lundprobe_zarr.schema.tables import CONTENT
-    from lundprobe_zarr.store.describe import patient_row
+    from lundprobe_zarr.dataset.derive import patient_row
 
     row = patient_row(store, 0)
     yield "part", f"{row['part']}, {row['protocol']}"
@@ -164,7 +164,7 @@ def _or_none(names: Iterable[str]) -> str:
 
 
 def _grid(attributes: dict[str, Any]) -> Iterator[tuple[str, str]]:
-    from lundprobe_zarr.vocabulary.geometry import origin_lps, spacing
+    from lundprobe_zarr.geometry.affine import origin_lps, spacing
 
     if "affine" in attributes:
         yield "spacing z y x", f"{_numbers(spacing(attributes['affine'])[::-1])} mm"

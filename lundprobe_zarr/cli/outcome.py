@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING
 from lundprobe_zarr.cli.console import count, duration, heading, listing, say
 from lundprobe_zarr.cli.place import shown
 from lundprobe_zarr.schema.tables import store_path
-from lundprobe_zarr.store.metadata import HOLDS_ANOTHER
-from lundprobe_zarr.store.remedy import convert_again
+from lundprobe_zarr.stores.metadata import HOLDS_ANOTHER
+from lundprobe_zarr.stores.remedy import convert_again
 
 if TYPE_CHECKING:
-    from conversion.run import Report
-    from lundprobe_zarr.store.location import Location
+    from lundprobe_zarr.conversion.run.run import Report
+    from lundprobe_zarr.storage.location import Location
 
 
 def show_outcome(report: Report, destination: Location, published: bool) -> None:

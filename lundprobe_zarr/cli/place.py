@@ -14,7 +14,7 @@ import typer
 from lundprobe_zarr.errors import LundProbeError, UsageError
 
 if TYPE_CHECKING:
-    from lundprobe_zarr.store.location import Location
+    from lundprobe_zarr.storage.location import Location
 
 Dataset = Annotated[str, typer.Argument(help="Path or URL of a dataset.")]
 StorageOptions = Annotated[
@@ -53,7 +53,7 @@ def parse_options(text: str | None, option: str = "--storage-options") -> dict[s
 
 def locate(url: str, storage_options: str | None, option: str = "--storage-options") -> Location:
     """Where a dataset is. Raises `UsageError` if `url` is empty."""
-    from lundprobe_zarr.store.location import Location
+    from lundprobe_zarr.storage.location import Location
 
     if not url.strip():  # which would be the folder one is in
         raise UsageError(

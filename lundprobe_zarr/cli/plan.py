@@ -14,9 +14,9 @@ from lundprobe_zarr.vocabulary.files import KNOWN_FILES
 from lundprobe_zarr.vocabulary.names import PARTS, PROTOCOLS, STRUCTURES, protocol_of
 
 if TYPE_CHECKING:
-    from conversion.inventory import Inventory, PatientSource
-    from conversion.run import Options
-    from lundprobe_zarr.store.location import Location
+    from lundprobe_zarr.conversion.source.inventory import Inventory, PatientSource
+    from lundprobe_zarr.conversion.run.run import Options
+    from lundprobe_zarr.storage.location import Location
 
 
 def show_plan(inventory: Inventory, destination: Location, how: Options) -> None:

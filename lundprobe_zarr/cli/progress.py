@@ -15,7 +15,7 @@ from rich.text import Text
 from lundprobe_zarr.cli.console import console, count, duration, say, size
 
 if TYPE_CHECKING:
-    from conversion.patient import PatientResult
+    from lundprobe_zarr.conversion.arrays.patient import PatientResult
 
 _PER_SECOND = 4
 #: Before so many seconds of work a rate means nothing: workers start and read first files.

@@ -18,7 +18,7 @@ import typer
 
 from lundprobe_zarr.cli.place import Dataset, StorageOptions, named, parse_options
 from lundprobe_zarr.errors import QueryError, UnknownLabelError, UsageError
-from lundprobe_zarr.vocabulary.nearest import suggestion
+from lundprobe_zarr.vocabulary.suggest import suggestion
 
 if TYPE_CHECKING:
     import pyarrow as pa

@@ -15,9 +15,9 @@ from lundprobe_zarr.cli.status import FAILED, NO_DATASET
 from lundprobe_zarr.errors import UsageError
 
 if TYPE_CHECKING:
-    from conversion.inventory import Inventory
-    from conversion.repair import Damage, Repair
-    from lundprobe_zarr.store.location import Location
+    from lundprobe_zarr.conversion.source.inventory import Inventory
+    from lundprobe_zarr.conversion.repair import Damage, Repair
+    from lundprobe_zarr.storage.location import Location
 
 
 def repair(

@@ -14,7 +14,7 @@ from lundprobe_zarr.cli.status import NO_DATASET
 from lundprobe_zarr.errors import DatasetError
 
 if TYPE_CHECKING:
-    from lundprobe_zarr.store.validate import Problem
+    from lundprobe_zarr.integrity.validate import Problem
 
 
 def validate(
@@ -37,9 +37,9 @@ def validate(
     """
     from lundprobe_zarr.cli.console import count, listing, say
     from lundprobe_zarr.cli.phantom import steps
-    from lundprobe_zarr.store.dataset import open_manifest
-    from lundprobe_zarr.store.validate import Problem, Validation
-    from lundprobe_zarr.store.validate import validate as look
+    from lundprobe_zarr.dataset.opening import open_manifest
+    from lundprobe_zarr.integrity.validate import Problem, Validation
+    from lundprobe_zarr.integrity.validate import validate as look
 
     require_file("--report", report)
     location = locate(dataset, storage_options)
@@ -69,7 +69,7 @@ def validate(
 
 def _show_remedy(url: str, problems: Sequence[Problem], deep: bool, kind: tuple[str, bool]) -> None:
     from lundprobe_zarr.cli.console import say
-    from lundprobe_zarr.store.remedy import convert_again
+    from lundprobe_zarr.stores.remedy import convert_again
 
     damaged = dict.fromkeys(p.patient_id for p in problems if p.patient_id is not None)
     if damaged:

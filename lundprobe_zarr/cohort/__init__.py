@@ -1,4 +1,9 @@
-"""Cohorts and patients: select with SQL, split, save, and hold lazy labelled data."""
+"""Cohorts and patients: select with SQL, split, save, and hold lazy labelled data.
+
+Imports `sql` and below.
+Start reading at core.py.
+"""
+
 
 from __future__ import annotations
 

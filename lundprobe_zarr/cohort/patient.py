@@ -5,16 +5,16 @@ from __future__ import annotations
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from lundprobe_zarr.cohort.source import Source
+from lundprobe_zarr.dataset.dataset import Source
 from lundprobe_zarr.errors import MissingStructureError, UnknownLabelError, UsageError
 from lundprobe_zarr.vocabulary.names import STRUCTURES
-from lundprobe_zarr.vocabulary.nearest import unknown_label
+from lundprobe_zarr.vocabulary.suggest import unknown_label
 
 if TYPE_CHECKING:
     import pandas as pd
     import xarray as xr
 
-    from lundprobe_zarr.store.location import Location
+    from lundprobe_zarr.storage.location import Location
 
 
 class Patient:
@@ -52,7 +52,7 @@ class Patient:
 
         Raises `DamagedStoreError` if the store is missing or its metadata unsound.
         """
-        from lundprobe_zarr.store.tree import open_tree
+        from lundprobe_zarr.stores.tree import open_tree
 
         return open_tree(self.location, self.patient_id)
 

@@ -14,7 +14,7 @@ from typing import Any, ClassVar, Self, TypeVar
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from lundprobe_zarr.errors import UsageError
-from lundprobe_zarr.schema.json_text import parse_json, reasons
+from lundprobe_zarr.schema.document import parse_json, reasons
 from lundprobe_zarr.vocabulary.version import UPGRADE
 
 FORMAT_VERSION = 1

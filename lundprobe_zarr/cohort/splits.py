@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 from lundprobe_zarr.cohort.saved import SavedSplits, check_dataset, check_patients, read_saved
 from lundprobe_zarr.errors import UsageError
-from lundprobe_zarr.vocabulary.nearest import suggestion
+from lundprobe_zarr.vocabulary.suggest import suggestion
 
 if TYPE_CHECKING:
     from lundprobe_zarr.cohort.core import Cohort

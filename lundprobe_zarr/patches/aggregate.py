@@ -13,7 +13,7 @@ import numpy.typing as npt
 from lundprobe_zarr.errors import UsageError
 from lundprobe_zarr.patches.plan import Plan
 from lundprobe_zarr.patches.sampling import GridSampling, Space
-from lundprobe_zarr.vocabulary.lattice import Box
+from lundprobe_zarr.geometry.lattice import Box
 
 Array = npt.NDArray[Any]
 

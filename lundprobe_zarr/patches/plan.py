@@ -11,16 +11,16 @@ import numpy as np
 import pyarrow as pa
 
 from lundprobe_zarr.errors import UsageError
-from lundprobe_zarr.patches.content import Content
+from lundprobe_zarr.patches.request import Content
 from lundprobe_zarr.patches.order import Order, Words, key_of, order_of
-from lundprobe_zarr.patches.places import (
+from lundprobe_zarr.patches.locations import (
     Places,
     Voxels,
     patients_with,
     places_of,
     require_somebody,
 )
-from lundprobe_zarr.patches.reading import (
+from lundprobe_zarr.patches.patch import (
     Pad,
     Sample,
     lattice_of,
@@ -34,10 +34,10 @@ from lundprobe_zarr.patches.sampling import (
     Space,
     sampling_of,
 )
-from lundprobe_zarr.store.metadata import StoreMetadata
-from lundprobe_zarr.store.patch import PatchReader
-from lundprobe_zarr.vocabulary.geometry import FloatArray
-from lundprobe_zarr.vocabulary.lattice import Grid, Shape, respaced, voxel_sizes
+from lundprobe_zarr.stores.metadata import StoreMetadata
+from lundprobe_zarr.stores.reader import PatchReader
+from lundprobe_zarr.geometry.affine import FloatArray
+from lundprobe_zarr.geometry.lattice import Grid, Shape, respaced, voxel_sizes
 
 if TYPE_CHECKING:
     from lundprobe_zarr.cohort import Cohort

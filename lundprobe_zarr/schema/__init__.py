@@ -1,1 +1,5 @@
-"""Floor 1, pure: what a converted dataset looks like: arrays, types, chunks, tables, manifest."""
+"""What a converted dataset looks like: groups, arrays, types, chunks, tables, manifest.
+
+Pure. Imports `geometry` and below.
+Start reading at layout.py.
+"""

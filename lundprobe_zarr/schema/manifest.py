@@ -9,10 +9,10 @@ from pathlib import PurePosixPath
 from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
 
 from lundprobe_zarr.errors import DatasetError, SchemaVersionError
-from lundprobe_zarr.schema.json_text import parse_json, reasons
+from lundprobe_zarr.schema.document import parse_json, reasons
 from lundprobe_zarr.schema.layout import SCHEMA_VERSION
 from lundprobe_zarr.schema.precision import Precision
-from lundprobe_zarr.schema.seal import SEAL, is_broken, seal
+from lundprobe_zarr.schema.checksum import SEAL, is_broken, seal
 from lundprobe_zarr.vocabulary.version import UPGRADE
 
 MANIFEST_NAME = "lundprobe.json"
@@ -39,7 +39,7 @@ class Content(BaseModel):
     """What a dataset holds, as hashes (SHA-256, hex) that do not depend on how it is stored.
 
     `sha256` is over the other two: `patients` over every patient's `content_sha256`, `tables` are
-    those of each table's rows, by part. `lundprobe_zarr.store.content` says what they cover.
+    those of each table's rows, by part. `lundprobe_zarr.dataset.content` says what they cover.
     """
 
     model_config = ConfigDict(frozen=True, extra="ignore")

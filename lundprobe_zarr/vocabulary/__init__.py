@@ -1,1 +1,5 @@
-"""Floor 0, pure: the words of LUND-PROBE, its file names, and the geometry of its grids."""
+"""The words of LUND-PROBE: structures, observers, file names, nearest names.
+
+Pure. Imports `errors` alone.
+Start reading at names.py.
+"""

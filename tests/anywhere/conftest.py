@@ -12,9 +12,9 @@ import pytest
 from places import SECRET, Place
 from servers import executable, file_server, free_port, s3_server, started
 
-from lundprobe_zarr.store.copy import copy_dataset
-from lundprobe_zarr.store.dataset import open_manifest, open_store, read_table
-from lundprobe_zarr.store.location import Location
+from lundprobe_zarr.integrity.copy import copy_dataset
+from lundprobe_zarr.dataset.opening import open_manifest, open_store, read_table
+from lundprobe_zarr.storage.location import Location
 
 
 @pytest.fixture(scope="session")

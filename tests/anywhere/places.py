@@ -7,7 +7,7 @@ from typing import Any
 
 from servers import Traffic
 
-from lundprobe_zarr.store.location import Location
+from lundprobe_zarr.storage.location import Location
 
 #: Not a secret: what moto and the other emulators take, and what must never be printed.
 SECRET = "wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY"

@@ -17,9 +17,9 @@ from servers import file_server
 from lundprobe_zarr import open_cohort
 from lundprobe_zarr.cli import main
 from lundprobe_zarr.errors import DamagedStoreError, DatasetError, NotADatasetError, UsageError
-from lundprobe_zarr.store.copy import copy_dataset
-from lundprobe_zarr.store.location import Location
-from lundprobe_zarr.store.validate import validate
+from lundprobe_zarr.integrity.copy import copy_dataset
+from lundprobe_zarr.storage.location import Location
+from lundprobe_zarr.integrity.validate import validate
 from tests.altered import rewrite
 
 
@@ -163,8 +163,8 @@ def test_bad_objects_at_the_destination_are_sent_again(dataset, tmp_path, shard,
 
 
 def test_large_shards_are_compared_by_their_end_unless_asked(dataset, tmp_path, shard, monkeypatch):
-    monkeypatch.setattr("lundprobe_zarr.store.copy._SMALL", 100)
-    monkeypatch.setattr("lundprobe_zarr.store.copy._END", 64)
+    monkeypatch.setattr("lundprobe_zarr.integrity.copy._SMALL", 100)
+    monkeypatch.setattr("lundprobe_zarr.integrity.copy._END", 64)
     target = tmp_path / "d"
     copy_dataset(Location(dataset), Location(target))
     data = bytearray((target / shard).read_bytes())

@@ -17,8 +17,8 @@ from lundprobe_zarr.errors import (
     UnknownLabelError,
     UsageError,
 )
-from lundprobe_zarr.store.location import Location
-from lundprobe_zarr.store.patch import PatchReader
+from lundprobe_zarr.storage.location import Location
+from lundprobe_zarr.stores.reader import PatchReader
 
 BOX = (slice(0, 14), slice(0, 60), slice(0, 60))
 T2W = [("mri/image", {"modality": "T2w"})]
@@ -80,7 +80,7 @@ def reach(request: pytest.FixtureRequest, copied: Path):
 @pytest.mark.parametrize("tail", [0, 1 << 16])
 @pytest.mark.parametrize("damage", DAMAGES)
 def test_damaged_shard_is_named(copied, reach, damage, tail, extended, shard, monkeypatch):
-    monkeypatch.setattr("lundprobe_zarr.store.patch.TAIL_BYTES", tail)
+    monkeypatch.setattr("lundprobe_zarr.stores.reader.TAIL_BYTES", tail)
     damage(copied / shard)
     reader = PatchReader.open(reach(), extended)
     with pytest.raises(DamagedStoreError) as raised:

@@ -15,8 +15,8 @@ from servers import free_port
 
 from lundprobe_zarr import open_cohort
 from lundprobe_zarr.errors import DatasetError, NotADatasetError, UsageError
-from lundprobe_zarr.store import failures
-from lundprobe_zarr.store.location import Location
+from lundprobe_zarr.storage import failures
+from lundprobe_zarr.storage.location import Location
 
 OURS = {"lundprobe_zarr", "builtins"}
 

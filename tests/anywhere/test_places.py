@@ -17,10 +17,10 @@ from servers import file_server
 
 from lundprobe_zarr import load_dataset, open_cohort
 from lundprobe_zarr.errors import DatasetError, UsageError
-from lundprobe_zarr.store.dataset import open_manifest, read_table, table_rows
-from lundprobe_zarr.store.location import Location
-from lundprobe_zarr.store.patch import PatchReader
-from lundprobe_zarr.store.validate import validate
+from lundprobe_zarr.dataset.opening import open_manifest, read_table, table_rows
+from lundprobe_zarr.storage.location import Location
+from lundprobe_zarr.stores.reader import PatchReader
+from lundprobe_zarr.integrity.validate import validate
 
 BOX = (slice(2, 9), slice(5, 30), slice(7, 40))
 VOLUMES = [
@@ -172,7 +172,7 @@ def test_query_and_user_of_a_web_url_travel_and_stay_hidden(dataset):
 
 @pytest.mark.parametrize("first", [16, 1 << 16], ids=["footer in two reads", "in one"])
 def test_rows_are_counted_by_footers(place, monkeypatch, first):
-    monkeypatch.setattr("lundprobe_zarr.store.dataset._FOOTER", first)
+    monkeypatch.setattr("lundprobe_zarr.dataset.opening._FOOTER", first)
     manifest = open_manifest(place.location)
     for name, files in manifest.tables.items():
         expected = read_table(place.location, manifest, name).num_rows

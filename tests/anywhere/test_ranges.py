@@ -10,7 +10,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
-from lundprobe_zarr.store.location import Location, Range
+from lundprobe_zarr.storage.location import Location, Range
 
 pytest.importorskip("aiohttp")
 _DATA = bytes(range(256)) * 4

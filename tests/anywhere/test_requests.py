@@ -10,8 +10,8 @@ from servers import Request
 
 from lundprobe_zarr import open_cohort
 from lundprobe_zarr.errors import DamagedStoreError
-from lundprobe_zarr.store.patch import PatchReader
-from lundprobe_zarr.store.tree import open_tree
+from lundprobe_zarr.stores.reader import PatchReader
+from lundprobe_zarr.stores.tree import open_tree
 
 BOX = (slice(2, 9), slice(5, 30), slice(7, 40))
 MASKS = ("CTVT_427", "PTVT_427", "Rectum", "Bladder")
@@ -100,7 +100,7 @@ def test_requests_of_a_round_travel_together(remote, extended):
 
 
 def test_chunks_that_lie_apart_are_asked_for_apart(web, extended, monkeypatch):
-    from lundprobe_zarr.store import patch
+    from lundprobe_zarr.stores import reader as patch
 
     monkeypatch.setattr(patch, "TAIL_BYTES", 0)
     reader = PatchReader.open(web.location, extended)

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 from places import Place
 
-from lundprobe_zarr.store import signed
-from lundprobe_zarr.store.location import Range
-from lundprobe_zarr.store.signed import SignedReads, range_reader
+from lundprobe_zarr.storage import signed
+from lundprobe_zarr.storage.location import Range
+from lundprobe_zarr.storage.signed import SignedReads, range_reader
 
 
 class Client:

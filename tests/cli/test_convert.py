@@ -136,7 +136,7 @@ def test_nonsense_is_wrong_usage(cli, phantom_source, tmp_path, options, said):
 def test_an_address_where_no_scheduler_is(
     cli, phantom_source, tmp_path, address, web_port, monkeypatch
 ):
-    monkeypatch.setattr("lundprobe_zarr.conversion.cluster._PATIENCE_SECONDS", 1.0)
+    monkeypatch.setattr("lundprobe_zarr.conversion.run.cluster._PATIENCE_SECONDS", 1.0)
     ran = cli(
         "convert", phantom_source, tmp_path / "out", "--scheduler", address.format(port=web_port)
     )

@@ -7,7 +7,7 @@ import io
 import pytest
 from rich.console import Console
 
-from conversion.patient import PatientResult
+from lundprobe_zarr.conversion.arrays.patient import PatientResult
 from lundprobe_zarr.cli import console as terminal
 from lundprobe_zarr.cli import progress
 from lundprobe_zarr.cli.console import count, duration, size

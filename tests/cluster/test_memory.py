@@ -13,7 +13,7 @@ import pytest
 PROGRAM = """
 import resource
 import numpy as np
-from conversion.cluster import keep_memory
+from lundprobe_zarr.conversion.run.cluster import keep_memory
 def faults():
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
     for _ in range(100):

@@ -14,10 +14,10 @@ import pytest
 from dask_processes import PATIENCE_S, Cluster, drafts, start, wait_for
 from distributed import Client
 
-from conversion.cluster import MisfitError, Needs, require_fit, shortcoming
-from conversion.inventory import take_inventory
-from conversion.run import Options, convert
-from lundprobe_zarr.store.location import Location
+from lundprobe_zarr.conversion.run.cluster import MisfitError, Needs, require_fit, shortcoming
+from lundprobe_zarr.conversion.source.inventory import take_inventory
+from lundprobe_zarr.conversion.run.run import Options, convert
+from lundprobe_zarr.storage.location import Location
 from lundprobe_zarr.vocabulary.version import package_version
 
 OTHER_VERSION = "Metadata-Version: 2.1\nName: lundprobe-zarr\nVersion: 99.1\n"

@@ -10,7 +10,7 @@ import pytest
 
 from benchmarks.cohort import simulate
 from lundprobe_zarr.cohort import Cohort, open_cohort
-from lundprobe_zarr.store.location import Location
+from lundprobe_zarr.storage.location import Location
 
 
 @pytest.fixture(scope="session")

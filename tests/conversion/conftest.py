@@ -19,8 +19,8 @@ from trees import (
     write_side_files,
 )
 
-from conversion.inventory import take_inventory
-from conversion.patient import PatientResult, convert_patient
+from lundprobe_zarr.conversion.source.inventory import take_inventory
+from lundprobe_zarr.conversion.arrays.patient import PatientResult, convert_patient
 from lundprobe_zarr.schema.precision import Precision
 
 

@@ -18,7 +18,7 @@ import pytest
 from conftest import Workplace
 from trees import AFFINES, MRI, NEW, OLD, edit, patch, snapshot, uncompressed, write_nifti
 
-from conversion.nifti import read_nifti
+from lundprobe_zarr.conversion.source.nifti import read_nifti
 from lundprobe_zarr.errors import SourceError
 
 MASK = "MR_StorT2/mask_Bladder.nii.gz"

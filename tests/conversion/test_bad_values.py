@@ -13,7 +13,7 @@ import xarray as xr
 from conftest import Workplace
 from trees import AFFINES, FIDUCIALS, MRI, NEW, OLD, SCT, SHAPES, snapshot, write_nifti
 
-from conversion.measure import bounding_box
+from lundprobe_zarr.conversion.tables.measure import bounding_box
 from lundprobe_zarr.schema.precision import PRECISIONS, Precision
 from lundprobe_zarr.vocabulary.files import FIDUCIAL_TEXT
 
@@ -86,7 +86,7 @@ def test_a_box_that_leaves_voxels_out_is_noticed(
         box = bounding_box(mask)
         return box and (*box[:2], slice(box[2].start, box[2].stop - 1))
 
-    monkeypatch.setattr("conversion.write.bounding_box", too_small)
+    monkeypatch.setattr("lundprobe_zarr.conversion.arrays.volumes.bounding_box", too_small)
     result = work.convert()[NEW]
     assert result.status == "failed"
     assert re.search(

@@ -14,16 +14,16 @@ import pytest
 from conftest import Workplace
 from trees import AFFINES, MRI, NEW, SCT, SHAPES, patch, uncompressed, write_nifti
 
-from conversion.inventory import take_inventory
-from conversion.patient import convert_patient
-from conversion.publish import finalise
+from lundprobe_zarr.conversion.source.inventory import take_inventory
+from lundprobe_zarr.conversion.arrays.patient import convert_patient
+from lundprobe_zarr.conversion.tables.publish import finalise
 from lundprobe_zarr.cohort import open_cohort
 from lundprobe_zarr.schema.encoding import BloscSettings
 from lundprobe_zarr.schema.manifest import Content
-from lundprobe_zarr.store.content import rows_sha256, table_content
-from lundprobe_zarr.store.dataset import open_manifest, open_store, read_table
-from lundprobe_zarr.store.location import Location
-from lundprobe_zarr.store.validate import validate
+from lundprobe_zarr.dataset.content import rows_sha256, table_content
+from lundprobe_zarr.dataset.opening import open_manifest, open_store, read_table
+from lundprobe_zarr.storage.location import Location
+from lundprobe_zarr.integrity.validate import validate
 from tests.altered import forget_hashes, rewrite
 
 DOSE = "sCT/dose_original.nii.gz"
@@ -53,8 +53,8 @@ def test_the_same_source_gives_the_same_hash_however_it_is_stored(
     before = content(work.dataset)
     for file in work.folder.rglob("*.nii.gz"):  # the same voxels, compressed by another tool
         file.write_bytes(gzip.compress(uncompressed(file), 1, mtime=7))
-    monkeypatch.setattr("conversion.write.MASK_BLOSC", BloscSettings("lz4", 9, "shuffle"))
-    monkeypatch.setattr("conversion.write.inner_chunk", lambda shape: shape)
+    monkeypatch.setattr("lundprobe_zarr.conversion.arrays.volumes.MASK_BLOSC", BloscSettings("lz4", 9, "shuffle"))
+    monkeypatch.setattr("lundprobe_zarr.conversion.arrays.volumes.inner_chunk", lambda shape: shape)
     monkeypatch.setattr("lundprobe_zarr.schema.encoding.inner_chunk", lambda shape: shape)
     after = converted(work, tmp_path / "elsewhere")
     here, there = (open_store(Location(d), NEW) for d in (work.dataset, tmp_path / "elsewhere"))

@@ -16,7 +16,7 @@ from scipy.spatial.transform import Rotation
 from trees import AFFINES, MRI, NEW, SCT, SHAPES, convert_tree, nifti, write_nifti, write_patient
 
 from lundprobe_zarr.vocabulary.files import FIDUCIAL_TEXT
-from lundprobe_zarr.vocabulary.geometry import index_to_lps
+from lundprobe_zarr.geometry.affine import index_to_lps
 from lundprobe_zarr.vocabulary.names import OBSERVERS, STRUCTURES
 
 GRIDS = {"mri": MRI, "sct": SCT, "dose": "sCT/dose_original.nii.gz"}
@@ -71,7 +71,7 @@ def test_the_affine_is_simpleitk_s_for_an_oblique_file(tmp_path: Path) -> None:
 
 
 def check_against_simpleitk(tmp_path: Path, affine: np.ndarray) -> None:
-    from conversion.nifti import read_nifti
+    from lundprobe_zarr.conversion.source.nifti import read_nifti
 
     path = tmp_path / "image.nii.gz"
     voxels = np.arange(60, dtype=np.int16).reshape(3, 4, 5)
@@ -239,7 +239,7 @@ def test_tensorstore_reads_the_same_voxels(
 
 
 def test_an_sform_is_read_where_it_is_all_there_is() -> None:
-    from conversion.nifti import parse_header
+    from lundprobe_zarr.conversion.source.nifti import parse_header
 
     data = nifti(np.zeros((2, 3, 4), np.uint8), AFFINES["mri"], codes=(0, 2))
     np.testing.assert_array_equal(parse_header(data[:348], "f").affine, AFFINES["mri"])

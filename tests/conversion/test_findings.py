@@ -26,11 +26,11 @@ from trees import (
     write_nifti,
 )
 
-from conversion.publish import finalise
+from lundprobe_zarr.conversion.tables.publish import finalise
 from lundprobe_zarr.schema.precision import Precision
-from lundprobe_zarr.store.dataset import read_table
-from lundprobe_zarr.store.location import Location
-from lundprobe_zarr.views.export import export_patient
+from lundprobe_zarr.dataset.opening import read_table
+from lundprobe_zarr.storage.location import Location
+from lundprobe_zarr.exchange.nifti import export_patient
 
 MASK = "MR_StorT2/mask_Rectum.nii.gz"
 NNUNET = "MR_StorT2/nnUNetOutput"

@@ -11,15 +11,15 @@ import pytest
 from conftest import Workplace
 from trees import MRI, NEW, OLD, SCT, write_patient
 
-from conversion.inventory import select, take_inventory
-from conversion.patient import PatientResult, convert_patient
-from conversion.publish import finalise
-from conversion.run import Options, convert
+from lundprobe_zarr.conversion.source.inventory import select, take_inventory
+from lundprobe_zarr.conversion.arrays.patient import PatientResult, convert_patient
+from lundprobe_zarr.conversion.tables.publish import finalise
+from lundprobe_zarr.conversion.run.run import Options, convert
 from lundprobe_zarr.cli import main
 from lundprobe_zarr.errors import DatasetError
-from lundprobe_zarr.store.location import Location
-from lundprobe_zarr.store.memory import absent
-from lundprobe_zarr.store.validate import validate
+from lundprobe_zarr.storage.location import Location
+from lundprobe_zarr.dataset.converter_notes import absent
+from lundprobe_zarr.integrity.validate import validate
 
 LATE = "oldAcq_00000000000000c3"
 
@@ -104,7 +104,7 @@ def test_a_run_that_is_killed_has_noted_who_failed_until_then(
         yield PatientResult(OLD, "failed", 0, error="broken")
         raise Killed
 
-    monkeypatch.setattr("conversion.run._results", results)
+    monkeypatch.setattr("lundprobe_zarr.conversion.run.run._results", results)
     with pytest.raises(Killed):
         convert(take_inventory(partial.source), partial.dataset, Options(workers=1))
     assert str(finalise(partial.dataset).absent) == LINE

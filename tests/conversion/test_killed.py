@@ -16,14 +16,14 @@ from pathlib import Path
 import pytest
 from trees import MRI, SCT, snapshot, write_patient
 
-from conversion.inventory import take_inventory
-from conversion.patient import convert_patient
-from conversion.place import remove_leftovers
-from conversion.publish import finalise
-from conversion.state import is_current
+from lundprobe_zarr.conversion.source.inventory import take_inventory
+from lundprobe_zarr.conversion.arrays.patient import convert_patient
+from lundprobe_zarr.conversion.run.draft import remove_leftovers
+from lundprobe_zarr.conversion.tables.publish import finalise
+from lundprobe_zarr.conversion.run.state import is_current
 from lundprobe_zarr.schema.tables import store_path
-from lundprobe_zarr.store.location import Location
-from lundprobe_zarr.store.validate import validate
+from lundprobe_zarr.storage.location import Location
+from lundprobe_zarr.integrity.validate import validate
 from tests.altered import but_for_time
 
 ROOT = Path(__file__).parents[2]
@@ -33,8 +33,8 @@ FILES = (MRI, SCT, "MR_StorT2/mask_Bladder.nii.gz", "sCT/dose_original.nii.gz")
 PROGRAM = """
 import sys
 from pathlib import Path
-from conversion.inventory import take_inventory
-from conversion.patient import convert_patient
+from lundprobe_zarr.conversion.source.inventory import take_inventory
+from lundprobe_zarr.conversion.arrays.patient import convert_patient
 source, dataset = map(Path, sys.argv[1:])
 patients = take_inventory(source).patients
 print("ready", flush=True)
@@ -171,8 +171,8 @@ def test_a_run_with_its_workers_killed_is_finished_by_the_next(
     dataset = tmp_path / "dataset"
     program = (
         "import sys; from pathlib import Path\n"
-        "from conversion.inventory import take_inventory\n"
-        "from conversion.run import Options, convert\n"
+        "from lundprobe_zarr.conversion.source.inventory import take_inventory\n"
+        "from lundprobe_zarr.conversion.run.run import Options, convert\n"
         "if __name__ == '__main__':\n"
         "    convert(take_inventory(Path(sys.argv[1])), Path(sys.argv[2]), Options(workers=2))\n"
     )

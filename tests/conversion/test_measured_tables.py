@@ -15,18 +15,18 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from scipy import ndimage
 
-from conversion.fragments import load_fragments
-from conversion.measure import (
+from lundprobe_zarr.conversion.tables.fragments import load_fragments
+from lundprobe_zarr.conversion.tables.measure import (
     bounding_box,
     component_findings,
     dose_columns,
     foreground_sample,
     shape_columns,
 )
-from conversion.publish import finalise
+from lundprobe_zarr.conversion.tables.publish import finalise
 from lundprobe_zarr.schema.tables import MEASURED, TABLES
-from lundprobe_zarr.store.dataset import open_store
-from lundprobe_zarr.store.location import Location
+from lundprobe_zarr.dataset.opening import open_store
+from lundprobe_zarr.storage.location import Location
 from lundprobe_zarr.vocabulary.files import SourceFile, format_path
 from lundprobe_zarr.vocabulary.names import STRUCTURES
 

@@ -11,14 +11,14 @@ import pytest
 from conftest import Workplace
 from trees import LIGHT, MRI, NEW, OLD, SCT, snapshot, write_patient
 
-from conversion.inventory import examine, select, take_inventory, without_header_text
-from conversion.mixing import require_unmixed, strangers
-from conversion.patient import convert_patient
-from conversion.publish import finalise
-from conversion.run import Options, Report, _publish, convert
+from lundprobe_zarr.conversion.source.inventory import examine, select, take_inventory, without_header_text
+from lundprobe_zarr.conversion.run.compatibility import require_unmixed, strangers
+from lundprobe_zarr.conversion.arrays.patient import convert_patient
+from lundprobe_zarr.conversion.tables.publish import finalise
+from lundprobe_zarr.conversion.run.run import Options, Report, _publish, convert
 from lundprobe_zarr.errors import DatasetError, UsageError
-from lundprobe_zarr.store.location import Location
-from lundprobe_zarr.store.validate import validate
+from lundprobe_zarr.storage.location import Location
+from lundprobe_zarr.integrity.validate import validate
 from tests.altered import forget_hashes, rewrite
 
 LATE = "newAcq_00000000000000c3"

@@ -8,8 +8,8 @@ import pytest
 from conftest import Workplace
 from trees import NEW, OLD
 
-from conversion.inventory import take_inventory
-from conversion.sidefiles import parse_components, parse_geometry, parse_missing
+from lundprobe_zarr.conversion.source.inventory import take_inventory
+from lundprobe_zarr.conversion.source.side_files import parse_components, parse_geometry, parse_missing
 
 CSV = "patGeometryInformation_basePart.csv"
 JSON = "missingStructures_basePart.json"

@@ -15,12 +15,12 @@ import pytest
 from conftest import Workplace
 from trees import NEW, OLD, PART_FOLDER, convert_tree, write_patient, write_side_files
 
-from conversion.publish import finalise
+from lundprobe_zarr.conversion.tables.publish import finalise
 from lundprobe_zarr.errors import DatasetError, NotADatasetError
 from lundprobe_zarr.schema.tables import TABLES
-from lundprobe_zarr.store.dataset import open_manifest, read_table
-from lundprobe_zarr.store.location import Location
-from lundprobe_zarr.store.validate import validate
+from lundprobe_zarr.dataset.opening import open_manifest, read_table
+from lundprobe_zarr.storage.location import Location
+from lundprobe_zarr.integrity.validate import validate
 from lundprobe_zarr.vocabulary.files import FIDUCIAL_TEXT, KNOWN_FILES
 from lundprobe_zarr.vocabulary.names import STRUCTURES
 

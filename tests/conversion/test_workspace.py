@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from conversion.workspace import Workspace, aligned
+from lundprobe_zarr.conversion.arrays.workspace import Workspace, aligned
 
 _STEPS = st.lists(
     st.one_of(

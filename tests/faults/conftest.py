@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 from killing import Converted, Reference, write_changed
 
-from conversion.inventory import take_inventory
-from conversion.patient import convert_patient
-from conversion.publish import finalise
+from lundprobe_zarr.conversion.source.inventory import take_inventory
+from lundprobe_zarr.conversion.arrays.patient import convert_patient
+from lundprobe_zarr.conversion.tables.publish import finalise
 from lundprobe_zarr.phantom import write_phantom
-from lundprobe_zarr.store.location import Location
+from lundprobe_zarr.storage.location import Location
 
 
 @pytest.fixture(scope="session")

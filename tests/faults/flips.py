@@ -23,15 +23,15 @@ import pyarrow.parquet as pq
 import xarray as xr
 import zarr
 
-from conversion.fragments import load_fragments
+from lundprobe_zarr.conversion.tables.fragments import load_fragments
 from lundprobe_zarr import PatchStream, open_cohort
 from lundprobe_zarr.errors import LundProbeError
 from lundprobe_zarr.schema.manifest import MANIFEST_NAME
-from lundprobe_zarr.store.dataset import open_store
-from lundprobe_zarr.store.location import Location
-from lundprobe_zarr.store.memory import NOTES
-from lundprobe_zarr.store.objects import ROOT, SIDE_FILES
-from lundprobe_zarr.store.validate import validate
+from lundprobe_zarr.dataset.opening import open_store
+from lundprobe_zarr.storage.location import Location
+from lundprobe_zarr.dataset.converter_notes import NOTES
+from lundprobe_zarr.dataset.objects import ROOT, SIDE_FILES
+from lundprobe_zarr.integrity.validate import validate
 
 SHARDS = "shards"
 STORE_ROOT = "metadata of a store (root zarr.json)"

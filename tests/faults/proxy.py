@@ -23,8 +23,8 @@ from random import Random
 from typing import Any
 from urllib.parse import urlsplit
 
-from lundprobe_zarr.store.copy import copy_dataset
-from lundprobe_zarr.store.location import Location
+from lundprobe_zarr.integrity.copy import copy_dataset
+from lundprobe_zarr.storage.location import Location
 from tests.anywhere.servers import file_server, s3_server
 
 #: Faults of any request: answers, S3's own, resets, silence.

@@ -14,14 +14,14 @@ from pathlib import Path
 import pytest
 from killing import Converted, Target, kill, objects, require_undisturbed, start
 
-from conversion.inventory import PatientSource, take_inventory
-from conversion.nifti import _HashingFile
-from conversion.patient import convert_patient
-from conversion.publish import finalise
+from lundprobe_zarr.conversion.source.inventory import PatientSource, take_inventory
+from lundprobe_zarr.conversion.source.nifti import _HashingFile
+from lundprobe_zarr.conversion.arrays.patient import convert_patient
+from lundprobe_zarr.conversion.tables.publish import finalise
 from lundprobe_zarr.cli import main
 from lundprobe_zarr.schema.tables import store_path
-from lundprobe_zarr.store.location import Location
-from lundprobe_zarr.store.validate import validate
+from lundprobe_zarr.storage.location import Location
+from lundprobe_zarr.integrity.validate import validate
 
 FULL = "no space left on the device; make room there, or choose another place"
 IMAGE = "MR_StorT2/image.nii.gz"

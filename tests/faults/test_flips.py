@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from conversion.inventory import take_inventory
-from conversion.patient import convert_patient
-from conversion.publish import finalise
+from lundprobe_zarr.conversion.source.inventory import take_inventory
+from lundprobe_zarr.conversion.arrays.patient import convert_patient
+from lundprobe_zarr.conversion.tables.publish import finalise
 from tests.faults.flips import (
     DEEP,
     HARMLESS,

@@ -8,14 +8,14 @@ from pathlib import Path
 
 import pytest
 
-from conversion.inventory import PatientSource, take_inventory
-from conversion.patient import convert_patient
-from conversion.publish import finalise
+from lundprobe_zarr.conversion.source.inventory import PatientSource, take_inventory
+from lundprobe_zarr.conversion.arrays.patient import convert_patient
+from lundprobe_zarr.conversion.tables.publish import finalise
 from lundprobe_zarr.errors import DatasetError
-from lundprobe_zarr.store import patience
-from lundprobe_zarr.store.copy import copy_dataset
-from lundprobe_zarr.store.location import Location
-from lundprobe_zarr.store.validate import validate
+from lundprobe_zarr.storage import retry as patience
+from lundprobe_zarr.integrity.copy import copy_dataset
+from lundprobe_zarr.storage.location import Location
+from lundprobe_zarr.integrity.validate import validate
 from tests.faults.proxy import UPLOADS, Remote, lasting, passing, s3_behind, within
 
 HANGS = 60.0

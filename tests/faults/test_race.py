@@ -17,13 +17,13 @@ import pytest
 from killing import Converted, Target, delays, kill, require_undisturbed, start
 
 import lundprobe_zarr as lp
-from conversion.place import _replace
+from lundprobe_zarr.conversion.run.draft import _replace
 from lundprobe_zarr.errors import ChangedStoreError, DamagedStoreError
 from lundprobe_zarr.schema.tables import store_path
-from lundprobe_zarr.store.copy import copy_dataset, send_store
-from lundprobe_zarr.store.location import Location
-from lundprobe_zarr.store.patch import PatchReader
-from lundprobe_zarr.store.tree import open_tree
+from lundprobe_zarr.integrity.copy import copy_dataset, send_store
+from lundprobe_zarr.storage.location import Location
+from lundprobe_zarr.stores.reader import PatchReader
+from lundprobe_zarr.stores.tree import open_tree
 
 WHOLE = (slice(None),) * 3
 

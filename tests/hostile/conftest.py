@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from benchmarks.hostile.material import Material
-from lundprobe_zarr.schema.seal import SEAL, seal
+from lundprobe_zarr.schema.checksum import SEAL, seal
 
 
 @pytest.fixture(scope="session")

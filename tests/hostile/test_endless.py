@@ -12,12 +12,12 @@ from pathlib import Path
 import pytest
 
 import lundprobe_zarr as lp
-from conversion.inventory import take_inventory
-from conversion.publish import finalise
-from conversion.run import Options, convert
+from lundprobe_zarr.conversion.source.inventory import take_inventory
+from lundprobe_zarr.conversion.tables.publish import finalise
+from lundprobe_zarr.conversion.run.run import Options, convert
 from lundprobe_zarr.errors import DatasetError
-from lundprobe_zarr.store.location import Location
-from lundprobe_zarr.store.validate import validate
+from lundprobe_zarr.storage.location import Location
+from lundprobe_zarr.integrity.validate import validate
 
 
 @pytest.fixture(autouse=True)

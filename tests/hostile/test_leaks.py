@@ -17,14 +17,14 @@ import pytest
 import lundprobe_zarr as lp
 from benchmarks.hostile.changes import NAME
 from benchmarks.hostile.material import Material
-from conversion.inventory import take_inventory
-from conversion.patient import convert_patient
-from conversion.publish import finalise
+from lundprobe_zarr.conversion.source.inventory import take_inventory
+from lundprobe_zarr.conversion.arrays.patient import convert_patient
+from lundprobe_zarr.conversion.tables.publish import finalise
 from lundprobe_zarr.cli import main as run_command
 from lundprobe_zarr.errors import DatasetError, LundProbeError, UsageError
 from lundprobe_zarr.schema.header import TEXT_FIELDS, parse_header
-from lundprobe_zarr.store.location import Location
-from lundprobe_zarr.store.validate import validate
+from lundprobe_zarr.storage.location import Location
+from lundprobe_zarr.integrity.validate import validate
 
 
 def main(arguments: list[str]) -> int:
@@ -87,7 +87,7 @@ def source(phantom_source: Path, tmp_path: Path) -> Path:
 
 def said_of(source: Path, dataset: Path) -> Iterator[str]:
     """All that an inventory, a conversion and a look at the first bytes say."""
-    from conversion.inventory import examine
+    from lundprobe_zarr.conversion.source.inventory import examine
 
     inventory = examine(take_inventory(source))
     yield from (*inventory.findings, *inventory.skipped)

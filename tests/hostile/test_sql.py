@@ -11,7 +11,7 @@ import pytest
 
 from lundprobe_zarr.cohort import Cohort, open_cohort
 from lundprobe_zarr.errors import QueryError
-from lundprobe_zarr.store.sql import session
+from lundprobe_zarr.sql.session import session
 
 #: What would read, write, load or tell of the machine; `{f}` is a file that is there.
 REACHES = [
@@ -193,7 +193,7 @@ def test_what_does_not_fit_into_memory_is_not_put_on_a_disk() -> None:
 SORT = """
 import sys
 from lundprobe_zarr.errors import QueryError
-from lundprobe_zarr.store import sql
+from lundprobe_zarr.sql import session as sql
 sql._MEMORY_LIMIT = "60MB"
 query = "SELECT count(DISTINCT hash(range)::VARCHAR || 'xxxxxxxxxxxxxxxx') FROM range(3000000)"
 try:

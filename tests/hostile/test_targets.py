@@ -79,7 +79,7 @@ def test_every_target_is_tried(known: dict[str, Target]) -> None:
 READ = """
 import resource, sys
 from pathlib import Path
-from conversion.nifti import read_nifti
+from lundprobe_zarr.conversion.source.nifti import read_nifti
 from lundprobe_zarr.errors import SourceError
 read_nifti(Path(sys.argv[2]), "sound")
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

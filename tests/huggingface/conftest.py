@@ -16,8 +16,8 @@ os.environ["HF_DATASETS_DISABLE_PROGRESS_BARS"] = "1"
 import pytest
 
 import lundprobe_zarr as lp
-from lundprobe_zarr.store.copy import copy_dataset
-from lundprobe_zarr.store.location import Location, Range
+from lundprobe_zarr.integrity.copy import copy_dataset
+from lundprobe_zarr.storage.location import Location, Range
 from tests.anywhere.servers import Traffic, file_server, s3_server
 
 

@@ -8,7 +8,7 @@ import pytest
 import lundprobe_zarr as lp
 from lundprobe_zarr.errors import UsageError
 from lundprobe_zarr.patches import BalancedSampling, Content, GridSampling, Plan
-from lundprobe_zarr.store.patch import PatchReader
+from lundprobe_zarr.stores.reader import PatchReader
 
 CONTENT = {"modalities": ("T2w", "sCT"), "structures": ("CTVT_427", "PenileBulb")}
 SAMPLINGS = {

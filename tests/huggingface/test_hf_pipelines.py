@@ -12,10 +12,10 @@ import pyarrow.parquet as pq
 import pytest
 
 import lundprobe_zarr as lp
-from conversion.publish import finalise
-from lundprobe_zarr.views.huggingface import reading
-from lundprobe_zarr.views.huggingface.feature import Voxels
-from lundprobe_zarr.views.huggingface.voxels import LazyVoxels
+from lundprobe_zarr.conversion.tables.publish import finalise
+from lundprobe_zarr.huggingface import references as reading
+from lundprobe_zarr.huggingface.feature import Voxels
+from lundprobe_zarr.huggingface.handles import LazyVoxels
 
 PATCHES = {"patch_size": (4, 12, 12), "modalities": ["T2w"], "structures": ["CTVT_427"]}
 

@@ -15,7 +15,8 @@ from datasets.load import _PACKAGED_DATASETS_MODULES
 
 import lundprobe_zarr as lp
 from lundprobe_zarr.errors import MissingPackageError
-from lundprobe_zarr.views.huggingface import loading, private
+from lundprobe_zarr.huggingface import loading
+from lundprobe_zarr.huggingface import registration as private
 
 ROOT = Path(__file__).parents[2]
 ORDERS = {

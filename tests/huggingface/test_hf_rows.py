@@ -10,7 +10,7 @@ import pytest
 
 import lundprobe_zarr as lp
 from lundprobe_zarr.schema.tables import TABLES
-from lundprobe_zarr.views.huggingface.voxels import LazyVoxels
+from lundprobe_zarr.huggingface.handles import LazyVoxels
 from lundprobe_zarr.vocabulary.names import STRUCTURES
 
 BOTH = pytest.mark.parametrize("streaming", [True, False])

@@ -18,12 +18,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import lundprobe_zarr as lp
-from conversion.inventory import take_inventory
-from conversion.patient import convert_patient
-from conversion.publish import finalise
+from lundprobe_zarr.conversion.source.inventory import take_inventory
+from lundprobe_zarr.conversion.arrays.patient import convert_patient
+from lundprobe_zarr.conversion.tables.publish import finalise
 from lundprobe_zarr.errors import DamagedStoreError, UnknownLabelError, UsageError
-from lundprobe_zarr.views.huggingface.feature import Voxels
-from lundprobe_zarr.views.huggingface.reading import FIELDS
+from lundprobe_zarr.huggingface.feature import Voxels
+from lundprobe_zarr.huggingface.references import FIELDS
 
 
 @pytest.fixture
@@ -151,7 +151,7 @@ def test_numpy_format_keeps_types(dataset, config):
 
 @pytest.mark.parametrize("kind", ["int16", "uint8", "bool", "float64", "float32"])
 def test_no_stored_type_is_widened_or_narrowed(rows, monkeypatch, kind):
-    from lundprobe_zarr.views.huggingface import voxels
+    from lundprobe_zarr.huggingface import handles as voxels
 
     values = np.arange(12).reshape(1, 3, 4).astype(kind)
     monkeypatch.setattr(voxels.LazyVoxels, "read", lambda self: values)
@@ -213,7 +213,7 @@ def test_html_says_why_there_is_no_picture(rows, monkeypatch):
     def fail(*args, **kwargs):
         raise DamagedStoreError("<shard> is not there")
 
-    monkeypatch.setattr("lundprobe_zarr.views.huggingface.reading.read_patch", fail)
+    monkeypatch.setattr("lundprobe_zarr.huggingface.references.read_patch", fail)
     html = rows[0]["image"]._repr_html_()
     assert "&lt;shard&gt; is not there" in html
     assert "base64" not in html

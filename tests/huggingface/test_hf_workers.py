@@ -117,7 +117,7 @@ def test_torch_may_be_imported_before_or_after(order):
     code = (
         f"{order}\n"
         "import torch.utils.data\n"
-        "from lundprobe_zarr.views.huggingface.batches import Handle\n"
+        "from lundprobe_zarr.huggingface.batches import Handle\n"
         "try: torch.utils.data.default_collate([Handle()])\n"
         "except lundprobe_zarr.LundProbeError as error: print('with_format' in str(error))"
     )

@@ -17,11 +17,11 @@ from labelled_volumes import aligned_affine, oblique_affine, volume, voxels_of
 from scipy.spatial.transform import Rotation
 
 import lundprobe_zarr as lp
-import lundprobe_zarr.views.labelled
-from conversion.inventory import take_inventory
-from conversion.patient import convert_patient
-from conversion.publish import finalise
-from lundprobe_zarr.store.location import Location, Range
+import lundprobe_zarr.labelled.accessor
+from lundprobe_zarr.conversion.source.inventory import take_inventory
+from lundprobe_zarr.conversion.arrays.patient import convert_patient
+from lundprobe_zarr.conversion.tables.publish import finalise
+from lundprobe_zarr.storage.location import Location, Range
 
 #: Files on the MRI grid, below a patient's folder.
 MRI = ("MR_StorT2/*.nii.gz", "MR_StorT2/*/*.nii.gz", "sCT/image_reg2MRI.nii.gz")

@@ -9,7 +9,7 @@ import numpy as np
 import xarray as xr
 from scipy.spatial.transform import Rotation
 
-from lundprobe_zarr.vocabulary.geometry import axis_coordinates
+from lundprobe_zarr.geometry.affine import axis_coordinates
 
 SHAPE = (6, 7, 9)  # z, y, x
 

@@ -15,7 +15,7 @@ from labelled_volumes import voxels_of
 
 import lundprobe_zarr as lp
 from lundprobe_zarr.errors import MissingStructureError, UnknownLabelError, UsageError
-from lundprobe_zarr.store.patch import PatchReader
+from lundprobe_zarr.stores.reader import PatchReader
 from lundprobe_zarr.vocabulary.names import STRUCTURES
 
 GRID = lp.CommonGrid(spacing_mm=(6.0, 4.0, 5.0), shape=(12, 15, 14))

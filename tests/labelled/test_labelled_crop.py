@@ -12,7 +12,7 @@ from labelled_volumes import aligned_affine, volume, voxels_of
 
 import lundprobe_zarr as lp
 from lundprobe_zarr.errors import MissingStructureError, UnknownLabelError, UsageError
-from lundprobe_zarr.store.patch import PatchReader
+from lundprobe_zarr.stores.reader import PatchReader
 from lundprobe_zarr.vocabulary.names import STRUCTURES
 
 

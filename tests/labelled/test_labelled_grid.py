@@ -14,7 +14,7 @@ from labelled_volumes import SHAPE, aligned_affine, oblique_affine, volume
 
 import lundprobe_zarr as lp
 from lundprobe_zarr.errors import UsageError
-from lundprobe_zarr.views.labelled_grid import home_of
+from lundprobe_zarr.labelled.grid import home_of
 
 
 def numbered(data: xr.Dataset) -> xr.DataArray:

@@ -146,7 +146,7 @@ def test_structure_of_what_has_none(extended: lp.Patient) -> None:
 
 def test_opening_a_tree_brings_the_accessor_and_little_else() -> None:
     code = (
-        "import lundprobe_zarr.store.extensions as e, sys; assert 'xarray' not in sys.modules\n"
+        "import lundprobe_zarr.stores.extensions as e, sys; assert 'xarray' not in sys.modules\n"
         "e.load_extensions()\n"
         "import xarray as xr; print(hasattr(xr.Dataset, 'lp'), hasattr(xr.DataArray, 'lp'))\n"
         "print([m for m in ('nibabel', 'scipy.ndimage', 'matplotlib') if m in sys.modules])"

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 import lundprobe_zarr as lp
-from lundprobe_zarr.store.patch import PatchReader
+from lundprobe_zarr.stores.reader import PatchReader
 
 
 @pytest.fixture(scope="session")

@@ -41,8 +41,10 @@ def web(dataset: Path) -> Iterator[Web]:
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Short pauses between attempts, and a server's failures are not retried below us."""
-    from lundprobe_zarr.store import patch, patience, sound
-    from lundprobe_zarr.views import stream_reading
+    from lundprobe_zarr.stores import reader as patch
+    from lundprobe_zarr.storage import retry as patience
+    from lundprobe_zarr.storage import reread as sound
+    from lundprobe_zarr.stream import prefetch as stream_reading
 
     monkeypatch.setattr(stream_reading, "_PAUSE", 0.01)
     for module in (patience, patch, sound):

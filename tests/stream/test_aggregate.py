@@ -12,7 +12,7 @@ from lundprobe_zarr.errors import UsageError
 from lundprobe_zarr.patches import Content, GridSampling, lattice_of, read_patch
 from lundprobe_zarr.patches.aggregate import _owned
 from lundprobe_zarr.patches.sampling import Space
-from lundprobe_zarr.store.patch import PatchReader
+from lundprobe_zarr.stores.reader import PatchReader
 
 
 def grid_stream(cohort, overlap, size=(9, 24, 20), **changes) -> lp.PatchStream:

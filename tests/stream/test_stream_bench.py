@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from lundprobe_zarr.errors import StreamError, UsageError
-from lundprobe_zarr.views import stream_bench
-from lundprobe_zarr.views.stream_bench import Benchmark, benchmark
+from lundprobe_zarr.stream import benchmark as stream_bench
+from lundprobe_zarr.stream.benchmark import Benchmark, benchmark
 
 SIZE = (6, 12, 12)
 

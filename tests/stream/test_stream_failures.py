@@ -17,11 +17,11 @@ import pytest
 import lundprobe_zarr as lp
 from lundprobe_zarr.errors import DamagedStoreError, StreamError, UsageError
 from lundprobe_zarr.patches import UniformSampling
-from lundprobe_zarr.store.cache import BLOCK, CachedLocation
-from lundprobe_zarr.store.cores import cores
-from lundprobe_zarr.store.location import Location, Range
-from lundprobe_zarr.views import stream_reading
-from lundprobe_zarr.views.stream import SkippedPatchesWarning
+from lundprobe_zarr.storage.cache import BLOCK, CachedLocation
+from lundprobe_zarr.storage.cores import cores
+from lundprobe_zarr.storage.location import Location, Range
+from lundprobe_zarr.stream import prefetch as stream_reading
+from lundprobe_zarr.stream.stream import SkippedPatchesWarning
 from tests.altered import rewrite
 
 SIZE = (6, 12, 12)

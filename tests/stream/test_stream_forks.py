@@ -14,7 +14,7 @@ import pytest
 import lundprobe_zarr as lp
 from lundprobe_zarr.errors import UsageError
 from lundprobe_zarr.patches import UniformSampling
-from lundprobe_zarr.views import stream_forks
+from lundprobe_zarr.stream import forks as stream_forks
 
 pytestmark = [
     pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here"),

@@ -20,7 +20,7 @@ torch = pytest.importorskip("torch")
 
 from torch.utils.data import DataLoader  # noqa: E402
 
-from lundprobe_zarr.views.stream_torch import collate, to_monai, to_torchio  # noqa: E402
+from lundprobe_zarr.stream.torch import collate, to_monai, to_torchio  # noqa: E402
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore:.*use of fork:DeprecationWarning", "ignore:This DataLoader will create:UserWarning"

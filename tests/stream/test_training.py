@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from lundprobe_zarr.store.copy import copy_dataset
-from lundprobe_zarr.store.location import Location
+from lundprobe_zarr.integrity.copy import copy_dataset
+from lundprobe_zarr.storage.location import Location
 from tests.anywhere.servers import s3_server
 
 GUIDE = Path(__file__).parents[2] / "docs" / "training.md"

@@ -1,0 +1,177 @@
+"""The groups, coordinates and attributes of a store, written with zarr once its shards are there.
+
+Written array by array rather than through xarray: the shards are already in place, and label
+coordinates need Zarr's own `string` type.
+"""
+
+from __future__ import annotations
+
+import json
+import warnings
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import zarr
+from zarr.codecs import BloscCodec, Crc32cCodec
+from zarr.dtype import VariableLengthUTF8
+
+from lundprobe_zarr.schema.encoding import shard_shape
+from lundprobe_zarr.schema.layout import AXIS_ATTRIBUTES, GROUP_TITLES, SPATIAL_DIMS
+from lundprobe_zarr.schema.records import SOURCES
+from lundprobe_zarr.schema.checksum import seal
+from lundprobe_zarr.stores.shard import ShardCodec
+from lundprobe_zarr.geometry.affine import axis_coordinates
+from lundprobe_zarr.vocabulary.names import AXES, MODALITY_UNITS
+
+from lundprobe_zarr.conversion.source.grids import Grid
+from lundprobe_zarr.conversion.arrays.volumes import Contents, WrittenArray
+
+_GRID_GROUPS = ("mri", "sct", "dose")
+_LABEL_ATTRIBUTES = {
+    "modality": "imaging modality",
+    "structure": "delineated structure",
+    "fold": "cross-validation fold of the network",
+    "step": "1: edited without, 2: with the uncertainty map",
+    "observer": "radiation oncologist",
+}
+
+
+def write_metadata(folder: Path, contents: Contents, attributes: Mapping[str, Any]) -> None:
+    """Write every group and array of the store in `folder`, and consolidate each group.
+
+    Each group is consolidated in its own right too, so that `xr.open_zarr(store, group="mri")`
+    needs no directory listing, which an HTTP server cannot give.
+    """
+    root = zarr.create_group(str(folder), attributes=dict(attributes))
+    groups = _groups(contents)
+    for path in groups:
+        _write_group(root, path, contents)
+    for path in (*reversed(groups), ""):
+        with warnings.catch_warnings():
+            # Zarr v3 has no text on consolidated metadata yet; all readers we serve know it.
+            warnings.filterwarnings("ignore", "Consolidated metadata", UserWarning)
+            zarr.consolidate_metadata(root.store, path=path)
+    _seal(folder / "zarr.json")
+
+
+def _seal(root: Path) -> None:
+    """Let the consolidated metadata tell whoever reads it that it is whole."""
+    document = json.loads(root.read_text())
+    seal(document, document["attributes"])
+    root.write_text(json.dumps(document, indent=2))
+
+
+def _groups(contents: Contents) -> list[str]:
+    there = {a.plan.spec.group for a in contents.arrays} | set(contents.grids)
+    if contents.fiducials is not None:
+        there.add("mri/clinical")
+    return [path for path in GROUP_TITLES if path in there]
+
+
+def _write_group(root: zarr.Group, path: str, contents: Contents) -> None:
+    arrays = [a for a in contents.arrays if a.plan.spec.group == path]
+    labels = {dim: values for a in arrays for dim, values in a.plan.labels.items()}
+    attributes: dict[str, Any] = {"title": GROUP_TITLES[path]}
+    if path in _GRID_GROUPS:
+        attributes["affine"] = contents.grids[path].affine.tolist()
+        attributes["affine_frame"] = "voxel (i, j, k) of the NIfTI file -> mm, RAS"
+        attributes["shape"] = list(contents.grids[path].shape)
+    attributes["labels"] = {dim: list(values) for dim, values in labels.items()}
+    group = root.create_group(path, attributes=attributes)
+    if path in _GRID_GROUPS:
+        _write_axes(group, contents.grids[path])
+    for dim, values in labels.items():
+        _small(group, dim, (dim,), values, {"long_name": _LABEL_ATTRIBUTES[dim]})
+    if "modality" in labels:
+        units = [MODALITY_UNITS[str(m)] for m in labels["modality"]]
+        _small(group, "unit", ("modality",), units, {"long_name": "unit of the voxel values"})
+    for array in arrays:
+        _write_volume(group, array)
+    if path == "mri/clinical" and contents.fiducials is not None:
+        _write_fiducials(group, contents)
+
+
+def _write_axes(group: zarr.Group, grid: Grid) -> None:
+    for axis, values in axis_coordinates(grid.affine, grid.shape).items():
+        _small(group, axis, (axis,), values, AXIS_ATTRIBUTES[axis])
+
+
+def _small(
+    group: zarr.Group,
+    name: str,
+    dims: Sequence[str],
+    values: Any,
+    attributes: Mapping[str, Any],
+) -> None:
+    """A small array in one chunk: coordinates, flags, fiducials; text as Zarr's `string`."""
+    data = np.asarray(values)
+    text = data.dtype.kind in "UOT"
+    dtype: Any = VariableLengthUTF8() if text else data.dtype
+    array = group.create_array(
+        name,
+        shape=data.shape,
+        chunks=data.shape,
+        dtype=dtype,
+        dimension_names=list(dims),
+        attributes=dict(attributes),
+        compressors=[Crc32cCodec()],
+        config={"write_empty_chunks": True},
+    )
+    array[...] = data.astype(object) if text else data
+
+
+def _write_volume(group: zarr.Group, array: WrittenArray) -> None:
+    spec, codec = array.plan.spec, array.codec
+    ones = (1,) * len(spec.label_dims)
+    attributes: dict[str, Any] = {"units": spec.units, "long_name": spec.long_name}
+    if "modality" in spec.label_dims:
+        attributes["coordinates"] = "unit"
+    attributes[SOURCES] = [r.to_attribute() for r in array.records]
+    group.create_array(
+        spec.variable,
+        shape=array.shape,
+        dtype=codec.dtype,
+        chunks=ones + codec.chunk,
+        shards=ones + shard_shape(codec.shape),
+        compressors=[_blosc(codec), Crc32cCodec()],
+        fill_value=codec.dtype.type(0),
+        dimension_names=[*spec.label_dims, *SPATIAL_DIMS],
+        attributes=attributes,
+    )
+    if spec.present is not None:
+        _write_present(group, array)
+
+
+def _blosc(codec: ShardCodec) -> BloscCodec:
+    b = codec.blosc
+    return BloscCodec(
+        typesize=codec.dtype.itemsize,
+        cname=b.cname,
+        clevel=b.clevel,
+        shuffle=b.shuffle,
+        blocksize=codec.chunk_bytes,
+    )
+
+
+def _write_present(group: zarr.Group, array: WrittenArray) -> None:
+    spec = array.plan.spec
+    flags = np.zeros(array.shape[:-3], bool)
+    for place, there in array.plan.present().items():
+        flags[place] = there
+    about = {"long_name": f"whether the patient has this {spec.variable}"}
+    _small(group, str(spec.present), spec.label_dims, flags, about)
+
+
+def _write_fiducials(group: zarr.Group, contents: Contents) -> None:
+    if contents.fiducials is None:
+        return
+    positions, record = contents.fiducials
+    _small(group, "axis", ("axis",), AXES, {"long_name": "axis of the DICOM patient frame (LPS)"})
+    attributes = {
+        "units": "mm",
+        "long_name": "centres of the gold fiducials, DICOM patient frame (LPS)",
+        SOURCES: [record.to_attribute()],
+    }
+    _small(group, "fiducial_position", ("fiducial", "axis"), positions, attributes)

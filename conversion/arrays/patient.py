@@ -1,0 +1,161 @@
+"""Convert one patient: read, write, verify, then let the store appear under its name."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import zarr
+
+from lundprobe_zarr.errors import LundProbeError
+from lundprobe_zarr.schema.layout import SCHEMA_VERSION
+from lundprobe_zarr.schema.precision import Precision
+from lundprobe_zarr.storage.location import Location
+from lundprobe_zarr.storage.system_errors import described
+from lundprobe_zarr.geometry.affine import spacing
+from lundprobe_zarr.vocabulary.names import protocol_of
+from lundprobe_zarr.vocabulary.version import package_version
+
+from lundprobe_zarr.conversion.tables.fragments import save_fragments
+from lundprobe_zarr.conversion.source.inventory import PatientSource
+from lundprobe_zarr.conversion.tables.measure import Row, component_findings
+from lundprobe_zarr.conversion.arrays.metadata import write_metadata
+from lundprobe_zarr.conversion.run.draft import Draft, drafted, located, written_to
+from lundprobe_zarr.conversion.arrays.plan import plan_store
+from lundprobe_zarr.conversion.source.side_files import CSV_TOLERANCE_MM
+from lundprobe_zarr.conversion.run.state import forget, remember, side_digest
+from lundprobe_zarr.conversion.arrays.workspace import Workspace
+from lundprobe_zarr.conversion.arrays.volumes import Contents, VolumeWriter, require_witnesses
+
+Progress = Callable[[int], None]
+
+
+@dataclass(frozen=True)
+class PatientResult:
+    """How a patient's conversion went: `status` is `converted`, `skipped` or `failed`."""
+
+    patient_id: str
+    status: str
+    source_bytes: int
+    seconds: float = 0.0
+    findings: tuple[str, ...] = ()
+    error: str | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """The result as a row of the report."""
+        return asdict(self)
+
+
+def convert_patient(
+    patient: PatientSource,
+    dataset: Location | Path,
+    precision: Precision,
+    progress: Progress = lambda n: None,
+    scratch: Path | None = None,
+    workspace: Workspace | None = None,
+) -> PatientResult:
+    """Convert one patient into `dataset`; a patient that cannot be converted fails alone.
+
+    Whatever was converted of this patient before stays until the new store is complete and
+    verified. Never raises for bad input, a full disk or a bucket that fails: the result says
+    `failed` and why. `scratch` is where a store is written that goes to a bucket, `workspace`
+    memory kept from the patient before.
+    """
+    started = time.perf_counter()
+    try:
+        with drafted(located(dataset), patient.patient_id, scratch) as draft:
+            writer = VolumeWriter(
+                draft.folder, patient, precision, progress, workspace or Workspace()
+            )
+            findings = _convert(patient, draft, precision, writer)
+    except (LundProbeError, OSError, MemoryError) as error:
+        return PatientResult(
+            patient.patient_id,
+            "failed",
+            patient.bytes,
+            time.perf_counter() - started,
+            error=_reason(error, patient.folder, written_to(located(dataset), scratch)),
+        )
+    seconds = time.perf_counter() - started
+    return PatientResult(patient.patient_id, "converted", patient.bytes, seconds, findings)
+
+
+def _reason(error: BaseException, folder: str, place: str) -> str:
+    if isinstance(error, LundProbeError):
+        return str(error)
+    if isinstance(error, OSError):
+        return f"{folder}: could not be converted: {described(error, place)}"
+    return (
+        f"{folder}: could not be converted ({type(error).__name__}: {error}); try fewer --workers, "
+        "or a machine with more memory"
+    )
+
+
+def _convert(
+    patient: PatientSource, draft: Draft, precision: Precision, writer: VolumeWriter
+) -> tuple[str, ...]:
+    if patient.problem is not None:
+        raise LundProbeError(patient.problem)
+    findings, rows = _write_store(patient, draft.folder, precision, writer)
+    sha256 = hashlib.sha256((draft.folder / "zarr.json").read_bytes()).hexdigest()
+    forget(draft.dataset, patient.patient_id)
+    # Tied to the store by its hash, so they may be there before it.
+    save_fragments(draft.dataset, patient.patient_id, sha256, rows)
+    draft.appear()
+    remember(draft.dataset, patient, precision)
+    return findings
+
+
+def _write_store(
+    patient: PatientSource, folder: Path, precision: Precision, writer: VolumeWriter
+) -> tuple[tuple[str, ...], dict[str, list[Row]]]:
+    # Images and uncertainty first, which take most memory: no dose is kept for masks yet.
+    for plan in sorted(plan_store(patient), key=lambda p: p.spec.is_mask or p.is_dose):
+        writer.write(plan)
+    writer.read_fiducials()
+    contents = writer.contents
+    found = component_findings(writer.measurements.components(), patient.multi_component)
+    findings = (*patient.findings, *contents.findings, *found)
+    write_metadata(folder, contents, _root_attributes(patient, contents, precision, findings))
+    require_witnesses(contents.arrays, zarr.open_group(str(folder), mode="r"), patient.patient_id)
+    grid = contents.grids["mri"]
+    return findings, writer.measurements.rows(grid.shape, grid.affine)
+
+
+def _root_attributes(
+    patient: PatientSource, contents: Contents, precision: Precision, findings: tuple[str, ...]
+) -> dict[str, Any]:
+    return {
+        "patient_id": patient.patient_id,
+        "part": patient.part,
+        "protocol": protocol_of(patient.patient_id),
+        "precision": precision,
+        "schema_version": SCHEMA_VERSION,
+        "converter": f"lundprobe-zarr {package_version()}",
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "synthetic": contents.synthetic,
+        "headers_stripped": patient.strip_headers,
+        "multi_component_structures": list(patient.multi_component or ()),
+        "geometry_matches_csv": geometry_matches(patient, contents),
+        "findings": list(findings),
+        "side_files_sha256": side_digest(patient),
+    }
+
+
+def geometry_matches(patient: PatientSource, contents: Contents) -> bool | None:
+    """Whether the authors' table agrees with the files' grids; None without a readable row."""
+    if patient.geometry is None:
+        return None
+    for grid, (shape, voxel_mm) in patient.geometry.items():
+        there = contents.grids.get(grid)
+        if there is None or there.shape != shape:
+            return False
+        if np.abs(spacing(there.affine)[::-1] - voxel_mm).max() > CSV_TOLERANCE_MM:
+            return False
+    return True

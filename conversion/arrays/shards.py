@@ -1,0 +1,89 @@
+"""Shards on disk: written, read back and compared bit for bit."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from lundprobe_zarr.errors import VerificationError
+from lundprobe_zarr.stores.shard import Box, ShardCodec, overlap
+
+Volume = npt.NDArray[Any]
+
+
+def digest(values: Volume, dtype: np.dtype[Any]) -> bytes:
+    """SHA-256 of voxels as `dtype` in C order."""
+    return hashlib.sha256(np.ascontiguousarray(values, dtype=dtype).data).digest()
+
+
+def put_shard(
+    path: Path, codec: ShardCodec, volume: Volume, within: Box | None
+) -> tuple[int, str | None]:
+    """Write the shard of `volume` (z, y, x); returns its size and SHA-256.
+
+    Outside of the box `within`, if any, all voxels are zero. Nothing is written for an all-zero
+    volume: then 0 and None.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    sha256, size = hashlib.sha256(), 0
+    with path.open("wb") as file:
+        for part in codec.encode(volume, within):
+            file.write(part)
+            sha256.update(part)
+            size += len(part)
+    if size == 0:
+        path.unlink()
+        return 0, None
+    return size, sha256.hexdigest()
+
+
+def compare_shard(
+    path: Path, codec: ShardCodec, volume: Volume, within: Box | None, key: str
+) -> Box | None:
+    """Compare a shard on disk with its volume bit for bit; returns the box of its first full chunk.
+
+    None if it has none. Outside of the box `within`, if any, all voxels of `volume` are zero, so
+    that a chunk left out there is right. Raises `VerificationError` naming `key` for a voxel that
+    differs.
+    """
+    if not path.exists():
+        return _compare(codec, volume, within, lambda offset, length: b"", 0, key)
+    with path.open("rb") as file:
+
+        def read(offset: int, length: int) -> bytes:
+            file.seek(offset)
+            return file.read(length)
+
+        return _compare(codec, volume, within, read, os.fstat(file.fileno()).st_size, key)
+
+
+def _compare(
+    codec: ShardCodec,
+    volume: Volume,
+    within: Box | None,
+    read: Callable[[int, int], bytes],
+    size: int,
+    key: str,
+) -> Box | None:
+    bits = f"u{codec.dtype.itemsize}"
+    is_stored_type = volume.dtype == codec.dtype
+    first = None
+    for box, chunk in codec.decode(read, size, key):
+        if chunk is None and not overlap(box, within):
+            continue
+        part = volume[box] if is_stored_type else volume[box].astype(codec.dtype)
+        expected = part.view(bits)
+        same = not expected.any() if chunk is None else np.array_equal(chunk.view(bits), expected)
+        if not same:
+            raise VerificationError(
+                f"{key}: voxels {box} read back differ from what was written; expected the same "
+                "bits; check the disk, then run the same command again"
+            )
+        first = box if first is None and chunk is not None else first
+    return first

@@ -1,0 +1,148 @@
+"""From a file's numbers to the values that are stored: masks to bool, the rest by precision."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from lundprobe_zarr.errors import PrecisionError, SourceError
+from lundprobe_zarr.schema.precision import Precision, Rounded, round_volume
+from lundprobe_zarr.schema.scaling import recovers, scale, unscale
+
+from lundprobe_zarr.conversion.source.nifti import NiftiFile
+
+Volume = npt.NDArray[Any]
+
+
+@dataclass(frozen=True)
+class Mask:
+    """A two-valued volume: bool (z, y, x), the physical value of its foreground, voxel count.
+
+    `foreground` is None for a mask without any, an int for an unscaled file of integers.
+    """
+
+    values: npt.NDArray[np.bool_]
+    foreground: int | float | None
+    voxels: int
+
+
+def read_mask(file: NiftiFile, where: str) -> Mask:
+    """The mask a file holds: 0 and one other value, of any type.
+
+    Raises `SourceError` if it holds inf, NaN, a third value, or no zero.
+    """
+    values = scale(file.raw, file.slope, file.inter)
+    is_plain = values.dtype == np.uint8 and int(values.max()) <= 1  # by far the commonest file
+    mask = values.view(np.bool_) if is_plain else values != 0
+    voxels = int(np.count_nonzero(mask))
+    _require_plain_zeros(file, voxels, where)
+    foreground = values.reshape(-1)[int(mask.argmax())] if voxels else None
+    if foreground is not None and not (is_plain and voxels < mask.size):
+        _require_two_values(values, mask, foreground, where)
+    if file.is_scaled:
+        _require_recoverable_mask(file, mask, 0.0 if foreground is None else foreground, where)
+    return Mask(mask, None if foreground is None else foreground.item(), voxels)
+
+
+def _require_two_values(
+    values: Volume, mask: npt.NDArray[np.bool_], foreground: Any, where: str
+) -> None:
+    has_zero = not mask.all()
+    same = int(np.count_nonzero(values == foreground))
+    if has_zero and same == np.count_nonzero(mask) and np.isfinite(foreground):
+        return
+    others = np.unique(values[mask & (values != foreground)])[:4]
+    found = ", ".join(str(v) for v in ([0] if has_zero else []) + [foreground, *others])
+    raise SourceError(
+        f"{where}: holds {found}{'' if has_zero else ' and no 0'}; expected a mask of 0 and one "
+        "other, finite value; correct the file or leave it out"
+    )
+
+
+def _require_plain_zeros(file: NiftiFile, voxels: int, where: str) -> None:
+    """Refuse -0.0 in float masks: it could not be told from 0 when the file is written back."""
+    if file.is_scaled or file.raw.dtype.kind != "f":
+        return
+    bits = file.raw.view(f"u{file.raw.dtype.itemsize}")
+    if int(np.count_nonzero(bits)) != voxels:
+        raise SourceError(
+            f"{where}: holds 0 and -0.0; expected a mask of 0 and one other value; correct the file"
+        )
+
+
+def _require_recoverable_mask(
+    file: NiftiFile, mask: npt.NDArray[np.bool_], foreground: Any, where: str
+) -> None:
+    """Refuse a scaling under which the file's own two numbers do not come back."""
+    raw = file.raw
+    bits = f"u{raw.dtype.itemsize}"
+    with np.errstate(invalid="ignore", over="ignore"):
+        numbers = unscale(np.array([0.0, foreground]), file.slope, file.inter, raw.dtype).view(bits)
+    planes = zip(mask, raw, strict=True)
+    if not all(np.array_equal(numbers[m.view(np.uint8)], r.view(bits)) for m, r in planes):
+        raise PrecisionError(_unrecoverable(file, where))
+
+
+@dataclass(frozen=True)
+class Quantity:
+    """Physical values ready to be stored, and whether the file's own numbers come back from them.
+
+    `range` is the smallest and largest finite value, None if there is none; `nonfinite` counts
+    inf and NaN.
+    """
+
+    rounded: Rounded
+    restores: bool
+    range: tuple[float, float] | None
+    nonfinite: int
+
+
+def read_quantity(
+    file: NiftiFile, precision: Precision, variable: str, modality: str | None, where: str
+) -> Quantity:
+    """Physical values of an image, dose or uncertainty file, rounded as `precision` allows.
+
+    Raises `PrecisionError` for values that do not fit, or if a slope in the header loses raw
+    integers (any precision) or any raw number (`lossless`).
+    """
+    values = scale(file.raw, file.slope, file.inter)
+    if file.is_scaled:
+        _require_recoverable(values, file, precision, where)
+    rounded = round_volume(values, precision, variable, modality, where)
+    restores = (
+        recovers(rounded.values, file.raw, file.slope, file.inter)
+        if file.is_scaled
+        else (rounded.exact)
+    )
+    finite_range, nonfinite = _finite_range(rounded.values)
+    return Quantity(rounded, restores, finite_range, nonfinite)
+
+
+def _require_recoverable(values: Volume, file: NiftiFile, precision: Precision, where: str) -> None:
+    if file.raw.dtype.kind == "f" and precision != "lossless":
+        return
+    if not recovers(values, file.raw, file.slope, file.inter):
+        raise PrecisionError(_unrecoverable(file, where))
+
+
+def _unrecoverable(file: NiftiFile, where: str) -> str:
+    return (
+        f"{where}: scl_slope {file.slope!r} and scl_inter {file.inter!r} lose raw numbers of type "
+        f"{file.raw.dtype}: they do not come back from the physical values; expected a scaling "
+        "that can be undone; correct the header or rewrite the file unscaled"
+    )
+
+
+def _finite_range(values: Volume) -> tuple[tuple[float, float] | None, int]:
+    low, high = values.min(), values.max()
+    if np.isfinite(low) and np.isfinite(high):
+        return (float(low), float(high)), 0
+    finite = np.isfinite(values)
+    count = int(np.count_nonzero(finite))
+    if not count:
+        return None, values.size
+    kept = values[finite]
+    return (float(kept.min()), float(kept.max())), values.size - count

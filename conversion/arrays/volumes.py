@@ -1,0 +1,299 @@
+"""Write one patient's store: read each file, place its values, verify, then the metadata.
+
+Shards come first and metadata last, since types and sources are known only once the files are
+read. Every shard is read back and compared bit for bit; afterwards one chunk of each is read
+through zarr-python, as a user would, so that metadata which misplaces voxels cannot pass.
+"""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from lundprobe_zarr.errors import VerificationError
+from lundprobe_zarr.schema.encoding import MASK_BLOSC, inner_chunk
+from lundprobe_zarr.schema.precision import Precision, common_type, ladder_of
+from lundprobe_zarr.schema.records import SourceRecord
+from lundprobe_zarr.dataset.content import voxels_sha256
+from lundprobe_zarr.stores.metadata import shard_key
+from lundprobe_zarr.stores.shard import Box, ShardCodec, with_best_filter
+from lundprobe_zarr.geometry.affine import FloatArray
+
+from lundprobe_zarr.conversion.source.fiducials import read_fiducials
+from lundprobe_zarr.conversion.source.grids import Grid, require_same
+from lundprobe_zarr.conversion.source.inventory import PatientSource, SourceEntry
+from lundprobe_zarr.conversion.tables.measure import Measurements, bounding_box
+from lundprobe_zarr.conversion.source.nifti import NiftiFile, peek_nifti, read_nifti, without_voxels
+from lundprobe_zarr.conversion.arrays.plan import ArrayPlan
+from lundprobe_zarr.conversion.arrays.shards import compare_shard, digest, put_shard
+from lundprobe_zarr.conversion.arrays.values import Mask, Quantity, read_mask, read_quantity
+from lundprobe_zarr.conversion.arrays.workspace import Workspace, aligned
+
+Volume = npt.NDArray[Any]
+#: Called with the bytes of each source file once it is stored.
+Progress = Callable[[int], None]
+
+
+@dataclass(frozen=True)
+class Witness:
+    """One chunk of a shard: where its voxels are in the array, and their SHA-256."""
+
+    index: tuple[int | slice, ...]
+    sha256: bytes
+
+
+@dataclass(frozen=True)
+class WrittenArray:
+    """An array whose shards are written and verified."""
+
+    plan: ArrayPlan
+    shape: tuple[int, ...]
+    codec: ShardCodec
+    records: tuple[SourceRecord, ...]
+    witnesses: tuple[Witness, ...]
+
+
+@dataclass
+class Contents:
+    """What has been written of a store so far."""
+
+    grids: dict[str, Grid] = field(default_factory=dict)
+    arrays: list[WrittenArray] = field(default_factory=list)
+    fiducials: tuple[FloatArray, SourceRecord] | None = None
+    findings: list[str] = field(default_factory=list)
+    synthetic: bool = False
+
+
+class VolumeWriter:
+    """Writes the volumes of one patient's store into `folder`.
+
+    `precision` decides what may be rounded; `progress` hears of each file's bytes; voxels are
+    read into `workspace`, which nobody else may use meanwhile.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        patient: PatientSource,
+        precision: Precision,
+        progress: Progress,
+        workspace: Workspace,
+    ) -> None:
+        self._folder = folder
+        self._patient = patient
+        self._precision = precision
+        self._progress = progress
+        self._workspace = workspace
+        workspace.release()
+        self._dose: dict[str, Volume] = {}
+        self.measurements = Measurements(patient.patient_id, patient.part)
+        self.contents = Contents()
+
+    def write(self, plan: ArrayPlan) -> None:
+        """Write one array of the plan; raises `SourceError` for files that cannot be stored."""
+        if plan.is_dose:  # that of the grid before has served
+            self._dose = {}
+            self._workspace.release()
+        write = self._write_masks if plan.spec.is_mask else self._write_quantities
+        array = write(plan)
+        self.contents.arrays.append(array)
+        self._release()
+
+    def _release(self) -> None:
+        """Let go of the voxels read, but of the dose, which masks of its grid are measured by."""
+        self._workspace.release(but=next(iter(self._dose.values()), None))
+
+    def read_fiducials(self) -> None:
+        """Read the fiducial positions, if the patient has them."""
+        for entry in self._patient.entries:
+            if entry.record.kind == "text":
+                where = self._where(entry)
+                positions, record = read_fiducials(entry.file, where)
+                if len(positions) != 3:
+                    self._find(entry, f"{len(positions)} fiducials; 3 are usual")
+                self.contents.fiducials = positions, record
+                self._progress(entry.bytes)
+
+    def _where(self, entry: SourceEntry) -> str:
+        return f"{self._patient.folder}/{entry.path}"
+
+    def _find(self, entry: SourceEntry, finding: str) -> None:
+        self.contents.findings.append(f"{entry.path}: {finding}")
+
+    def _read(self, entry: SourceEntry) -> NiftiFile:
+        file = read_nifti(
+            entry.file, self._where(entry), self._workspace, self._patient.strip_headers
+        )
+        self._place(entry, file)
+        for oddity in file.oddities:
+            self._find(entry, oddity)
+        self.contents.synthetic |= file.is_synthetic
+        return file
+
+    def _place(self, entry: SourceEntry, file: NiftiFile) -> None:
+        """Require the geometry of the grid's first file, its image (or dose_original)."""
+        z, y, x = file.raw.shape
+        here = Grid((z, y, x), file.affine, entry.path)
+        grid = self.contents.grids.setdefault(entry.record.grid, here)
+        require_same(grid, here, self._where(entry))
+
+    def _write_masks(self, plan: ArrayPlan) -> WrittenArray:
+        codec = self._codec(plan, np.dtype(bool))  # the grid's image, written before, fixes it
+        stored = []
+        for entry in plan.entries:
+            file = self._read(entry)
+            mask = read_mask(file, self._where(entry))
+            if mask.voxels == 0:
+                self._find(entry, "all-zero mask")
+            affine, dose = (
+                self.contents.grids[plan.spec.grid].affine,
+                self._dose.get(plan.spec.grid),
+            )
+            box = bounding_box(mask.values)
+            _require_whole(mask, box, self._where(entry))
+            self.measurements.add(entry.record, mask.values, box, affine, dose)
+            facts = {"foreground": mask.foreground, "voxels": mask.voxels}
+            stored.append(self._store(plan, codec, entry, file, mask.values, facts, box))
+            self._release()
+        return self._written(plan, codec, stored)
+
+    def _write_quantities(self, plan: ArrayPlan) -> WrittenArray:
+        self._reserve(plan)
+        ready = [self._quantity(plan, entry) for entry in plan.entries]
+        where = f"{self._patient.folder}: array {plan.spec.path}"
+        dtype = common_type([q.rounded for _, q in ready], ladder_of(plan.spec.variable), where)
+        volumes = [q.rounded.values for _, q in ready]
+        codec = with_best_filter(self._codec(plan, dtype), volumes)
+        if plan.is_dose:
+            self._dose = {plan.spec.grid: volumes[0].astype(dtype, copy=False)}
+        stored = []
+        for entry, (file, quantity) in zip(plan.entries, ready, strict=True):
+            facts: dict[str, Any] = {
+                "exact": quantity.rounded.exact,
+                "max_abs_error": quantity.rounded.max_abs_error,
+                "restores": quantity.restores,
+                "range": quantity.range,
+            }
+            if file.is_scaled or not quantity.rounded.exact:
+                facts["voxels_sha256"] = voxels_sha256(quantity.rounded.values, dtype)
+            stored.append(self._store(plan, codec, entry, file, quantity.rounded.values, facts))
+        return self._written(plan, codec, stored)
+
+    def _reserve(self, plan: ArrayPlan) -> None:
+        """Have memory for all volumes of an array at once."""
+        layouts = [peek_nifti(entry.file, self._where(entry)) for entry in plan.entries]
+        self._workspace.reserve(sum(aligned(layout.voxel_bytes) for layout in layouts))
+
+    def _quantity(self, plan: ArrayPlan, entry: SourceEntry) -> tuple[NiftiFile, Quantity]:
+        file = self._read(entry)
+        modality = entry.record.labels.get("modality")
+        quantity = read_quantity(
+            file,
+            self._precision,
+            plan.spec.variable,
+            str(modality) if modality else None,
+            self._where(entry),
+        )
+        if quantity.nonfinite:
+            self._find(entry, f"{quantity.nonfinite} voxels are inf or NaN")
+        return without_voxels(file), quantity
+
+    def _codec(self, plan: ArrayPlan, dtype: np.dtype[Any]) -> ShardCodec:
+        shape = self.contents.grids[plan.spec.grid].shape
+        return ShardCodec(shape, inner_chunk(shape), dtype, MASK_BLOSC)
+
+    def _written(self, plan: ArrayPlan, codec: ShardCodec, stored: list[_Stored]) -> WrittenArray:
+        blocks = tuple(len(plan.labels[d]) for d in plan.spec.label_dims)
+        records = tuple(s.record for s in stored)
+        witnesses = tuple(s.witness for s in stored if s.witness is not None)
+        return WrittenArray(plan, blocks + codec.shape, codec, records, witnesses)
+
+    def _store(
+        self,
+        plan: ArrayPlan,
+        codec: ShardCodec,
+        entry: SourceEntry,
+        file: NiftiFile,
+        volume: Volume,
+        facts: dict[str, Any],
+        within: Box | None = None,
+    ) -> _Stored:
+        """Write and verify the shard of one file; `facts` are what its values showed.
+
+        `within` is a box that holds all voxels of a mask, None for one without any.
+        """
+        place = plan.index(entry.record.labels)
+        key = shard_key(plan.spec, place)
+        size, sha256 = put_shard(self._folder / key, codec, volume, within)
+        box = compare_shard(self._folder / key, codec, volume, within, key)
+        self._progress(entry.bytes)
+        witness = None if box is None else Witness((*place, *box), digest(volume[box], codec.dtype))
+        return _Stored(self._record(entry, file, size, sha256, facts), witness)
+
+    def _record(
+        self,
+        entry: SourceEntry,
+        file: NiftiFile,
+        size: int,
+        sha256: str | None,
+        facts: dict[str, Any],
+    ) -> SourceRecord:
+        return SourceRecord(
+            labels=entry.record.labels,
+            path=self._where(entry),
+            bytes=file.bytes,
+            sha256=file.sha256,
+            nifti_sha256=file.nifti_sha256,
+            header=_base64(file.header),
+            extensions=_base64(file.extensions),
+            trailer=_base64(file.trailer),
+            stripped=self._patient.strip_headers,
+            dtype=file.dtype.str,
+            stored_bytes=size,
+            stored_sha256=sha256,
+            **facts,
+        )
+
+
+def _require_whole(mask: Mask, box: Box | None, where: str) -> None:
+    """Require that all of a mask's voxels lie in `box`.
+
+    Writing and comparing look nowhere else, so that the count has to prove it.
+    """
+    inside = 0 if box is None else int(np.count_nonzero(mask.values[box]))
+    if inside != mask.voxels:
+        raise VerificationError(
+            f"{where}: {inside} voxels in the box {box} of {mask.voxels}; expected all of them; "
+            "please report this, with the version of numpy"
+        )
+
+
+@dataclass(frozen=True)
+class _Stored:
+    record: SourceRecord
+    witness: Witness | None
+
+
+def _base64(data: bytes) -> str:
+    return base64.b64encode(data).decode("ascii")
+
+
+def require_witnesses(arrays: list[WrittenArray], group: Any, where: str) -> None:
+    """Read one chunk of every shard through zarr-python and compare it.
+
+    Raises `VerificationError` if a chunk differs: then the metadata misplaces voxels.
+    """
+    for array in arrays:
+        stored = group[array.plan.spec.path]
+        for witness in array.witnesses:
+            if digest(stored[witness.index], array.codec.dtype) != witness.sha256:
+                raise VerificationError(
+                    f"{where}: zarr reads other voxels at {array.plan.spec.path}{witness.index} "
+                    "than were written; please report this, with the versions of zarr and numcodecs"
+                )

@@ -1,0 +1,370 @@
+"""Run a conversion: one dask task a patient, on a local cluster or any running scheduler."""
+
+from __future__ import annotations
+
+import json
+import time
+import uuid
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any, Protocol
+
+from distributed import Client, as_completed, get_worker
+
+from lundprobe_zarr.errors import DatasetError, UsageError
+from lundprobe_zarr.schema.precision import PRECISIONS, Precision
+from lundprobe_zarr.storage.location import Location
+from lundprobe_zarr.storage.access import require_private
+from lundprobe_zarr.vocabulary.version import package_version
+
+from lundprobe_zarr.conversion.run.claim import announced
+from lundprobe_zarr.conversion.run.cluster import (
+    MisfitError,
+    Needs,
+    keep_memory,
+    local_client,
+    remote_client,
+    require_fit,
+    require_fitting,
+)
+from lundprobe_zarr.conversion.source.inventory import Inventory, PatientSource
+from lundprobe_zarr.conversion.run.compatibility import require_unmixed, strangers
+from lundprobe_zarr.conversion.arrays.patient import PatientResult, convert_patient
+from lundprobe_zarr.conversion.run.draft import (
+    located,
+    remove_leftovers,
+    remove_unfinished,
+    require_usable,
+    require_vacant,
+)
+from lundprobe_zarr.conversion.tables.publish import finalise
+from lundprobe_zarr.conversion.run.state import Failures, are_current, remember_source
+from lundprobe_zarr.conversion.arrays.workspace import Workspace
+
+#: Patients in the scheduler's hands at a time: more than workers can ever be there or come later,
+#: and few enough for any number of patients, as each takes the scheduler some 20 kB.
+_AHEAD = 1000
+
+
+class Reporter(Protocol):
+    """Hears how a conversion goes."""
+
+    def started(self, patients: int, source_bytes: int, workers: int) -> None:
+        """The work to do: patients and bytes that are not skipped."""
+
+    def advanced(self, source_bytes: int) -> None:
+        """A source file has been stored."""
+
+    def finished(self, result: PatientResult) -> None:
+        """A patient is done, one way or another."""
+
+
+class Silent:
+    """A reporter that says nothing."""
+
+    def started(self, patients: int, source_bytes: int, workers: int) -> None:
+        """Say nothing."""
+
+    def advanced(self, source_bytes: int) -> None:
+        """Say nothing."""
+
+    def finished(self, result: PatientResult) -> None:
+        """Say nothing."""
+
+
+@dataclass
+class Report:
+    """Outcome of a conversion: every patient's result, what was skipped or odd in the source.
+
+    `not_in_source` are patients in the dataset whom the source does not have; their stores stay.
+    Not looked for when only some patients were asked for, or a share. `unpublished` is why the
+    tables could not be written, where patients failed. `left_out` are stores that are not in the
+    tables, and why: they cannot be read, and are of nobody who was converted.
+    """
+
+    source: str
+    destination: str
+    precision: str
+    results: list[PatientResult] = field(default_factory=list)
+    skipped_folders: tuple[str, ...] = ()
+    findings: tuple[str, ...] = ()
+    not_in_source: tuple[str, ...] = ()
+    seconds: float = 0.0
+    interrupted: bool = False
+    unpublished: str | None = None
+    left_out: tuple[str, ...] = ()
+    headers_stripped: bool = False
+
+    def count(self, status: str) -> int:
+        """Number of patients with that status."""
+        return sum(r.status == status for r in self.results)
+
+    @property
+    def failures(self) -> list[PatientResult]:
+        """Patients that could not be converted."""
+        return [r for r in self.results if r.status == "failed"]
+
+    def write(self, path: Path) -> None:
+        """Write the report as JSON."""
+        contents = {
+            "source": self.source,
+            "destination": self.destination,
+            "precision": self.precision,
+            "seconds": round(self.seconds, 3),
+            "interrupted": self.interrupted,
+            "unpublished": self.unpublished,
+            "left_out": list(self.left_out),
+            "counts": {s: self.count(s) for s in ("converted", "skipped", "failed")},
+            "skipped_folders": list(self.skipped_folders),
+            "findings": list(self.findings),
+            "not_in_source": list(self.not_in_source),
+            "patients": [r.to_json() for r in self.results],
+        }
+        path = path.resolve()
+        Location(path.parent).write(path.name, (json.dumps(contents, indent=2) + "\n").encode())
+
+
+@dataclass(frozen=True)
+class Options:
+    """How to convert: where the work runs, what may be rounded, whether to redo what is done.
+
+    `scratch` is the folder for stores on their way to a bucket; by default the system's for
+    temporary files. `allow_public` is to write where anyone can read. `checksum` is to tell by
+    their hashes which source files have changed, not by sizes and times.
+    """
+
+    workers: int | None = None
+    scheduler: str | None = None
+    precision: Precision = "standard"
+    overwrite: bool = False
+    publish: bool = True
+    scratch: Path | None = None
+    allow_public: bool = False
+    checksum: bool = False
+
+
+def convert(
+    inventory: Inventory,
+    destination: Location | Path,
+    options: Options | None = None,
+    reporter: Reporter | None = None,
+) -> Report:
+    """Convert the patients of `inventory` into the dataset at `destination`, a path or a bucket.
+
+    Patients whose source has not changed are skipped; one that fails fails alone. Afterwards
+    tables, manifest and card are written of all stores there (unless `options.publish` is off,
+    as for the shares of a job array). An interrupt stops cleanly: the report says so.
+    Raises `UsageError` for options that make no sense or clash with what is there, or while another
+    conversion is at work on these patients there, and `DatasetError` for a place that cannot be
+    written, all before any patient is converted.
+    """
+    options, reporter = options or Options(), reporter or Silent()
+    dataset = located(destination)
+    _require_usable(inventory, dataset, options)
+    with announced(dataset, [p.patient_id for p in inventory.patients]) as claim:
+        require_unmixed(inventory, dataset, options.precision, options.overwrite)
+        return _convert(inventory, dataset, options, reporter, claim)
+
+
+def _convert(
+    inventory: Inventory, dataset: Location, options: Options, reporter: Reporter, claim: str
+) -> Report:
+    started = time.perf_counter()
+    report = Report(
+        str(inventory.root),
+        dataset.url,
+        options.precision,
+        headers_stripped=inventory.strips_headers,
+        skipped_folders=inventory.skipped,
+        findings=inventory.findings,
+        not_in_source=strangers(inventory, dataset) if inventory.is_whole else (),
+    )
+    remember_source(dataset, inventory)
+    todo = _skip_current(inventory, dataset, options, report)
+    failures = Failures(dataset)
+    for skipped in report.results:
+        failures.note(skipped.patient_id, None)
+    needs = _needs(inventory, dataset, options, claim)
+    _convert_all(todo, needs, options, report, reporter, failures)
+    report.seconds = time.perf_counter() - started
+    if options.publish and not report.interrupted:
+        _publish(dataset, report)
+    return report
+
+
+def _publish(dataset: Location, report: Report) -> None:
+    try:
+        report.left_out = finalise(dataset).left_out
+    except DatasetError as error:
+        if not report.failures:
+            raise
+        report.unpublished = str(error)  # such as that every patient failed
+
+
+def _require_usable(inventory: Inventory, dataset: Location, options: Options) -> None:
+    if options.precision not in PRECISIONS:
+        raise UsageError(f"precision {options.precision!r}; expected one of {PRECISIONS}")
+    if options.workers is not None and options.workers < 1:
+        raise UsageError(f"--workers {options.workers}; expected at least 1")
+    require_vacant(inventory.root, dataset)
+    if options.scratch is not None and options.scratch.resolve().is_relative_to(inventory.root):
+        raise UsageError(
+            f"--scratch {options.scratch} is in the source {inventory.root}; expected a folder "
+            "outside it"
+        )
+    require_usable(dataset, options.scratch)
+    if not options.allow_public:
+        require_private(dataset)
+
+
+def _skip_current(
+    inventory: Inventory, dataset: Location, options: Options, report: Report
+) -> list[PatientSource]:
+    patients = inventory.patients
+    remove_unfinished(dataset)
+    remove_leftovers(dataset, [p.patient_id for p in patients], options.scratch, alone=True)
+    if options.overwrite:
+        return list(patients)
+    todo = []
+    current = are_current(dataset, patients, options.precision, checksum=options.checksum)
+    for patient, is_current in zip(patients, current, strict=True):
+        if is_current:
+            report.results.append(PatientResult(patient.patient_id, "skipped", patient.bytes))
+        else:
+            todo.append(patient)
+    return todo
+
+
+def _needs(inventory: Inventory, dataset: Location, options: Options, claim: str) -> Needs:
+    scratch = None if options.scratch is None else options.scratch.resolve()
+    return Needs(package_version(), inventory.root, dataset, claim, scratch)
+
+
+def _convert_all(
+    todo: Sequence[PatientSource],
+    needs: Needs,
+    options: Options,
+    report: Report,
+    reporter: Reporter,
+    failures: Failures,
+) -> None:
+    if not todo:
+        reporter.started(0, 0, 0)
+        return
+    topic = f"lundprobe-progress-{uuid.uuid4().hex}"  # others may work on the same cluster
+    task = partial(
+        _task,
+        needs=needs,
+        precision=options.precision,
+        topic=topic,
+        # Workers of somebody else's cluster have their memory back after each patient.
+        keeps_workspace=options.scheduler is None,
+    )
+    try:
+        with _client(options, needs, len(todo)) as client:
+            workers = len(client.scheduler_info(n_workers=-1)["workers"])
+            reporter.started(len(todo), sum(p.bytes for p in todo), workers)
+            with _subscription(client, topic, reporter.advanced):
+                for result in _results(client, task, todo):
+                    failures.note(result.patient_id, result.error)
+                    report.results.append(result)
+                    reporter.finished(result)
+    except KeyboardInterrupt:
+        report.interrupted = True
+    finally:
+        remove_leftovers(needs.dataset, [p.patient_id for p in todo], needs.scratch, alone=True)
+
+
+@contextmanager
+def _client(options: Options, needs: Needs, patients: int) -> Iterator[Client]:
+    if options.scheduler is None:
+        with local_client(options.workers, patients) as client:
+            yield client
+        return
+    with remote_client(options.scheduler) as client:
+        require_fitting(client, needs)
+        yield client
+
+
+@contextmanager
+def _subscription(client: Client, topic: str, advanced: Callable[[int], None]) -> Iterator[None]:
+    """Within, `advanced` hears of the bytes that workers store.
+
+    It ends before the client closes: the scheduler complains of events that it cannot deliver.
+    """
+
+    def listen(event: Any) -> None:
+        advanced(int(event[1]))
+
+    client.subscribe_topic(topic, listen)
+    try:
+        yield
+    finally:
+        client.unsubscribe_topic(topic)
+
+
+def _results(
+    client: Client, task: Callable[[PatientSource], PatientResult], todo: Sequence[PatientSource]
+) -> Iterator[PatientResult]:
+    """Submit patients, largest first, a bounded number ahead; yield results as they come."""
+    waiting = iter(sorted(todo, key=lambda p: -p.bytes))
+    patients: dict[Any, PatientSource] = {}
+    done = as_completed()
+
+    def submit() -> None:
+        patient = next(waiting, None)
+        if patient is not None:
+            future = client.submit(task, patient, pure=False, retries=0)
+            patients[future.key] = patient
+            done.add(future)
+
+    for _ in range(_AHEAD):
+        submit()
+    for future in done:
+        patient = patients.pop(future.key)
+        yield _result(future, patient)
+        future.release()
+        submit()
+
+
+def _result(future: Any, patient: PatientSource) -> PatientResult:
+    """What became of a patient; raises what ends the whole conversion."""
+    error = future.exception()
+    if isinstance(error, MisfitError):
+        raise error
+    if isinstance(error, ImportError):  # of the task itself: a worker that came later
+        raise MisfitError(
+            f"a worker cannot import the converter ({error}); expected the same version of "
+            "lundprobe-zarr on all; mend or stop it, then run the same command again"
+        ) from error
+    return _crashed(patient, error) if error is not None else _converted(future)
+
+
+def _converted(future: Any) -> PatientResult:
+    result: PatientResult = future.result()
+    return result
+
+
+def _crashed(patient: PatientSource, error: BaseException) -> PatientResult:
+    """A task that did not return: its worker died, or the converter has a defect."""
+    reason = (
+        f"{patient.folder}: the conversion broke off ({type(error).__name__}: {error}); workers "
+        "may have run out of memory, or were stopped: try fewer on a machine, or run again"
+    )
+    return PatientResult(patient.patient_id, "failed", patient.bytes, error=reason)
+
+
+def _task(
+    patient: PatientSource, needs: Needs, precision: Precision, topic: str, keeps_workspace: bool
+) -> PatientResult:
+    require_fit(needs)
+    keep_memory()
+    worker: Any = get_worker()
+    progress = partial(worker.log_event, topic)
+    workspace = Workspace()
+    if keeps_workspace:  # from patient to patient: one thread a worker, so one patient at a time
+        workspace = vars(worker).setdefault("lundprobe_workspace", workspace)
+    return convert_patient(patient, needs.dataset, precision, progress, needs.scratch, workspace)

@@ -1,0 +1,194 @@
+"""What was converted from what: sizes and times of source files, to tell the unchanged at once.
+
+Kept beside the stores in `.conversion/`, not in them: times are the machine's, not the data's.
+Lost or stale state is never trusted blindly: files are then hashed and compared with the store.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from lundprobe_zarr.errors import DamagedStoreError, DatasetError
+from lundprobe_zarr.schema.layout import SCHEMA_VERSION
+from lundprobe_zarr.schema.precision import Precision
+from lundprobe_zarr.dataset.opening import open_store
+from lundprobe_zarr.storage.location import Location
+from lundprobe_zarr.dataset.converter_notes import FAILED_NOTES, NOTES, SOURCE_NOTE, failed_before
+from lundprobe_zarr.stores.metadata import StoreMetadata
+from lundprobe_zarr.vocabulary.names import is_patient_id
+
+from lundprobe_zarr.conversion.source.inventory import Inventory, PatientSource
+from lundprobe_zarr.conversion.run.draft import located
+
+#: Patients looked at at a time where each takes requests; on a disk one after another is best.
+_REQUESTS = 16
+
+
+def _note(patient_id: str) -> str:
+    return f"{NOTES}/{patient_id}.json"
+
+
+def side_digest(patient: PatientSource) -> str:
+    """Digest of what the side files and names say of a patient, beyond its files' contents."""
+    said = [patient.part, patient.findings, patient.multi_component, patient.geometry]
+    return hashlib.sha256(json.dumps(said).encode()).hexdigest()
+
+
+def _state(patient: PatientSource, precision: Precision) -> dict[str, Any]:
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "precision": precision,
+        "side": side_digest(patient),
+        "strip_headers": patient.strip_headers,
+        "files": {f"{patient.folder}/{e.path}": [e.bytes, e.mtime_ns] for e in patient.entries},
+    }
+
+
+def remember(dataset: Location, patient: PatientSource, precision: Precision) -> None:
+    """Note what a store that has just appeared was converted from."""
+    dataset.write(_note(patient.patient_id), json.dumps(_state(patient, precision)).encode())
+
+
+def forget(dataset: Location, patient_id: str) -> None:
+    """Drop the note on a patient, before its store is replaced."""
+    dataset.delete(_note(patient_id))
+
+
+def remember_source(dataset: Location, inventory: Inventory) -> None:
+    """Note who is in the source, so that it can be told later who is missing."""
+    said = {"patients": [p.patient_id for p in inventory.whole]}
+    dataset.write(SOURCE_NOTE, json.dumps(said).encode())
+
+
+class Failures:
+    """Notes on the patients whose last conversion failed, and why."""
+
+    def __init__(self, dataset: Location) -> None:
+        self._dataset = dataset
+        self._noted = set(failed_before(dataset))
+
+    def note(self, patient_id: str, error: str | None) -> None:
+        """Note that a patient failed, or that it did not."""
+        place = f"{FAILED_NOTES}/{patient_id}"
+        with suppress(DatasetError):  # as on a full disk, of which the patient's error tells
+            if error is not None:
+                self._dataset.write(place, error.encode())
+            elif patient_id in self._noted:
+                self._dataset.delete(place)
+
+
+def are_current(
+    dataset: Location,
+    patients: Sequence[PatientSource],
+    precision: Precision,
+    note: bool = True,
+    checksum: bool = False,
+) -> list[bool]:
+    """Whether each patient need not be converted again: see `is_current`."""
+    look = partial(is_current, dataset, precision=precision, note=note, checksum=checksum)
+    with ThreadPoolExecutor(1 if dataset.is_local else _REQUESTS) as pool:
+        return list(pool.map(look, patients))
+
+
+def is_current(
+    dataset: Location | Path,
+    patient: PatientSource,
+    precision: Precision,
+    note: bool = True,
+    checksum: bool = False,
+) -> bool:
+    """Whether the patient's store is there and was converted from just these source files.
+
+    Sizes and times decide when they all agree, unless `checksum` asks for the contents; a file
+    whose time alone differs is hashed, and the new times are noted unless `note` is off. At most
+    three requests, however many files. Raises `SchemaVersionError` for a newer store.
+    """
+    dataset = located(dataset)
+    if patient.problem is not None or not _is_there(dataset, patient.patient_id):
+        return False
+    noted = None if checksum else _read_state(dataset, patient.patient_id)
+    now = _state(patient, precision)
+    if noted == now:
+        return True
+    if noted is not None and noted.get("side") != now["side"]:
+        return False
+    try:
+        if not _same_contents(dataset, patient, precision, noted, now):
+            return False
+    except (DatasetError, OSError):  # the conversion will say what cannot be read
+        return False
+    if note:
+        remember(dataset, patient, precision)
+    return True
+
+
+def _is_there(dataset: Location, patient_id: str) -> bool:
+    """Whether there is a store of the patient that readers can open."""
+    try:
+        open_store(dataset, patient_id)
+    except DamagedStoreError:  # or not there: to be converted again
+        return False
+    return True
+
+
+def _read_state(dataset: Location, patient_id: str) -> dict[str, Any] | None:
+    try:
+        state = json.loads(dataset.read(_note(patient_id)))
+    except (FileNotFoundError, ValueError):
+        return None
+    return state if isinstance(state, dict) else None
+
+
+def remembered(dataset: Location) -> dict[str, dict[str, Any]]:
+    """What is remembered of each patient that was converted: see `remember`."""
+    names = [n.removesuffix(".json") for n in dataset.children(NOTES) if n.endswith(".json")]
+    states = {n: _read_state(dataset, n) for n in names if is_patient_id(n)}
+    return {patient_id: state for patient_id, state in states.items() if state is not None}
+
+
+def _same_contents(
+    dataset: Location,
+    patient: PatientSource,
+    precision: Precision,
+    noted: dict[str, Any] | None,
+    now: dict[str, Any],
+) -> bool:
+    """Whether hashes prove what sizes and times could not."""
+    store = open_store(dataset, patient.patient_id)
+    if not _same_circumstances(store, patient, precision):
+        return False
+    recorded = _recorded(store)
+    if {p: b for p, (b, _) in now["files"].items()} != {p: b for p, (b, _) in recorded.items()}:
+        return False
+    unchanged = noted["files"] if noted and isinstance(noted.get("files"), dict) else {}
+    return all(
+        unchanged.get(path) == now["files"][path] or _sha256(entry.file) == recorded[path][1]
+        for entry in patient.entries
+        for path in [f"{patient.folder}/{entry.path}"]
+    )
+
+
+def _same_circumstances(store: StoreMetadata, patient: PatientSource, precision: Precision) -> bool:
+    attributes = store.attributes
+    return (
+        attributes["schema_version"] == SCHEMA_VERSION
+        and attributes["precision"] == precision
+        and attributes.get("side_files_sha256") == side_digest(patient)
+        and attributes.get("headers_stripped", False) == patient.strip_headers
+    )
+
+
+def _recorded(store: StoreMetadata) -> dict[str, tuple[int, str]]:
+    return {r.path: (r.bytes, r.sha256) for _, r in store.records}
+
+
+def _sha256(file: Path) -> str:
+    with file.open("rb") as handle:
+        return hashlib.file_digest(handle, "sha256").hexdigest()

@@ -1,0 +1,33 @@
+"""The lattice of voxels that the files of a folder share."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from lundprobe_zarr.errors import SourceError
+from lundprobe_zarr.geometry.affine import SAME_GRID_MM, FloatArray, largest_shift
+
+
+@dataclass(frozen=True)
+class Grid:
+    """A voxel lattice: shape (z, y, x), affine voxel (i, j, k) -> mm RAS, the file that sets it."""
+
+    shape: tuple[int, int, int]
+    affine: FloatArray
+    path: str
+
+
+def require_same(grid: Grid, here: Grid, where: str) -> None:
+    """Raise `SourceError` that names `where` if a file's lattice is not that of its folder."""
+    if grid.shape != here.shape:
+        finding = f"{here.shape} voxels (z, y, x), not {grid.shape}"
+    else:
+        z, y, x = here.shape
+        shift = largest_shift(grid.affine, here.affine, (x, y, z))
+        if shift <= SAME_GRID_MM:
+            return
+        finding = f"its voxels lie up to {shift:.4g} mm apart from those of {grid.path}"
+    raise SourceError(
+        f"{where}: {finding}; expected the geometry of {grid.path}, within {SAME_GRID_MM:g} mm; "
+        "fetch the patient again"
+    )

@@ -1,0 +1,412 @@
+"""What is there, what is missing, what is unknown: the source tree, before any voxel is read."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from lundprobe_zarr.errors import SourceError, SourceNotFoundError, UsageError
+from lundprobe_zarr.schema.manifest import MANIFEST_NAME
+from lundprobe_zarr.vocabulary.text import escaped
+from lundprobe_zarr.vocabulary.files import SourceFile, expected_files, parse_path
+from lundprobe_zarr.vocabulary.names import PARTS, PATIENT_ID_FORM, STRUCTURES, is_patient_id
+
+from lundprobe_zarr.conversion.source.fiducials import read_fiducials
+from lundprobe_zarr.conversion.source.grids import Grid, require_same
+from lundprobe_zarr.conversion.source.nifti import peek_nifti
+from lundprobe_zarr.conversion.source.side_files import Geometry, SideFiles, read_side_files, side_file_names
+
+_PART_FOLDERS = {"base": "basePart", "extended": "extendedPart"}
+#: The archive may unpack to lund-probe/ or lund-probe/lund-probe/.
+_NESTING = 2
+#: Folders below a patient: MR_StorT2/nnUNetOutput/folds is the deepest.
+_DEPTH = 4
+#: A patient's folders cannot be placed without their image.
+_REQUIRED = ("MR_StorT2/image.nii.gz", "sCT/image.nii.gz")
+#: Patients examined at a time: on a network's disk each file takes a moment to open.
+_EXAMINERS = 8
+
+
+@dataclass(frozen=True, slots=True)
+class SourceEntry:
+    """One convertible file: path below the patient's folder, what it fills, size and time.
+
+    There may be millions of them: text that says the same is held once.
+    """
+
+    path: str
+    record: SourceFile
+    folder: Path
+    bytes: int
+    mtime_ns: int
+
+    @property
+    def file(self) -> Path:
+        """Where the file is."""
+        return self.folder / self.path
+
+
+@dataclass(frozen=True)
+class PatientSource:
+    """One patient of the source tree.
+
+    `folder` is relative to the source root. `absent` are expected files that are not there and
+    not listed as missing. `problem` is why the patient cannot be converted at all, if so.
+    `strip_headers` is whether free text in its files' headers is left out.
+    """
+
+    patient_id: str
+    part: str
+    folder: str
+    entries: tuple[SourceEntry, ...]
+    absent: tuple[str, ...]
+    unknown: tuple[str, ...]
+    findings: tuple[str, ...]
+    geometry: Geometry | None
+    multi_component: tuple[str, ...] | None
+    problem: str | None = None
+    strip_headers: bool = False
+
+    @property
+    def bytes(self) -> int:
+        """Size of the convertible files."""
+        return sum(e.bytes for e in self.entries)
+
+
+@dataclass(frozen=True)
+class Inventory:
+    """A source tree: its patients in order, folders that are none, and side-file findings.
+
+    Of one that `select` has narrowed, `unchosen` are the patients that nobody asked for, and
+    `other_shares` those that the other shares of a job array convert.
+    """
+
+    root: Path
+    patients: tuple[PatientSource, ...]
+    skipped: tuple[str, ...]
+    findings: tuple[str, ...]
+    unchosen: tuple[PatientSource, ...] = ()
+    other_shares: tuple[PatientSource, ...] = ()
+
+    @property
+    def whole(self) -> tuple[PatientSource, ...]:
+        """Every patient of the source, chosen or not, in order of their ids."""
+        everyone = (*self.patients, *self.unchosen, *self.other_shares)
+        return tuple(sorted(everyone, key=lambda p: p.patient_id))
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether it has not been narrowed."""
+        return not self.unchosen and not self.other_shares
+
+    @property
+    def strips_headers(self) -> bool:
+        """Whether free text in the headers of NIfTI files is left out."""
+        return any(p.strip_headers for p in self.patients)
+
+    @property
+    def bytes(self) -> int:
+        """Size of all convertible files."""
+        return sum(p.bytes for p in self.patients)
+
+
+def find_root(source: Path) -> Path:
+    """Folder that holds `basePart` or `extendedPart`: `source`, or up to two folders below.
+
+    Raises `SourceNotFoundError` if there is none, `UsageError` if there are several.
+    """
+    if not source.is_dir():
+        raise SourceNotFoundError(f"{source}: no such folder; expected the LUND-PROBE source tree")
+    level = [source]
+    for _ in range(_NESTING + 1):
+        found = [f for f in level if any((f / p).is_dir() for p in _PART_FOLDERS.values())]
+        if len(found) > 1:
+            raise UsageError(f"{source}: holds several source trees, {_names(found)}; name one")
+        if found:
+            return found[0].resolve()
+        level = [c for f in level for c in _subfolders(f)]
+    hint = f"; did you mean {source.parent}?" if source.name in _PART_FOLDERS.values() else ""
+    if (source / MANIFEST_NAME).is_file():
+        hint = "; it is a converted dataset: name the source first, the dataset after it"
+    raise SourceNotFoundError(
+        f"{source}: neither basePart/ nor extendedPart/ in it or up to {_NESTING} folders below; "
+        f"expected the unpacked LUND-PROBE archive{hint}"
+    )
+
+
+def _subfolders(folder: Path) -> list[Path]:
+    try:
+        return [c for c in sorted(folder.iterdir()) if c.is_dir()]
+    except OSError:  # one we may not look into, such as lost+found, holds no tree for us
+        return []
+
+
+def _names(paths: Sequence[Path]) -> str:
+    return ", ".join(str(p) for p in paths)
+
+
+def take_inventory(source: Path, follow_links: bool = False) -> Inventory:
+    """Everything below `source` that concerns a conversion; reads names, sizes and side files."""
+    root = find_root(source)
+    patients: list[PatientSource] = []
+    skipped, findings = _strangers(root), []
+    for part in PARTS:
+        folder = root / _PART_FOLDERS[part]
+        if not folder.is_dir():
+            continue
+        side = read_side_files(root, part)
+        findings += side.findings
+        for child in sorted(folder.iterdir()):
+            if not is_patient_id(child.name):
+                where = f"{folder.name}/{_printable(child.name)}"
+                skipped.append(f"{where}: its name is no patient id; expected {PATIENT_ID_FORM}")
+            elif child.exists() and not child.is_dir():
+                skipped.append(f"{folder.name}/{child.name}: not a folder")
+            else:
+                patients.append(_patient(root, child, part, side, follow_links))
+        findings += _listed_strangers(part, side, [p.patient_id for p in patients])
+    return Inventory(root, _refuse_twins(patients), tuple(skipped), tuple(findings))
+
+
+def _strangers(root: Path) -> list[str]:
+    known = {*_PART_FOLDERS.values(), *side_file_names()}
+    parts = " or ".join(_PART_FOLDERS.values())
+    return [
+        f"{_printable(child.name)}: folder is no part; expected {parts}"
+        for child in sorted(root.iterdir())
+        if child.is_dir() and child.name not in known
+    ]
+
+
+def _listed_strangers(part: str, side: SideFiles, patients: Sequence[str]) -> Iterator[str]:
+    there = set(patients)
+    for name, listed in (
+        ("patGeometryInformation", side.geometry),
+        ("missingStructures", side.missing or {}),
+        ("StructuresMoreThan1ConComp", side.multi_component or {}),
+    ):
+        for patient in listed:
+            if patient not in there:
+                yield f"{name}_{part}Part: names {patient!r}, which is not in the part"
+
+
+def _refuse_twins(patients: Sequence[PatientSource]) -> tuple[PatientSource, ...]:
+    parts: dict[str, set[str]] = {}
+    for patient in patients:
+        parts.setdefault(patient.patient_id, set()).add(patient.part)
+    problem = "its id is in both basePart and extendedPart; expected one; remove or rename one"
+    return tuple(
+        replace(p, problem=f"{p.folder}: {problem}") if len(parts[p.patient_id]) > 1 else p
+        for p in patients
+    )
+
+
+def _patient(
+    root: Path, folder: Path, part: str, side: SideFiles, follow_links: bool
+) -> PatientSource:
+    expected = expected_files(part)
+    entries, unknown, problem = [], [], None
+    names = {path: path for path in expected}
+    try:
+        for path, found, linked in _files(folder, folder.resolve() != folder):
+            if path not in expected:
+                unknown.append(_printable(path))
+                continue
+            status = _status(root, found, linked, follow_links)
+            size, time = status.st_size, status.st_mtime_ns
+            entries.append(SourceEntry(names[path], expected[path], folder, size, time))
+    except SourceError as error:
+        problem = str(error)
+    except OSError as error:
+        place = _place(root, Path(error.filename or folder))
+        problem = (
+            f"{place}: cannot be read ({error.strerror}); expected a readable file or folder; "
+            "check its permissions and the disk"
+        )
+    there = {e.path for e in entries}
+    patient_id = folder.name
+    listed = None if side.missing is None else side.missing.get(patient_id, ())
+    order = {path: n for n, path in enumerate(expected)}
+    return PatientSource(
+        patient_id=patient_id,
+        part=part,
+        folder=folder.relative_to(root).as_posix(),
+        entries=tuple(sorted(entries, key=lambda e: order[e.path])),
+        absent=tuple(p for p in expected if p not in there),
+        unknown=tuple(unknown),
+        findings=tuple(_findings(expected, there, unknown, listed)),
+        geometry=side.geometry.get(patient_id),
+        multi_component=_listed_components(side, patient_id),
+        problem=problem or _required_problem(folder.relative_to(root), there),
+    )
+
+
+def _listed_components(side: SideFiles, patient_id: str) -> tuple[str, ...] | None:
+    if side.multi_component is None:
+        return None
+    return tuple(s for s in STRUCTURES if s in side.multi_component.get(patient_id, ()))
+
+
+def _printable(name: str) -> str:
+    """A file name as text that can be written anywhere, whatever bytes it is made of."""
+    text = name.encode("utf-8", "backslashreplace").decode("utf-8")
+    return escaped(text, keep="")
+
+
+def _files(
+    folder: Path, linked: bool, depth: int = _DEPTH, prefix: str = ""
+) -> Iterator[tuple[str, os.DirEntry[str], bool]]:
+    """Paths below a patient's folder, in order, and whether links lead there, or may.
+
+    Link loops end at the known depth.
+    """
+    if prefix == "" and not folder.exists():
+        raise SourceNotFoundError(_dangling(folder, f"{folder.parent.name}/{folder.name}"))
+    for entry in sorted(os.scandir(folder), key=lambda e: e.name):
+        path, is_linked = f"{prefix}{entry.name}", linked or entry.is_symlink()
+        # A folder in place of a file is no folder to look into; a link that loops is no folder.
+        if depth > 1 and parse_path(path) is None and Path(entry.path).is_dir():
+            yield from _files(Path(entry.path), is_linked, depth - 1, f"{path}/")
+        else:
+            yield path, entry, is_linked
+
+
+def _status(
+    root: Path, found: os.DirEntry[str], linked: bool, follow_links: bool
+) -> os.stat_result:
+    """Size and time of a file; one question to the disk where no link is about."""
+    if not linked and found.is_file(follow_symlinks=False):
+        return found.stat(follow_symlinks=False)
+    file = Path(found.path)
+    _require_usable(root, file, follow_links)
+    return file.stat()
+
+
+def _place(root: Path, path: Path) -> str:
+    return _printable(path.relative_to(root).as_posix())
+
+
+def _require_usable(root: Path, file: Path, follow_links: bool) -> None:
+    place = _place(root, file)
+    if not file.exists():
+        raise SourceNotFoundError(_dangling(file, place))
+    if not file.is_file():
+        raise SourceError(
+            f"{place}: not a file; expected a readable file; put the original in its place"
+        )
+    if not follow_links and not file.resolve().is_relative_to(root):
+        raise SourceError(
+            f"{place}: leads outside the source tree, to {_printable(str(file.resolve()))}; "
+            "expected a file within "
+            f"{root}; allow it with --follow-links"
+        )
+
+
+def _dangling(path: Path, place: str) -> str:
+    is_link = path.is_symlink()
+    to = f"a dangling link to {_printable(str(path.readlink()))}" if is_link else "vanished"
+    return f"{place}: {to}; expected a readable file or folder; restore it"
+
+
+def _required_problem(folder: Path, there: set[str]) -> str | None:
+    for path in _REQUIRED:
+        if path not in there:
+            return (
+                f"{folder.as_posix()}: no {path}; expected it, since it fixes the grid of its "
+                "folder; fetch the patient again"
+            )
+    return None
+
+
+def _findings(
+    expected: dict[str, SourceFile],
+    there: set[str],
+    unknown: Sequence[str],
+    listed: Sequence[str] | None,
+) -> Iterator[str]:
+    for path, record in expected.items():
+        structure = record.labels.get("structure") if record.group.endswith("clinical") else None
+        is_listed = listed is not None and structure in listed
+        if path not in there and not is_listed:
+            yield f"absent: {path}" + (" (not listed as missing)" if structure else "")
+        if path in there and is_listed:
+            yield f"present although listed as missing: {path}"
+    yield from (f"unknown file left out: {path}" for path in unknown)
+
+
+def without_header_text(inventory: Inventory) -> Inventory:
+    """The inventory, to be converted without the free text in the headers of NIfTI files."""
+
+    def stripped(patients: tuple[PatientSource, ...]) -> tuple[PatientSource, ...]:
+        return tuple(replace(p, strip_headers=True) for p in patients)
+
+    return replace(
+        inventory,
+        patients=stripped(inventory.patients),
+        unchosen=stripped(inventory.unchosen),
+        other_shares=stripped(inventory.other_shares),
+    )
+
+
+def examine(inventory: Inventory) -> Inventory:
+    """The inventory with the `problem` of those whose files begin as they must not.
+
+    Reads the first bytes of every file, which show one that is empty, no gzip, no NIfTI or not on
+    the grid of its folder's image.
+    """
+    with ThreadPoolExecutor(_EXAMINERS) as pool:
+        return replace(inventory, patients=tuple(pool.map(_examined, inventory.patients)))
+
+
+def _examined(patient: PatientSource) -> PatientSource:
+    found = [] if patient.problem is not None else list(_misbegun(patient))
+    if not found:
+        return patient
+    others = f" (and {len(found) - 1} more of its files)" if len(found) > 1 else ""
+    return replace(patient, problem=f"{found[0]}{others}")
+
+
+def _misbegun(patient: PatientSource) -> Iterator[str]:
+    grids: dict[str, Grid] = {}  # an image comes before the masks that must lie on its grid
+    for entry in patient.entries:
+        where = f"{patient.folder}/{entry.path}"
+        try:
+            if entry.record.kind == "text":
+                read_fiducials(entry.file, where)
+                continue
+            layout = peek_nifti(entry.file, where)
+            x, y, z = layout.shape
+            here = Grid((z, y, x), layout.affine, entry.path)
+            require_same(grids.setdefault(entry.record.grid, here), here, where)
+        except SourceError as error:
+            yield str(error)
+
+
+def select(
+    inventory: Inventory, patients: Sequence[str] = (), part: tuple[int, int] | None = None
+) -> Inventory:
+    """Narrow an inventory to some patients, or to share i of N (1-based) for job arrays.
+
+    Raises `UsageError` for a patient that is not there or a share that cannot be.
+    """
+    chosen, unchosen = inventory.patients, inventory.unchosen
+    if patients:
+        absent = sorted(set(patients) - {p.patient_id for p in chosen})
+        if absent:
+            raise UsageError(
+                f"no patient {', '.join(absent)} in {inventory.root}; it holds {len(chosen)}, "
+                f"such as {', '.join(p.patient_id for p in chosen[:3]) or 'none'}"
+            )
+        unchosen = tuple(p for p in chosen if p.patient_id not in patients)
+        chosen = tuple(p for p in chosen if p.patient_id in patients)
+    others = inventory.other_shares
+    if part is not None:
+        share, shares = part
+        if not 1 <= share <= shares:
+            raise UsageError(f"part {share}/{shares}; expected i/N with 1 <= i <= N, e.g. 3/16")
+        others = tuple(p for n, p in enumerate(chosen) if n % shares != share - 1)
+        chosen = chosen[share - 1 :: shares]
+    return replace(inventory, patients=chosen, unchosen=unchosen, other_shares=others)

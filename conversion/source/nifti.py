@@ -1,0 +1,449 @@
+"""Read one gzipped NIfTI whole: header, voxels and hashes in a single pass, in bounded memory.
+
+A NIfTI file holds its voxels with i fastest, so its bytes *are* a C-ordered (k, j, i) array:
+the (z, y, x) of a store, nothing transposed in memory, nothing flipped.
+"""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import io
+import os
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from math import isfinite, prod
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from nibabel.spatialimages import HeaderDataError
+from zlib_ng import gzip_ng, zlib_ng
+
+from lundprobe_zarr.errors import SourceError, SourceNotFoundError
+from lundprobe_zarr.schema.header import NO_EXTENSIONS, size_and_order, without_text
+from lundprobe_zarr.schema.header import parse_header as nifti_header
+from lundprobe_zarr.geometry.affine import (
+    LONGEST_AXIS,
+    SAME_GRID_MM,
+    FloatArray,
+    largest_shift,
+)
+
+from lundprobe_zarr.conversion.arrays.workspace import Workspace
+
+#: DEFLATE cannot shrink by more than this (zlib's technical details): a bound on what a file
+#: may claim to hold, checked before a byte is allocated for it.
+_DEFLATE_MAX_RATIO = 1032
+#: Room for header extensions, and for bytes behind the last voxel; they are kept as attributes.
+_MAX_SIDE_BYTES = 1 << 20
+#: Uncompressed bytes at a time: still in the processor's cache when they are hashed, and more
+#: than the reader buffers, which then copies nothing.
+_PIECE = 1 << 20
+_GZIP_MAGIC = b"\x1f\x8b"
+_GZIP_ERRORS: Any = (gzip.BadGzipFile, gzip_ng.BadGzipFile, zlib.error, zlib_ng.error)
+_TYPES = "integers or floats of up to 64 bits"
+
+
+@dataclass(frozen=True)
+class NiftiFile:
+    """A NIfTI file, read whole and checked.
+
+    `raw` holds the file's own numbers, (z, y, x), native byte order; the physical value is
+    `slope * raw + inter`. `affine` is (4, 4), voxel (i, j, k) -> mm, RAS. `header`, `extensions`
+    and `trailer` are the bytes before, between and behind the voxels; `dtype` is the type in the
+    file, with its byte order. `oddities` are things worth a finding that were read correctly.
+    """
+
+    raw: npt.NDArray[Any]
+    slope: float
+    inter: float
+    affine: FloatArray
+    header: bytes
+    extensions: bytes
+    trailer: bytes
+    dtype: np.dtype[Any]
+    is_synthetic: bool
+    bytes: int
+    sha256: str
+    nifti_sha256: str
+    oddities: tuple[str, ...]
+
+    @property
+    def is_scaled(self) -> bool:
+        """Whether physical values differ from the raw numbers."""
+        return (self.slope, self.inter) != (1.0, 0.0)
+
+
+@dataclass(frozen=True)
+class Layout:
+    """What a header says of its file: (i, j, k) shape, type, offset of the voxels, scaling."""
+
+    shape: tuple[int, int, int]
+    dtype: np.dtype[Any]
+    offset: int
+    slope: float
+    inter: float
+    affine: FloatArray
+    description: str
+    oddities: tuple[str, ...]
+
+    @property
+    def is_synthetic(self) -> bool:
+        """Whether the file says that it is a phantom's."""
+        return self.description.upper().startswith("SYNTHETIC")
+
+    @property
+    def voxel_bytes(self) -> int:
+        """Size of the voxels, uncompressed."""
+        return prod(self.shape) * self.dtype.itemsize
+
+
+class _HashingFile(io.RawIOBase):
+    """A file that hashes and counts what is read from it."""
+
+    def __init__(self, file: Any) -> None:
+        self._file = file  # unbuffered
+        self.sha256 = hashlib.sha256()
+        self.count = 0
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        count: int = self._file.readinto(buffer)
+        self.sha256.update(buffer[:count])
+        self.count += count
+        return count
+
+
+class _Uncompressed:
+    """The uncompressed bytes of a `.nii.gz`, hashed as they are read."""
+
+    def __init__(self, compressed: Any, where: str, reader: Any = gzip_ng.GzipNGFile) -> None:
+        self._gzip: Any = reader(fileobj=compressed, mode="rb")
+        self._where = where
+        self.sha256 = hashlib.sha256()
+
+    def fill(self, buffer: memoryview) -> int:
+        """Fill `buffer` as far as there are bytes; returns how many there were."""
+        done = 0
+        while done < len(buffer):
+            piece = buffer[done : done + _PIECE]
+            count = self._readinto(piece)
+            if not count:
+                break
+            self.sha256.update(piece[:count])
+            done += count
+        return done
+
+    def read(self, size: int) -> bytes:
+        buffer = bytearray(size)
+        count = self.fill(memoryview(buffer))
+        return bytes(buffer[:count])
+
+    def _readinto(self, piece: memoryview) -> int:
+        try:
+            # Of its buffer: until Python 3.14 GzipFile's own `readinto` copies through bytes.
+            return int(self._gzip._buffer.readinto(piece))
+        except EOFError as error:
+            raise SourceError(
+                f"{self._where}: the gzip stream ends too early (truncated file, or stray bytes "
+                "behind it); expected it whole; fetch the file again"
+            ) from error
+        except _GZIP_ERRORS as error:
+            raise SourceError(
+                f"{self._where}: not a sound gzip stream ({error}); expected .nii.gz; "
+                "fetch the file again"
+            ) from error
+
+
+def read_nifti(
+    path: Path, where: str, workspace: Workspace | None = None, strip: bool = False
+) -> NiftiFile:
+    """Read the `.nii.gz` at `path`; `where` is its name in errors, voxels go to `workspace`.
+
+    With `strip`, `header`, `extensions`, `trailer` and `nifti_sha256` are those of the same file
+    without free text: see `schema.header.without_text`.
+    Single pass: gzip (all members, trailers checked), header, voxels, SHA-256 of the file and of
+    its uncompressed bytes. Memory is bounded by what the file really holds. Raises `SourceError`
+    for anything that is not one whole 3-D NIfTI volume of real numbers.
+    """
+    with _opened(path, where) as (file, size):
+        return _read(file, size, where, workspace or Workspace(), strip)
+
+
+def peek_nifti(path: Path, where: str) -> Layout:
+    """What the header of the `.nii.gz` at `path` says; reads the first bytes alone.
+
+    Raises `SourceError`, as `read_nifti` does, for what these show: an empty file, one that is
+    not gzip or no NIfTI file, a header that cannot be.
+    """
+    with _opened(path, where) as (file, size):
+        stream = _Uncompressed(file, where, gzip.GzipFile)  # zlib-ng's reads half a megabyte
+        layout = parse_header(_read_header(stream, where), where)
+        _require_plausible(layout, size, where)
+        return layout
+
+
+@contextmanager
+def _opened(path: Path, where: str) -> Iterator[tuple[Any, int]]:
+    """A gzip file, unbuffered, and its size; errors of opening and reading it name `where`."""
+    try:
+        with path.open("rb", buffering=0) as file:
+            _require_gzip(file.read(len(_GZIP_MAGIC)), where)
+            file.seek(0)
+            with _staying(file, where) as size:
+                yield file, size
+    except FileNotFoundError as error:
+        raise SourceNotFoundError(
+            f"{where}: vanished or a dangling link; expected a readable file; restore it"
+        ) from error
+    except OSError as error:
+        if isinstance(error, SourceError):
+            raise
+        raise SourceError(
+            f"{where}: cannot be read ({error.strerror or error}); expected a readable file; check "
+            "its permissions and the disk"
+        ) from error
+
+
+@contextmanager
+def _staying(file: Any, where: str) -> Iterator[int]:
+    """Around reading a file of so many bytes: what goes wrong is put down to a change meanwhile."""
+    before = os.fstat(file.fileno())
+    try:
+        yield before.st_size
+    except SourceError as error:
+        now = os.fstat(file.fileno())
+        if (now.st_size, now.st_mtime_ns) == (before.st_size, before.st_mtime_ns):
+            raise
+        raise SourceError(
+            f"{where}: changed while it was read ({before.st_size} bytes, now {now.st_size}); "
+            "expected it to stay as it is; run again once nothing writes to it"
+        ) from error
+
+
+def _require_gzip(start: bytes, where: str) -> None:
+    if not start:
+        raise SourceError(f"{where}: empty; expected .nii.gz; fetch the file again")
+    if start != _GZIP_MAGIC:
+        raise SourceError(
+            f"{where}: not gzip: starts with {start!r}; expected .nii.gz, which starts with "
+            f"{_GZIP_MAGIC!r}; fetch the file again"
+        )
+
+
+def _read(file: Any, size: int, where: str, workspace: Workspace, strip: bool) -> NiftiFile:
+    hashing = _HashingFile(file)
+    stream = _Uncompressed(io.BufferedReader(hashing), where)
+    header = _read_header(stream, where)
+    layout = parse_header(header, where)
+    _require_plausible(layout, size, where)
+    extensions = stream.read(layout.offset - len(header))
+    if strip:
+        header, extensions = without_text(header), NO_EXTENSIONS
+        stream.sha256 = hashlib.sha256(header + extensions)
+    raw = _read_voxels(stream, layout, where, workspace)
+    to_last_voxel = stream.sha256.copy()
+    trailer = _read_trailer(stream, where)
+    if strip:
+        trailer, stream.sha256 = b"", to_last_voxel
+    return NiftiFile(
+        raw=raw,
+        slope=layout.slope,
+        inter=layout.inter,
+        affine=layout.affine,
+        header=header,
+        extensions=extensions,
+        trailer=trailer,
+        dtype=layout.dtype,
+        is_synthetic=layout.is_synthetic,
+        bytes=hashing.count,
+        sha256=hashing.sha256.hexdigest(),
+        nifti_sha256=stream.sha256.hexdigest(),
+        oddities=layout.oddities,
+    )
+
+
+def _read_header(stream: _Uncompressed, where: str) -> bytes:
+    start = stream.read(4)
+    found = size_and_order(start)
+    if found is not None:
+        header = start + stream.read(found[0] - len(start))
+        if len(header) == found[0]:
+            return header
+    raise SourceError(
+        f"{where}: begins with bytes {start!r}, which no NIfTI header does, or ends within it; "
+        "expected NIfTI-1 or NIfTI-2; fetch the file again"
+    )
+
+
+def parse_header(header: bytes, where: str) -> Layout:
+    """Layout that the 348 (NIfTI-1) or 540 (NIfTI-2) bytes of `header` describe.
+
+    Raises `SourceError` naming `where` and the field that cannot be.
+    """
+    parsed: Any = nifti_header(header)
+    _require_single_file(parsed, where)
+    shape, oddities = _shape(parsed, where)
+    slope, inter = _scaling(parsed, where)
+    with np.errstate(all="ignore"):  # numbers that are none are said to be so, not warned of
+        affine, disagreement = _affine(parsed, shape, where)
+    return Layout(
+        shape=shape,
+        dtype=_dtype(parsed, where),
+        offset=_offset(parsed, len(header), where),
+        slope=slope,
+        inter=inter,
+        affine=affine,
+        description=bytes(parsed["descrip"].item()).split(b"\0")[0].decode("latin-1"),
+        oddities=oddities + disagreement + (("big-endian",) if parsed.endianness == ">" else ()),
+    )
+
+
+def _require_single_file(header: Any, where: str) -> None:
+    magic = bytes(header["magic"].item())
+    if not magic.startswith((b"n+1", b"n+2")):
+        raise SourceError(
+            f"{where}: NIfTI magic {magic!r}; expected b'n+1' or b'n+2' (header and voxels in one "
+            "file); rewrite it as a single .nii.gz"
+        )
+
+
+def _shape(header: Any, where: str) -> tuple[tuple[int, int, int], tuple[str, ...]]:
+    dim = [int(n) for n in header["dim"]]
+    sizes = dim[1 : 1 + dim[0]] if 1 <= dim[0] <= 7 else []
+    fits = len(sizes) >= 3 and all(1 <= n <= LONGEST_AXIS for n in sizes[:3])
+    if not fits or any(n != 1 for n in sizes[3:]):
+        raise SourceError(
+            f"{where}: header dim {dim}; expected one volume of three dimensions, all positive "
+            "and up to "
+            f"{LONGEST_AXIS}; fetch the file again, or correct its header"
+        )
+    odd = (f"{dim[0]}-D with one volume",) if dim[0] > 3 else ()
+    return (sizes[0], sizes[1], sizes[2]), odd
+
+
+def _dtype(header: Any, where: str) -> np.dtype[Any]:
+    code = int(header["datatype"])
+    try:
+        dtype: np.dtype[Any] = header.get_data_dtype()
+    except (HeaderDataError, KeyError) as error:
+        raise SourceError(
+            f"{where}: unknown NIfTI datatype code {code}; expected {_TYPES}; fetch the file again"
+        ) from error
+    if dtype.kind not in "iuf" or dtype.itemsize > 8:
+        raise SourceError(
+            f"{where}: NIfTI datatype {dtype} (code {code}); expected {_TYPES}; rewrite the file "
+            "with such a type"
+        )
+    return dtype
+
+
+def _offset(header: Any, header_size: int, where: str) -> int:
+    offset = float(header["vox_offset"])
+    if not header_size <= offset <= header_size + _MAX_SIDE_BYTES or offset != int(offset):
+        raise SourceError(
+            f"{where}: vox_offset {offset:g}; expected a whole number from {header_size} to "
+            f"{header_size + _MAX_SIDE_BYTES}; fetch the file again, or correct its header"
+        )
+    return int(offset)
+
+
+def _scaling(header: Any, where: str) -> tuple[float, float]:
+    try:
+        slope, inter = header.get_slope_inter()
+    except HeaderDataError as error:
+        raise SourceError(
+            f"{where}: scl_slope and scl_inter cannot be used ({error}); expected finite numbers, "
+            "or slope 0 for none; correct the header"
+        ) from error
+    return (1.0, 0.0) if slope is None else (float(slope), float(inter))
+
+
+def _affine(header: Any, shape: tuple[int, ...], where: str) -> tuple[FloatArray, tuple[str, ...]]:
+    """The affine nibabel chooses (sform before qform), and a finding if the two differ."""
+    sform, qform = int(header["sform_code"]) > 0, int(header["qform_code"]) > 0
+    if not (sform or qform):
+        raise SourceError(
+            f"{where}: qform_code and sform_code are both 0, so its place in the patient is "
+            "unknown; expected either above 0; write the orientation into the header"
+        )
+    try:
+        affine = np.asarray(header.get_best_affine(), dtype=np.float64)
+    except (HeaderDataError, ValueError, np.linalg.LinAlgError) as error:
+        raise SourceError(
+            f"{where}: its orientation cannot be used ({error}); expected a qform or sform that "
+            "places the voxels; fetch the file again, or correct its header"
+        ) from error
+    if not np.isfinite(affine).all() or abs(np.linalg.det(affine[:3, :3])) < 1e-12:
+        raise SourceError(
+            f"{where}: affine {affine.tolist()}; expected finite numbers and three independent "
+            "axes; fetch the file again, or correct its header"
+        )
+    return affine, _disagreement(header, affine, shape) if sform and qform else ()
+
+
+def _disagreement(header: Any, sform: FloatArray, shape: tuple[int, ...]) -> tuple[str, ...]:
+    """A finding if the qform, which was not used, says otherwise or nothing."""
+    try:
+        shift = largest_shift(sform, header.get_qform(), shape)
+    except (HeaderDataError, ValueError, np.linalg.LinAlgError) as error:
+        return (f"qform cannot be used ({error}); the sform was used",)
+    if not isfinite(shift):
+        return ("qform cannot be used (its numbers are not finite); the sform was used",)
+    if shift <= SAME_GRID_MM:
+        return ()
+    return (f"sform and qform disagree by {shift:.3g} mm; the sform was used",)
+
+
+def _require_plausible(layout: Layout, size: int, where: str) -> None:
+    claimed, most = layout.offset + layout.voxel_bytes, _DEFLATE_MAX_RATIO * size
+    if claimed > most:
+        raise SourceError(
+            f"{where}: the header claims {layout.shape} voxels of {layout.dtype}, {claimed} bytes; "
+            f"its {size} compressed bytes can hold at most {most}; the header is damaged: fetch "
+            "the file again"
+        )
+
+
+def _read_voxels(
+    stream: _Uncompressed, layout: Layout, where: str, workspace: Workspace
+) -> npt.NDArray[Any]:
+    # Pages of np.empty cost memory only once written: a false claim costs what the file holds.
+    try:
+        buffer = workspace.take(layout.voxel_bytes)
+    except MemoryError as error:
+        raise SourceError(
+            f"{where}: {layout.voxel_bytes} bytes of voxels, more than this machine's memory; "
+            "check the header, or convert on a larger machine"
+        ) from error
+    count = stream.fill(memoryview(buffer.data))
+    if count != layout.voxel_bytes:
+        raise SourceError(
+            f"{where}: {count} bytes of voxels; its header says {layout.shape} of {layout.dtype}, "
+            f"{layout.voxel_bytes} bytes; the file is truncated: fetch it again"
+        )
+    raw = buffer.view(layout.dtype).reshape(layout.shape[::-1])
+    if not layout.dtype.isnative:
+        raw = raw.byteswap(inplace=True).view(layout.dtype.newbyteorder("="))
+    return raw
+
+
+def _read_trailer(stream: _Uncompressed, where: str) -> bytes:
+    trailer = stream.read(_MAX_SIDE_BYTES + 1)
+    if len(trailer) > _MAX_SIDE_BYTES:
+        raise SourceError(
+            f"{where}: more than {_MAX_SIDE_BYTES} bytes behind the last voxel; expected none; "
+            "the header does not describe this file: fetch it again"
+        )
+    return trailer
+
+
+def without_voxels(file: NiftiFile) -> NiftiFile:
+    """The same file with its voxels let go, for when only header and hashes are still needed."""
+    return replace(file, raw=np.empty((0, 0, 0), file.raw.dtype))

@@ -1,0 +1,198 @@
+"""The authors' side files: geometry table, missing structures, connected components.
+
+Each parser takes text and never raises for its contents: a broken side file is a finding, the
+patients are converted all the same. Findings go into the dataset, so of a file's text they repeat
+patient ids alone, never a cell or name that is something else than expected.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+from dataclasses import dataclass, field
+from math import isfinite
+from pathlib import Path
+from stat import S_ISREG
+
+from lundprobe_zarr.schema.document import parse_json
+from lundprobe_zarr.vocabulary.files import structure_of_name
+from lundprobe_zarr.vocabulary.names import PARTS, is_patient_id
+
+#: The table prints voxel sizes to four decimals, e.g. 0.4688 for 0.46875 mm.
+CSV_TOLERANCE_MM = 1e-3
+
+#: The real ones have some hundred bytes a patient.
+_MAX_BYTES = 1 << 24
+
+_NUMBER = re.compile(r"[-+]?\d+(?:\.\d*)?(?:[eE][-+]?\d+)?")
+_NUMPY_TYPE = re.compile(r"np\.\w+\(")
+_PATIENT = re.compile(r"(?:oldAcq|newAcq)_[0-9a-f]{16}")
+_MASK_FILE = re.compile(r"mask_\w+")
+
+#: Columns of the geometry table: grid -> (matrix, voxel size).
+_CSV_COLUMNS = {
+    "sct": ("sCTMatrixSizeOrig", "sCTVoxelSizeOrig (mm)"),
+    "mri": ("mriMatrixSize", "mriVoxelSize (mm)"),
+    "dose": ("doseMatrixSizeOrig", "doseVoxelSizeOrig"),
+}
+
+Geometry = dict[str, tuple[tuple[int, ...], tuple[float, ...]]]
+
+
+@dataclass
+class SideFiles:
+    """What the side files of one part say, by patient, and what was wrong with them.
+
+    `geometry`: grid -> ((z, y, x) shape, (z, y, x) spacing in mm). `missing`: names of clinical
+    structures. `multi_component`: clinical structures. Both None where there is no readable list.
+    """
+
+    geometry: dict[str, Geometry] = field(default_factory=dict)
+    missing: dict[str, tuple[str, ...]] | None = None
+    multi_component: dict[str, tuple[str, ...]] | None = None
+    findings: list[str] = field(default_factory=list)
+
+
+def read_side_files(root: Path, part: str) -> SideFiles:
+    """Side files of `part` (`base` or `extended`) below the source root."""
+    side = SideFiles()
+    suffix = f"{part}Part"
+    text = _read(root / f"patGeometryInformation_{suffix}.csv", side)
+    if text is not None:
+        side.geometry = parse_geometry(text, f"patGeometryInformation_{suffix}.csv", side.findings)
+    text = _read(root / f"missingStructures_{suffix}.json", side)
+    if text is not None:
+        side.missing = parse_missing(text, f"missingStructures_{suffix}.json", side.findings)
+    name = f"StructuresMoreThan1ConComp_{suffix}.txt"
+    text = _read(root / name, side)
+    if text is not None:
+        side.multi_component = parse_components(text, name, side.findings)
+    return side
+
+
+def side_file_names() -> tuple[str, ...]:
+    """Names of all side files, of both parts."""
+    return tuple(
+        name.format(f"{part}Part")
+        for part in PARTS
+        for name in (
+            "patGeometryInformation_{}.csv",
+            "missingStructures_{}.json",
+            "StructuresMoreThan1ConComp_{}.txt",
+        )
+    )
+
+
+def _read(path: Path, side: SideFiles) -> str | None:
+    try:
+        status = path.stat()
+        if not S_ISREG(status.st_mode):  # of a pipe or a device there may be no end
+            side.findings.append(f"{path.name}: not a file; expected text")
+            return None
+        if status.st_size > _MAX_BYTES:
+            side.findings.append(f"{path.name}: {status.st_size} bytes; expected text of some kB")
+            return None
+        return path.read_text(encoding="utf-8-sig")
+    except FileNotFoundError:
+        side.findings.append(f"{path.name}: not there")
+    except OSError as error:
+        side.findings.append(f"{path.name}: cannot be read ({error.strerror})")
+    except UnicodeDecodeError as error:
+        side.findings.append(f"{path.name}: not UTF-8 text ({error})")
+    return None
+
+
+def parse_geometry(text: str, name: str, findings: list[str]) -> dict[str, Geometry]:
+    """Rows of the geometry table, by patient; unreadable rows go to `findings`.
+
+    Cells are Python tuples as text: matrix (rows, columns, slices) = (y, x, z), voxel size
+    (x, y, z) in mm, possibly as NumPy 2 prints them.
+    """
+    rows: dict[str, Geometry] = {}
+    try:
+        _read_rows(csv.DictReader(io.StringIO(text), delimiter=";"), rows, name, findings)
+    except csv.Error as error:  # such as a quote that is never closed
+        findings.append(f"{name}: not a table ({error}); {len(rows)} rows were read")
+    return rows
+
+
+def _read_rows(
+    reader: csv.DictReader[str], rows: dict[str, Geometry], name: str, findings: list[str]
+) -> None:
+    columns = [c.strip() for c in reader.fieldnames or []]
+    wanted = ["patient", *(c for pair in _CSV_COLUMNS.values() for c in pair)]
+    absent = [c for c in wanted if c not in columns]
+    if absent:
+        findings.append(f"{name}: no column {', '.join(absent)}; its geometry was not compared")
+        return
+    reader.fieldnames = columns
+    for row in reader:
+        patient = (row["patient"] or "").strip()
+        if not is_patient_id(patient):  # and may be a name, which is nobody's to repeat
+            findings.append(f"{name}: line {reader.line_num}: names no patient id")
+            continue
+        try:
+            rows[patient] = {grid: _cells(row, *pair) for grid, pair in _CSV_COLUMNS.items()}
+        except ValueError as error:
+            findings.append(f"{name}: line {reader.line_num} ({patient}): {error}")
+
+
+def _cells(
+    row: dict[str, str | None], matrix: str, voxel: str
+) -> tuple[tuple[int, ...], tuple[float, ...]]:
+    rows, columns, slices = _tuple(row[matrix], matrix)
+    x, y, z = _tuple(row[voxel], voxel)
+    return (int(slices), int(rows), int(columns)), (z, y, x)
+
+
+def _tuple(cell: str | None, column: str) -> list[float]:
+    numbers = [float(n) for n in _NUMBER.findall(_NUMPY_TYPE.sub("", cell or ""))]
+    if len(numbers) != 3 or not all(map(isfinite, numbers)):
+        raise ValueError(f"{column} is something else than three finite numbers")
+    return numbers
+
+
+def parse_missing(text: str, name: str, findings: list[str]) -> dict[str, tuple[str, ...]] | None:
+    """Missing structures by patient, from file names or bare structure names; None if broken."""
+    try:
+        raw = parse_json(text)
+    except ValueError as error:
+        findings.append(f"{name}: not JSON ({error})")
+        return None
+    if not isinstance(raw, dict):
+        findings.append(f"{name}: a {type(raw).__name__}; expected an object of lists")
+        return None
+    missing: dict[str, tuple[str, ...]] = {}
+    strangers = [patient for patient in raw if not is_patient_id(patient)]
+    if strangers:
+        findings.append(f"{name}: {len(strangers)} of its keys are no patient id")
+    for patient, names in ((p, n) for p, n in raw.items() if p not in strangers):
+        listed = names if isinstance(names, list) else [names]
+        found = [structure_of_name(n) if isinstance(n, str) else None for n in listed]
+        missing[patient] = tuple(s for s in found if s is not None)
+        strange = [n for n, s in zip(listed, found, strict=True) if s is None]
+        if strange:
+            findings.append(f"{name}: {patient}: {len(strange)} of its names are no structure's")
+    return missing
+
+
+def parse_components(text: str, name: str, findings: list[str]) -> dict[str, tuple[str, ...]]:
+    """Clinical structures listed with several components, each once, by patient.
+
+    Lines are free text that names a mask file and a patient; masks of networks and observers
+    are named too and left out.
+    """
+    found: dict[str, dict[str, None]] = {}
+    matched = False
+    for line in text.splitlines():
+        mask, patient = _MASK_FILE.search(line), _PATIENT.search(line)
+        if mask is None or patient is None:
+            continue
+        matched = True
+        structure = structure_of_name(mask.group())
+        if structure is not None:
+            found.setdefault(patient.group(), {})[structure] = None
+    if text.strip() and not matched:
+        findings.append(f"{name}: no line names a mask file and a patient")
+    return {patient: tuple(structures) for patient, structures in found.items()}

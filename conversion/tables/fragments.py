@@ -1,0 +1,126 @@
+"""One patient's measured rows, kept between conversion and `finalise`, or measured again.
+
+A fragment is tied to its store by the hash of the store's root metadata; one that is lost or
+belongs to another store is measured anew from the stored voxels, never guessed at.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from lundprobe_zarr.schema.tables import MEASURED, TABLES
+from lundprobe_zarr.dataset.content import rows_sha256
+from lundprobe_zarr.storage.location import Location
+from lundprobe_zarr.dataset.converter_notes import NOTES
+from lundprobe_zarr.stores.metadata import StoreMetadata
+from lundprobe_zarr.stores.nifti_bytes import read_volume
+from lundprobe_zarr.vocabulary.files import SourceFile
+
+from lundprobe_zarr.conversion.tables.measure import Measurements, Row, bounding_box
+from lundprobe_zarr.conversion.run.draft import located
+
+_STORE = b"store_sha256"
+_ROWS = b"rows_sha256_2"
+
+
+def parquet(table: pa.Table) -> bytes:
+    """A table as a Parquet file."""
+    file = io.BytesIO()
+    pq.write_table(table, file, compression="zstd")
+    return file.getvalue()
+
+
+def _name(patient_id: str, table: str) -> str:
+    return f"{NOTES}/{table}/{patient_id}.parquet"
+
+
+def save_fragments(
+    dataset: Location, patient_id: str, sha256: str, rows: dict[str, list[Row]]
+) -> dict[str, pa.Table]:
+    """Keep a patient's measured rows, by table, for the store whose root hashes to `sha256`."""
+    tables = {name: TABLES[name].from_rows(rows[name]) for name in MEASURED}
+    for name, table in tables.items():
+        metadata = {**table.schema.metadata, _STORE: sha256.encode(), _ROWS: _hash(table)}
+        kept = parquet(table.replace_schema_metadata(metadata))
+        dataset.write(_name(patient_id, name), kept)
+    return tables
+
+
+def drop_fragments(dataset: Location, patient_id: str) -> None:
+    """Forget a patient's measured rows, so that they are measured anew."""
+    for name in MEASURED:
+        dataset.delete(_name(patient_id, name))
+
+
+def load_fragments(
+    dataset: Location | Path, stores: Sequence[StoreMetadata], rebuild: bool = False
+) -> list[dict[str, pa.Table]]:
+    """Measured tables of each store; measured anew if lost, of another store, or on `rebuild`."""
+    dataset = located(dataset)
+    names = [_name(s.patient_id, name) for s in stores for name in MEASURED]
+    files = iter([None] * len(names) if rebuild else dataset.read_each(names))
+    return [_kept(s, list(islice(files, len(MEASURED)))) or _measured(dataset, s) for s in stores]
+
+
+def _measured(dataset: Location, store: StoreMetadata) -> dict[str, pa.Table]:
+    rows = measure_store(dataset, store)
+    return save_fragments(dataset, store.patient_id, store.sha256, rows)
+
+
+def _kept(store: StoreMetadata, files: Sequence[bytes | None]) -> dict[str, pa.Table] | None:
+    """The tables in kept `files`, one of each of a store's; None if one is no good, or gone."""
+    tables = {}
+    for name, data in zip(MEASURED, files, strict=True):
+        if data is None:
+            return None
+        try:
+            table = pq.ParquetFile(pa.BufferReader(data)).read(use_threads=False)
+            if not _belongs(table, name, store):
+                return None
+        except (OSError, ValueError, pa.ArrowException):  # whatever a damaged file looks like
+            return None
+        tables[name] = table.cast(TABLES[name].schema)
+    return tables
+
+
+def _belongs(table: pa.Table, name: str, store: StoreMetadata) -> bool:
+    """Whether these are rows of a table that were measured of this very store, and no others."""
+    said = table.schema.metadata or {}
+    return bool(
+        said.get(_STORE) == store.sha256.encode()
+        and table.schema == TABLES[name].schema
+        and said.get(_ROWS) in (None, _hash(table))  # None: of an early version
+    )
+
+
+def _hash(table: pa.Table) -> bytes:
+    return rows_sha256(table).encode()
+
+
+def measure_store(location: Location, store: StoreMetadata) -> dict[str, list[Row]]:
+    """Measured rows of a store's voxels, by table; every mask is read back and checked."""
+    measurements = Measurements(store.patient_id, str(store.attributes["part"]))
+    doses: dict[str, Any] = {}
+    for array, record, _ in store.shards():
+        grid = array.spec.grid
+        if array.spec.variable == "dose":
+            doses = {grid: read_volume(location, store, array, record)}
+        elif array.spec.is_mask:
+            source = SourceFile(array.spec.group, array.spec.variable, record.labels)
+            volume = read_volume(location, store, array, record)
+            affine, box = _affine(store, grid), bounding_box(volume)
+            measurements.add(source, volume, box, affine, doses.get(grid))
+    z, y, x = store.groups["mri"]["shape"]
+    return measurements.rows((z, y, x), _affine(store, "mri"))
+
+
+def _affine(store: StoreMetadata, grid: str) -> Any:
+    return np.asarray(store.groups[grid]["affine"], dtype=np.float64)

@@ -1,0 +1,250 @@
+"""Turn finished stores into a dataset: tables, manifest and card, from the stores alone."""
+
+from __future__ import annotations
+
+import shlex
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
+
+from lundprobe_zarr.errors import (
+    DamagedStoreError,
+    DatasetError,
+    NotADatasetError,
+    SchemaVersionError,
+)
+from lundprobe_zarr.publish.card import dataset_card, dataset_catalog
+from lundprobe_zarr.publish.croissant import CROISSANT_NAME, croissant
+from lundprobe_zarr.schema.layout import SCHEMA_VERSION
+from lundprobe_zarr.schema.manifest import ACCESS, ACCESS_SYNTHETIC, MANIFEST_NAME, Manifest
+from lundprobe_zarr.schema.tables import COHORT_FILE, TABLES, store_path
+from lundprobe_zarr.dataset.content import dataset_content
+from lundprobe_zarr.dataset.opening import open_manifest
+from lundprobe_zarr.storage.location import Location
+from lundprobe_zarr.dataset.converter_notes import Absent, absent
+from lundprobe_zarr.stores.metadata import HOLDS_ANOTHER, StoreMetadata, parse_store
+from lundprobe_zarr.stores.remedy import convert_again
+from lundprobe_zarr.storage.reread import write_sound
+from lundprobe_zarr.vocabulary.names import PARTS
+from lundprobe_zarr.vocabulary.version import package_version
+
+from lundprobe_zarr.conversion.run.claim import publishing
+from lundprobe_zarr.conversion.run.draft import located
+from lundprobe_zarr.conversion.tables.files import SUFFIX, TableFiles, table_files
+
+#: Stores held at a time.
+_AT_A_TIME = 64
+
+
+@dataclass(frozen=True)
+class Published:
+    """What `finalise` made: the manifest, and stores it left out with the reason.
+
+    `absent` are patients of the source who are not in the dataset; None if none is known of.
+    """
+
+    manifest: Manifest
+    left_out: tuple[str, ...]
+    absent: Absent | None
+
+
+def finalise(dataset: Location | Path, rebuild: bool = False) -> Published:
+    """Write tables, manifest, card, catalog and Croissant file of all complete stores in `dataset`.
+
+    Reads each store's metadata, and voxels only where measured rows are lost or on `rebuild`; holds
+    some stores at a time, however many there are. A store that cannot be read is left out and
+    named. All files are made before the first is written, and the manifest comes last. Of
+    conversions that end at once, one waits for the other. Raises `NotADatasetError` if there is no
+    store, `DatasetError` if stores differ in precision or a file cannot be written: on a local disk
+    all then stay as they were.
+    """
+    dataset = located(dataset)
+    dataset.require_writable()
+    if not store_names(dataset):  # then nothing is written, no claim either
+        raise _nothing_in(dataset, [])
+    with publishing(dataset), table_files(dataset, rebuild) as tables:
+        return _finalise(dataset, tables)
+
+
+def _nothing_in(dataset: Location, left_out: Sequence[str]) -> NotADatasetError:
+    return NotADatasetError(
+        f"{dataset.url}: no patient's store in {dataset.path('patients')}; expected at least one; "
+        "run `lundprobe-zarr convert` first" + "".join(f"\n  {line}" for line in left_out)
+    )
+
+
+def _finalise(dataset: Location, tables: TableFiles) -> Published:
+    stores, left_out = _gather(dataset, tables)
+    if not stores:
+        raise _nothing_in(dataset, left_out)
+    manifest = _manifest(dataset.url, stores)
+    objects = tables.complete()
+    content = dataset_content(tables.content_of_patients, tables.content)
+    about = {"tables": tables.files, "cohort": COHORT_FILE, "content": content}
+    manifest = manifest.model_copy(update=about | {"table_sha256": tables.sha256})
+    texts = {
+        "README.md": dataset_card(manifest, tables.sizes),
+        "catalog.yaml": dataset_catalog(manifest, stores[0].patient_id),
+        CROISSANT_NAME: croissant(manifest),
+        MANIFEST_NAME: manifest.dump(),
+    }
+    _write(dataset, objects | {name: text.encode() for name, text in texts.items()})
+    _remove_stale(dataset, manifest)
+    return Published(manifest, tuple(left_out), absent(dataset, (s.patient_id for s in stores)))
+
+
+@dataclass(frozen=True)
+class _Store:
+    """What the manifest wants to know of a store."""
+
+    patient_id: str
+    part: str
+    precision: str
+    synthetic: bool
+    headers_stripped: bool
+
+
+def _gather(dataset: Location, tables: TableFiles) -> tuple[list[_Store], list[str]]:
+    """What there is, and why some is left out; rows go into `tables` as stores are read.
+
+    No more rows come once stores are found to differ in what they must agree on.
+    """
+    known: list[_Store] = []
+    left_out: list[str] = []
+    names, kinds = store_names(dataset), set()
+    for first in range(0, len(names), _AT_A_TIME):
+        stores, left = read_stores(dataset, names[first : first + _AT_A_TIME])
+        left_out += left
+        some = [_known(s) for s in stores]
+        known += some
+        kinds |= {(s.precision, s.synthetic, s.headers_stripped) for s in some}
+        if len(kinds) == 1:
+            tables.add(stores)
+    return known, left_out
+
+
+def _known(store: StoreMetadata) -> _Store:
+    a = store.attributes
+    stripped = bool(a.get("headers_stripped", False))
+    return _Store(store.patient_id, a["part"], str(a["precision"]), a["synthetic"], stripped)
+
+
+def store_names(dataset: Location) -> list[str]:
+    """Names of what claims to be a store, complete or not, such as `<patient_id>.zarr`."""
+    there = dataset.children("patients")
+    return [name for name in there if name.endswith(SUFFIX) and not name.startswith(".")]
+
+
+def read_stores(dataset: Location, names: Sequence[str]) -> tuple[list[StoreMetadata], list[str]]:
+    """Metadata of the stores that can be read, and of the others why not.
+
+    Raises `DatasetError` if one cannot be got.
+    """
+    stores, left_out = [], []
+    texts = dataset.read_each(f"patients/{name}/zarr.json" for name in names)
+    for name, text in zip(names, texts, strict=True):
+        found = _store(dataset, name, text)
+        if isinstance(found, StoreMetadata):
+            stores.append(found)
+        else:
+            left_out.append(f"{name}: {found}")
+    return stores, left_out
+
+
+def _store(dataset: Location, name: str, text: bytes | None) -> StoreMetadata | str:
+    """A store's metadata, or why it cannot be used."""
+    place = f"patients/{name}"
+    if text is None:
+        return "not complete: it has no zarr.json"
+    try:
+        store = parse_store(text, dataset.path(place))
+    except (DamagedStoreError, SchemaVersionError) as error:
+        return str(error)
+    if store_path(store.patient_id) == place:
+        return store
+    return f"{HOLDS_ANOTHER} {store.patient_id}, not of this one"
+
+
+def _manifest(dataset: str, stores: list[_Store]) -> Manifest:
+    precision, stripped = _kind(dataset, stores)
+    synthetic = _is_synthetic(dataset, stores)
+    return Manifest.model_validate(
+        {
+            "schema_version": SCHEMA_VERSION,
+            "name": "LUND-PROBE phantom (synthetic)" if synthetic else "LUND-PROBE",
+            "precision": precision,
+            "synthetic": synthetic,
+            "headers_stripped": stripped,
+            "access": ACCESS_SYNTHETIC if synthetic else ACCESS,
+            "converter": f"lundprobe-zarr {package_version()}",
+            "created": datetime.now(UTC).isoformat(timespec="seconds"),
+            "patients": {p: sum(s.part == p for s in stores) for p in PARTS},
+            "tables": {},
+        }
+    )
+
+
+def _kind(dataset: str, stores: list[_Store]) -> tuple[str, bool]:
+    """Precision of all stores, and whether their headers were stripped."""
+    found = Counter((s.precision, s.headers_stripped) for s in stores).most_common()
+    most = found[0][0]
+    if len(found) > 1:
+        others = [s.patient_id for s in stores if (s.precision, s.headers_stripped) != most]
+        said = (f"{p}{' with --strip-headers' if h else ''} ({n})" for (p, h), n in found)
+        raise DatasetError(
+            f"{dataset}: its stores were converted in different ways, {' and '.join(said)}; "
+            "expected one; convert those that are not as the first again, or remove their stores, "
+            f"and run `lundprobe-zarr finalise {shlex.quote(dataset)}`:\n  "
+            f"{convert_again(dataset, others, *most)}"
+        )
+    return most
+
+
+def _is_synthetic(dataset: str, stores: list[_Store]) -> bool:
+    real = [s.patient_id for s in stores if not s.synthetic]
+    phantom = [s.patient_id for s in stores if s.synthetic]
+    if real and phantom:
+        raise DatasetError(
+            f"{dataset}: holds synthetic patients ({phantom[0]}, {len(phantom)} in all) beside "
+            f"others ({real[0]}, {len(real)} in all); expected one kind; convert them to "
+            "destinations of their own"
+        )
+    return bool(phantom)
+
+
+def _write(dataset: Location, objects: Mapping[str, Path | bytes]) -> None:
+    """Write all objects of a dataset but its stores, in order: the manifest comes last."""
+    if dataset.is_local:
+        dataset.write_together(objects, partial(_forget_hashes, dataset))
+        return
+    _forget_hashes(dataset)
+    for name, contents in objects.items():
+        data = contents.read_bytes() if isinstance(contents, Path) else contents
+        write_sound(dataset, name, data)
+
+
+def _forget_hashes(dataset: Location) -> None:
+    """Let the manifest that is there say nothing of the files of tables, which now change.
+
+    So that the dataset can be read until the new one is there, and if this is broken off.
+    """
+    try:
+        manifest = open_manifest(dataset)
+    except DatasetError:  # none, or none that anyone can read
+        return
+    if manifest.table_sha256:
+        unproved = manifest.model_copy(update={"table_sha256": {}})
+        dataset.write(MANIFEST_NAME, unproved.dump().encode())
+
+
+def _remove_stale(dataset: Location, manifest: Manifest) -> None:
+    """Remove table files of an earlier run that the manifest no longer names."""
+    named = {f for parts in manifest.tables.values() for files in parts.values() for f in files}
+    for name in dataset.find("metadata"):
+        file = f"metadata/{name}"
+        of_ours = name.partition("/")[0] in TABLES and name.endswith(".parquet")
+        if of_ours and file not in named:
+            dataset.delete(file)

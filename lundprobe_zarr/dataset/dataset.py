@@ -1,0 +1,181 @@
+"""The dataset that cohorts choose from: its manifest, and its tables read once, when needed."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Collection, Sequence
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from lundprobe_zarr.dataset.arrow import text_array, to_arrow, to_numpy
+from lundprobe_zarr.cohort.saved import DatasetIdentity
+from lundprobe_zarr.errors import DatasetError
+from lundprobe_zarr.schema.manifest import Manifest
+from lundprobe_zarr.schema.tables import PATIENTS, STRUCTURES_TABLE
+from lundprobe_zarr.dataset.opening import read_table
+from lundprobe_zarr.storage.location import Location
+
+#: Row numbers in the patients table, ascending: what a cohort is.
+Rows = npt.NDArray[np.int64]
+
+#: Columns that tell one segmentation of a patient from another, folds and observers aside.
+SEGMENTATION_KEYS = ("patient_id", "grid", "source", "structure")
+
+#: What makes two patients tables the same: who is in them, and from how many bytes.
+_IDENTIFYING = ("patient_id", "part", "protocol", "store", "source_bytes")
+
+
+class Source:
+    """One converted dataset, shared by the cohorts taken from it and their patients."""
+
+    def __init__(self, location: Location, manifest: Manifest) -> None:
+        self.location = location
+        self.manifest = manifest
+        self._whole: dict[str, pa.Table] = {}
+        self._parts: dict[str, pa.Table] = {}
+        self._forget_rows()
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Another process gets the small table; the large ones it reads if it asks for them.
+        small = {n: t for n, t in self._whole.items() if n == PATIENTS.name}
+        dropped: dict[str, Any] = {"_parts": {}, "_row_of_segmentation": {}}
+        return self.__dict__ | {"_whole": small, "_patient_of_row": None} | dropped
+
+    def _forget_rows(self) -> None:
+        """Of a table as it was read before: it has been read again."""
+        self._row_of_segmentation: dict[tuple[str, str, str], Rows] = {}
+        self._patient_of_row: npt.NDArray[np.int32] | None = None
+
+    def table(self, name: str) -> pa.Table:
+        """A whole table, read once.
+
+        Raises `DatasetError` if it cannot be read, `UnknownLabelError` if there is none.
+        """
+        if name not in self._whole:
+            self._whole[name] = read_table(self.location, self.manifest, name)
+            self._forget_rows()
+        return self._whole[name]
+
+    def columns(self, name: str, columns: Collection[str]) -> pa.Table:
+        """Some columns of a table; what was read before is not read again, and no others are.
+
+        From elsewhere than a disk the table's files are fetched whole, so all of it is kept. What
+        names a segmentation may come as Arrow dictionaries.
+
+        Raises as `table` does, and `DatasetError` if the table lacks one of the columns.
+        """
+        if not self.location.is_local:
+            self.table(name)
+        table = self._whole.get(name, self._parts.get(name))
+        known = set() if table is None else set(table.column_names)
+        if table is None or not (name in self._whole or known.issuperset(columns)):
+            wanted = sorted(known.union(columns))
+            encoded = SEGMENTATION_KEYS if name == STRUCTURES_TABLE.name else ()
+            table = self._parts[name] = read_table(
+                self.location, self.manifest, name, wanted, encoded
+            )
+            self._forget_rows()
+        absent = [c for c in columns if c not in table.column_names]
+        if absent:
+            raise DatasetError(
+                f"{self.location.url}: the table {name} has no column {', '.join(absent)}; expected"
+                " every column of its schema; rebuild it with `lundprobe-zarr finalise --rebuild`"
+            )
+        return table.select(list(columns))
+
+    @cached_property
+    def ids(self) -> list[str]:
+        """Every patient's id, in the order of the patients table."""
+        ids: list[str] = self.columns("patients", ["patient_id"]).column(0).to_pylist()
+        return ids
+
+    @cached_property
+    def row_of(self) -> dict[str, int]:
+        """Row of every patient in the patients table."""
+        return {patient_id: row for row, patient_id in enumerate(self.ids)}
+
+    def segmentations(self, fields: Collection[str]) -> pa.Table:
+        """The structures table with what says whose a row is, and these fields of it."""
+        return self.columns("structures", [*SEGMENTATION_KEYS, *sorted(fields)])
+
+    def segmentation(
+        self, grid: str, source: str, structure: str, fields: Sequence[str]
+    ) -> list[Any]:
+        """Of one segmentation: who has it (bool), then each field, a value for every patient.
+
+        The fields are null for a patient who lacks it.
+        """
+        table = self.segmentations(fields)
+        key = (grid, source, structure)
+        if key not in self._row_of_segmentation:
+            self._row_of_segmentation[key] = self._find(table, key)
+        rows = self._row_of_segmentation[key]
+        taken = to_arrow(rows, rows >= 0)
+        return [taken.is_valid(), *(table.column(f).take(taken) for f in fields)]
+
+    def _find(self, table: pa.Table, key: tuple[str, str, str]) -> Rows:
+        """Row of the structures table for every patient, -1 for those who have none."""
+        wanted = np.ones(table.num_rows, bool)
+        for column, value in zip(SEGMENTATION_KEYS[1:], key, strict=True):
+            wanted &= _places(table.column(column), text_array(value)) == 0
+        if self._patient_of_row is None:
+            everyone = self.columns("patients", ["patient_id"]).column(0).combine_chunks()
+            self._patient_of_row = _places(table.column("patient_id"), everyone)
+        rows = np.flatnonzero(wanted)
+        patient = self._patient_of_row[rows]
+        found = np.full(len(self.ids), -1, np.int64)
+        found[patient[patient >= 0]] = rows[patient >= 0]
+        return found
+
+    def patient_rows(self, name: str, patient_id: str) -> pa.Table:
+        """The rows of a table that are of one patient."""
+        table = self.table(name)
+        return table.filter(pc.equal(table.column("patient_id"), patient_id))
+
+    def patient(self, patient_id: str) -> dict[str, Any]:
+        """A patient's row of the patients table."""
+        row: dict[str, Any] = (
+            self.table("patients").slice(self.row_of[patient_id], 1).to_pylist()[0]
+        )
+        return row
+
+    @cached_property
+    def identity(self) -> DatasetIdentity:
+        """What tells this dataset from any other; needs no more than the patients table."""
+        manifest = self.manifest
+        return DatasetIdentity(
+            name=manifest.name,
+            doi=manifest.doi,
+            schema_version=manifest.schema_version,
+            precision=str(manifest.precision),
+            patients=len(self.ids),
+            digest=self._digest(),
+            created=manifest.created,
+        )
+
+    def _digest(self) -> str:
+        columns = self.columns("patients", _IDENTIFYING).to_pydict().values()
+        lines = sorted("\t".join(map(str, row)) for row in zip(*columns, strict=True))
+        return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+
+
+def _places(column: pa.ChunkedArray, among: pa.Array) -> npt.NDArray[np.int32]:
+    """Place of every text of `column` in `among`, -1 where it is not there.
+
+    Each different text is looked up once, which is what dictionaries are for.
+    """
+    chunks = [c if pa.types.is_dictionary(c.type) else c.dictionary_encode() for c in column.chunks]
+    texts = pa.chunked_array([c.dictionary for c in chunks], pa.string())
+    found = to_numpy(pc.index_in(texts, value_set=among).combine_chunks(), null=-1)
+    places, start = [np.empty(0, np.int32)], 0
+    for chunk in chunks:
+        stop = start + len(chunk.dictionary)
+        looked_up = np.append(found[start:stop], np.int32(-1))  # the last for nulls
+        places.append(looked_up[to_numpy(chunk.indices, null=stop - start)])
+        start = stop
+    return np.concatenate(places)

@@ -1,0 +1,310 @@
+"""Open a converted dataset: its manifest, its tables, its stores' metadata."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from lundprobe_zarr.errors import (
+    DamagedStoreError,
+    DatasetError,
+    NotADatasetError,
+    UnknownLabelError,
+)
+from lundprobe_zarr.schema.manifest import MANIFEST_NAME, Manifest, parse_manifest
+from lundprobe_zarr.schema.tables import PATIENTS, TABLES, store_path
+from lundprobe_zarr.storage.local import open_local
+from lundprobe_zarr.storage.location import Location, Range
+from lundprobe_zarr.stores.metadata import StoreMetadata, parse_store_of
+from lundprobe_zarr.stores.remedy import remedy as remedy_of_store
+from lundprobe_zarr.storage.reread import read_object, read_sound
+from lundprobe_zarr.vocabulary.names import PATIENT_ID_FORM, PATIENT_ID_PATTERN
+
+#: Files of a table read at a time.
+_THREADS = 8
+#: Bytes at the end of a table's file that hold its footer, as a rule.
+_FOOTER = 1 << 16
+#: What pyarrow raises for a damaged file: of a text that is no UTF-8, a column it has not, too.
+_UNSOUND = (pa.ArrowException, OSError, ValueError, KeyError)
+#: Characters of a text that is not what it should be, in a message.
+_SHOWN = 80
+
+
+def open_manifest(location: Location) -> Manifest:
+    """The dataset's manifest; one request. Raises as `read_manifest` does."""
+    return read_manifest(location)[0]
+
+
+def read_manifest(location: Location) -> tuple[Manifest, bytes]:
+    """The dataset's manifest and its text; one request.
+
+    Raises `NotADatasetError` if there is none, `DatasetError` or `SchemaVersionError` if it
+    cannot be used.
+    """
+    where = location.path(MANIFEST_NAME)
+    try:
+        return read_sound(
+            location,
+            MANIFEST_NAME,
+            lambda: location.read(MANIFEST_NAME),
+            lambda text: (parse_manifest(text, where), text),
+        )
+    except (FileNotFoundError, NotADirectoryError) as error:
+        if location.url.endswith(f"/{MANIFEST_NAME}"):
+            raise NotADatasetError(
+                f"{location.url}: a manifest; expected the root of a converted dataset, which is "
+                "the folder that holds it; leave out the last part"
+            ) from error
+        raise NotADatasetError(
+            f"{where}: not there; expected the root of a converted dataset; convert with "
+            "`lundprobe-zarr convert SRC DEST`, and after `--part` runs `lundprobe-zarr finalise`"
+        ) from error
+
+
+def read_table(
+    location: Location,
+    manifest: Manifest,
+    name: str,
+    columns: Sequence[str] | None = None,
+    encoded: Sequence[str] = (),
+    without: Sequence[str] = (),
+) -> pa.Table:
+    """A table of the dataset, all parts one after another; all of it, or just some columns.
+
+    `columns` are those wanted; if not given, all that are there but those `without`.
+
+    Columns in `encoded` come as Arrow dictionaries, one a chunk, which for texts that repeat takes
+    a fraction of the time. Each file is read whole and compared with its hash in the manifest.
+    Raises `UnknownLabelError` for a table there is none of, `DatasetError` for a damaged one.
+    """
+    if name not in manifest.tables:
+        raise UnknownLabelError(
+            f"no table {name!r} in {location.url}; it has {', '.join(sorted(manifest.tables))}"
+        )
+    files = [f for files in manifest.tables[name].values() for f in files]
+    if name == PATIENTS.name and manifest.cohort is not None:
+        files = [manifest.cohort]
+    if not files:
+        return TABLES[name].schema.empty_table()
+    with ThreadPoolExecutor(_THREADS) as pool:
+        wanted = _Wanted(name, columns, encoded, without)
+        tables = list(pool.map(partial(_read_file, location, manifest, wanted), files))
+    try:
+        table = pa.concat_tables(tables)
+    except pa.ArrowException as error:
+        raise DatasetError(
+            f"{location.url}: files of the table {name} differ in their columns; expected the same "
+            "in all; rebuild it with `lundprobe-zarr finalise --rebuild`"
+        ) from error
+    if name == PATIENTS.name and "patient_id" in table.column_names:
+        _require_ids(table.column("patient_id"), location.url)
+    return table
+
+
+def _require_ids(ids: pa.ChunkedArray, where: str) -> None:
+    """Require that the patients table names patients, each once: their stores are found by it."""
+    fits = pc.match_substring_regex(ids, PATIENT_ID_PATTERN)
+    if not pc.all(fits, min_count=0).as_py():
+        wrong = ids.filter(pc.invert(fits))[0].as_py()
+        raise DatasetError(
+            f"{where}: the patients table has a patient {wrong[:_SHOWN]!r}; expected ids, which "
+            f"are {PATIENT_ID_FORM}; do not use it: write it anew with `lundprobe-zarr finalise`"
+        )
+    if len(ids) and pc.count_distinct(ids).as_py() < len(ids):
+        raise DatasetError(
+            f"{where}: the patients table has a patient twice; expected a row each; write it anew "
+            "with `lundprobe-zarr finalise`"
+        )
+
+
+def table_rows(location: Location, files: Mapping[str, Sequence[str]]) -> int:
+    """Rows of a table, given its files by part: from their footers alone, two requests a file.
+
+    Raises `DatasetError` for a file that is not there or damaged.
+    """
+    return sum(_footer(location, f).num_rows for some in files.values() for f in some)
+
+
+def _footer(location: Location, file: str) -> pq.FileMetaData:
+    size = location.size(file) or 0
+    try:
+        end = _end(location, file, size, _FOOTER)
+        length = int.from_bytes(end[-8:-4], "little") + 8  # of the footer, before its magic number
+        if length > len(end):
+            end = _end(location, file, size, length)
+        return pq.read_metadata(pa.BufferReader(end))
+    except DatasetError:
+        raise
+    except _UNSOUND as error:
+        raise _no_table(location.path(file), error) from error
+
+
+def _no_table(where: str, error: Exception) -> DatasetError:
+    return DatasetError(
+        f"{where}: not there, or no sound Parquet file ({error}); rebuild it with `lundprobe-zarr "
+        "finalise`"
+    )
+
+
+def _end(location: Location, file: str, size: int, length: int) -> bytes:
+    return location.read_ranges([Range(file, max(0, size - length), size)])[0]
+
+
+_REMEDY = "write it anew with `lundprobe-zarr finalise`, or copy the dataset again"
+
+
+@contextmanager
+def parquet_file(location: Location, file: str) -> Iterator[pq.ParquetFile]:
+    """A file of a table, to be read piece by piece from a local disk, else from memory.
+
+    Raises `DatasetError` if it is not there or cannot be read, then or later.
+    """
+    try:
+        if location.is_local:
+            os.close(open_local(location.local(file)))  # which refuses what might never end
+            yield pq.ParquetFile(location.local(file))
+        else:
+            held = read_object(location, file, "a table of the dataset", remedy=_REMEDY)
+            yield pq.ParquetFile(pa.BufferReader(held))
+    except DatasetError:
+        raise
+    except _UNSOUND as error:
+        raise _no_table(location.path(file), error) from error
+
+
+@dataclass(frozen=True)
+class _Wanted:
+    """What is wanted of a table, as `read_table` has it."""
+
+    name: str
+    columns: Sequence[str] | None
+    encoded: Sequence[str]
+    without: Sequence[str]
+
+
+def _read_file(location: Location, manifest: Manifest, wanted: _Wanted, file: str) -> pa.Table:
+    where, sha256 = location.path(file), manifest.table_sha256.get(file)
+    return read_sound(
+        location,
+        file,
+        lambda: read_object(location, file, "a table of the dataset", remedy=_REMEDY),
+        lambda data: _parquet(data, wanted, sha256, where),
+    )
+
+
+def _parquet(data: bytes, wanted: _Wanted, sha256: str | None, where: str) -> pa.Table:
+    if sha256 not in (None, hashlib.sha256(data).hexdigest()):
+        raise DatasetError(
+            f"{where}: {len(data)} bytes that are not those the manifest knows (SHA-256 {sha256}); "
+            "if the dataset has been written anew meanwhile, open it again; else rebuild it with "
+            "`lundprobe-zarr finalise`"
+        )
+    columns = list(wanted.columns) if wanted.columns else None
+    try:
+        # Not read_table: that imports pyarrow.dataset, a sixth of a second, and needs it not.
+        # Arrow's own threads would let go of `data` when they come to it, which aborts a process
+        # that ends meanwhile: https://github.com/apache/arrow/issues/34314.
+        parquet = pq.ParquetFile(pa.BufferReader(data), read_dictionary=list(wanted.encoded))
+        _require_types(parquet.schema_arrow, wanted.name, where)
+        there = [c for c in parquet.schema_arrow.names if c not in wanted.without]
+        table = parquet.read(columns=columns or there, use_threads=False)
+    except DatasetError:
+        raise
+    except _UNSOUND as error:
+        raise DatasetError(
+            f"{where}: not a sound Parquet file ({error}); rebuild it with `lundprobe-zarr "
+            "finalise`"
+        ) from error
+    absent = [c for c in columns or () if c not in table.column_names]
+    if absent:
+        raise DatasetError(
+            f"{where}: has no column {', '.join(absent)}; expected every column of its schema; "
+            "rebuild it with `lundprobe-zarr finalise --rebuild`"
+        )
+    _require_values(table, wanted.name, where)
+    return table
+
+
+def _require_types(found: pa.Schema, name: str, where: str) -> None:
+    """Require that columns of a table are of the types they should have, each there once."""
+    expected = TABLES[name].schema if name in TABLES else pa.schema([])
+    for field in found:
+        kinds = [f.type for f in expected if f.name == field.name]
+        if found.names.count(field.name) > 1 or not all(_alike(field.type, k) for k in kinds):
+            raise DatasetError(
+                f"{where}: column {field.name!r} is {field.type}, or there twice; expected "
+                f"{' or '.join(map(str, kinds)) or 'it once'}; rebuild it with `lundprobe-zarr "
+                "finalise --rebuild`"
+            )
+
+
+def _alike(found: pa.DataType, expected: pa.DataType) -> bool:
+    """Whether two types hold the same: lists may be of fixed size, texts may be encoded."""
+    if pa.types.is_dictionary(found):
+        return _alike(found.value_type, expected)
+    kinds = (pa.types.is_list, pa.types.is_fixed_size_list)
+    if all(any(is_kind(t) for is_kind in kinds) for t in (found, expected)):
+        return _alike(found.value_type, expected.value_type)
+    return bool(found == expected)
+
+
+def _require_values(table: pa.Table, name: str, where: str) -> None:
+    """Require that columns which always have a value have one, and that texts are texts."""
+    expected = TABLES[name].columns if name in TABLES else ()
+    lacking = [
+        c.name
+        for c in expected
+        if not c.nullable and c.name in table.column_names and table[c.name].null_count
+    ]
+    try:
+        table.validate(full=True)
+    except pa.ArrowException as error:
+        raise DatasetError(
+            f"{where}: not a sound Parquet file ({error}); rebuild it with `lundprobe-zarr "
+            "finalise --rebuild`"
+        ) from error
+    if lacking:
+        raise DatasetError(
+            f"{where}: rows without {', '.join(lacking)}; expected it in every row; rebuild it "
+            "with `lundprobe-zarr finalise --rebuild`"
+        )
+
+
+def open_store(location: Location, patient_id: str) -> StoreMetadata:
+    """Metadata of one patient's store; one request. Raises `DamagedStoreError` if it is unsound."""
+    return read_sound_store(location, patient_id)[0]
+
+
+def read_sound_store(location: Location, patient_id: str) -> tuple[StoreMetadata, bytes]:
+    """Metadata of one patient's store and its text; raises as `open_store` does."""
+    place = store_path(patient_id)
+    return read_sound(
+        location,
+        f"{place}/zarr.json",
+        lambda: read_store(location, patient_id)[0],
+        lambda text: (parse_store_of(patient_id, text, location.path(place)), text),
+    )
+
+
+def read_store(location: Location, patient_id: str) -> tuple[bytes, str]:
+    """Text of a store's root `zarr.json` and the store's name for messages; one request.
+
+    Raises `DamagedStoreError` if there is no such store.
+    """
+    path = store_path(patient_id)
+    try:
+        return location.read(f"{path}/zarr.json"), location.path(path)
+    except FileNotFoundError as error:
+        raise DamagedStoreError(
+            f"{location.path(path)}: no store of patient {patient_id} there; expected one; "
+            f"{remedy_of_store(location.path(path))}"
+        ) from error

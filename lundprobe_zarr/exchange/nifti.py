@@ -1,0 +1,136 @@
+"""Write a patient's source tree back as NIfTI files."""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+from zlib_ng import gzip_ng
+
+from lundprobe_zarr.errors import DamagedStoreError, UsageError
+from lundprobe_zarr.schema.records import SourceRecord
+from lundprobe_zarr.schema.tables import store_path
+from lundprobe_zarr.dataset.opening import open_store
+from lundprobe_zarr.storage.location import Location
+from lundprobe_zarr.stores.metadata import StoreMetadata, VolumeArray
+from lundprobe_zarr.stores.remedy import remedy
+from lundprobe_zarr.stores.nifti_bytes import nifti_parts, read_volume
+from lundprobe_zarr.vocabulary.files import parse_path
+
+#: What ITK writes with; zlib-ng's is about as small and several times as fast.
+_COMPRESSION_LEVEL = 6
+
+
+@dataclass(frozen=True)
+class Exported:
+    """Files written, relative to the output folder.
+
+    `identical` are restored byte for byte; `rounded` hold the values that conversion rounded;
+    `stripped` have every voxel, but not the free text of the original's header.
+    """
+
+    identical: tuple[str, ...]
+    rounded: tuple[str, ...]
+    stripped: tuple[str, ...] = ()
+
+
+def export_patient(
+    location: Location,
+    patient_id: str,
+    out: Path,
+    on_file: Callable[[str], None] = lambda path: None,
+) -> Exported:
+    """Write every source file of a patient below `out`, in the source's own layout.
+
+    Each `.nii.gz` holds the original's uncompressed bytes, checked by SHA-256, unless conversion
+    rounded its values or left out the text of its header: see `Exported`. `out` may hold
+    other patients. The patient's folder appears there once all its files are written: broken off,
+    an export leaves nothing in the way of the next. Raises `UsageError` if that folder is there
+    already, `DamagedStoreError` if a rebuilt file is not the original.
+    """
+    store = open_store(location, patient_id)
+    homes = _homes(store, out)
+    draft = out / f".{patient_id}.partial"
+    shutil.rmtree(draft, ignore_errors=True)  # of an export that was killed
+    try:
+        exported = _write_files(location, store, draft, on_file)
+        for home in homes:
+            (out / home).parent.mkdir(parents=True, exist_ok=True)
+            (draft / home).rename(out / home)
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+    return exported
+
+
+def _homes(store: StoreMetadata, out: Path) -> list[PurePosixPath]:
+    """The folders of the source's layout that hold nothing but this patient: one, as a rule."""
+    paths = [PurePosixPath(record.path) for _, record in store.records]
+    homes = sorted({PurePosixPath(*path.parts[:2]) for path in paths})
+    for home in homes:
+        if (out / home).exists():
+            raise UsageError(
+                f"{out / home} is there already; expected nothing in its place; choose another "
+                "output folder or remove it"
+            )
+    return homes
+
+
+def _write_files(
+    location: Location, store: StoreMetadata, out: Path, on_file: Callable[[str], None]
+) -> Exported:
+    exported: dict[str, list[str]] = {"identical": [], "rounded": [], "stripped": []}
+    for array, record in store.records:
+        target = _target(out, store, record)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if array is None:
+            target.write_bytes((record.text or "").encode("utf-8"))
+        else:
+            _write_nifti(location, store, array, record, target)
+        exported[_outcome(record)].append(record.path)
+        on_file(record.path)
+    return Exported(**{name: tuple(paths) for name, paths in exported.items()})
+
+
+def _outcome(record: SourceRecord) -> str:
+    if not record.restores:
+        return "rounded"
+    return "stripped" if record.stripped else "identical"
+
+
+def _target(out: Path, store: StoreMetadata, record: SourceRecord) -> Path:
+    """Where a file goes: a place that the source tree has, and no other, whatever a store says."""
+    home = f"{store.attributes['part']}Part/{store.patient_id}/"
+    if not record.path.startswith(home) or parse_path(record.path[len(home) :]) is None:
+        raise DamagedStoreError(
+            f"{store.where}: source path {record.path!r} is none of the source tree's; expected "
+            f"one below {home}; the store is damaged or was tampered with"
+        )
+    return out / record.path
+
+
+def _write_nifti(
+    location: Location,
+    store: StoreMetadata,
+    array: VolumeArray,
+    record: SourceRecord,
+    target: Path,
+) -> None:
+    volume = read_volume(location, store, array, record)
+    sha256 = hashlib.sha256()
+    with (
+        target.open("wb") as raw,
+        # mtime 0: exporting twice gives the same file
+        gzip_ng.GzipNGFile("", "wb", _COMPRESSION_LEVEL, raw, mtime=0) as file,
+    ):
+        for part in nifti_parts(record, volume):
+            sha256.update(part)
+            file.write(part)
+    if record.restores and sha256.hexdigest() != record.nifti_sha256:
+        where = location.path(f"{store_path(store.patient_id)}/{array.spec.path}")
+        raise DamagedStoreError(
+            f"{where}: {record.path} cannot be rebuilt: SHA-256 {sha256.hexdigest()}; expected "
+            f"{record.nifti_sha256}; {remedy(where)}"
+        )

@@ -1,0 +1,262 @@
+"""What a preview shows: the slices of one patient that it needs, and where they lie."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import zarr
+from nibabel.orientations import io_orientation
+
+from lundprobe_zarr.errors import DamagedStoreError
+from lundprobe_zarr.schema.records import SourceRecord
+from lundprobe_zarr.schema.tables import store_path
+from lundprobe_zarr.dataset.opening import open_store
+from lundprobe_zarr.storage.location import Location
+from lundprobe_zarr.stores.metadata import StoreMetadata, VolumeArray
+from lundprobe_zarr.stores.remedy import remedy
+from lundprobe_zarr.stores.nifti_bytes import read_volume
+from lundprobe_zarr.vocabulary.files import Label
+from lundprobe_zarr.geometry.affine import is_aligned, ras_to_lps, spacing
+from lundprobe_zarr.vocabulary.names import STRUCTURES
+
+Pixels = npt.NDArray[Any]
+#: One slice a view, by the view's name; each is (rows, columns) as the view names them.
+Planes = dict[str, Pixels]
+Labels = Mapping[str, Label]
+
+#: The structure whose centroid the views go through.
+TARGET = "CTVT_427"
+
+
+@dataclass(frozen=True)
+class View:
+    """One of the three views, in radiological convention.
+
+    `normal`, `rows` and `columns` name patient axes (LPS): the slice is `rows` by `columns`, at
+    one place along `normal`. `letters` are the patient's sides at left, right, top and bottom.
+    """
+
+    name: str
+    normal: str
+    rows: str
+    columns: str
+    letters: str
+
+    @property
+    def rows_ascend_downwards(self) -> bool:
+        """Whether the row coordinate grows towards the bottom: y (posterior) does, z does not."""
+        return self.rows == "y"
+
+
+AXIAL = View("axial", "z", "y", "x", "RLAP")
+CORONAL = View("coronal", "y", "z", "x", "RLSI")
+SAGITTAL = View("sagittal", "x", "z", "y", "APSI")
+VIEWS = (AXIAL, CORONAL, SAGITTAL)
+
+
+@dataclass(frozen=True)
+class Frame:
+    """Where the voxels of a grid lie along the patient's axes `z`, `y`, `x`.
+
+    `positions` are voxel centres, mm, LPS; `steps` the signed distances of neighbours, mm;
+    `order` says which array axis runs along each. On an `oblique` grid no axis runs along the
+    patient's: then each is named after the nearest, and positions are index times voxel size.
+    """
+
+    positions: dict[str, npt.NDArray[np.float64]]
+    steps: dict[str, float]
+    order: dict[str, int]
+    oblique: bool
+
+    def middle(self) -> dict[str, int]:
+        """Index of the voxel at the volume's centre, by axis."""
+        return {axis: len(values) // 2 for axis, values in self.positions.items()}
+
+    def shape(self, view: View) -> tuple[int, int]:
+        """Rows and columns of a slice of a view."""
+        return len(self.positions[view.rows]), len(self.positions[view.columns])
+
+    def extent(self, axis: str) -> tuple[float, float]:
+        """Outer edges (mm) of the first and the last voxel along an axis."""
+        half = self.steps[axis] / 2
+        return float(self.positions[axis][0] - half), float(self.positions[axis][-1] + half)
+
+
+def frame_of(affine: npt.ArrayLike, shape: Sequence[int]) -> Frame:
+    """Frame of a grid: `affine` (4, 4), voxel (i, j, k) -> mm, RAS; `shape` is (z, y, x)."""
+    lps, sizes = ras_to_lps(affine), spacing(affine)
+    oblique = not is_aligned(affine)
+    frame = Frame({}, {}, {}, oblique)
+    for column, (row, sign) in enumerate(io_orientation(lps)):
+        axis, array_axis = "xyz"[int(row)], 2 - column
+        step = float(sign * sizes[column])
+        origin = 0.0 if oblique else lps[int(row), 3]
+        frame.positions[axis] = origin + step * np.arange(shape[array_axis], dtype=np.float64)
+        frame.steps[axis], frame.order[axis] = step, array_axis
+    return frame
+
+
+@dataclass(frozen=True)
+class Consensus:
+    """What only extended patients have, on the axial view: (rows, columns) of y, x.
+
+    `ensemble` (bool) and `uncertainty` (1) by structure; `observers` (bool) by structure, step
+    and observer. What the patient lacks has no entry.
+    """
+
+    ensemble: dict[str, Pixels]
+    uncertainty: dict[str, Pixels]
+    observers: dict[tuple[str, int, str], Pixels]
+
+
+@dataclass(frozen=True)
+class Preview:
+    """All that a preview draws, on the MRI grid.
+
+    `index` is the voxel the views go through, by axis; `on_target` whether that is the CTV's
+    centroid or else the volume's centre. `t2w` and `sct` hold grey values (1, HU), `dose` Gy,
+    `masks` booleans by clinical structure; empty where the patient has none.
+    """
+
+    patient_id: str
+    part: str
+    protocol: str
+    synthetic: bool
+    frame: Frame
+    index: dict[str, int]
+    on_target: bool
+    t2w: Planes
+    sct: Planes
+    dose: Planes
+    dose_max_gy: float | None
+    masks: dict[str, Planes]
+    consensus: Consensus | None = field(default=None)
+
+    @property
+    def missing(self) -> list[str]:
+        """Clinical structures the patient lacks, in the canonical order."""
+        return [s for s in STRUCTURES if s not in self.masks]
+
+
+def read_preview(location: Location, patient_id: str) -> Preview:
+    """Read the slices a preview needs: of whole volumes, only the CTV's mask.
+
+    Raises `DamagedStoreError` if the store is missing or anything read fails its checksum.
+    """
+    store = open_store(location, patient_id)
+    frame = frame_of(store.groups["mri"]["affine"], store.groups["mri"]["shape"])
+    index = _centroid(location, store, frame)
+    reader = _Reader(location, store, frame, index or frame.middle())
+    plan = store.arrays.get("dose/dose")
+    return Preview(
+        patient_id=store.patient_id,
+        part=str(store.attributes["part"]),
+        protocol=str(store.attributes["protocol"]),
+        synthetic=bool(store.attributes.get("synthetic", False)),
+        frame=frame,
+        index=reader.index,
+        on_target=index is not None,
+        t2w=reader.planes("mri/image", {"modality": "T2w"}),
+        sct=reader.planes("mri/image", {"modality": "sCT"}),
+        dose=reader.planes("mri/dose", {}),
+        dose_max_gy=plan.sources[0].range[1] if plan and plan.sources[0].range else None,
+        masks=reader.by_structure("mri/clinical/mask", VIEWS),
+        consensus=_consensus(reader) if store.attributes["part"] == "extended" else None,
+    )
+
+
+def _centroid(location: Location, store: StoreMetadata, frame: Frame) -> dict[str, int] | None:
+    """Voxel nearest the centroid of the CTV, by axis; None without a CTV, or with an empty one."""
+    found = _find(store, "mri/clinical/mask", {"structure": TARGET})
+    if found is None:
+        return None
+    volume = read_volume(location, store, *found)
+    total = int(np.count_nonzero(volume))
+    if not total:
+        return None
+    return {a: round(_mean_index(volume, k, total)) for a, k in frame.order.items()}
+
+
+def _mean_index(mask: Pixels, axis: int, total: int) -> float:
+    others = tuple(k for k in range(mask.ndim) if k != axis)
+    return float(np.count_nonzero(mask, axis=others) @ np.arange(mask.shape[axis]) / total)
+
+
+def _find(
+    store: StoreMetadata, path: str, labels: Labels
+) -> tuple[VolumeArray, SourceRecord] | None:
+    array = store.arrays.get(path)
+    records = array.sources if array else ()
+    record = next((r for r in records if r.labels == labels), None)
+    return (array, record) if array and record else None
+
+
+def _consensus(reader: _Reader) -> Consensus:
+    array = reader.store.arrays.get("mri/observers/mask")
+    return Consensus(
+        ensemble=reader.axial("mri/nnunet/mask"),
+        uncertainty=reader.axial("mri/nnunet/uncertainty"),
+        observers={
+            _observer_key(r): reader.planes("mri/observers/mask", r.labels, (AXIAL,))[AXIAL.name]
+            for r in (array.sources if array else ())
+        },
+    )
+
+
+def _observer_key(record: SourceRecord) -> tuple[str, int, str]:
+    labels = record.labels
+    return str(labels["structure"]), int(labels["step"]), str(labels["observer"])
+
+
+class _Reader:
+    """Reads slices through one voxel of a store, checksums of the touched chunks included."""
+
+    def __init__(
+        self, location: Location, store: StoreMetadata, frame: Frame, index: dict[str, int]
+    ) -> None:
+        self.location, self.store, self.frame, self.index = location, store, frame, index
+        self._root = zarr.open_group(
+            location.zarr_store(store_path(store.patient_id)), mode="r", use_consolidated=True
+        )
+
+    def by_structure(self, path: str, views: Sequence[View]) -> dict[str, Planes]:
+        """Slices of every structure that an array labelled by structure alone holds."""
+        array = self.store.arrays.get(path)
+        labels = [r.labels for r in array.sources] if array else []
+        names = sorted((str(each["structure"]) for each in labels), key=STRUCTURES.index)
+        return {name: self.planes(path, {"structure": name}, views) for name in names}
+
+    def axial(self, path: str) -> dict[str, Pixels]:
+        """The axial slice alone of every structure of an array."""
+        return {s: p[AXIAL.name] for s, p in self.by_structure(path, (AXIAL,)).items()}
+
+    def planes(self, path: str, labels: Labels, views: Sequence[View] = VIEWS) -> Planes:
+        """Slices of one volume, one a view; empty if the patient has no such volume."""
+        found = _find(self.store, path, labels)
+        if found is None:
+            return {}
+        array, record = found
+        place = self.store.index(array, record)
+        try:
+            planes = {view.name: self._plane(path, place, view) for view in views}
+        except (ValueError, KeyError, OSError) as error:
+            store = self.location.path(store_path(self.store.patient_id))
+            raise DamagedStoreError(
+                f"{store}/{path}, {dict(labels)}: cannot be read ({error}); {remedy(store)}"
+            ) from error
+        if not any(p.any() for p in planes.values()):
+            # zarr reads a lost shard as zeros; this fails, and says so, unless zeros are right.
+            read_volume(self.location, self.store, array, record)
+        return planes
+
+    def _plane(self, path: str, place: tuple[int, ...], view: View) -> Pixels:
+        order = self.frame.order
+        box: list[Any] = [slice(None)] * 3
+        box[order[view.normal]] = self.index[view.normal]
+        node: Any = self._root[path]
+        pixels = np.asarray(node[(*place, *box)])
+        return pixels if order[view.rows] < order[view.columns] else pixels.T

@@ -1,0 +1,270 @@
+"""The builder behind `datasets.load_dataset("lundprobe", …)`, which imports it by its name."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields
+from itertools import chain, islice
+from typing import Any
+
+import datasets
+import numpy as np
+import pyarrow as pa
+from datasets.arrow_reader import ArrowReader
+
+from lundprobe_zarr.cohort import Cohort
+from lundprobe_zarr.cohort.core import open_cohort_at
+from lundprobe_zarr.errors import UsageError
+from lundprobe_zarr.patches import Sampling
+from lundprobe_zarr.schema.manifest import CITATION, DOI, MANIFEST_NAME
+from lundprobe_zarr.storage.failures import public_options, redacted
+from lundprobe_zarr.storage.location import Location
+from lundprobe_zarr.huggingface.examples import EPOCH, ArrowExamplesIterable, SeekableExamples
+from lundprobe_zarr.huggingface.feature import Voxels
+from lundprobe_zarr.huggingface.options import (
+    CONFIGS,
+    READ_AHEAD,
+    TABLE_CONFIGS,
+    modalities_of,
+    require_grid,
+    require_on_error,
+    require_patches_alone,
+    require_read_ahead,
+    schema_of,
+    structures_of,
+)
+from lundprobe_zarr.huggingface.patches import PLAN_OPTIONS, PatchSource
+from lundprobe_zarr.huggingface.registration import ensure_feature
+from lundprobe_zarr.huggingface.references import REFERENCE
+from lundprobe_zarr.huggingface.rows import RowSource, Wanted
+from lundprobe_zarr.huggingface.locations import remember
+from lundprobe_zarr.huggingface.read_ahead import readable, with_handles
+from lundprobe_zarr.vocabulary.names import PARTS
+
+#: Name of the split that a cohort is.
+COHORT_SPLIT = "cohort"
+#: Wrong files that a message names; a folder may hold thousands.
+_NAMED = 3
+
+
+@dataclass
+class LundProbeConfig(datasets.BuilderConfig):  # type: ignore[misc]
+    """What may be asked for; `docs/huggingface.md` explains each.
+
+    `place` says where the dataset is where no `data_files` do; `endpoint` and `manifest` tell two
+    datasets of one URL apart in the cache, now and after another conversion, and are filled in.
+    """
+
+    place: str | None = None
+    endpoint: str | None = None
+    manifest: str | None = None
+    where: str | None = None
+    filters: Any = None
+    columns: list[str] | None = None
+    grid: str = "mri"
+    modalities: list[str] | None = None
+    structures: list[str] | None = None
+    on_error: str = "raise"
+    read_ahead: int | None = None
+    # Of patches alone:
+    spacing_mm: float | Sequence[float] | None = None
+    patch_size: Sequence[int] | None = None
+    patch_size_mm: float | Sequence[float] | None = None
+    sampling: str | Sampling | None = None
+    pad: str | None = None
+    complete: bool | None = None
+    seed: int | None = None
+    shuffle: bool | None = None
+    block: int | None = None
+    window: int | None = None
+
+    def plan_options(self) -> dict[str, Any]:
+        """What was said of the plan of patches; all else is as `Plan` has it."""
+        given = {name: getattr(self, name) for name in PLAN_OPTIONS}
+        return {name: value for name, value in given.items() if value is not None}
+
+
+#: Options of `lundprobe_zarr.load_dataset` beside those that say where and how.
+OPTIONS = tuple(
+    field.name
+    for field in fields(LundProbeConfig)
+    if field.name in LundProbeConfig.__annotations__
+    and field.name not in ("place", "endpoint", "manifest")
+)
+
+
+class LundProbe(datasets.GeneratorBasedBuilder):  # type: ignore[misc]
+    """Rows of a converted dataset; its voxels stay where they are until a handle is asked."""
+
+    BUILDER_CONFIG_CLASS = LundProbeConfig
+    BUILDER_CONFIGS = [LundProbeConfig(name=name) for name in CONFIGS]  # noqa: RUF012
+    DEFAULT_CONFIG_NAME = "patients"
+
+    def __init__(
+        self, *args: Any, storage_options: Mapping[str, Any] | None = None, **options: Any
+    ) -> None:
+        given = dict(storage_options or {})
+        if where := public_options(given):
+            options["endpoint"] = json.dumps(where, sort_keys=True)
+        self.cohort: Cohort | None = None
+        self._together = ""
+        ensure_feature()
+        # datasets writes into what it is given
+        super().__init__(*args, storage_options=dict(given), **options)
+        self.location = Location(self.config.place or _place_of(self.config.data_files), given)
+        remember(self.location)
+
+    def _info(self) -> datasets.DatasetInfo:
+        config = self.config
+        require_grid(config.name, config.grid)
+        require_on_error(config.on_error)
+        require_read_ahead(config.read_ahead)
+        require_patches_alone(config.name, config.plan_options(), config.spacing_mm)
+        schema = schema_of(config.name, config.grid, config.columns)
+        return datasets.DatasetInfo(
+            features=_features(schema), citation=CITATION, homepage=f"https://doi.org/{DOI}"
+        )
+
+    def _split_generators(self, dl_manager: Any) -> list[datasets.SplitGenerator]:
+        streaming = isinstance(dl_manager, datasets.StreamingDownloadManager)
+        if self.config.on_error != "raise" and not streaming:
+            raise UsageError(
+                f"on_error={self.config.on_error!r} without streaming=True; expected both: rows of "
+                "a dataset in memory are references, whose voxels nobody has read yet"
+            )
+        cohort = self.cohort or open_cohort_at(self.location)
+        self.info.license = cohort.manifest.access
+        if self.config.where is not None:
+            cohort = cohort.where(self.config.where)
+        self._used: set[str] = set()
+        self._rows = self._row_source(cohort)
+        if self.cohort is not None:
+            return [self._split(COHORT_SPLIT, cohort)]
+        part_of = cohort.patients.part.to_numpy()
+        ids = np.array(cohort.ids, object)
+        of_part = {
+            p: self._split(p, cohort[ids[part_of == p].tolist()])
+            for p in PARTS
+            if cohort.manifest.patients.get(p)
+        }
+        if self._together and set(self._together.split("+")) <= set(of_part):
+            inside = np.isin(part_of, self._together.split("+"))
+            return [*of_part.values(), self._split(self._together, cohort[ids[inside].tolist()])]
+        return list(of_part.values())
+
+    def as_streaming_dataset(self, split: Any = None, base_path: str | None = None) -> Any:
+        """A stream of a split, a list of them of a list, a dict of all of None.
+
+        Of patches of several parts the order is one and the same: datasets would put one part's
+        after the other's, and not let the epoch change them.
+        """
+        if isinstance(split, list | tuple):
+            return [self.as_streaming_dataset(one, base_path) for one in split]
+        text = "+".join(PARTS) if str(split) == "all" else "".join(str(split).split())
+        self._together = text if self.config.name == "patches" and "+" in text else ""
+        return super().as_streaming_dataset(split=self._together or split, base_path=base_path)
+
+    def _as_dataset(self, split: Any = datasets.Split.TRAIN, in_memory: bool = False) -> Any:
+        """A split in memory; one without rows is an empty dataset, for which datasets raises."""
+        reader = ArrowReader(self.cache_dir, self.info)
+        infos = self.info.splits.values()
+        if reader.get_file_instructions(self.dataset_name, split, infos):
+            return super()._as_dataset(split, in_memory)
+        nothing = self.info.features.arrow_schema.empty_table()
+        return datasets.Dataset(nothing, info=self.info.copy(), split=split)
+
+    def _wanted(self) -> Wanted:
+        config = self.config
+        return Wanted(
+            config.grid,
+            modalities_of(config.grid, config.modalities),
+            structures_of(config.structures) if config.grid != "dose" else (),
+        )
+
+    def _row_source(self, cohort: Cohort) -> RowSource:
+        config = self.config
+        return RowSource(cohort, config.name, self._wanted(), config.filters, self._names)
+
+    def _split(self, name: str, cohort: Cohort) -> datasets.SplitGenerator:
+        """A split; its shards are patients, or runs of patches."""
+        if self.config.name != "patches":
+            return datasets.SplitGenerator(name=name, gen_kwargs={"patients": cohort.ids})
+        chosen = self._row_source(cohort).chosen
+        source = self._patch_source(chosen) if len(chosen) else None
+        runs = [] if source is None else source.runs()
+        kwargs = {"patients": runs, EPOCH: 0, "source": source}
+        return datasets.SplitGenerator(name=name, gen_kwargs=kwargs)
+
+    def _patch_source(self, cohort: Cohort) -> PatchSource:
+        config = self.config
+        options = config.plan_options()
+        asked = config.structures
+        return PatchSource(self._rows, cohort, self._wanted(), asked, config.spacing_mm, options)
+
+    @property
+    def _names(self) -> list[str]:
+        names: list[str] = self.info.features.arrow_schema.names
+        return names
+
+    @property
+    def _ahead(self) -> int:
+        """Rows to read ahead; no whole volumes unless it is said how many."""
+        given = self.config.read_ahead
+        return READ_AHEAD.get(self.config.name, 0) if given is None else int(given)
+
+    def _generate_examples(
+        self,
+        patients: list[Any],
+        skip: int = 0,
+        epoch: int = 0,
+        source: PatchSource | None = None,
+    ) -> Iterator[tuple[int, dict[str, Any]]]:
+        """Rows of patients, or, of a source of patches, of runs, but the first `skip`, numbered."""
+        config, names, ahead = self.config, self._names, self._ahead
+        skips = config.on_error == "skip"
+        rows: Iterator[Any]
+        if source is None:
+            rows = islice(chain.from_iterable(map(self._rows.of_patient, patients)), skip, None)
+        else:
+            rows = source.rows(patients, epoch, skip, ahead, skips)
+        handled = with_handles(rows, skip, ahead, self._used)
+        for number, values, _ in readable(handled) if skips else handled:
+            yield number, {name: values.get(name) for name in names}
+
+    def _generate_tables(self, patients: list[str]) -> Iterator[tuple[int, pa.Table]]:
+        """The rows of patients as Arrow has them, of configurations that are tables."""
+        schema = self.info.features.arrow_schema
+        for number, patient_id in enumerate(patients):
+            yield number, self._rows.table(patient_id).select(schema.names).cast(schema)
+
+    def _get_examples_iterable_for_split(
+        self, split: datasets.SplitGenerator
+    ) -> SeekableExamples | ArrowExamplesIterable:
+        if self.config.name in TABLE_CONFIGS:
+            return ArrowExamplesIterable(self._generate_tables, split.gen_kwargs)
+        return SeekableExamples(self._generate_examples, split.gen_kwargs, self.info.features)
+
+
+def _features(schema: pa.Schema) -> datasets.Features:
+    """Features of columns, in order; references become handles."""
+    features = datasets.Features.from_arrow_schema(schema)
+    handles = {field.name: Voxels() for field in schema if field.type == REFERENCE}
+    return datasets.Features({name: handles.get(name, f) for name, f in features.items()})
+
+
+def _place_of(data_files: Mapping[Any, list[str]] | None) -> str:
+    """Where the dataset is whose manifest is the only one of `data_files`.
+
+    Raises `UsageError` for any other files.
+    """
+    files = [str(f) for files in (data_files or {}).values() for f in files]
+    path, mark, query = files[0].partition("?") if len(files) == 1 else ("", "", "")
+    if not path.endswith(f"/{MANIFEST_NAME}"):
+        named = redacted(", ".join(files[:_NAMED])) + (" …" if len(files) > _NAMED else "")
+        raise UsageError(
+            f"{len(files)} data files: {named or 'none'}; expected the manifest of one converted "
+            f'dataset, e.g. data_files="s3://bucket/lund-probe/{MANIFEST_NAME}"; data_dir, or '
+            "neither of the two, finds other files, too"
+        )
+    return path.removesuffix(f"/{MANIFEST_NAME}") + mark + query

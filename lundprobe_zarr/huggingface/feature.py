@@ -1,0 +1,61 @@
+"""The feature of a column of voxels: references in Arrow, handles in Python."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any, ClassVar
+
+import pyarrow as pa
+
+from lundprobe_zarr.errors import UsageError
+from lundprobe_zarr.huggingface.registration import FEATURE
+from lundprobe_zarr.huggingface.references import FIELDS, REFERENCE, Reference
+from lundprobe_zarr.huggingface.locations import known, learn
+from lundprobe_zarr.huggingface.handles import LazyVoxels, handle_of
+
+
+@dataclass
+class Voxels:
+    """Type of a column whose rows are `LazyVoxels`; in Arrow they are the `REFERENCE` struct.
+
+    With `decode=False` rows are the references. Pickles with the locations this process knows,
+    credentials included, so that workers can read; what is written into files holds none.
+    """
+
+    decode: bool = True
+    id: str | None = field(default=None, repr=False)
+    dtype: ClassVar[str] = "lundprobe_zarr.LazyVoxels"
+    pa_type: ClassVar[Any] = REFERENCE
+    _type: str = field(default=FEATURE, init=False, repr=False)
+
+    def __call__(self) -> pa.DataType:
+        """The type in Arrow."""
+        return self.pa_type
+
+    def encode_example(self, value: Mapping[str, Any]) -> dict[str, Any]:
+        """The reference, as a record, that a handle or a record is. Raises `UsageError`."""
+        if not isinstance(value, Mapping) or any(name not in value for name in FIELDS):
+            raise UsageError(
+                f"{type(value).__name__} in a column of references to voxels; expected a handle or "
+                "a reference; give voxels that were computed a column of another name"
+            )
+        return Reference.of(value).record()
+
+    def decode_example(self, value: Mapping[str, Any], token_per_repo_id: Any = None) -> LazyVoxels:
+        """A handle to what a reference, as a record, refers to; reads nothing.
+
+        Of a row of a stream it is the handle that the row had: what was read ahead is its.
+        """
+        return value if isinstance(value, LazyVoxels) else handle_of(Reference.of(value))
+
+    def cast_storage(self, storage: pa.Array) -> pa.Array:
+        """References in Arrow, as the struct that they are; nulls may have come without types."""
+        return storage.cast(self.pa_type)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {f.name: getattr(self, f.name) for f in fields(self)} | {"known": known()}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        learn(state.pop("known"))
+        self.__dict__.update(state)

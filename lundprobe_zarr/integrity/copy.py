@@ -1,0 +1,395 @@
+"""Copy a finished dataset from anywhere to anywhere that can be written, and prove it arrived.
+
+What a reader starts from comes last: in each store its metadata and of that its root, in the
+dataset the manifest. So whoever reads meanwhile finds a whole dataset or none. A copy that was
+broken off goes on where it stopped: what is there already is compared, not sent again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shlex
+import threading
+from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+
+from lundprobe_zarr.errors import (
+    DamagedStoreError,
+    DatasetError,
+    UsageError,
+    VerificationError,
+)
+from lundprobe_zarr.schema.manifest import MANIFEST_NAME
+from lundprobe_zarr.schema.tables import store_path
+from lundprobe_zarr.dataset.opening import read_manifest, read_sound_store, read_table
+from lundprobe_zarr.integrity.foreign import foreign_files
+from lundprobe_zarr.storage.location import Entry, Location, Range, md5
+from lundprobe_zarr.dataset.objects import (
+    ROOT,
+    SIDE_FILES,
+    StoreObject,
+    is_metadata,
+    store_objects,
+    table_files,
+)
+from lundprobe_zarr.storage.retry import UNKNOWN
+from lundprobe_zarr.storage.access import require_private
+from lundprobe_zarr.stores.remedy import remedy
+from lundprobe_zarr.storage.reread import read_object, read_sound
+
+#: Objects up to this size are compared whole with what is there already: as cheap as asking.
+_SMALL = 1 << 20
+#: Of larger ones the last bytes are: the index of a shard, with the place, the length and the
+#: checksum of its chunks, so that equal ends of shards of equal size mean equal shards.
+_END = 1 << 16
+_SERVER = ("endpoint_url", "account_name", "account_host")
+
+
+@dataclass(frozen=True)
+class CopiedStore:
+    """How the copying of a store went: objects and bytes sent, and why it failed, if it did."""
+
+    patient_id: str
+    objects: int = 0
+    sent: int = 0
+    sent_bytes: int = 0
+    error: str | None = None
+
+
+@dataclass(frozen=True)
+class CopyReport:
+    """What `copy_dataset` did: every store, and tables and side files sent, manifest included."""
+
+    stores: tuple[CopiedStore, ...]
+    files: int = 0
+    file_bytes: int = 0
+
+    @property
+    def failures(self) -> tuple[CopiedStore, ...]:
+        """Stores that are not at the destination now."""
+        return tuple(s for s in self.stores if s.error is not None)
+
+    @property
+    def sent(self) -> int:
+        """Objects that were sent."""
+        return self.files + sum(s.sent for s in self.stores)
+
+    @property
+    def sent_bytes(self) -> int:
+        """Bytes that were sent."""
+        return self.file_bytes + sum(s.sent_bytes for s in self.stores)
+
+    def to_json(self) -> str:
+        """Machine-readable form."""
+        about = {"complete": not self.failures, "sent": self.sent, "sent_bytes": self.sent_bytes}
+        return json.dumps(about | asdict(self), indent=2) + "\n"
+
+
+def copy_dataset(
+    source: Location,
+    destination: Location,
+    workers: int = 8,
+    overwrite: bool = False,
+    reverify: bool = False,
+    on_store: Callable[[CopiedStore], None] = lambda store: None,
+    allow_public: bool = False,
+) -> CopyReport:
+    """Copy the dataset at `source` to `destination`; run again, it goes on where it stopped.
+
+    Each object that is sent is then compared with the source, by the server's MD5 where it gives
+    one, else read back. Objects there already are kept if size and contents agree: small ones
+    wholly, shards by their size and index, or all of them wholly with `reverify`. `workers`
+    objects travel at a time, each of them in memory: as much as the largest shard, some 100 MB.
+
+    A store that cannot be copied is reported, the others go on, and the manifest is then not
+    written. Raises `UsageError` if another dataset is there, or a file that is no dataset's and
+    would be replaced, and not `overwrite`, if `destination` is `source` or within it, or if anyone
+    can read it and not `allow_public`, `NotADatasetError` if `source` is none, `DatasetError` if a
+    table cannot be read or written.
+    """
+    destination.require_writable()
+    _require_apart(source, destination)
+    manifest, text = read_manifest(source)
+    if not allow_public:
+        require_private(destination)
+    patients = read_table(source, manifest, "patients", ["patient_id"]).column(0).to_pylist()
+    with ThreadPoolExecutor(max(1, workers)) as pool:
+        copier = _Copier(source, destination, pool, reverify)
+        copier.prepare(overwrite)
+        files = copier.files(StoreObject(f) for f in SIDE_FILES if source.exists(f))
+        stores = []
+        for patient_id in patients:
+            stores.append(copier.store(patient_id))
+            on_store(stores[-1])
+        if all(s.error is None for s in stores):
+            known = manifest.table_sha256
+            files += copier.files(StoreObject(f, None, known.get(f)) for f in table_files(manifest))
+            files += copier.files([_whole(MANIFEST_NAME, text)])
+    return CopyReport(tuple(stores), len(files), sum(f.size for f in files))
+
+
+def _require_apart(source: Location, destination: Location) -> None:
+    """Require that the copy is not of a dataset into itself; links are seen through on a disk."""
+    if source.is_local and destination.is_local:
+        within = destination.local().resolve().is_relative_to(source.local().resolve())
+    else:
+        start, end = (f"{place.url.rstrip('/')}/" for place in (source, destination))
+        within = end.startswith(start) and _server(source) == _server(destination)
+    if within:
+        raise UsageError(
+            f"{destination.url} is {source.url} itself or lies within it; expected a place outside "
+            "the dataset that is copied; choose another destination"
+        )
+
+
+def _server(location: Location) -> set[tuple[str, str]]:
+    """What of a location's options says on which server it is: two may have buckets of one name."""
+    options = location.public_options
+    inner = [o for o in options.values() if isinstance(o, Mapping)]
+    return {(k, str(v)) for some in (options, *inner) for k, v in some.items() if k in _SERVER}
+
+
+def send_store(
+    source: Location, destination: Location, patient_id: str, workers: int = 8
+) -> CopiedStore:
+    """Copy one store from the dataset at `source`, whole and verified or not at all.
+
+    What is there of another store of this patient is hidden from readers before any of it
+    changes. Raises `DatasetError` or `VerificationError` if it cannot be read or does not arrive.
+    """
+    with ThreadPoolExecutor(max(1, workers)) as pool:
+        return _Copier(source, destination, pool, reverify=True).send(patient_id)
+
+
+@dataclass(frozen=True)
+class _Sent:
+    """An object that was sent, relative to the dataset, and what its bytes were."""
+
+    name: str
+    size: int
+    md5: bytes
+    sha256: bytes
+
+
+class _Copier:
+    """Copies objects from one place to the other, comparing; `pool` does several at a time."""
+
+    def __init__(
+        self, source: Location, destination: Location, pool: ThreadPoolExecutor, reverify: bool
+    ) -> None:
+        self._source = source
+        self._destination = destination
+        self._pool = pool
+        self._reverify = reverify
+
+    def prepare(self, overwrite: bool) -> None:
+        """Take away the manifest of another dataset, or refuse to; readers then find none."""
+        there = self._contents(MANIFEST_NAME)
+        if there is None and not overwrite:
+            self._require_vacant()
+        if there is None or there == self._source.read(MANIFEST_NAME):
+            return
+        if not overwrite:
+            raise UsageError(
+                f"{self._destination.path(MANIFEST_NAME)}: another dataset, or another version of "
+                f"{self._source.url}; expected that one or none; choose another destination, or "
+                "replace it with --overwrite (overwrite=True)"
+            )
+        self._destination.delete(MANIFEST_NAME)
+
+    def _require_vacant(self) -> None:
+        # Side files come first: equal ones are those of a copy that was broken off.
+        held = [
+            name
+            for name in foreign_files(self._destination)
+            if not self._source.exists(name) or self._contents(name) != self._source.read(name)
+        ]
+        if held:
+            raise UsageError(
+                f"{self._destination.url} is no dataset and holds {', '.join(held)}, which the "
+                "copy would replace; expected a new folder, an empty one or a copy that was broken "
+                "off; choose another destination, or replace them with --overwrite (overwrite=True)"
+            )
+
+    def store(self, patient_id: str) -> CopiedStore:
+        """Copy one store, its root metadata last; the result says why if that failed."""
+        try:
+            return self.send(patient_id)
+        except (DatasetError, VerificationError) as error:
+            return CopiedStore(patient_id, error=str(error))
+
+    def send(self, patient_id: str) -> CopiedStore:
+        """Copy one store: data, then metadata, then its root, each proved before the next."""
+        place = store_path(patient_id)
+        metadata, text = read_sound_store(self._source, patient_id)
+        objects = store_objects(text, metadata.where)
+        there = self._destination.listing(place)
+        self._clear(place, text, {o.name: o for o in objects}, there)
+        sent = []
+        for last in (False, True):
+            some = self._send(place, [o for o in objects if o.is_metadata is last], there)
+            self._prove(some, self._destination.listing(place) if some else {}, place)
+            sent += some
+        sent += self.files([_whole(f"{place}/{ROOT}", text)])
+        return CopiedStore(patient_id, len(objects) + 1, len(sent), sum(s.size for s in sent))
+
+    def _clear(
+        self, place: str, text: bytes, named: Mapping[str, StoreObject], there: dict[str, Entry]
+    ) -> None:
+        """Delete what is there of another store, so that nobody reads a mixture of both.
+
+        The root first, then the metadata of groups and arrays, which open without it; then what
+        the new store does not have: an all-zero volume is no object, and an old one in its place
+        would be read. `there` is what is left.
+        """
+        if ROOT in there and self._contents(f"{place}/{ROOT}") != text:
+            self._delete(place, [ROOT], there)
+        if ROOT not in there:
+            found = [n for n in there if is_metadata(n) and n in named]
+            same = self._pool.map(
+                lambda n: self._is_there(self._read(f"{place}/{n}", named[n])[0], there[n]), found
+            )
+            self._delete(place, [n for n, s in zip(found, same, strict=True) if not s], there)
+        strangers = [n for n in there if n not in named and n != ROOT]
+        self._delete(place, [n for n in strangers if is_metadata(n)], there)
+        self._delete(place, [n for n in strangers if not is_metadata(n)], there)
+
+    def _delete(self, place: str, names: list[str], there: dict[str, Entry]) -> None:
+        list(self._pool.map(lambda n: self._destination.delete(f"{place}/{n}"), names))
+        for name in names:
+            del there[name]
+
+    def files(self, objects: Iterable[StoreObject]) -> list[_Sent]:
+        """Copy single objects, named relative to the dataset; those that had to be sent, proved."""
+        sent = []
+        for item in objects:
+            size = self._destination.size(item.name)
+            there = None if size is None else Entry(size, None)
+            if (one := self._copy(item.name, item, there)) is not None:
+                self._require_arrived(one, self._destination.md5(item.name))
+                sent.append(one)
+        return sent
+
+    def _send(
+        self, place: str, objects: Iterable[StoreObject], there: Mapping[str, Entry]
+    ) -> list[_Sent]:
+        """Copy the objects of a store; those that had to be sent."""
+        stop = threading.Event()
+
+        def copy(item: StoreObject) -> _Sent | None:
+            if stop.is_set():
+                return None
+            return self._copy(f"{place}/{item.name}", item, there.get(item.name))
+
+        futures = [self._pool.submit(copy, item) for item in objects]
+        try:
+            wait(futures, return_when=FIRST_EXCEPTION)
+            return [sent for f in _failed_first(futures) if (sent := f.result()) is not None]
+        finally:
+            stop.set()  # after an error, or on an interrupt, what has not begun does not begin
+            wait(futures)
+
+    def _prove(self, sent: Iterable[_Sent], listed: Mapping[str, Entry], place: str) -> None:
+        """Require that all arrived; one listing tells of most where the server gives MD5s."""
+
+        def prove(one: _Sent) -> None:
+            entry = listed.get(one.name.removeprefix(f"{place}/"))
+            self._require_arrived(one, entry.md5 if entry else None)
+
+        list(self._pool.map(prove, sent))
+
+    def _copy(self, name: str, item: StoreObject, there: Entry | None) -> _Sent | None:
+        """Copy one object, unless it is there."""
+        if there is not None and self._is_same_by_its_end(name, item, there):
+            return None
+        sent, data = self._read(name, item)
+        if there is not None and self._is_there(sent, there):
+            return None
+        self._destination.write(name, data)
+        return sent
+
+    def _read(self, name: str, item: StoreObject) -> tuple[_Sent, bytes]:
+        """An object of the source, to send or compare; raises `DatasetError` if it is unsound."""
+        _require_no_way_out(self._source, name)
+        size = UNKNOWN if item.size is None else item.size
+        data = read_sound(
+            self._source,
+            name,
+            lambda: read_object(self._source, name, "an object of the dataset", size),
+            lambda data: self._sound(name, item, data),
+        )
+        return _Sent(name, len(data), md5(data), hashlib.sha256(data).digest()), data
+
+    def _is_there(self, wanted: _Sent, there: Entry) -> bool:
+        with suppress(DatasetError):  # what cannot be read is sent again
+            return there.size == wanted.size and self._holds(wanted, there.md5)
+        return False
+
+    def _is_same_by_its_end(self, name: str, item: StoreObject, there: Entry) -> bool:
+        """Whether a shard that is there is surely the right one, seen without reading it all."""
+        size = item.size
+        if self._reverify or size is None or size <= _SMALL or there.size != size:
+            return False
+        end = [Range(name, size - _END, size)]
+        return self._source.read_ranges(end) == self._destination.read_ranges(end)
+
+    def _sound(self, name: str, item: StoreObject, data: bytes) -> bytes:
+        finding = item.finding(data)
+        if finding is None:
+            return data
+        where = self._source.path(name)
+        if name.startswith("patients/"):
+            raise DamagedStoreError(f"{where}: {finding}; {remedy(where)}; then run this again")
+        command = f"lundprobe-zarr finalise {shlex.quote(self._source.url)}"
+        raise DatasetError(f"{where}: {finding}; write it anew (`{command}`), then run this again")
+
+    def _require_arrived(self, sent: _Sent, known: bytes | None) -> None:
+        """Require that an object is there as it was sent; what was spoilt is sent once more."""
+        with suppress(DatasetError):  # what is there may not even be readable
+            if self._holds(sent, known):
+                return
+        self._destination.write(sent.name, self._source.read(sent.name, sent.size))
+        if not self._holds(sent, None):
+            raise VerificationError(
+                f"{self._destination.path(sent.name)}: other bytes arrived than the {sent.size} "
+                "that were sent; expected the same; run the copy again"
+            )
+
+    def _holds(self, wanted: _Sent, known: bytes | None) -> bool:
+        """Whether the object at the destination is as wanted: by its MD5 if known, or read back."""
+        if known is not None and known == wanted.md5:
+            return True
+        there = self._contents(wanted.name)
+        return there is not None and hashlib.sha256(there).digest() == wanted.sha256
+
+    def _contents(self, name: str) -> bytes | None:
+        try:
+            return self._destination.read(name)
+        except FileNotFoundError:
+            return None
+
+
+def _whole(name: str, data: bytes) -> StoreObject:
+    return StoreObject(name, len(data), hashlib.sha256(data).hexdigest())
+
+
+def _require_no_way_out(source: Location, name: str) -> None:
+    """Refuse a file of a local dataset that is a link to one elsewhere: that is nobody's to send.
+
+    A folder may be one, as where stores lie on another disk: what is read in it has names of ours.
+    """
+    if not source.is_local or not (file := source.local(name)).is_symlink():
+        return
+    if not file.resolve().is_relative_to(source.local().resolve()):
+        raise DatasetError(
+            f"{source.path(name)}: a link that leads out of the dataset; expected a file; put the "
+            "file itself in its place"
+        )
+
+
+def _failed_first(futures: list[Future[_Sent | None]]) -> list[Future[_Sent | None]]:
+    """Futures, those that failed first, so that the error raised is the cause, not its sequel."""
+    return sorted(futures, key=lambda f: not (f.done() and f.exception() is not None))

@@ -1,0 +1,142 @@
+"""Do the tables that were measured on voxels match the stores, and each other?
+
+`structures` has to have a row for every segmentation that a store holds and for no other;
+`slices` and `foreground` have to count the same voxels. A deep look counts them in the masks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from lundprobe_zarr.schema.layout import SEGMENTATION_SOURCES
+from lundprobe_zarr.schema.manifest import Manifest
+from lundprobe_zarr.schema.records import SourceRecord
+from lundprobe_zarr.dataset.opening import read_table
+from lundprobe_zarr.storage.location import Location
+from lundprobe_zarr.stores.metadata import StoreMetadata, VolumeArray
+from lundprobe_zarr.dataset.rows import Row, RowsByPatient
+from lundprobe_zarr.vocabulary.names import STRUCTURES
+
+_LABELS = ("structure", "fold", "step", "observer")
+_KEY = ("grid", "source", *_LABELS)
+_MEASURED = ("voxels", "bbox_start", "bbox_stop")
+_COLUMNS = {
+    "structures": (*_KEY, *_MEASURED),
+    "slices": ("z_index", *(f"voxels_{s}" for s in STRUCTURES)),
+    "foreground": ("structure", "total"),
+}
+_REMEDY = "run finalise --rebuild"
+Key = tuple[Any, ...]
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One patient's rows of the tables `structures`, `slices` and `foreground`."""
+
+    structures: list[Row]
+    slices: list[Row]
+    foreground: list[Row]
+
+    def row(self, array: VolumeArray, record: SourceRecord) -> Row | None:
+        """The row of the segmentation that a source file holds; None if there is none."""
+        key = _key(array, record)
+        return next((r for r in self.structures if _key_of_row(r) == key), None)
+
+
+def _key(array: VolumeArray, record: SourceRecord) -> Key:
+    source = SEGMENTATION_SOURCES.get(array.spec.path)
+    return (array.spec.grid, source, *(record.labels.get(label) for label in _LABELS))
+
+
+def _key_of_row(row: Row) -> Key:
+    return tuple(row[name] for name in _KEY)
+
+
+class AllMeasured:
+    """Every patient's measured rows."""
+
+    def __init__(self, tables: dict[str, RowsByPatient]) -> None:
+        self._tables = tables
+
+    @property
+    def patients(self) -> set[str]:
+        """Those of whom there are any."""
+        return {patient for rows in self._tables.values() for patient in rows}
+
+    def of(self, patient_id: str) -> Measured:
+        """One patient's, which may be none."""
+        return Measured(**{name: rows.of(patient_id) for name, rows in self._tables.items()})
+
+
+def read_measured(location: Location, manifest: Manifest) -> AllMeasured:
+    """Every patient's measured rows; raises `DatasetError` if a table cannot be read."""
+
+    def read(name: str) -> RowsByPatient:
+        wanted = ["patient_id", *_COLUMNS[name]]
+        return RowsByPatient(read_table(location, manifest, name, wanted).select(wanted))
+
+    return AllMeasured({name: read(name) for name in _COLUMNS})
+
+
+def table_findings(store: StoreMetadata, measured: Measured) -> Iterator[tuple[str, str]]:
+    """What is wrong with a patient's measured rows, by table; reads no voxel."""
+    segmentations = [(a, r) for a, r, _ in store.shards() if a.spec.path in SEGMENTATION_SOURCES]
+    expected = {_key(array, record) for array, record in segmentations}
+    found = [_key_of_row(row) for row in measured.structures]
+    for key in sorted(expected.difference(found), key=str):
+        yield "structures", f"no row of {_named(key)}, which its store has; {_REMEDY}"
+    for key in sorted(set(found) - expected, key=str):
+        yield "structures", f"a row of {_named(key)}, which its store lacks; {_REMEDY}"
+    if len(set(found)) < len(found):
+        yield "structures", f"{len(found) - len(set(found))} rows too many; {_REMEDY}"
+    yield from _counts(store, measured)
+
+
+def _named(key: Key) -> str:
+    return " ".join(str(part) for part in key if part is not None)
+
+
+def _counts(store: StoreMetadata, measured: Measured) -> Iterator[tuple[str, str]]:
+    """Slices and foreground against the clinical rows of the MRI grid."""
+    clinical = {
+        row["structure"]: row["voxels"]
+        for row in measured.structures
+        if (row["grid"], row["source"]) == ("mri", "clinical")
+    }
+    depth = store.groups["mri"]["shape"][0]
+    if [row["z_index"] for row in measured.slices] != list(range(depth)):
+        yield "slices", f"{len(measured.slices)} rows; expected one for each of {depth}; {_REMEDY}"
+    for structure in STRUCTURES:
+        counts = [row[f"voxels_{structure}"] for row in measured.slices]
+        summed = None if any(c is None for c in counts) else sum(counts)
+        if summed != clinical.get(structure):
+            yield (
+                "slices",
+                f"{summed} voxels of {structure}; structures has {clinical.get(structure)}; "
+                f"{_REMEDY}",
+            )
+    totals = {row["structure"]: row["total"] for row in measured.foreground}
+    if totals != clinical or len(totals) < len(measured.foreground):
+        yield "foreground", f"totals {totals}; structures has {clinical}; {_REMEDY}"
+
+
+def mask_finding(row: Row | None, mask: npt.NDArray[np.bool_]) -> str | None:
+    """How a mask (z, y, x) differs from its row of the structures table; None if it does not."""
+    if row is None:  # said by `table_findings`
+        return None
+    axes = [np.flatnonzero(mask.any(axis=others)) for others in ((1, 2), (0, 2), (0, 1))]
+    is_empty = not len(axes[0])
+    counted = {
+        "voxels": int(np.count_nonzero(mask)),
+        "bbox_start": None if is_empty else [int(a[0]) for a in axes],
+        "bbox_stop": None if is_empty else [int(a[-1]) + 1 for a in axes],
+    }
+    recorded = {name: row[name] for name in _MEASURED}
+    if counted == recorded:
+        return None
+    return f"the structures table says {recorded}; its mask has {counted}; {_REMEDY}"

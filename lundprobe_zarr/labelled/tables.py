@@ -1,0 +1,61 @@
+"""What the tables know of a structure, for those who would rather not read its mask."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
+from lundprobe_zarr.errors import MissingStructureError, UnknownLabelError
+from lundprobe_zarr.schema.layout import LABEL_ORDER
+from lundprobe_zarr.vocabulary.names import STRUCTURES
+from lundprobe_zarr.vocabulary.suggest import unknown_label
+
+if TYPE_CHECKING:
+    from lundprobe_zarr.cohort import Cohort, Patient
+
+
+def clinical_row(patient: Patient, structure: str, grid: str) -> dict[str, Any]:
+    """The row of a patient's clinical structure on the `mri` or `sct` grid.
+
+    Raises `UnknownLabelError` for a structure nobody has, `MissingStructureError` for one that
+    this patient lacks.
+    """
+    table = patient.structures
+    rows = table[(table["source"] == "clinical") & (table["grid"] == grid)]
+    found = rows[rows["structure"] == structure]
+    if len(found):
+        return dict(found.iloc[0])
+    raise missing(
+        "structure", structure, rows["structure"], f"patient {patient.patient_id}, {grid} grid,"
+    )
+
+
+def centroids(cohort: Cohort, structure: str) -> dict[str, Any]:
+    """Centroid (z, y, x), mm, LPS, of a clinical structure on the MRI grid, by patient id.
+
+    No entry where there is no mask, or an empty one. Raises `UnknownLabelError` for a structure
+    nobody has.
+    """
+    require_known(structure)
+    table = cohort.sql(
+        "SELECT patient_id, centroid_mm FROM structures WHERE grid = 'mri' AND source = 'clinical' "
+        f"AND structure = '{structure}' AND centroid_mm IS NOT NULL"
+    )
+    return dict(zip(table["patient_id"], table["centroid_mm"], strict=True))
+
+
+def require_known(structure: str) -> None:
+    """Raises `UnknownLabelError`, naming the nearest real one, for a structure nobody has."""
+    if structure not in STRUCTURES:
+        raise unknown_label("structure", structure, STRUCTURES)
+
+
+def missing(dim: str, label: object, there: Iterable[object], where: str) -> UnknownLabelError:
+    """The error for a label of `dim` that is not `there`: missing if it is real, else unknown."""
+    real = LABEL_ORDER[dim]
+    if label not in real:
+        return unknown_label(dim, label, real)
+    return MissingStructureError(
+        f"{dim} {label!r} is missing: {where} has no such data; there are "
+        f"{', '.join(map(str, there)) or 'none'}"
+    )

@@ -1,0 +1,249 @@
+"""One patch of one patient as a dict of NumPy arrays, its labels beside them.
+
+Everything a patch holds is asked for at the same time, so remote data take one round of requests
+(two the first time, when the shards' indices are not known yet).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from math import prod
+from typing import Any, Literal, get_args
+
+import numpy as np
+import numpy.typing as npt
+
+from lundprobe_zarr.errors import MissingStructureError, UnknownLabelError, UsageError
+from lundprobe_zarr.patches.request import Block, Content
+from lundprobe_zarr.patches.buffers import empty, zeros
+from lundprobe_zarr.stores.metadata import StoreMetadata
+from lundprobe_zarr.stores.reader import Part, PatchReader
+from lundprobe_zarr.geometry.lattice import (
+    Box,
+    Grid,
+    Move,
+    resample_volume,
+    respaced,
+)
+
+#: What is around the volume where a patch is longer than it: nothing is (an error), zeros, or
+#: the outermost voxel's value.
+Pad = Literal["error", "zero", "edge"]
+Sample = dict[str, Any]
+
+
+def require_pad(pad: str) -> None:
+    """Raises `UsageError` for a padding policy there is none of."""
+    if pad not in get_args(Pad):
+        raise UsageError(f"pad={pad!r}; expected one of {', '.join(get_args(Pad))}")
+
+
+def stored_grid(metadata: StoreMetadata, name: str) -> Grid:
+    """The lattice of a stored grid; raises `UnknownLabelError` if the patient has none."""
+    if name not in metadata.groups:
+        raise UnknownLabelError(
+            f"patient {metadata.patient_id} has no {name!r} grid; it has "
+            f"{', '.join(g for g in metadata.groups if '/' not in g)}"
+        )
+    attributes = metadata.groups[name]
+    z, y, x = (int(n) for n in attributes["shape"])
+    return Grid(np.array(attributes["affine"], dtype=np.float64), (z, y, x))
+
+
+def lattice_of(metadata: StoreMetadata, content: Content) -> Grid:
+    """The lattice that patches of `content` are boxes of: the stored grid, respaced if asked for.
+
+    Respaced, it has the grid's centre and as many voxels as fit between its outer edges, as
+    `.lp.resample` makes it. Raises `UnknownLabelError` if the patient lacks the grid.
+    """
+    grid = stored_grid(metadata, content.grid)
+    return grid if content.spacing_mm is None else respaced(grid, content.spacing_mm)
+
+
+@dataclass(frozen=True)
+class _Span:
+    """Where a patch is: on the stored grid, on its lattice, and what of it lies inside.
+
+    `inner` is the lattice's box inside the volume, `place` where that is in the patch.
+    """
+
+    stored: Grid
+    lattice: Grid
+    inner: Box
+    place: Box
+
+    @classmethod
+    def of(cls, stored: Grid, lattice: Grid, start: Sequence[int], size: Sequence[int]) -> _Span:
+        low = [max(0, a) for a in start]
+        high = [max(b, min(a + s, n)) for a, s, n, b in _rows(start, size, lattice.shape, low)]
+        return cls(
+            stored,
+            lattice,
+            _box(low, high),
+            _box(*([v - a for v, a in zip(e, start, strict=True)] for e in (low, high))),
+        )
+
+    @property
+    def move(self) -> Move | None:
+        """From the lattice's box to the stored grid; None where they are the same voxels."""
+        if self.lattice is self.stored:
+            return None
+        first = np.array([s.start for s in self.inner], dtype=np.float64)
+        z, y, x = (s.stop - s.start for s in self.inner)
+        return Move.between(self.stored, self.lattice.stepped(first, np.ones(3), (z, y, x)))
+
+
+def _rows(*columns: Sequence[int]) -> Iterator[tuple[int, ...]]:
+    return zip(*columns, strict=True)
+
+
+def _box(start: Sequence[int], stop: Sequence[int]) -> Box:
+    z, y, x = (slice(a, b) for a, b in zip(start, stop, strict=True))
+    return z, y, x
+
+
+def read_patch(
+    reader: PatchReader,
+    content: Content,
+    start: Sequence[int],
+    size: Sequence[int],
+    pad: Pad = "error",
+) -> Sample:
+    """A patch of `size` voxels (z, y, x) from voxel `start` of the patient's lattice on.
+
+    The dict has the arrays of `content` (labels…, z, y, x), for each label axis a tuple of its
+    labels, `patient_id`, `grid`, `start` (3,) int64, the first voxel (z, y, x) on the lattice, and
+    `affine` (4, 4) float64, voxel (i, j, k) of the patch -> mm, RAS. Images, dose and uncertainty
+    are interpolated linearly where `content` asks for another spacing, and masks are mask where
+    that gives a half or more, as `.lp.resample` does; values belong to voxel centres, and an
+    outermost value reaches half a voxel further.
+
+    Raises `UsageError` for a patch beyond the volume unless `pad` says what is there,
+    `UnknownLabelError` or `MissingStructureError` for a modality or dose that the patient lacks,
+    `DamagedStoreError` for a byte missing or wrong.
+    """
+    stored = stored_grid(reader.metadata, content.grid)
+    lattice = lattice_of(reader.metadata, content) if content.spacing_mm else stored
+    span = _Span.of(stored, lattice, start, size)
+    _require_inside(span, size, pad, start, reader.metadata.patient_id)
+    sample = _arrays(reader, content, span, size)
+    if pad == "edge":
+        named = [block.name for block in content.blocks]
+        sample |= {name: _edged(sample[name], span, size) for name in named}
+    place = lattice.stepped(np.array(start, np.float64), np.ones(3), (0, 0, 0))
+    about = {
+        "patient_id": reader.metadata.patient_id,
+        "grid": content.grid,
+        "start": np.array(start, np.int64),
+        "affine": place.affine,
+    }
+    return sample | content.labels | about
+
+
+def _require_inside(
+    span: _Span, size: Sequence[int], pad: Pad, start: Sequence[int], patient_id: str
+) -> None:
+    lengths = [s.stop - s.start for s in span.inner]
+    if all(lengths) and (pad != "error" or lengths == list(size)):
+        return
+    beyond = "reaches beyond" if all(lengths) else "lies outside"
+    raise UsageError(
+        f"a patch of {tuple(size)} voxels (z, y, x) from {tuple(start)} on {beyond} the volume of "
+        f"patient {patient_id}, {span.lattice.shape}; expected one inside, or, for what of it is "
+        "outside, pad='zero' or pad='edge'"
+    )
+
+
+def _arrays(
+    reader: PatchReader, content: Content, span: _Span, size: Sequence[int]
+) -> dict[str, npt.NDArray[Any]]:
+    """All arrays of a patch, read in one go; what lies outside the volume is zero."""
+    move = span.move
+    box, window = (span.inner, None) if move is None else move.window()
+    sample: dict[str, npt.NDArray[Any]] = {}
+    parts, targets = [], []
+    inside = all(s == slice(0, n) for s, n in zip(span.place, size, strict=True))
+    for block in content.blocks:
+        indices = dict(_indices(reader, block))
+        dtype = reader.array(block.path).dtype if indices else np.dtype(bool)
+        # What will be read takes all of it, or else the rest is zero.
+        whole = inside and len(indices) == prod(block.shape)
+        make = empty if whole else zeros
+        array = make((*block.shape, *size), _sample_type(block, dtype, window))
+        for place, index in indices.items():
+            parts.append(Part(block.path, index, box))
+            targets.append(array[place][span.place])
+        sample[block.name] = array
+        if block.present:
+            sample[block.present] = _flags(block, indices)
+    if window is None:
+        reader.read_parts(parts, targets)
+    else:
+        for target, volume in zip(targets, reader.read_parts(parts), strict=True):
+            target[...] = resample_volume(volume, window, 1, target.dtype)
+    if content.image_dtype and "image" in sample:
+        sample["image"] = _as_type(sample["image"], content.image_dtype, reader.metadata)
+    return sample
+
+
+def _as_type(image: npt.NDArray[Any], dtype: str, patient: StoreMetadata) -> npt.NDArray[Any]:
+    """The image in another type. Into whole numbers none may be wrapped or cut off silently."""
+    with np.errstate(invalid="ignore"):  # what does not fit is found by comparing
+        cast = image.astype(dtype, copy=False)
+    if cast.dtype.kind in "iu" and not np.array_equal(cast, image):
+        raise UsageError(
+            f"image_dtype={dtype!r} cannot hold the images of patient {patient.patient_id}: "
+            f"values {image.min()} to {image.max()} of {image.dtype}; expected e.g. 'float32'"
+        )
+    return cast
+
+
+def _sample_type(block: Block, dtype: np.dtype[Any], window: Move | None) -> np.dtype[Any]:
+    if block.name == "uncertainty" and dtype.kind == "b":
+        return np.dtype(np.float32)  # of a patient without: as of those with
+    return dtype if window is None else resampled_type(dtype)
+
+
+def resampled_type(dtype: np.dtype[Any]) -> np.dtype[Any]:
+    """Type of a patch whose stored voxels are of `dtype`, once they are resampled."""
+    return dtype if dtype.kind == "b" else np.result_type(dtype, np.float32)
+
+
+def _indices(
+    reader: PatchReader, block: Block
+) -> Iterator[tuple[tuple[int, ...], tuple[int, ...]]]:
+    """Places in the sample's array that the patient has a volume for, and the volume's index."""
+    if block.present and block.path not in reader.metadata.arrays:
+        return
+    array = reader.array(block.path)
+    for place, labels in block.places():
+        named = dict(zip(array.spec.label_dims, labels, strict=True))
+        try:
+            index = reader.index(array, named)
+        except MissingStructureError:
+            if block.present:
+                continue
+            raise
+        if reader.holds(block.path, index):
+            yield place, index
+        elif not block.present:
+            raise MissingStructureError(
+                f"{named or 'volume'} of {block.path} of patient {reader.metadata.patient_id}: "
+                "missing here"
+            )
+
+
+def _flags(block: Block, there: Iterable[tuple[int, ...]]) -> npt.NDArray[np.bool_]:
+    flags = np.zeros(block.shape, bool)
+    for place in there:
+        flags[place] = True
+    return flags
+
+
+def _edged(array: npt.NDArray[Any], span: _Span, size: Sequence[int]) -> npt.NDArray[Any]:
+    """`array` (…, z, y, x) with what is outside the volume taken from its outermost voxels."""
+    widths = [(s.start, n - s.stop) for s, n in zip(span.place, size, strict=True)]
+    if not any(a or b for a, b in widths):
+        return array
+    return np.pad(array[(..., *span.place)], [(0, 0)] * (array.ndim - 3) + widths, mode="edge")

@@ -1,0 +1,5 @@
+"""Texts beside a dataset: its card, Croissant metadata and Intake catalog.
+
+Imports `cohort` and below.
+Start reading at card.py.
+"""

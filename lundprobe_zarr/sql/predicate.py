@@ -1,0 +1,347 @@
+"""Predicates: SQL over the patients columns and named structures, e.g. `Rectum.volume_cc > 60`.
+
+A structure is a column of type STRUCT whose fields are the measured columns of the structures
+table, so DuckDB itself understands `Rectum.volume_cc`; only what a predicate mentions is read. A
+structure that a patient lacks is NULL.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import cache
+from itertools import groupby
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+
+from lundprobe_zarr.dataset.arrow import to_arrow
+from lundprobe_zarr.sql.columns import explained
+from lundprobe_zarr.dataset.dataset import SEGMENTATION_KEYS, Rows, Source
+from lundprobe_zarr.errors import QueryError, UsageError
+from lundprobe_zarr.schema.tables import PATIENTS, STRUCTURES_TABLE, TABLES
+from lundprobe_zarr.sql.session import (
+    Node,
+    check_index,
+    check_parameter,
+    constant,
+    is_changing,
+    is_statement,
+    nodes,
+    parse_select,
+    session,
+    shown,
+)
+from lundprobe_zarr.sql.messages import kind_in_words, unquoted
+from lundprobe_zarr.vocabulary.names import PARTS, PROTOCOLS, STRUCTURES
+from lundprobe_zarr.vocabulary.suggest import nearest, suggestion
+
+#: What may stand before a structure -> grid and source of the segmentation it means.
+SEGMENTATIONS: dict[str, tuple[str, str]] = {
+    "": ("mri", "clinical"),
+    "mri": ("mri", "clinical"),
+    "sct": ("sct", "clinical"),
+    "nnunet": ("mri", "nnunet"),
+}
+_COLUMNS = {c.name.lower(): c.name for c in PATIENTS.columns}
+_STRUCTURES = {s.lower(): s for s in STRUCTURES}
+_WHO = {*SEGMENTATION_KEYS, "part", "protocol", "fold", "step", "observer"}
+#: Columns of the structures table that say something of a segmentation: fields of its shorthand.
+FIELDS: tuple[str, ...] = tuple(c.name for c in STRUCTURES_TABLE.columns if c.name not in _WHO)
+#: Of (grid, source, structure): who has it, and the fields asked for, a value a patient each.
+SegmentationReader = Callable[[str, str, str, list[str]], list[Any]]
+_ROW = "row of the patients table"
+#: Tables, and columns of theirs of which a patient has many values: a predicate has none of them.
+_ELSEWHERE = {*TABLES, "fold", "step", "observer", "observers", "structure", "grid", "source"}
+_SYNTAX = (
+    "what SQL has after WHERE, tied together with AND, OR, NOT, e.g. "
+    "protocol = 'newAcq' AND n_fiducials = 3"
+)
+_CONDITION = "expected a condition such as n_fiducials = 3"
+#: Tests for which any field of a structure will do: it is there, or it is not.
+_NULL_TESTS = ("OPERATOR_IS_NULL", "OPERATOR_IS_NOT_NULL")
+#: Columns that have few values, known beforehand, and where they are compared with one.
+_VALUES = {
+    "part": PARTS,
+    "protocol": PROTOCOLS,
+    "missing_structures": STRUCTURES,
+    "multi_component_structures": STRUCTURES,
+}
+_EQUALITIES = ("COMPARE_EQUAL", "COMPARE_NOTEQUAL", "COMPARE_IN", "COMPARE_NOT_IN")
+_MEMBERSHIPS = ("contains", "list_contains", "array_contains", "list_has", "array_has")
+_SHELL = "SELECT 1 FROM patients WHERE\n{}\n"
+
+
+class Mention(NamedTuple):
+    """A structure's field that a predicate mentions: of which segmentation ("" the clinical)."""
+
+    prefix: str
+    structure: str
+    field: str
+
+
+@dataclass(frozen=True)
+class Predicate:
+    """A predicate that was found sound: what it says, and what has to be read to decide it.
+
+    `names` are the columns, structures and measures that it compares.
+    """
+
+    text: str
+    columns: tuple[str, ...]
+    mentions: tuple[Mention, ...]
+    names: tuple[str, ...]
+
+    def choose(self, source: Source, among: Rows) -> Rows:
+        """Those of the patients (by row) for whom it holds.
+
+        Raises `QueryError` if it fails on a patient's values, such as a cast that cannot be made.
+        """
+        if self.mentions:  # all that is needed of the structures in one read
+            source.segmentations({m.field for m in self.mentions})
+        patients = source.columns("patients", self.columns)
+        patients = patients.append_column(_ROW, to_arrow(np.arange(patients.num_rows)))
+        patients = self._flat(patients, source.segmentation)
+        if len(among) < patients.num_rows:
+            patients = patients.take(to_arrow(among))
+        query = f'SELECT "{_ROW}" FROM patients WHERE (\n{self.text}\n)'
+        with session(self.text, {"chosen": patients}, self._remedy) as connection:
+            connection.execute(self._preparation())
+            found = connection.execute(query).fetchnumpy()[_ROW]
+        return np.sort(np.asarray(found, np.int64))
+
+    def check(self, strict: bool) -> None:
+        """Try it on a patient without values; raises `QueryError` unless it is a predicate.
+
+        `strict` if a constant that cannot be cast fails now; else once a patient's value needs it.
+        """
+        fields = [pa.nulls(1, f.type) for f in PATIENTS.schema]
+        blank = pa.Table.from_arrays(fields, PATIENTS.schema.names)
+        blank = self._flat(blank.append_column(_ROW, pa.nulls(1, pa.int64())), _nobody)
+        with session(self.text, {"chosen": blank}, self._remedy) as connection:
+            connection.execute(self._preparation())
+            query = f"SELECT (\n{self.text}\n) FROM patients"
+            kind = connection.execute(f"DESCRIBE {query} WHERE (\n{self.text}\n)").fetchall()[0][1]
+            if strict:
+                connection.execute(query).fetchall()
+        if kind != "BOOLEAN":
+            raise QueryError(
+                f"{shown(self.text)}: is {kind_in_words(kind)}, not true or false; expected a "
+                f"condition; {self._remedy}"
+            )
+
+    @property
+    def _remedy(self) -> str:
+        """What the names are that it compares, and how each is rightly used."""
+        return explained(self.names) or _CONDITION
+
+    def _flat(self, patients: pa.Table, read: SegmentationReader) -> pa.Table:
+        """The patients with a column for every field that is mentioned, and one for who has it."""
+        for (prefix, structure), mentions in groupby(self.mentions, lambda m: m[:2]):
+            fields = [m.field for m in mentions]
+            values = read(*SEGMENTATIONS[prefix], structure, fields)
+            for field, value in zip(["", *fields], values, strict=True):
+                patients = patients.append_column(f"{prefix} {structure} {field}", value)
+        return patients
+
+    def _preparation(self) -> str:
+        """SQL that packs those columns into one STRUCT a structure.
+
+        Not handed over as Arrow structs: of those with nulls or an offset DuckDB before 2.0 reads
+        the wrong rows, and 2.0 refuses some.
+        """
+        columns = [*self.columns, f'"{_ROW}"']
+        for prefix, of_prefix in groupby(self.mentions, lambda m: m.prefix):
+            packed = {s: _pack(list(ms)) for s, ms in groupby(of_prefix, lambda m: m.structure)}
+            if prefix:
+                fields = ", ".join(f"{name} := {value}" for name, value in packed.items())
+                packed = {prefix: f"struct_pack({fields})"}
+            columns += [f"{value} AS {name}" for name, value in packed.items()]
+        return f"CREATE TEMP TABLE patients AS SELECT {', '.join(columns)} FROM chosen"
+
+
+def _pack(mentions: list[Mention]) -> str:
+    name = f"{mentions[0].prefix} {mentions[0].structure} "
+    fields = (f'{m.field} := "{name}{m.field}"' for m in mentions)
+    return f'CASE WHEN "{name}" THEN struct_pack({", ".join(fields)}) END'
+
+
+def _nobody(grid: str, source: str, structure: str, fields: list[str]) -> list[Any]:
+    schema = STRUCTURES_TABLE.schema
+    return [pa.nulls(1, kind) for kind in (pa.bool_(), *(schema.field(f).type for f in fields))]
+
+
+def parse_predicate(text: str) -> Predicate:
+    """The predicate that `text` is, checked against the schema with nothing read.
+
+    Raises `QueryError` if it is none, naming what is wrong and the nearest real names.
+    """
+    if not isinstance(text, str):
+        raise UsageError(
+            f"the predicate is {type(text).__name__}; expected SQL text such as "
+            "\"protocol = 'newAcq'\"; choose patients by id with cohort[[...]]"
+        )
+    try:
+        condition = _condition(text)
+        for node in nodes(condition):
+            _check_node(node, text)
+        predicate = _resolve(condition, text)
+        predicate.check(all(_passes_nulls_on(n) for n in nodes(condition)))
+    except QueryError as error:
+        if is_statement(text):  # `ATTACH 'x.db'` parses as a condition, too
+            raise QueryError(
+                f"{shown(text)}: is a whole statement; expected a condition such as n_fiducials = "
+                "3; ask a SELECT with cohort.sql(...); nothing can be written or attached"
+            ) from error
+        raise
+    return predicate
+
+
+def _condition(text: str) -> Node:
+    """Syntax tree of a predicate; anything around the WHERE clause is more than a predicate."""
+    if not text.strip():
+        raise QueryError(f"the predicate is empty; {_CONDITION}")
+    tree = parse_select(text, _SHELL.format(text), _SYNTAX)
+    found: Node = tree.pop("where_clause", None)
+    if tree != _bare_shell():
+        raise QueryError(
+            f"{shown(text)}: holds more than a condition; expected what comes after WHERE, without "
+            "ORDER BY, LIMIT, GROUP BY or UNION"
+        )
+    return found
+
+
+@cache
+def _bare_shell() -> Node:
+    """What is around a condition."""
+    tree = parse_select("true", _SHELL.format("true"))
+    del tree["where_clause"]
+    return tree
+
+
+def _check_node(node: Node, text: str) -> None:
+    if node.get("class") == "SUBQUERY":
+        raise QueryError(
+            f"{shown(text)}: holds a subquery; ask with cohort.sql(...), then choose by id: "
+            "cohort[list(frame.patient_id)]"
+        )
+    if node.get("class") == "PARAMETER":
+        check_parameter(node, text)
+    check_index(node, text)
+    _check_values(node, text)
+    if node.get("class") == "FUNCTION" and not node["is_operator"]:
+        name = str(node["function_name"]).lower()
+        if is_changing(name):
+            raise QueryError(
+                f"{shown(text)}: the value of {name}() changes from run to run; expected a "
+                "condition on the tables alone, so that a cohort stays the same"
+            )
+
+
+def _check_values(node: Node, text: str) -> None:
+    """Raise `QueryError` for a value that nobody has: the predicate would hold for none, or all."""
+    if node.get("type") not in _EQUALITIES and node.get("function_name") not in _MEMBERSHIPS:
+        return
+    given = [node.get("left"), node.get("right"), *node.get("children", ())]
+    given += [argument.get("expression") for argument in node.get("arguments", ())]
+    operands = [operand for operand in given if operand]
+    for name in (".".join(o["column_names"]).lower() for o in operands if "column_names" in o):
+        column = name.removeprefix("patients.")
+        for value in (constant(o) for o in operands if column in _VALUES):
+            if value is not None and value not in _VALUES[column]:
+                raise QueryError(
+                    f"{shown(text)}: no {value!r} in {column}; expected one of "
+                    f"{', '.join(_VALUES[column])}"
+                )
+
+
+def _passes_nulls_on(node: Node) -> bool:
+    """Whether what a node gives of nothing is nothing, so that only constants can fail there."""
+    if node.get("class") == "FUNCTION":
+        return bool(node["is_operator"])
+    return node.get("class") != "CASE" and node.get("type") != "OPERATOR_COALESCE"
+
+
+def _resolve(condition: Any, text: str) -> Predicate:
+    columns, mentions, compared = {"patient_id"}, set[Mention](), set[str]()
+    tests = [n for n in nodes(condition) if n.get("type") in _NULL_TESTS]
+    tested = {id(child) for n in tests for child in n["children"]}
+    for node in _column_references(condition):
+        names = node["column_names"]
+        qualified = names[0].lower() == "patients" and len(names) > 1
+        path = names[1:] if qualified else names
+        if path[0].lower() in _COLUMNS:
+            columns.add(_COLUMNS[path[0].lower()])
+            compared.add(_COLUMNS[path[0].lower()])
+        else:
+            found = _mentioned(path, text, FIELDS[:1] if id(node) in tested else FIELDS)
+            mentions |= found
+            compared |= set() if id(node) in tested else {_name(found)}
+    if any(node.get("class") == "STAR" for node in nodes(condition)):  # COLUMNS('missing_.*')
+        columns |= set(_COLUMNS.values())
+    in_order = sorted(compared, key=lambda name: text.lower().find(name.lower()))
+    return Predicate(text, tuple(sorted(columns)), tuple(sorted(mentions)), tuple(in_order))
+
+
+def _name(mentions: set[Mention]) -> str:
+    """How one name that mentions these is written: with its field, or a whole structure."""
+    prefix, structure, field = min(mentions)
+    path = (prefix, structure, field if len(mentions) == 1 else "")
+    return ".".join(p for p in path if p)
+
+
+def _mentioned(names: list[str], text: str, whole: tuple[str, ...]) -> set[Mention]:
+    """What a name that is no column mentions; `whole` are the fields of a structure as such."""
+    prefix = names[0].lower() if names[0].lower() in SEGMENTATIONS else ""
+    path = names[1:] if prefix else names
+    if not path or path[0].lower() not in _STRUCTURES:
+        raise QueryError(f"{shown(text)}: {_unknown(prefix, path, text)}")
+    structure = _STRUCTURES[path[0].lower()]
+    if len(path) == 1:
+        return {Mention(prefix, structure, f) for f in whole}
+    fields = [f for f in FIELDS if f == path[1].lower()]
+    if not fields:
+        raise QueryError(
+            f"{shown(text)}: {structure} has no {path[1]!r}; {suggestion(path[1], FIELDS)}"
+        )
+    return {Mention(prefix, structure, fields[0])}
+
+
+def _unknown(prefix: str, path: list[str], text: str) -> str:
+    """What to say of a name that is neither a column nor a structure."""
+    name = path[0] if path else ""
+    if prefix and not name:
+        return f"{prefix!r} stands before a structure: write e.g. {prefix}.Rectum.volume_cc"
+    if prefix:
+        return (
+            f"no structure {name!r} after {prefix}; {suggestion(name, STRUCTURES)}; write e.g. "
+            f"{prefix}.Rectum.volume_cc"
+        )
+    if name.lower() in FIELDS:
+        return f"{name!r} is of a structure: say of which, e.g. Rectum.{name.lower()}"
+    if name.lower() in _ELSEWHERE:
+        return f"{name!r} is not of a patient; ask for it with cohort.sql(...), then choose by id"
+    if said := unquoted(name):
+        return said
+    close = nearest(name, STRUCTURES if len(path) > 1 else [*_COLUMNS.values(), *STRUCTURES])
+    if f'"{name}"' in text and not close:
+        return f"no column {name!r}; a text takes single quotes: '{name}'"
+    if len(path) > 1:
+        return f"no structure {name!r}; {suggestion(name, STRUCTURES)}"
+    return f"no column {name!r}; {suggestion(name, [*_COLUMNS.values(), *STRUCTURES])}"
+
+
+def _column_references(tree: Any) -> Iterator[Node]:
+    """Every reference to a column, parameters of lambdas left out."""
+    stack: list[tuple[Any, frozenset[str]]] = [(tree, frozenset())]
+    while stack:
+        item, bound = stack.pop()
+        if isinstance(item, list):
+            stack.extend((i, bound) for i in item)
+        elif isinstance(item, dict):
+            if item.get("class") == "LAMBDA":
+                bound |= {n["column_names"][0] for n in nodes(item["lhs"]) if "column_names" in n}
+            if item.get("class") == "COLUMN_REF" and item["column_names"][0] not in bound:
+                yield item
+            stack.extend((value, bound) for value in item.values())

@@ -1,0 +1,50 @@
+"""Read-only SQL over a dataset's tables, restricted to the patients of a cohort."""
+
+from __future__ import annotations
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from lundprobe_zarr.dataset.arrow import empty, to_arrow
+from lundprobe_zarr.dataset.dataset import Rows, Source
+from lundprobe_zarr.schema.tables import TABLES
+from lundprobe_zarr.sql.session import check_index, nodes, parse_select, session, tables_of
+
+_SYNTAX = "a SELECT as DuckDB has it; a condition alone goes to cohort.where(...)"
+
+
+def run_query(source: Source, text: str, rows: Rows) -> pa.Table:
+    """Result of a SELECT over the tables, as seen by the patients in `rows`.
+
+    Raises `QueryError` if it is not one SELECT of these tables alone, before anything is read.
+    """
+    tree = parse_select(text, expected=_SYNTAX)
+    for node in nodes(tree):
+        check_index(node, text)
+    names = tables_of(tree, TABLES, text)
+    with session(text, {n: empty(TABLES[n].schema) for n in names}) as connection:
+        connection.execute(f"EXPLAIN\n{text}")
+    tables = {name: restricted(source, name, rows) for name in names}
+    with session(text, tables) as connection:
+        result = connection.sql(text).to_arrow_table()
+    return pa.table([_plain(c) for c in result.columns], names=result.column_names)
+
+
+def _plain(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    """A column as people compute with it: a sum of whole numbers is a decimal to DuckDB."""
+    if not pa.types.is_decimal(column.type):
+        return column
+    largest = pc.max(pc.abs(column)).as_py() or 0
+    whole = column.type.scale == 0 and largest < 2**63
+    return column.cast(pa.int64() if whole else pa.float64())
+
+
+def restricted(source: Source, name: str, rows: Rows) -> pa.Table:
+    """The rows of a table that are of the patients in `rows`; raises as `Source.table` does."""
+    table = source.table(name)
+    if len(rows) == len(source.ids):
+        return table
+    if name == "patients":
+        return table.take(to_arrow(rows))
+    ids = source.columns("patients", ["patient_id"]).column(0).take(to_arrow(rows))
+    return table.filter(pc.is_in(table.column("patient_id"), value_set=ids.combine_chunks()))

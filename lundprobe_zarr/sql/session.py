@@ -1,0 +1,271 @@
+"""SQL over Arrow tables and nothing else: no file, network, extension, setting or Python variable.
+
+DuckDB's own parser says what a text is before it runs: one SELECT, of known tables. The database
+it then runs in holds nothing, cannot reach outside, and its configuration is locked.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager
+from functools import cache
+from typing import Any
+
+import duckdb
+import pyarrow as pa
+
+from lundprobe_zarr.errors import QueryError
+from lundprobe_zarr.sql.messages import reason
+from lundprobe_zarr.vocabulary.suggest import suggestion
+
+#: Nodes of the syntax tree are the dicts that DuckDB's `json_serialize_sql` gives.
+Node = dict[str, Any]
+
+_MEMORY_LIMIT = "2GB"
+_MOST_THREADS = 4
+#: Longer SQL would be minutes in DuckDB's parser; all 467 patients by id are 13,000 characters.
+_MOST_CHARACTERS = 100_000
+#: What DuckDB makes of Ctrl-C.
+_INTERRUPTED = "Query interrupted"
+_QUERY_NODES = {"SELECT_NODE", "SET_OPERATION_NODE", "RECURSIVE_CTE_NODE", "CTE_NODE"}
+_TABLE_FUNCTIONS = {"range", "generate_series", "unnest"}
+#: Functions whose value changes from run to run, yet which reach nothing.
+_HARMLESS = {"random", "uuid", "gen_random_uuid", "now", "today", "get_current_timestamp"}
+#: Functions that tell of the session, whatever DuckDB's catalogue says of their stability.
+_OF_SESSION = {"current_setting", "getvariable"}
+#: Functions asked for most whose value depends on their arguments alone. For others DuckDB's
+#: catalogue is looked up, which takes 20 ms.
+# fmt: off
+STEADY = frozenset({
+    "abs", "avg", "ceil", "contains", "count", "count_star", "floor", "greatest", "least",
+    "len", "length", "list_contains", "lower", "max", "median", "min", "quantile_cont",
+    "regexp_matches", "round", "sqrt", "starts_with", "stddev", "sum", "upper",
+})
+# fmt: on
+_SHOWN_CHARACTERS = 300
+#: How DuckDB calls a text that it can parse, but that is no SELECT.
+_NO_SELECT = "not implemented"
+
+
+def shown(text: str) -> str:
+    """A text for a message: quoted, and cut short where it is long."""
+    cut = text if len(text) <= _SHOWN_CHARACTERS else text[:_SHOWN_CHARACTERS] + " …"
+    return repr(cut)
+
+
+@cache
+def _database(process: int) -> duckdb.DuckDBPyConnection:
+    """An empty, locked database: one a process, for its threads do not survive a fork."""
+    return duckdb.connect(
+        config={
+            "enable_external_access": False,
+            "python_enable_replacements": False,
+            "autoinstall_known_extensions": False,
+            "autoload_known_extensions": False,
+            "memory_limit": _MEMORY_LIMIT,
+            "threads": min(_MOST_THREADS, os.cpu_count() or 1),
+            "temp_directory": "",  # what does not fit into memory fails, and is not left on a disk
+            "lock_configuration": True,
+        }
+    )
+
+
+@contextmanager
+def session(
+    text: str, tables: Mapping[str, pa.Table], remedy: str = ""
+) -> Iterator[duckdb.DuckDBPyConnection]:
+    """A connection that sees `tables` alone; DuckDB's errors become `QueryError`s about `text`.
+
+    `remedy` is how these end.
+    """
+    connection = _database(os.getpid()).cursor()
+    try:
+        for name, table in tables.items():
+            connection.register(name, table)
+        yield connection
+    except duckdb.Error as error:
+        end = f"; {remedy}" if remedy else ""
+        raise QueryError(f"{shown(text)}: {reason(str(error))}{end}") from error
+    except UnicodeDecodeError as error:  # DuckDB cuts the text that it quotes amid a character
+        end = f"; {remedy}" if remedy else ""
+        raise QueryError(f"{shown(text)}: not SQL that DuckDB takes{end}") from error
+    except RuntimeError as error:
+        if str(error) != _INTERRUPTED:
+            raise
+        raise KeyboardInterrupt from error
+    finally:
+        connection.close()
+
+
+def parse_select(
+    text: str, whole: str | None = None, expected: str = "SQL as DuckDB has it"
+) -> Node:
+    """Syntax tree of `whole` (default: of `text`), which has to be one SELECT statement.
+
+    Messages speak of `text`, and say what was `expected`. Raises `QueryError` for anything else.
+    """
+    tree = _parsed(text, text if whole is None else whole)
+    if tree["error"]:
+        raise QueryError(f"{shown(text)}: {_complaint(tree, expected)}")
+    if len(tree["statements"]) != 1:
+        raise QueryError(
+            f"{shown(text)}: {len(tree['statements'])} statements; expected one SELECT"
+        )
+    node: Node = tree["statements"][0]["node"]
+    return node
+
+
+def constant(node: Node) -> str | None:
+    """A constant as text, without quotes; None of any other node. DuckDB 2.0 says it otherwise."""
+    if node.get("class") != "CONSTANT":
+        return None
+    found = node["literal"].get("text") if "literal" in node else node["value"].get("value")
+    return None if found is None else str(found)
+
+
+def check_index(node: Node, text: str) -> None:
+    """Raise `QueryError` for element 0 of a list, which DuckDB has as NULL: no row would fit."""
+    if node.get("type") != "ARRAY_EXTRACT":
+        return
+    if constant(node["children"][1]) == "0":
+        raise QueryError(
+            f"{shown(text)}: element [0] of a list; in SQL the first is [1], so of z, y, x these "
+            "are [1], [2], [3]"
+        )
+
+
+def is_statement(text: str) -> bool:
+    """Whether DuckDB takes a text for a statement, or several, of any kind: to read or to write."""
+    tree = _parsed(text, text)
+    return tree["error_type"] == _NO_SELECT if tree["error"] else bool(tree["statements"])
+
+
+def _parsed(text: str, query: str) -> Node:
+    if len(query) > _MOST_CHARACTERS:
+        raise QueryError(
+            f"{shown(text)}: {len(text)} characters; expected at most {_MOST_CHARACTERS}; choose "
+            "patients by id with cohort[[...]]"
+        )
+    with session(text, {}) as connection:
+        found = connection.execute("SELECT json_serialize_sql(?::VARCHAR)", [query]).fetchone()
+    assert found is not None
+    try:
+        tree: Node = json.loads(found[0])
+    except RecursionError as error:
+        raise QueryError(f"{shown(text)}: nested too deeply; write it in simpler parts") from error
+    return tree
+
+
+def _complaint(tree: Node, expected: str) -> str:
+    if tree["error_type"] == _NO_SELECT:
+        return "not a SELECT; expected one SELECT statement: the tables can be read, not changed"
+    return f"{tree['error_message']}; expected {expected}"
+
+
+def nodes(tree: Any) -> Iterator[Node]:
+    """Every node of a syntax tree."""
+    stack = [tree]
+    while stack:
+        item = stack.pop()
+        if isinstance(item, dict):
+            yield item
+            stack.extend(item.values())
+        elif isinstance(item, list):
+            stack.extend(item)
+
+
+def tables_of(tree: Node, known: Collection[str], text: str) -> list[str]:
+    """The tables, of those `known`, that a query reads.
+
+    Raises `QueryError` if it reaches for anything else: another table or catalogue, a function
+    that reads files or settings, a statement that writes.
+    """
+    named = {entry["key"].lower() for n in nodes(tree) for entry in _common_tables(n)}
+    reads = set()
+    for node in nodes(tree):
+        _CHECKS.get(_kind(node), _check_node)(node, text)
+        table = _table_read(node)
+        if table in known:
+            reads.add(table)
+        elif table and table not in named:
+            raise QueryError(
+                f"{shown(text)}: no table {table!r} to read; {suggestion(table, known)}"
+            )
+    return sorted(reads)
+
+
+def _kind(node: Node) -> str:
+    kind = node.get("type")  # of a constant it may be a node, its data type
+    return kind if isinstance(kind, str) else ""
+
+
+def _common_tables(node: Node) -> list[Node]:
+    found: list[Node] = node["cte_map"]["map"] if "cte_map" in node else []
+    return found
+
+
+def _table_read(node: Node) -> str:
+    """Name of the table that a node reads, with catalogue and schema if any; "" if it is none."""
+    if _kind(node) == "BASE_TABLE":
+        path = (node["catalog_name"], node["schema_name"], node["table_name"])
+        return ".".join(p for p in path if p).lower()
+    if _kind(node) == "SHOW_REF" and not node.get("query"):
+        return str(node["table_name"]).strip('"').lower()
+    return ""
+
+
+def _check_node(node: Node, text: str) -> None:
+    if _kind(node).endswith("_NODE") and _kind(node) not in _QUERY_NODES:
+        raise QueryError(f"{shown(text)}: holds more than SELECT; the tables can only be read")
+
+
+def _check_table_function(node: Node, text: str) -> None:
+    name = str(node["function"].get("function_name", "")).lower()
+    if name not in _TABLE_FUNCTIONS:
+        raise QueryError(
+            f"{shown(text)}: the table function {name!r} is not available; only the dataset's "
+            f"tables and {', '.join(sorted(_TABLE_FUNCTIONS))} can be read"
+        )
+
+
+def _check_function(node: Node, text: str) -> None:
+    name = str(node["function_name"]).lower()
+    if not node["is_operator"] and name not in _HARMLESS and is_changing(name):
+        raise QueryError(
+            f"{shown(text)}: the function {name!r} is not available; it reaches beyond the tables"
+        )
+
+
+def check_parameter(node: Node, text: str) -> None:
+    """Refuse a placeholder; raises `QueryError`."""
+    raise QueryError(f"{shown(text)}: holds a parameter; write the value itself")
+
+
+_CHECKS: dict[str, Callable[[Node, str], None]] = {
+    "TABLE_FUNCTION": _check_table_function,
+    "FUNCTION": _check_function,
+    "VALUE_PARAMETER": check_parameter,
+}
+
+
+def is_changing(function: str) -> bool:
+    """Whether a function's value depends on more than its arguments."""
+    return function not in STEADY and function in changing_functions()
+
+
+@cache
+def changing_functions() -> frozenset[str]:
+    """Names of the functions whose value depends on more than their arguments, in every form.
+
+    A form for another type says nothing of the others: since DuckDB 2.0.1 `range` of timestamps
+    depends on the session's time zone, and `range(3)` on nothing.
+    """
+    query = (
+        "SELECT function_name FROM duckdb_functions() WHERE stability IS NOT NULL "
+        "GROUP BY ALL HAVING NOT bool_or(stability = 'CONSISTENT')"
+    )
+    with session(query, {}) as connection:
+        found = {str(row[0]).lower() for row in connection.execute(query).fetchall()}
+    return frozenset(found | _OF_SESSION)

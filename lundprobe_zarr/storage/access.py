@@ -1,0 +1,49 @@
+"""Can anyone read what is written to a bucket? Asked before patients' data go there."""
+
+from __future__ import annotations
+
+import uuid
+
+from lundprobe_zarr.errors import DatasetError, UsageError
+from lundprobe_zarr.storage.location import Location
+from lundprobe_zarr.storage.writers import is_alive, writer
+
+#: Before the name of who asks.
+_PROBE = "probe-"
+
+
+def require_private(location: Location) -> None:
+    """Require that what is written to `location` cannot be read without credentials.
+
+    Writes a small object, asks for it as nobody, and deletes it, and those that killed processes
+    of this machine left. An answer other than that object counts as private, whatever the reason.
+    Disks and memory are not asked, nor are places of which it is not known how to: only S3, GCS,
+    Azure and the Hugging Face hub are. Raises `UsageError` if the object could be read,
+    `DatasetError` if it could not be written.
+    """
+    public = location.anonymous()
+    if public is None:
+        return
+    name, said = f"{_PROBE}{writer()}", uuid.uuid4().bytes
+    location.write(name, said)
+    try:
+        if _read(public, name) == said:
+            raise UsageError(
+                f"{location.url}: anyone can read what is written there: an object was, without "
+                "credentials; expected a private place, since LUND-PROBE is under controlled "
+                "access and a conversion stays under the terms of its source; make the bucket "
+                "private or choose another, or, if all of it may be public, as a phantom may, say "
+                "--allow-public (allow_public=True)"
+            )
+    finally:
+        location.delete(name)
+    for left in location.children(""):
+        if left.startswith(_PROBE) and is_alive(left.removeprefix(_PROBE)) is False:
+            location.delete(left)
+
+
+def _read(public: Location, name: str) -> bytes | None:
+    try:
+        return public.read(name)
+    except (FileNotFoundError, DatasetError):
+        return None

@@ -1,0 +1,237 @@
+"""What a file system's error means to whoever reads or writes a dataset, with nothing secret in it.
+
+botocore, aiohttp, azure-core and gcsfs each fail in their own words and classes, some of which
+repeat the URL with its signature. Here they become one sentence: what was found, what to do.
+"""
+
+from __future__ import annotations
+
+import errno
+import re
+import sys
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+from lundprobe_zarr.errors import DatasetError
+from lundprobe_zarr.storage.system_errors import meaning
+
+#: Base classes of what the libraries below fsspec raise; looked up only where they are loaded.
+_FOREIGN = (
+    ("aiohttp", "ClientError"),
+    ("botocore.exceptions", "BotoCoreError"),
+    ("botocore.exceptions", "ClientError"),
+    ("azure.core.exceptions", "AzureError"),
+    ("gcsfs.retry", "HttpError"),
+    ("google.auth.exceptions", "GoogleAuthError"),
+)
+_NO_CREDENTIALS = re.compile(r"Credential|Auth|RefreshError|TokenRetrieval|SSO")
+_UNREACHABLE = re.compile(r"Connect|Disconnect|Timeout|ServiceRequest|DNS|Transport")
+_TIMED_OUT = re.compile(r"Timeout")
+#: An answer that was cut short, or is not the one that was asked for.
+_SPOILT = re.compile(r"Payload|BadHttpMessage|IncompleteRead|ResponseStreaming|FlexibleChecksum")
+#: Statuses that may pass by themselves.
+_TRANSIENT = (429, 500, 502, 503, 504)
+#: What S3 calls credentials that it does not take; it answers some of them with status 400.
+_REFUSED = {
+    "AuthorizationHeaderMalformed",
+    "ExpiredToken",
+    "InvalidAccessKeyId",
+    "InvalidClientTokenId",
+    "InvalidSecurity",
+    "InvalidToken",
+    "RequestTimeTooSkewed",
+    "SignatureDoesNotMatch",
+    "TokenRefreshRequired",
+    "UnrecognizedClientException",
+}
+#: Where credentials are set, by how a URL begins.
+_CREDENTIALS = {
+    ("s3://", "s3a://"): "`storage_options` (key, secret, for temporary ones token), or set "
+    "AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and AWS_SESSION_TOKEN, or AWS_PROFILE",
+    ("gs://", "gcs://"): "`storage_options` (token: a file of them), or set "
+    "GOOGLE_APPLICATION_CREDENTIALS to that file",
+    ("az://", "abfs://", "abfss://"): "`storage_options` (account_name and account_key or "
+    "sas_token), or set AZURE_STORAGE_CONNECTION_STRING",
+    ("http://", "https://"): "`storage_options` (headers), or in the URL",
+}
+#: Options that say where, not who: worth showing in a message.
+_PUBLIC_OPTIONS = (
+    "endpoint_url",
+    "region_name",
+    "account_name",
+    "project",
+    "account_host",
+    "anon",
+)
+_SHORTEST_SECRET = 4
+#: `user:password@`, greedily, since secret keys may hold slashes; a bare `user@` only where it is
+#: no container name, as it is in `abfs://container@account`.
+_USER_AND_PASSWORD = re.compile(r"(://)[^/@\s]*:\S*@|((?:https?|s?ftp)://)[^/@\s]+@")
+_QUERY = re.compile(r"(://[^\s?'\"]*)\?[^\s'\")]*")
+
+
+def failures() -> tuple[type[BaseException], ...]:
+    """Every class that reading or writing may raise for reasons outside this program."""
+    loaded = (getattr(sys.modules[m], name) for m, name in _FOREIGN if m in sys.modules)
+    return OSError, *loaded
+
+
+def _chain(error: BaseException | None) -> Iterator[BaseException]:
+    while error is not None:
+        yield error
+        error = error.__cause__
+
+
+def _status_of(error: BaseException) -> int | None:
+    """HTTP status of aiohttp's, azure's, gcsfs's or botocore's error; None if it has none."""
+    response = getattr(error, "response", None)
+    if isinstance(response, Mapping):
+        return _number(response.get("ResponseMetadata", {}).get("HTTPStatusCode"))
+    named = (_number(getattr(error, a, None)) for a in ("status", "status_code", "code"))
+    return next((s for s in named if s is not None), None)
+
+
+def _number(value: object) -> int | None:
+    return int(str(value)) if str(value).isdigit() else None
+
+
+def _refusal(error: BaseException) -> str | None:
+    """What S3 called the credentials that it refused; None if it did not."""
+    for one in _chain(error):
+        response = getattr(one, "response", None)
+        code = response.get("Error", {}).get("Code") if isinstance(response, Mapping) else None
+        if code in _REFUSED:
+            return str(code)
+    return None
+
+
+def http_status(error: BaseException) -> int | None:
+    """HTTP status that an error comes from; None if it comes from none."""
+    if is_spoilt(error):  # to which aiohttp gives statuses of its own
+        return None
+    return next((s for s in map(_status_of, _chain(error)) if s is not None), None)
+
+
+def is_missing(error: BaseException) -> bool:
+    """Whether the error says that there is no such object, and nothing else went wrong."""
+    status = http_status(error)
+    if status is not None:
+        return status in (404, 410)
+    absent = isinstance(error, FileNotFoundError | NotADirectoryError | IsADirectoryError)
+    absent |= isinstance(error, OSError) and error.errno == errno.ELOOP  # a link to itself
+    return absent and not _is_named(error, _UNREACHABLE)
+
+
+def is_past_end(error: BaseException) -> bool:
+    """Whether a byte range was asked for that begins behind the object's end."""
+    return http_status(error) == 416
+
+
+def is_transient(error: BaseException) -> bool:
+    """Whether the same request may well succeed a moment later."""
+    status = http_status(error)
+    if status is not None:
+        return status in _TRANSIENT
+    return _is_named(error, _UNREACHABLE) or is_spoilt(error)
+
+
+def is_spoilt(error: BaseException) -> bool:
+    """Whether an answer came that was cut short, or is not the one that was asked for."""
+    return _is_named(error, _SPOILT)
+
+
+def _is_named(error: BaseException, pattern: re.Pattern[str]) -> bool:
+    kinds = (kind for e in _chain(error) for kind in type(e).__mro__)
+    return any(pattern.search(kind.__name__) for kind in kinds)
+
+
+def secrets_in(options: Mapping[str, Any]) -> frozenset[str]:
+    """Every text in `options` that must not be shown: all but the few that say where."""
+    return frozenset(s for s in _leaves(options) if len(s) >= _SHORTEST_SECRET)
+
+
+def public_options(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Those of `options`, nested ones too, that say where data are, not who may read them."""
+    found = {}
+    for name, value in options.items():
+        if name in _PUBLIC_OPTIONS:
+            if redacted(str(value)) == str(value):  # an endpoint may hold a password
+                found[name] = value
+        elif isinstance(value, Mapping) and (inner := public_options(value)):
+            found[name] = inner
+    return found
+
+
+def _leaves(value: Any) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping):
+        for key, inner in value.items():
+            if key not in _PUBLIC_OPTIONS:
+                yield from _leaves(inner)
+    elif isinstance(value, Iterable) and not isinstance(value, bytes):
+        for inner in value:
+            yield from _leaves(inner)
+
+
+def redacted(text: str, secrets: Iterable[str] = (), whole: bool = False) -> str:
+    """`text` with `***` for secrets, and for users, passwords and queries in URLs.
+
+    `whole` if the text is one URL, or a path: then a query may hold anything.
+    """
+    if whole and "://" in text:
+        text = re.sub(r"\?.*", "?***", text, count=1, flags=re.DOTALL)
+    for secret in sorted(secrets, key=len, reverse=True):
+        text = text.replace(secret, "***")
+    text = _USER_AND_PASSWORD.sub(lambda m: f"{m[1] or m[2]}***@", text)
+    return _QUERY.sub(r"\1?***", text)
+
+
+def explain(error: BaseException, where: str, secrets: Iterable[str], local: bool) -> DatasetError:
+    """The error to raise for anything but a missing object: URL, finding, remedy."""
+    if local and isinstance(error, OSError):
+        finding, remedy = meaning(error)
+        return DatasetError(f"{where}: cannot be read or written: {finding}; {remedy}")
+    finding, remedy = _finding(error, where)
+    said = " ".join(redacted(str(error), secrets).split())
+    detail = f"{type(error).__name__}: {said}" if said else type(error).__name__
+    return DatasetError(f"{where}: {finding} ({detail}); {remedy}")
+
+
+def _finding(error: BaseException, where: str) -> tuple[str, str]:
+    if problem := _of_credentials(error):
+        return problem, (
+            "expected credentials that are valid, not expired, and allowed there; pass them as "
+            + _set_as(where)
+        )
+    status = http_status(error)
+    if status is not None:
+        return f"the server answered {status}", "try again later, or ask whoever runs it"
+    if _is_named(error, _TIMED_OUT):
+        return "no answer within the time allowed", (
+            "check the network, try again later, or allow more, e.g. "
+            '`storage_options={"timeout": 120}`: seconds without a byte'
+        )
+    if is_spoilt(error):
+        return "the answer was cut short or is another than was asked for", (
+            "try again later, or ask whoever runs the server, or a proxy on the way"
+        )
+    if _is_named(error, _UNREACHABLE):
+        return "the server cannot be reached", "check the URL, the network and the proxy settings"
+    return "cannot be read or written", "check the URL and `storage_options`"
+
+
+def _of_credentials(error: BaseException) -> str | None:
+    """What is wrong with the credentials; None if nothing seems to be."""
+    code = _refusal(error)
+    if code:
+        return f"access denied, a problem of credentials: {code}"
+    if isinstance(error, PermissionError) or http_status(error) in (401, 403):
+        return "access denied, a problem of credentials"
+    return "no usable credentials" if _is_named(error, _NO_CREDENTIALS) else None
+
+
+def _set_as(where: str) -> str:
+    known = (words for begins, words in _CREDENTIALS.items() if where.startswith(begins))
+    other = "`storage_options`, or set them up as the provider's own tools expect them"
+    return next(known, other)

@@ -1,0 +1,97 @@
+"""Files of a local disk: each appears whole, or stays what it was."""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from lundprobe_zarr.storage.writers import writer
+
+#: Between the name of a file and that of who is writing it; hidden until it is complete.
+WRITING = ".writing-"
+
+
+@contextmanager
+def _appearing(path: Path) -> Iterator[Any]:
+    """An open file that takes the place of `path` once it is written and synced."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}{WRITING}{writer()}")
+    try:
+        with temporary.open("wb") as file:
+            yield file
+            _sync(file)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _sync(file: Any) -> None:
+    file.flush()
+    os.fsync(file.fileno())
+
+
+@contextmanager
+def staged(path: Path, contents: bytes | Path) -> Iterator[None]:
+    """Within, bytes or a copy of a file are on the device; they take the place of `path` after."""
+    with _appearing(path) as file:
+        if isinstance(contents, Path):
+            _copy(contents, file)
+        else:
+            file.write(contents)
+        _sync(file)
+        yield
+
+
+def write_local(path: Path, data: bytes) -> None:
+    """Write a file."""
+    with _appearing(path) as file:
+        file.write(data)
+
+
+def copy_local(source: Path, path: Path) -> None:
+    """Copy a file, without holding it in memory."""
+    with _appearing(path) as file:
+        _copy(source, file)
+
+
+def _copy(source: Path, file: Any) -> None:
+    with source.open("rb") as original:
+        while block := original.read(1 << 22):
+            file.write(block)
+
+
+def open_local(path: Path) -> int:
+    """Descriptor of a file, to be read.
+
+    Raises `OSError`; a folder, pipe, socket or device, which might never end, is no file there.
+    """
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)  # or a pipe would wait
+    mode = os.fstat(descriptor).st_mode
+    if stat.S_ISREG(mode):
+        return descriptor
+    os.close(descriptor)
+    if stat.S_ISDIR(mode):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+    raise FileNotFoundError(errno.ENOENT, "a pipe, socket or device, not a file", str(path))
+
+
+def read_whole(path: Path) -> bytes:
+    """Contents of a file; raises as `open_local` does."""
+    with open(open_local(path), "rb", buffering=0) as file:
+        return file.read()
+
+
+def read_local(path: Path, spans: Sequence[tuple[int, int]]) -> list[bytes]:
+    """Bytes [start, stop) of a file, for each span, fewer behind its end; as `open_local`."""
+    with open(open_local(path), "rb", buffering=0) as file:
+        size = os.fstat(file.fileno()).st_size  # memory for what there is, not for what is asked
+        stops = (min(stop, size) for _, stop in spans)
+        return [
+            os.pread(file.fileno(), stop - start, start) if stop > start else b""
+            for (start, _), stop in zip(spans, stops, strict=True)
+        ]

@@ -1,0 +1,497 @@
+"""Where a dataset lives: a local path or any URL that fsspec knows, and the objects there."""
+
+from __future__ import annotations
+
+import base64
+import errno
+import hashlib
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, TypeVar
+
+from fsspec.implementations.local import LocalFileSystem
+
+from lundprobe_zarr.errors import DatasetError, UsageError
+from lundprobe_zarr.storage.clients import open_files, takes_seconds
+from lundprobe_zarr.storage.cores import waiting
+from lundprobe_zarr.storage.local import copy_local, read_local, read_whole, staged, write_local
+from lundprobe_zarr.storage.failures import (
+    explain,
+    failures,
+    is_missing,
+    is_past_end,
+    is_spoilt,
+    is_transient,
+    public_options,
+    redacted,
+    secrets_in,
+)
+from lundprobe_zarr.storage.forks import keep
+from lundprobe_zarr.storage.retry import TIMEOUT, UNKNOWN, Patience
+from lundprobe_zarr.storage.signed import range_reader
+from lundprobe_zarr.storage.urls import (
+    EXTRAS,
+    WEB,
+    anonymous_options,
+    protocol_of_url,
+    separate,
+)
+from lundprobe_zarr.vocabulary.text import escaped
+from lundprobe_zarr.vocabulary.version import with_extra
+
+#: Requests at a time where the file system itself makes one after another.
+_THREADS = 16
+#: What no name of ours has: servers and other systems find folders, escapes and queries there.
+_FOREIGN = frozenset("\\%?#")
+_T = TypeVar("_T")
+
+
+@dataclass(frozen=True)
+class Range:
+    """Bytes [start, stop) of the object `name`, relative to the dataset."""
+
+    name: str
+    start: int
+    stop: int
+
+
+@dataclass(frozen=True)
+class Entry:
+    """What a listing says of an object: its size, and its MD5 where the server vouches for one."""
+
+    size: int
+    md5: bytes | None
+
+
+class Location:
+    """A dataset's root and the objects below it, by `/`-separated relative path.
+
+    `url` is a path or URL, as it may be shown: what it held of credentials is taken out. Those and
+    `storage_options` go to fsspec alone, but for `timeout`: how many seconds a server may say
+    nothing. Pickles with its options, so that workers can read; opens anew in a forked or spawned
+    process.
+    """
+
+    def __init__(
+        self, url: str | os.PathLike[str], storage_options: Mapping[str, Any] | None = None
+    ) -> None:
+        options = dict(storage_options or {})
+        self._patience = Patience.of(options.pop(TIMEOUT, None))
+        self._target, self._options = separate(os.fspath(url), options)
+        self.url = redacted(self._target, whole=True)
+        self._opened: tuple[int, Any, str] | None = None
+        _ = self._fs  # a protocol that is not installed is said now, not at the first read
+
+    def __repr__(self) -> str:
+        return f"Location({self.url!r})"
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Another process may work in another folder.
+        target = self._full("") if self.is_local else self._target
+        return self.__dict__ | {"_opened": None, "_target": target}
+
+    def _open(self) -> tuple[int, Any, str]:
+        if "://" not in self._target:  # a path, whatever else fsspec would take it for
+            return (
+                os.getpid(),
+                LocalFileSystem(),
+                LocalFileSystem._strip_protocol(self._target),
+            )
+        try:
+            return os.getpid(), *open_files(self._target, self._limited)
+        except (ValueError, ImportError) as error:
+            said = redacted(str(error), self._secrets)
+        except OSError as error:  # ftp and the like connect at once
+            raise DatasetError(
+                f"{self.url}: {redacted(error.strerror or str(error), self._secrets)}; expected a "
+                "server that answers; check the address and the network"
+            ) from None
+        raise UsageError(
+            f"{self.url}: {said}; expected a path, or a URL whose protocol is installed, e.g. "
+            f"{with_extra(self._extra)}"
+        )
+
+    @property
+    def _current(self) -> tuple[int, Any, str]:
+        # Connections and event loops do not survive a fork.
+        if self._opened is None or self._opened[0] != os.getpid():
+            if self._opened is not None:
+                keep(self._opened[1])
+            self._opened = self._open()
+        return self._opened
+
+    @property
+    def _fs(self) -> Any:
+        return self._current[1]
+
+    @property
+    def _limited(self) -> dict[str, Any]:
+        return self._patience.limits(protocol_of_url(self._target), self._options)
+
+    @property
+    def _extra(self) -> str:
+        return EXTRAS.get(protocol_of_url(self._target), "s3")
+
+    @property
+    def _secrets(self) -> frozenset[str]:
+        return secrets_in(self._options)
+
+    @property
+    def public_options(self) -> dict[str, Any]:
+        """Those of the options that say where the dataset is, such as an endpoint: no secrets."""
+        return public_options(self._options)
+
+    def anonymous(self) -> Location | None:
+        """The same place, asked without credentials; None where it is not known how to.
+
+        On disks and in memory there are none to leave out.
+        """
+        options = anonymous_options(protocol_of_url(self._target), self._options)
+        if options is None:
+            return None
+        return Location(self._target, {**options, TIMEOUT: self._patience.silence})
+
+    def _repeats(self, error: BaseException) -> bool:
+        """Whether to make a request again; clients of buckets do so, but not for every reason."""
+        if protocol_of_url(self._target) in WEB:
+            return is_transient(error)
+        return isinstance(error, TimeoutError) or is_spoilt(error)
+
+    @property
+    def is_local(self) -> bool:
+        """Whether the dataset is on a local disk."""
+        return isinstance(self._fs, LocalFileSystem)
+
+    @property
+    def in_memory(self) -> bool:
+        """Whether the dataset is in the memory of this process, where no other one sees it."""
+        return protocol_of_url(self._target) == "memory"
+
+    @property
+    def can_list(self) -> bool:
+        """Whether `listing` works; web servers have none that could be relied on."""
+        return protocol_of_url(self._target) not in WEB
+
+    def path(self, relative: str) -> str:
+        """Full name of an object, for messages and other libraries."""
+        return f"{self.url.rstrip('/')}/{relative}"
+
+    def local(self, relative: str = "") -> Path:
+        """Where an object is on a local disk; raises `UsageError` for any other place."""
+        if not self.is_local:
+            raise UsageError(f"{self.path(relative)}: not on a local disk; expected a path")
+        return Path(self._full(relative))
+
+    def _full(self, relative: str) -> str:
+        if _leads_out(relative):
+            raise DatasetError(
+                f"{escaped(self.path(relative), keep='')}: a name that leads out of the dataset; "
+                "expected one below "
+                f"{self.url}; do not use what names it: a manifest, a table or a store"
+            )
+        root = self._current[2]
+        return f"{root.rstrip('/')}/{relative}" if relative else root
+
+    def _do(self, relative: str, action: Callable[[], _T]) -> _T:
+        """What `action` gives; what it raises becomes our own error.
+
+        That is raised once the library's is dealt with, so that it is not its context: the
+        library's may hold secrets, and errors travel with their context between dask's workers.
+        """
+        ours: Exception
+        try:
+            return action()
+        except failures() as error:
+            ours = self.explained(error, relative)
+        except TypeError as error:  # some file systems look at their options only now
+            if "unexpected keyword argument" not in str(error):
+                raise
+            ours = UsageError(
+                f"{self.url}: {error}; expected storage options that "
+                f"{protocol_of_url(self._target)} takes, as the documentation of its file system "
+                "says"
+            )
+        raise ours
+
+    def explained(self, error: BaseException, relative: str) -> OSError:
+        """Our own error for what a library raised about an object."""
+        if is_missing(error):
+            return FileNotFoundError(errno.ENOENT, "not there", self.path(relative))
+        return explain(error, self.path(relative), self._secrets, self.is_local)
+
+    def _ask(self, what: str, *args: Any, size: int = 0, often: bool = False, **more: Any) -> Any:
+        """Have the file system do something about `size` bytes, within the time for that.
+
+        `often` repeats a request that failed for a passing reason.
+        """
+
+        def attempt(seconds: float) -> Any:
+            # What fsspec runs in its own thread takes a time limit.
+            limit = {"timeout": seconds} if what in vars(self._fs) else {}
+            return getattr(self._fs, what)(*args, **more, **limit)
+
+        with waiting():
+            if not often:
+                return attempt(self._patience.allowed(size))
+            return self._patience.persist(attempt, size, self._repeats)
+
+    def read(self, relative: str, size: int = UNKNOWN) -> bytes:
+        """Contents of one object; one request. `size` is how large it may be, for its time limit.
+
+        Raises `FileNotFoundError` if there is none, `DatasetError` if it cannot be read.
+        """
+
+        def fetch() -> bytes:
+            full = self._full(relative)
+            if self.is_local:
+                return read_whole(Path(full))
+            return bytes(self._ask("cat_file", full, size=size, often=True))
+
+        return self._do(relative, fetch)
+
+    def forget(self, relative: str) -> None:
+        """Read an object from where it is the next time: what was kept of it may be damaged."""
+
+    def read_ranges(self, ranges: Sequence[Range]) -> list[bytes]:
+        """Bytes of every range, requested at the same time; one request a range.
+
+        A range behind the object's end gives what there is of it: fewer bytes, or none. Raises
+        `FileNotFoundError` or `DatasetError` for the first range that cannot be read.
+        """
+        if self.is_local:
+            return self._read_local(ranges)
+        with waiting():
+            return self._read_from_afar(ranges)
+
+    def _read_from_afar(self, ranges: Sequence[Range]) -> list[bytes]:
+        results: list[Any] = [None] * len(ranges)
+        again = list(range(len(ranges)))
+        for seconds in self._patience.attempts(sum(r.stop - r.start for r in ranges)):
+            repeated = self._attempt_ranges([ranges[i] for i in again], seconds)
+            for i, result in zip(again, repeated, strict=True):
+                results[i] = result
+            again = [i for i in again if self._may_pass(results[i])]
+            if not again:
+                break
+        return [self._settled(r, result) for r, result in zip(ranges, results, strict=True)]
+
+    def _may_pass(self, result: Any) -> bool:
+        return isinstance(result, failures()) and self._repeats(result)
+
+    def _attempt_ranges(self, ranges: Sequence[Range], seconds: float) -> list[Any]:
+        names = [self._full(r.name) for r in ranges]
+        starts, stops = [r.start for r in ranges], [r.stop for r in ranges]
+        reader = range_reader(self._fs, self._options)
+        limit = {"seconds": seconds} if takes_seconds(self._fs) else {}
+        found: list[Any] = reader.cat_ranges(names, starts, stops, on_error="return", **limit)
+        return found
+
+    def _settled(self, wanted: Range, result: Any) -> bytes:
+        if isinstance(result, BaseException):
+            if is_past_end(result):
+                return b""
+            raise self.explained(result, wanted.name)
+        data = bytes(result)
+        if len(data) > wanted.stop - wanted.start:  # the server takes no ranges: all of the object
+            return data[wanted.start : wanted.stop]
+        return data
+
+    def _read_local(self, ranges: Sequence[Range]) -> list[bytes]:
+        out = [b""] * len(ranges)
+        by_name: dict[str, list[int]] = {}
+        for i, wanted in enumerate(ranges):
+            by_name.setdefault(wanted.name, []).append(i)
+        for name, members in by_name.items():
+            path = Path(self._full(name))
+            spans = [(ranges[i].start, ranges[i].stop) for i in members]
+            found = self._do(name, partial(read_local, path, spans))
+            for i, data in zip(members, found, strict=True):
+                out[i] = data
+        return out
+
+    def find(self, relative: str) -> dict[str, int]:
+        """Size of every object below a folder, by path relative to that folder.
+
+        Raises `DatasetError` where objects cannot be listed: see `can_list` and `sizes`.
+        """
+        return {name: entry.size for name, entry in self.listing(relative).items()}
+
+    def listing(self, relative: str) -> dict[str, Entry]:
+        """Every object below a folder, by path relative to that folder; raises as `find` does."""
+        if not self.can_list:
+            raise DatasetError(
+                f"{self.path(relative)}: a web server gives no listing; expected a path or a "
+                "bucket; ask for objects by name"
+            )
+        base = self._full(relative).rstrip("/") + "/"
+        try:
+            self._fs.invalidate_cache()
+            found = self._do(relative, lambda: self._ask("find", base, detail=True))
+        except FileNotFoundError:  # some file systems say so of a folder without objects
+            return {}
+        return {name[len(base) :]: _entry(info) for name, info in found.items()}
+
+    def children(self, relative: str) -> list[str]:
+        """Names of files and folders directly below a folder, in order; few requests.
+
+        None for a folder that is not there. Raises `DatasetError` if it cannot be listed.
+        """
+        base = self._full(relative).rstrip("/")
+        try:
+            self._fs.invalidate_cache()
+            found = self._do(relative, lambda: self._ask("ls", base, detail=False))
+        except FileNotFoundError:
+            return []
+        paths = (str(name).rstrip("/") for name in found)
+        return sorted({name.rpartition("/")[2] for name in paths if name != base})
+
+    def sizes(self, names: Iterable[str]) -> dict[str, int]:
+        """Sizes of those of the objects `names` that are there; one request an object."""
+        wanted = list(names)
+        with ThreadPoolExecutor(_THREADS) as pool:
+            found = pool.map(self.size, wanted)
+            return {n: s for n, s in zip(wanted, found, strict=True) if s is not None}
+
+    def read_each(self, names: Iterable[str]) -> list[bytes | None]:
+        """Contents of each of the objects `names`, None of one that is not there; many at once.
+
+        For objects that are small and many. Raises `DatasetError` if one cannot be read.
+        """
+
+        def contents(name: str) -> bytes | None:
+            try:
+                return self.read(name)
+            except FileNotFoundError:
+                return None
+
+        with ThreadPoolExecutor(_THREADS) as pool:
+            return list(pool.map(contents, names))
+
+    def size(self, relative: str) -> int | None:
+        """Size of an object in bytes; None if there is none."""
+        try:
+            return int(self._info(relative)["size"])
+        except FileNotFoundError:
+            return None
+
+    def _info(self, relative: str) -> Mapping[str, Any]:
+        def ask() -> Mapping[str, Any]:
+            self._fs.invalidate_cache()  # another process may have changed what was listed
+            info: Mapping[str, Any] = self._ask("info", self._full(relative), often=True)
+            return info
+
+        return self._do(relative, ask)
+
+    def md5(self, relative: str) -> bytes | None:
+        """MD5 that the server computed of an object; None if it gives none. One request.
+
+        Raises `FileNotFoundError` if there is no such object.
+        """
+        return None if self.is_local else _md5_of(self._info(relative))
+
+    def exists(self, relative: str) -> bool:
+        """Whether there is an object of this name."""
+        return self.size(relative) is not None
+
+    def write(self, relative: str, data: bytes) -> None:
+        """Write an object: it appears whole or, if this is broken off, stays what it was.
+
+        On a local disk by a temporary name and a rename, synced to the device. Raises
+        `UsageError` for a web server, `DatasetError` if the object cannot be written.
+        """
+        full = self._full(relative)
+        if self.is_local:
+            self._write(relative, lambda: write_local(Path(full), data))
+        else:
+            self._write(relative, lambda: self._ask("pipe_file", full, data, size=len(data)))
+
+    def write_together(
+        self, files: Mapping[str, bytes | Path], once_staged: Callable[[], None]
+    ) -> None:
+        """Write several files of a local disk, from bytes or local files; raises as `write` does.
+
+        None of them appears before all are on the device, so that one which fills up meanwhile
+        leaves all as they were. Then `once_staged` is called, and they appear in their order.
+        """
+        with ExitStack() as stack:  # which lets the last one in appear first
+            for name, contents in reversed(list(files.items())):
+                self._write(name, partial(stack.enter_context, staged(self.local(name), contents)))
+            once_staged()
+
+    def write_file(self, relative: str, file: Path) -> None:
+        """Write an object from a local file, without holding it in memory; as `write` does."""
+        full = self._full(relative)
+        if self.is_local:
+            self._write(relative, lambda: copy_local(file, Path(full)))
+        else:
+            size = file.stat().st_size
+            self._write(relative, lambda: self._ask("put_file", str(file), full, size=size))
+
+    def delete(self, relative: str) -> None:
+        """Delete an object if it is there; raises as `write` does."""
+        self.require_writable()
+        with suppress(FileNotFoundError):
+            self._do(relative, lambda: self._ask("rm_file", self._full(relative)))
+
+    def require_writable(self) -> None:
+        """Raise `UsageError` where nothing can ever be written."""
+        if not self.can_list:
+            raise UsageError(
+                f"{self.url}: a web server cannot be written to; expected a path or a bucket, e.g. "
+                "s3://bucket/lund-probe"
+            )
+
+    def _write(self, relative: str, action: Callable[[], Any]) -> None:
+        self.require_writable()
+        try:
+            self._do(relative, action)
+        except FileNotFoundError as error:
+            what = (
+                "a folder stands where a file should, or a file where a folder"
+                if self.is_local
+                else "no such bucket"
+            )
+            raise DatasetError(
+                f"{self.path(relative)}: cannot be written: {what}, or it is gone; expected one "
+                "that is there; create it, or check the path or URL"
+            ) from error
+
+    def zarr_store(self, relative: str) -> Any:
+        """What zarr and xarray open: a path on a local disk, else a read-only fsspec store."""
+        if self.is_local:
+            return str(self.local(relative))
+        from zarr.storage import FsspecStore
+
+        self._full(relative)  # which must not lead out of the dataset
+        url = f"{self._target.rstrip('/')}/{relative}"
+        return FsspecStore.from_url(url, storage_options=self._limited, read_only=True)
+
+
+def _leads_out(relative: str) -> bool:
+    """Whether a name below a dataset may be taken for one elsewhere, by a disk or by a server."""
+    if relative.startswith("/") or not relative.isprintable() or not _FOREIGN.isdisjoint(relative):
+        return True
+    return ".." in relative.split("/")
+
+
+def _entry(info: Mapping[str, Any]) -> Entry:
+    return Entry(int(info["size"]), _md5_of(info))
+
+
+def _md5_of(info: Mapping[str, Any]) -> bytes | None:
+    """MD5 that the server computed: S3's ETag of an object sent in one piece, GCS's md5Hash."""
+    tag = str(info.get("ETag", "")).strip('"')
+    if len(tag) == 32 and set(tag) <= set("0123456789abcdef"):
+        return bytes.fromhex(tag)
+    google = info.get("md5Hash")
+    return base64.b64decode(google) if isinstance(google, str) else None
+
+
+def md5(data: bytes) -> bytes:
+    """MD5 of `data`, to compare with a server's; no protection against intent."""
+    return hashlib.md5(data, usedforsecurity=False).digest()

@@ -1,0 +1,84 @@
+"""What goes a long way may be spoilt on it: read again what seems damaged, look what arrived."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from typing import TypeVar
+
+from lundprobe_zarr.errors import DatasetError, SchemaVersionError, VerificationError
+from lundprobe_zarr.storage.location import Location, md5
+from lundprobe_zarr.storage.retry import PAUSES, UNKNOWN
+
+_T = TypeVar("_T")
+_WRITE_ANEW = (
+    "copy the dataset again, or write it anew with `lundprobe-zarr convert` and `finalise`"
+)
+
+
+def read_object(
+    location: Location,
+    relative: str,
+    expected: str,
+    size: int = UNKNOWN,
+    remedy: str = _WRITE_ANEW,
+) -> bytes:
+    """Contents of an object that should be there; `expected` says what it is.
+
+    Raises `DatasetError`, which ends with `remedy`, if it is not there or cannot be read.
+    """
+    try:
+        return location.read(relative, size)
+    except FileNotFoundError as error:
+        raise DatasetError(
+            f"{location.path(relative)}: not there; expected {expected}; {remedy}"
+        ) from error
+
+
+def read_sound(
+    location: Location, relative: str, fetch: Callable[[], bytes], parse: Callable[[bytes], _T]
+) -> _T:
+    """What `parse` makes of an object's bytes, as `fetch` reads them.
+
+    If that raises `DatasetError`, what comes from afar is fetched again, up to twice; one that
+    comes again as it was is damaged where it is. Raises as `fetch` and `parse` do.
+    """
+    data = fetch()
+    for pause in () if location.is_local else PAUSES:
+        try:
+            return parse(data)
+        except SchemaVersionError:
+            raise
+        except DatasetError:
+            location.forget(relative)
+            time.sleep(pause)
+        again = fetch()
+        if again == data:
+            break
+        data = again
+    return parse(data)
+
+
+def write_sound(location: Location, relative: str, data: bytes) -> None:
+    """Write an object and see that it arrived, by the server's MD5 or by reading it back.
+
+    What did not is written once more. Raises `VerificationError` if that does not arrive either,
+    else as `Location.write` does.
+    """
+    location.write(relative, data)
+    if location.is_local:
+        return
+    with suppress(DatasetError):  # what is there may not even be readable
+        if _holds(location, relative, data):
+            return
+    location.write(relative, data)
+    if not _holds(location, relative, data):
+        raise VerificationError(
+            f"{location.path(relative)}: other bytes arrived than the {len(data)} that were sent, "
+            "twice; expected the same; run this again, or ask whoever runs the server"
+        )
+
+
+def _holds(location: Location, relative: str, data: bytes) -> bool:
+    return location.md5(relative) == md5(data) or location.read(relative, len(data)) == data

@@ -1,0 +1,115 @@
+"""What a dataset's URL says: its protocol, what that needs, and which credentials it holds."""
+
+from __future__ import annotations
+
+import base64
+import re
+from collections.abc import Mapping
+from typing import Any
+from urllib.parse import parse_qsl, unquote, urlsplit, urlunsplit
+
+from lundprobe_zarr.errors import UsageError
+from lundprobe_zarr.storage.failures import redacted
+from lundprobe_zarr.vocabulary.text import escaped
+
+#: What to install for a protocol: the names of this package's extras.
+EXTRAS = {
+    **dict.fromkeys(("s3", "s3a"), "s3"),
+    **dict.fromkeys(("gs", "gcs"), "gcs"),
+    **dict.fromkeys(("az", "abfs", "abfss", "adl"), "azure"),
+    **dict.fromkeys(("http", "https"), "http"),
+}
+#: A URL that lacks a slash or two, which would be taken for a folder of that name.
+_HALF_URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):/{0,1}(?!/)(.*)", re.DOTALL)
+_PROTOCOLS = {*EXTRAS, "file", "local", "memory", "hf", "ftp", "sftp", "oci", "oss"}
+WEB = ("http", "https")
+S3 = ("s3", "s3a")
+#: Connections a bucket client may hold. botocore's 10 would make a patch of five arrays queue.
+_POOL = 64
+#: How S3 clients sign. It is their default for requests, not for URLs, whose older kind newer
+#: regions and servers refuse.
+_SIGNATURE = "s3v4"
+
+
+def protocol_of_url(url: str) -> str:
+    """Protocol of a URL, `file` for a path; of a chained one the last, where the bytes live."""
+    return url.rpartition("::")[2].partition("://")[0] if "://" in url else "file"
+
+
+def separate(url: str, options: dict[str, Any]) -> tuple[str, dict[str, Any]]:
+    """`url` without the credentials it holds, and `options` with them.
+
+    A web URL's query goes with every request, as the signature of a shared folder must. Raises
+    `UsageError` for what is no URL, or one of a bucket with a password in it.
+    """
+    _require_url(url)
+    for name in ("client_kwargs", "config_kwargs"):
+        if not isinstance(options.get(name) or {}, Mapping):
+            kind = type(options[name]).__name__
+            raise UsageError(
+                f"storage option {name} is a {kind}; expected a dict of what the client takes"
+            )
+    protocol = protocol_of_url(url)
+    if protocol in S3:
+        ours: dict[str, Any] = {"max_pool_connections": _POOL}
+        if not options.get("anon") and "arn:" not in url:  # multi-region ones have their own
+            ours["signature_version"] = _SIGNATURE
+        options["config_kwargs"] = ours | dict(options.get("config_kwargs") or {})
+    parts = urlsplit(url)
+    if protocol not in WEB or parts.scheme not in WEB:
+        _refuse_password(url, protocol)
+        return url, options
+    if parts.query:
+        options["params"] = dict(parse_qsl(parts.query, True)) | options.get("params", {})
+    user, at, host = parts.netloc.rpartition("@")
+    if at:
+        token = base64.b64encode(unquote(user).encode()).decode()
+        options["headers"] = {"Authorization": f"Basic {token}"} | options.get("headers", {})
+    return urlunsplit((parts.scheme, host, parts.path, "", "")), options
+
+
+def _require_url(url: str) -> None:
+    """Raise `UsageError` for what is no path, and no URL that has a place in it."""
+    shown = escaped(redacted(url, whole=True), keep="")
+    begun = _HALF_URL.match(url)
+    if begun is not None and begun[1].lower() in _PROTOCOLS:
+        right = escaped(redacted(f"{begun[1]}://{begun[2]}", whole=True), keep="")
+        raise UsageError(
+            f"a URL of {begun[1]} without its two slashes; expected {right}; write that, or, if it "
+            "is a folder of that name, ./ before it"
+        )
+    if any(c < " " or c == "\x7f" for c in url):
+        raise UsageError(f"{shown}: holds a control code; expected a path or a URL without")
+    try:
+        urlsplit(url)
+    except ValueError as error:
+        raise UsageError(f"{shown}: no URL ({error}); expected a path or a URL") from None
+    protocol = protocol_of_url(url)
+    if protocol in EXTRAS and not urlsplit(url.rpartition("::")[2]).netloc:
+        what = "server" if protocol in WEB else "bucket"
+        raise UsageError(f"{shown}: no {what} in it; expected e.g. {protocol}://{what}/lund-probe")
+
+
+def _refuse_password(url: str, protocol: str) -> None:
+    if protocol in EXTRAS and redacted(url) != url and "@" in url:
+        raise UsageError(
+            f"{redacted(url, whole=True)}: credentials in the URL of a bucket; expected them as "
+            "`storage_options`, or set up as the provider's own tools expect them"
+        )
+
+
+#: Options by which a bucket's client knows who asks; it would use them before it asked as nobody.
+_WHO = ("key", "secret", "token", "account_key", "sas_token", "credential", "connection_string")
+
+
+def anonymous_options(protocol: str, options: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Options to reach the same place as nobody; None for a protocol where that is not known."""
+    rest = {name: value for name, value in options.items() if name not in _WHO}
+    if protocol in S3:
+        return rest | {"anon": True}
+    if protocol in ("gs", "gcs"):
+        return rest | {"token": "anon"}
+    if protocol in ("az", "abfs", "abfss"):
+        account = re.search(r"AccountName=([^;]+)", str(options.get("connection_string", "")))
+        return rest | ({"account_name": account[1]} if account else {}) | {"anon": True}
+    return rest | {"token": False} if protocol == "hf" else None

@@ -1,0 +1,493 @@
+"""Boxes of voxels straight out of a store's shards: the read path of patches and of lazy arrays.
+
+Everything needed is known from the store's metadata: where each shard is, how long, how its inner
+chunks are laid out. So a first patch takes two rounds of requests, all of a round at the same time:
+the shards' indices, then the inner chunks. A second patch of the same patient takes one.
+Every checksum is compared; a shard that should be there and is not is an error, never zeros.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import os
+import threading
+import time
+from bisect import bisect_left
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, replace
+from functools import cached_property, lru_cache, partial
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from lundprobe_zarr.errors import (
+    DamagedStoreError,
+    MissingStructureError,
+    UnknownLabelError,
+    UsageError,
+)
+from lundprobe_zarr.schema.layout import LABEL_ORDER
+from lundprobe_zarr.schema.records import SourceRecord
+from lundprobe_zarr.schema.tables import store_path
+from lundprobe_zarr.storage.cores import Core, awaited, waiting, working
+from lundprobe_zarr.dataset.opening import open_store
+from lundprobe_zarr.storage.local_files import LocalFiles
+from lundprobe_zarr.storage.location import Location, Range
+from lundprobe_zarr.stores.metadata import StoreMetadata, VolumeArray, shard_key
+from lundprobe_zarr.storage.retry import PAUSES
+from lundprobe_zarr.stores.remedy import remedy
+from lundprobe_zarr.stores.shard import EMPTY, Box, ShardCodec
+from lundprobe_zarr.storage.threads import DECODERS, in_threads
+from lundprobe_zarr.stores.replaced import Unchanged
+from lundprobe_zarr.vocabulary.files import Label
+
+Volume = npt.NDArray[Any]
+
+#: Inner chunks that lie this close are fetched in one request, with what is between them: that
+#: much takes about a millisecond on a fast line, a request tens. Rows of a full-size patch are
+#: five chunks or some 500 kB apart in an image, and next to nothing in a mask.
+MERGE_GAP = 128 * 1024
+#: Fetched of a shard's end at first, index included: all of most masks, so that they take one
+#: request and no other ever after.
+TAIL_BYTES = 64 * 1024
+#: Chunks, of a few tenths of a millisecond each, that make one more thread worth waking.
+_FEW_CHUNKS = 3
+
+
+@dataclass(frozen=True)
+class Part:
+    """A box of voxels (z, y, x) of one volume, named by array and places of its labels."""
+
+    array: str
+    index: tuple[int, ...]
+    box: Box
+
+
+@dataclass(frozen=True)
+class _Tail:
+    """A shard's index (chunks, 2) and its last bytes, from byte `start` on."""
+
+    index: npt.NDArray[np.uint64]
+    start: int
+    data: bytes
+
+
+class _Chunk(NamedTuple):
+    """An inner chunk to fetch: bytes of the shard, which voxels of it, and where they belong.
+
+    `first` and `last` bound its voxels (z, y, x) that lie in the part's box, `to` is where the
+    first of them goes there, `place` is the chunk's in the grid.
+    """
+
+    start: int
+    stop: int
+    place: Sequence[int]
+    first: Sequence[int]
+    last: Sequence[int]
+    to: Sequence[int]
+
+
+@dataclass(frozen=True)
+class _Run:
+    """Chunks of a part, by its number, fetched together: from byte `start` of the shard on."""
+
+    part: int
+
+    chunks: Sequence[_Chunk]
+    start: int
+    data: memoryview | None = None
+
+
+class _Where(NamedTuple):
+    """Names a chunk of a part in a message: made text only if there is one."""
+
+    reader: PatchReader
+    part: Part
+    place: Sequence[int]
+
+    def __str__(self) -> str:
+        return self.reader._where(self.part, self.place)
+
+
+class PatchReader:
+    """Reads boxes of voxels of one patient's store, wherever it lives.
+
+    Keeps the indices of the shards it has read from, a few kilobytes each. May be used by many
+    threads; pickles without what it keeps.
+    """
+
+    def __init__(
+        self, location: Location, metadata: StoreMetadata, decoders: int = DECODERS
+    ) -> None:
+        self.location = location
+        self.metadata = metadata
+        #: Threads that decode one read; who reads in many threads already wants one.
+        self.decoders = decoders
+        self._forget()
+
+    @classmethod
+    def open(cls, location: Location, patient_id: str) -> PatchReader:
+        """A reader of a patient's store; one request. Raises `DamagedStoreError`."""
+        return cls(location, open_store(location, patient_id))
+
+    def _forget(self) -> None:
+        self._process = os.getpid()
+        self._lock = threading.Lock()
+        self._tails: dict[tuple[str, tuple[int, ...]], Future[_Tail]] = {}
+        self._names: dict[tuple[str, tuple[int, ...]], str] = {}
+        self.unchanged = Unchanged(self.location, self.metadata)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {k: self.__dict__[k] for k in ("location", "metadata", "decoders")}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._forget()
+
+    def read(
+        self, volumes: Iterable[tuple[str, Mapping[str, Label]]], box: Sequence[slice]
+    ) -> list[Volume]:
+        """The same box (z, y, x) of several volumes, each in its array's type.
+
+        A volume is an array's path and its labels, e.g. `("mri/image", {"modality": "T2w"})`.
+        Slices are of voxels, clipped to the volume as NumPy does. Raises `UnknownLabelError` for
+        an array or label there is none of, `MissingStructureError` for a structure this patient
+        lacks, `DamagedStoreError` for a byte that is missing or wrong.
+        """
+        parts = []
+        for path, labels in volumes:
+            array = self.array(path)
+            parts.append(Part(path, self.index(array, labels), _clipped(array, box)))
+        return self.read_parts(parts)
+
+    def array(self, path: str) -> VolumeArray:
+        """The array of volumes at `path`; raises `UnknownLabelError` if this store has none."""
+        if path not in self.metadata.arrays:
+            raise UnknownLabelError(
+                f"no array {path!r} in the store of {self.metadata.patient_id}; it has "
+                f"{', '.join(self.metadata.arrays)}"
+            )
+        return self.metadata.arrays[path]
+
+    def index(self, array: VolumeArray, labels: Mapping[str, Label]) -> tuple[int, ...]:
+        """Position of the volume with `labels` in its array; raises as `read` does."""
+        spec, there = array.spec, self.metadata.labels(array.spec.group)
+        if set(labels) != set(spec.label_dims):
+            raise UsageError(
+                f"array {spec.path!r} with labels {sorted(labels)}; expected a label for each of "
+                f"{list(spec.label_dims)}"
+            )
+        for dim in spec.label_dims:
+            if labels[dim] not in there[dim]:
+                raise self._unknown(dim, labels[dim], there[dim], spec.path)
+        return tuple(there[dim].index(labels[dim]) for dim in spec.label_dims)
+
+    def holds(self, path: str, index: tuple[int, ...]) -> bool:
+        """Whether the patient has the volume at `index`; a fold or observer may be lacking."""
+        return (path, index) in self._records
+
+    def _unknown(
+        self, dim: str, label: Label, there: Sequence[Label], path: str
+    ) -> UnknownLabelError:
+        real = LABEL_ORDER[dim]
+        text = f"{dim} {label!r} in {path} of patient {self.metadata.patient_id}"
+        if label in real:
+            return MissingStructureError(f"{text}: missing here; there are {_listed(there)}")
+        return UnknownLabelError(f"{text}: unknown; expected one of {_listed(real)}")
+
+    def read_parts(
+        self, parts: Sequence[Part], into: Sequence[Volume] | None = None
+    ) -> list[Volume]:
+        """Voxels (z, y, x) of every part; a volume that is marked as not present is all zero.
+
+        `into` are arrays to fill, one of each part's shape, whatever they hold. Raises
+        `DamagedStoreError`, naming store, array and chunk, for a byte missing or wrong,
+        `ChangedStoreError` if another store has taken the place of the one that was opened: see
+        `store.unchanged`.
+        """
+        with working(), self.unchanged.during():
+            return self._read_parts(parts, into)
+
+    def _read_parts(self, parts: Sequence[Part], into: Sequence[Volume] | None) -> list[Volume]:
+        out = list(into) if into is not None else [self._zeros(part) for part in parts]
+        for pause in () if self.location.is_local else PAUSES:
+            try:
+                return self._read_into(parts, out, into is not None)
+            except DamagedStoreError:  # or spoilt on its way
+                self._doubt(parts)
+                with waiting():
+                    time.sleep(pause)
+        return self._read_into(parts, out, into is not None)
+
+    def _doubt(self, parts: Sequence[Part]) -> None:
+        """Read these parts from where they are the next time, their indices too."""
+        with self._lock:
+            for part in parts:
+                self._tails.pop((part.array, part.index), None)
+        self.location.forget(f"{store_path(self.metadata.patient_id)}/zarr.json")
+
+    def _read_into(self, parts: Sequence[Part], out: list[Volume], clear: bool) -> list[Volume]:
+        wanted = [(n, p) for n, p in enumerate(parts) if out[n].size and self._stored_bytes(p)]
+        tails = self._fetch_tails([p for _, p in wanted])
+        known = {n: tail for (n, _), tail in zip(wanted, tails, strict=True)}
+        kept, lacking = self._runs(parts, known)
+        if not self.location.is_local:
+            lacking = self._fetch(lacking, parts)  # in one round; else each as it is decoded
+        runs = [*kept, *lacking]
+        if clear:
+            self._clear(parts, runs, out)
+        self._place_all(parts, runs, out)
+        return out
+
+    def _clear(self, parts: Sequence[Part], runs: Sequence[_Run], out: Sequence[Volume]) -> None:
+        """Set to zero what chunks will not fill wholly."""
+        found: Counter[int] = Counter()
+        for run in runs:
+            found[run.part] += len(run.chunks)
+        for number, part in enumerate(parts):
+            chunk = self._codecs[part.array].chunk
+            touched = (len(_touched(s, c)) for s, c in zip(part.box, chunk, strict=True))
+            if found[number] < math.prod(touched):
+                out[number].fill(0)
+
+    def _zeros(self, part: Part) -> Volume:
+        shape = tuple(s.stop - s.start for s in part.box)
+        return np.zeros(shape, self.array(part.array).dtype)
+
+    @cached_property
+    def _codecs(self) -> dict[str, ShardCodec]:
+        return {path: array.codec for path, array in self.metadata.arrays.items()}
+
+    @cached_property
+    def _records(self) -> dict[tuple[str, tuple[int, ...]], SourceRecord]:
+        """The source file of every volume there is, with its shard's size and hash."""
+        return {
+            (array.spec.path, self.metadata.index(array, record)): record
+            for array in self.metadata.arrays.values()
+            for record in array.sources
+        }
+
+    def _stored_bytes(self, part: Part) -> int:
+        record = self._records.get((part.array, part.index))
+        return 0 if record is None else record.stored_bytes
+
+    def _name(self, part: Part) -> str:
+        key = part.array, part.index
+        if key not in self._names:
+            shard = shard_key(self.metadata.arrays[part.array].spec, part.index)
+            self._names[key] = f"{store_path(self.metadata.patient_id)}/{shard}"
+        return self._names[key]
+
+    def _where(self, part: Part, place: Sequence[int] | None = None) -> str:
+        """Store, array, volume and, if given, inner chunk, for messages."""
+        spec = self.metadata.arrays[part.array].spec
+        there = self.metadata.labels(spec.group)
+        labels = [f"{d}={there[d][i]}" for d, i in zip(spec.label_dims, part.index, strict=True)]
+        chunk = "" if place is None else f", chunk {tuple(place)} (z, y, x)"
+        named = f"array {part.array}" + (f" [{', '.join(labels)}]" if labels else "")
+        return f"{self.location.path(self._name(part))}: {named}{chunk}"
+
+    def _fetch_tails(self, parts: Sequence[Part]) -> list[_Tail]:
+        """Index and last bytes of every part's shard; those not known yet in one round."""
+        if self._process != os.getpid():  # forked: a fetch of the parent's would never end here
+            self._forget()
+        keys = [(p.array, p.index) for p in parts]
+        with self._lock:
+            mine = {k: p for k, p in zip(keys, parts, strict=True) if k not in self._tails}
+            futures = {k: self._tails.setdefault(k, Future()) for k in keys}
+        if mine:
+            self._fill(futures, mine)
+        return [awaited(futures[k]) for k in keys]
+
+    def _fill(
+        self,
+        futures: Mapping[tuple[str, tuple[int, ...]], Future[_Tail]],
+        mine: Mapping[tuple[str, tuple[int, ...]], Part],
+    ) -> None:
+        """Fetch tails for whoever waits for them; forgotten if that fails, to be tried again."""
+        done = False
+        try:
+            for key, tail in zip(mine, self._read_tails(list(mine.values())), strict=True):
+                futures[key].set_result(tail)
+            done = True
+        except OSError as error:
+            for key in mine:
+                if not futures[key].done():
+                    futures[key].set_exception(error)
+        finally:
+            if not done:
+                with self._lock:
+                    for key in mine:
+                        self._tails.pop(key, None)
+                        futures[key].cancel()
+
+    def _read_tails(self, parts: Sequence[Part]) -> list[_Tail]:
+        ranges = []
+        for part in parts:
+            size = self._stored_bytes(part)
+            length = max(self._codecs[part.array].index_bytes, TAIL_BYTES)
+            ranges.append(Range(self._name(part), max(0, size - length), size))
+        fetched = self._read_ranges(ranges, parts)
+        return [self._tail(p, r, d) for p, r, d in zip(parts, ranges, fetched, strict=True)]
+
+    def _read_ranges(self, ranges: Sequence[Range], parts: Sequence[Part]) -> list[bytes]:
+        """Bytes of ranges; `parts` are those they may be of, to name them in an error."""
+        try:
+            return self.location.read_ranges(ranges)
+        except FileNotFoundError as error:
+            named = {self.location.path(self._name(p)): p for p in parts}
+            raise self._gone(named[str(error.filename)]) from error
+
+    def _gone(self, part: Part) -> DamagedStoreError:
+        where = self._where(part)
+        return DamagedStoreError(
+            f"{where}: not there; expected a shard of {self._stored_bytes(part)} bytes; "
+            f"{remedy(where)}"
+        )
+
+    def _tail(self, part: Part, wanted: Range, data: bytes) -> _Tail:
+        if len(data) != wanted.stop - wanted.start:
+            where = self._where(part)
+            raise DamagedStoreError(
+                f"{where}: {wanted.start + len(data)} bytes or fewer; expected {wanted.stop}: the "
+                f"file is truncated; {remedy(where)}"
+            )
+        codec = self._codecs[part.array]
+        index = codec.decode_index(data[-codec.index_bytes :], wanted.stop, self._where(part))
+        if wanted.start == 0 and not self.location.is_local:
+            self._require_shard(part, data)
+        return _Tail(index, wanted.start, data)
+
+    def _require_shard(self, part: Part, data: bytes) -> None:
+        """Require a whole shard to be of this store: another's may be sound, and of its size.
+
+        A damaged one is told by the checksums of its chunks, once they are read.
+        """
+        expected = self._records[part.array, part.index].stored_sha256
+        if hashlib.sha256(data).hexdigest() != expected:
+            self.unchanged.require_root()
+
+    def _chunks(self, part: Part, tail: _Tail) -> list[_Chunk]:
+        """The inner chunks that a part's box touches and that are not empty, as they are stored."""
+        codec = self._codecs[part.array]
+        spans = tuple((s.start, s.stop) for s in part.box)
+        numbers, rows = _crossed(spans, codec.chunk, codec.grid)
+        entries = tail.index[numbers]
+        there = np.flatnonzero(entries[:, 0] != EMPTY)
+        there = there[np.argsort(entries[there, 0])]
+        ends = entries[there].cumsum(axis=1).tolist()
+        return [_Chunk(*e, *rows[n]) for e, n in zip(ends, there.tolist(), strict=True)]
+
+    def _runs(
+        self, parts: Sequence[Part], tails: Mapping[int, _Tail]
+    ) -> tuple[list[_Run], list[_Run]]:
+        """All chunks of the parts in runs: those that their tails hold, and those to fetch."""
+        kept, lacking = [], []
+        for number, tail in tails.items():
+            chunks = self._chunks(parts[number], tail)
+            split = bisect_left(chunks, tail.start, key=lambda c: c.start)
+            if chunks[split:]:
+                kept.append(_Run(number, chunks[split:], tail.start, memoryview(tail.data)))
+            gap = -1 if self.location.is_local else MERGE_GAP
+            lacking += [_Run(number, run, run[0].start) for run in _merged(chunks[:split], gap)]
+        return kept, lacking
+
+    def _fetch(self, runs: Sequence[_Run], parts: Sequence[Part]) -> list[_Run]:
+        ranges = [self._range(run, parts) for run in runs]
+        found = self._read_ranges(ranges, parts) if ranges else []
+        return [replace(r, data=memoryview(d)) for r, d in zip(runs, found, strict=True)]
+
+    def _range(self, run: _Run, parts: Sequence[Part]) -> Range:
+        return Range(self._name(parts[run.part]), run.start, run.chunks[-1].stop)
+
+    def _place_all(self, parts: Sequence[Part], runs: Sequence[_Run], out: list[Volume]) -> None:
+        """Decode all chunks into `out`; in threads, as each chunk has its own place there."""
+        pending = iter(runs)  # whose next() is one step of the interpreter's: threads may share it
+        threads = min(self.decoders, len(runs), sum(len(r.chunks) for r in runs) // _FEW_CHUNKS)
+        with LocalFiles(self.location) as files:
+            if threads < 2:
+                self._place_runs(parts, pending, files, out)
+                return
+            # This thread only waits: in a main thread numcodecs decodes without letting go of the
+            # interpreter.
+            with waiting():
+                in_threads(threads, partial(self._place_runs, parts, pending, files, out))
+
+    def _place_runs(
+        self, parts: Sequence[Part], runs: Iterator[_Run], files: LocalFiles, out: list[Volume]
+    ) -> None:
+        with working() as core:
+            for run in runs:
+                part, data = parts[run.part], run.data
+                if data is None:
+                    data = self._read_local(self._range(run, parts), part, files, core)
+                for chunk in run.chunks:
+                    piece = data[chunk.start - run.start : chunk.stop - run.start]
+                    self._place(part, chunk, piece, out[run.part], core)
+
+    def _read_local(self, wanted: Range, part: Part, files: LocalFiles, core: Core) -> memoryview:
+        try:
+            return files.read(wanted, core)
+        except FileNotFoundError as error:
+            raise self._gone(part) from error
+
+    def _place(self, part: Part, chunk: _Chunk, data: memoryview, out: Volume, core: Core) -> None:
+        """Decode a chunk and put what lies in the part's box into `out`."""
+        codec, where = self._codecs[part.array], _Where(self, part, chunk.place)
+        if len(data) != chunk.stop - chunk.start:
+            raise DamagedStoreError(
+                f"{where}: {len(data)} bytes; expected {chunk.stop - chunk.start}: the file is "
+                f"truncated; {remedy(str(where))}"
+            )
+        scratch = core.array("chunk", codec.chunk, codec.dtype)
+        voxels = codec.decode_chunk(data, where, scratch)
+        (z, y, x), (z1, y1, x1), (k, j, i) = chunk.first, chunk.last, chunk.to
+        inside = voxels[z:z1, y:y1, x:x1]
+        out[k : k + z1 - z, j : j + y1 - y, i : i + x1 - x] = inside
+
+
+@lru_cache(maxsize=64)  # all masks of a patch have chunks in the same places
+def _crossed(
+    box: tuple[tuple[int, int], ...], chunk: tuple[int, ...], grid: tuple[int, ...]
+) -> tuple[npt.NDArray[np.int64], list[tuple[list[int], ...]]]:
+    """Numbers of the chunks that a box touches, and of each what `_Chunk` says from `place` on."""
+    touched = [_touched(slice(*span), c) for span, c in zip(box, chunk, strict=True)]
+    places = np.stack(np.meshgrid(*touched, indexing="ij"), -1).reshape(-1, 3)
+    start, stop = np.array(box).T
+    corner = places * chunk
+    first, last = np.maximum(corner, start), np.minimum(corner + chunk, stop)
+    columns = (places, first - corner, last - corner, first - start)
+    rows = list(zip(*(column.tolist() for column in columns), strict=True))
+    return np.ravel_multi_index(tuple(places.T), grid), rows
+
+
+def _touched(span: slice, length: int) -> range:
+    """Places in the grid of the chunks, `length` voxels long, that a span of voxels touches."""
+    return range(span.start // length, -(-span.stop // length))
+
+
+def _merged(chunks: Sequence[_Chunk], gap: int) -> Iterator[list[_Chunk]]:
+    """Chunks of one part, in the shard's order, in groups with gaps of no more than `MERGE_GAP`."""
+    group: list[_Chunk] = []
+    for chunk in chunks:
+        if group and chunk.start - group[-1].stop > gap:
+            yield group
+            group = []
+        group.append(chunk)
+    if group:
+        yield group
+
+
+def _clipped(array: VolumeArray, box: Sequence[slice]) -> Box:
+    if len(box) != 3 or any(s.step not in (None, 1) for s in box):
+        raise UsageError(f"box {tuple(box)}; expected three slices (z, y, x) without a step")
+    z, y, x = (s.indices(n)[:2] for s, n in zip(box, array.volume_shape, strict=True))
+    return slice(z[0], max(z)), slice(y[0], max(y)), slice(x[0], max(x))
+
+
+def _listed(labels: Iterable[Label]) -> str:
+    return ", ".join(str(label) for label in labels)

@@ -1,0 +1,81 @@
+"""Whether a store is still the one that was opened: what is read of it must not be of two.
+
+On a local disk a store is replaced whole, by a rename. As long as its root is the one that was
+opened, all that was read before is of that store: a look at the root's times after each read, some
+microseconds, proves it. Elsewhere the objects of a store are replaced one by one, the root first
+taken away, and such a look would be one more request for every read: there it is asked for only
+when what was read does not fit what the metadata says.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from lundprobe_zarr.errors import ChangedStoreError, DamagedStoreError, DatasetError
+from lundprobe_zarr.schema.tables import store_path
+from lundprobe_zarr.storage.location import Location
+from lundprobe_zarr.stores.metadata import StoreMetadata
+
+#: A file as the system knows it: number, time of the last change in ns, size.
+_Stamp = tuple[int, int, int]
+
+
+class Unchanged:
+    """Watches over the root of a store that was opened with `metadata`."""
+
+    def __init__(self, location: Location, metadata: StoreMetadata) -> None:
+        self._location = location
+        self._sha256 = metadata.sha256
+        self._place = store_path(metadata.patient_id)
+        self._root = f"{self._place}/zarr.json"
+        self._file = location.local(self._root) if location.is_local else None
+        self._proved: _Stamp | None = None
+
+    @contextmanager
+    def during(self) -> Iterator[None]:
+        """Around a read: raises `ChangedStoreError` if it may be of another store.
+
+        On a local disk, surely; elsewhere where the read itself fails.
+        """
+        try:
+            yield
+        except DamagedStoreError:
+            self.require_root()  # which would explain it
+            raise
+        if self._file is not None:
+            now = self._stamp(self._file)
+            if now != self._proved:
+                self.require_root()
+                self._proved = now
+
+    def _stamp(self, file: Path) -> _Stamp:
+        try:
+            status = file.stat()
+        except FileNotFoundError:
+            raise self._gone() from None
+        return status.st_ino, status.st_mtime_ns, status.st_size
+
+    def require_root(self) -> None:
+        """Read the root and compare it; raises `ChangedStoreError` if it is another, or gone."""
+        try:
+            # Not as a cache may have kept it.
+            text = Location.read(self._location, self._root)
+        except FileNotFoundError:
+            raise self._gone() from None
+        except DatasetError:  # it cannot be told
+            return
+        if hashlib.sha256(text).hexdigest() != self._sha256:
+            raise self._error("another one has taken its place")
+
+    def _gone(self) -> ChangedStoreError:
+        return self._error("gone, or just being replaced")
+
+    def _error(self, finding: str) -> ChangedStoreError:
+        return ChangedStoreError(
+            f"{self._location.path(self._place)}: {finding} since this store was opened; expected "
+            "the same as long as it is read; open the dataset again, once no conversion replaces "
+            "its patients"
+        )

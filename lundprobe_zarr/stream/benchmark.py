@@ -1,0 +1,194 @@
+"""What a disk or bucket gives in patches, where the time goes, and what to make of it."""
+
+from __future__ import annotations
+
+import os
+import statistics
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from math import prod
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from lundprobe_zarr.errors import UsageError
+from lundprobe_zarr.patches import Content, Plan, UniformSampling
+from lundprobe_zarr.storage.location import Location, Range
+from lundprobe_zarr.stores.reader import PatchReader
+from lundprobe_zarr.storage.retry import UNKNOWN
+from lundprobe_zarr.stores.open_readers import Readers
+from lundprobe_zarr.stream.prefetch import Failure, Loader, ahead
+
+if TYPE_CHECKING:
+    from lundprobe_zarr.cohort import Cohort
+    from lundprobe_zarr.geometry.lattice import Shape
+
+#: Threads that are tried on a disk, as multiples of the cores, and from afar.
+_LOCAL_TRIED, _REMOTE_TRIED = (1, 2), (4, 16, 32)
+#: One setting is worth recommending over a smaller one if it is faster by this factor.
+_WORTH = 1.1
+#: Part of the decoded voxels that patches should use, or it is worth a word.
+_WELL_USED = 0.5
+
+
+class MeteredLocation(Location):
+    """A location that counts what is asked of it, and how long it takes to answer."""
+
+    def __init__(self, inner: Location) -> None:
+        self.__dict__.update(inner.__dict__)
+        self._meter = threading.Lock()
+        self.requests, self.bytes, self.seconds = 0, 0, 0.0
+
+    def _timed(self, call: Callable[[], list[bytes]]) -> list[bytes]:
+        started = time.perf_counter()
+        found = call()
+        with self._meter:
+            self.seconds += time.perf_counter() - started
+            self.requests += len(found)
+            self.bytes += sum(map(len, found))
+        return found
+
+    def read(self, relative: str, size: int = UNKNOWN) -> bytes:
+        """As `Location.read`."""
+        return self._timed(lambda: [super(MeteredLocation, self).read(relative, size)])[0]
+
+    def read_ranges(self, ranges: Sequence[Range]) -> list[bytes]:
+        """As `Location.read_ranges`."""
+        return self._timed(lambda: super(MeteredLocation, self).read_ranges(ranges))
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """Figures of patches of one kind; times in seconds.
+
+    `latencies` are those of patches read one after another, each the first of nothing else:
+    `fetching` is the part of their sum that was waiting for bytes, opening patients included.
+    `rates` are patches per second by number of threads that read ahead. `used` is the part of the
+    decoded voxels that were in the patch, `chunk` the stored chunk (z, y, x).
+    """
+
+    patch: str
+    patches: int
+    latencies: list[float]
+    fetching: float
+    requests: int
+    bytes: int
+    voxel_bytes: int
+    used: float
+    chunk: Shape
+    local: bool
+    rates: dict[int, float] = field(default_factory=dict)
+
+    def percentile(self, percent: float) -> float:
+        """Latency (seconds) that this percent of the patches stay below."""
+        return float(np.percentile(self.latencies, percent))
+
+    @property
+    def threads(self) -> int:
+        """The fewest threads that are about as fast as any."""
+        best = max(self.rates.values())
+        return min(n for n, rate in self.rates.items() if rate * _WORTH >= best)
+
+    def recommendations(self) -> list[str]:
+        """What to set, and why, a sentence each."""
+        share = self.fetching / sum(self.latencies)
+        found = [
+            f"threads={self.threads}: {self.rates[self.threads]:.1f} patches/s; DataLoader workers "
+            "only for what your own transforms cost"
+        ]
+        if not self.local and share > 1 / 2:
+            found.append(
+                f"cache='FOLDER': {share:.0%} of a patch's time is waiting for the network, which "
+                "later epochs then do not"
+            )
+        if self.used < _WELL_USED:
+            z, y, x = self.chunk
+            found.append(
+                f"{self.used:.0%} of the decoded voxels are in the patch: chunks are {z}×{y}×{x} "
+                "voxels, so larger patches waste less"
+            )
+        return found
+
+
+def benchmark(
+    cohort: Cohort,
+    patch_size: Sequence[int],
+    structures: Sequence[str] = (),
+    patches: int = 48,
+    seed: int = 0,
+) -> Benchmark:
+    """Measure T2w patches with masks of `structures` at random places of a cohort.
+
+    Reads `patches` of them one after another, and as many for each number of threads tried. On a
+    disk, what the system keeps in memory counts as read. Raises as a stream does.
+    """
+    if patches < 1:
+        raise UsageError(f"{patches} patches; expected at least 1")
+    each = -(-patches // len(cohort))
+    content = Content(structures=structures)
+    plan = Plan(cohort, content, patch_size, sampling=UniformSampling(each), seed=seed)
+    count = min(patches, len(plan))
+    metered = MeteredLocation(cohort.location)
+    latencies = _one_by_one(plan, metered, count)
+    sizes = [plan.size(plan.draw(0, n).patient_id) for n in range(count)]
+    used, chunk = _used(plan, count)
+    local = cohort.location.is_local
+    return Benchmark(
+        patch="×".join(map(str, patch_size)) + " of T2w"
+        + (f" and {', '.join(structures)}" if structures else ""),
+        patches=count,
+        latencies=latencies,
+        fetching=metered.seconds,
+        requests=metered.requests,
+        bytes=metered.bytes,
+        voxel_bytes=int(statistics.mean(map(prod, sizes))) * content.voxel_bytes,
+        used=used,
+        chunk=chunk,
+        local=local,
+        rates={n: _rate(plan, count, n) for n in _tried(local)},
+    )  # fmt: skip
+
+
+def _tried(local: bool) -> list[int]:
+    cores = os.cpu_count() or 1
+    return sorted({1, *(cores * n for n in _LOCAL_TRIED)}) if local else list(_REMOTE_TRIED)
+
+
+def _one_by_one(plan: Plan, location: Location, count: int) -> list[float]:
+    loader, seconds = Loader(plan, location, retries=0, threads=0), []
+    for number in range(count):
+        started = time.perf_counter()
+        found = loader.load(0, number)
+        seconds.append(time.perf_counter() - started)
+        if isinstance(found, Failure):
+            raise found.error
+    return seconds
+
+
+def _rate(plan: Plan, count: int, threads: int) -> float:
+    """Patches per second, read ahead, nothing known before."""
+    loader = Loader(plan, plan.cohort.location, retries=0, threads=threads)
+    started = time.perf_counter()
+    for _, found in ahead(loader, 1, range(count), threads, 2 * threads):
+        if isinstance(found, Failure):
+            raise found.error
+    return count / (time.perf_counter() - started)
+
+
+def _used(plan: Plan, count: int) -> tuple[float, Shape]:
+    """Part of the voxels of all chunks touched that is in the patches, and the chunk (z, y, x)."""
+    inside, touched, chunk = 0, 0, (0, 0, 0)
+    readers = Readers(partial(PatchReader.open, plan.cohort.location))
+    for draw in (plan.draw(0, number) for number in range(count)):
+        reader = readers.get(draw.patient_id)
+        chunk, size = reader.array("mri/image").chunk, plan.size(draw.patient_id)
+        chunks = [
+            -(-(a + s) // c) - a // c
+            for a, s, c in zip(plan.start(reader, draw), size, chunk, strict=True)
+        ]
+        inside += prod(size)
+        touched += prod(chunks) * prod(chunk)
+    return inside / touched, chunk
