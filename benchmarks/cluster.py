@@ -30,21 +30,21 @@ from typing import Any
 import psutil
 import pyarrow.parquet as pq
 from distributed import Client
+from lundprobe_zarr.conversion.arrays.patient import PatientResult
+from lundprobe_zarr.conversion.run.cluster import local_client
+from lundprobe_zarr.conversion.run.run import _results
+from lundprobe_zarr.conversion.source.inventory import PatientSource, SourceEntry, take_inventory
+from lundprobe_zarr.conversion.tables.fragments import save_fragments
+from lundprobe_zarr.conversion.tables.publish import finalise
 
 from benchmarks.conversion import floor, open_stores
 from benchmarks.record import write_results
-from lundprobe_zarr.conversion.run.cluster import local_client
-from lundprobe_zarr.conversion.tables.fragments import save_fragments
-from lundprobe_zarr.conversion.source.inventory import PatientSource, SourceEntry, take_inventory
-from lundprobe_zarr.conversion.arrays.patient import PatientResult
-from lundprobe_zarr.conversion.tables.publish import finalise
-from lundprobe_zarr.conversion.run.run import _results
 from lundprobe_zarr.cohort import open_cohort
+from lundprobe_zarr.integrity.validate import validate
 from lundprobe_zarr.phantom import write_phantom
 from lundprobe_zarr.schema.checksum import seal
 from lundprobe_zarr.schema.tables import COHORT_FILE, MEASURED
 from lundprobe_zarr.storage.location import Location
-from lundprobe_zarr.integrity.validate import validate
 from lundprobe_zarr.vocabulary.files import expected_files
 
 #: Patients of a source tree that is made of empty files; of more, the file system is measured.

@@ -27,10 +27,11 @@ import numpy as np
 import psutil
 
 from benchmarks.record import write_results
+from lundprobe_zarr.dataset.opening import open_manifest, read_table
 from lundprobe_zarr.phantom import write_phantom
-from lundprobe_zarr.dataset.opening import open_manifest, open_store, read_table
 from lundprobe_zarr.storage.location import Location
 from lundprobe_zarr.stores.metadata import StoreMetadata
+from lundprobe_zarr.stores.opening import open_store
 
 PARTS = ("conversion", "looking")
 

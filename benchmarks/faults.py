@@ -26,8 +26,8 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.record import write_results
-from lundprobe_zarr.phantom import write_phantom
 from lundprobe_zarr.integrity.copy import copy_dataset
+from lundprobe_zarr.phantom import write_phantom
 from lundprobe_zarr.storage.location import Location
 from tests.faults.killing import (
     Kill,

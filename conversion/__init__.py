@@ -1,5 +1,5 @@
 """The converter: inventory -> read NIfTI -> plan -> write -> describe -> publish, run by dask.
 
-Imported as `conversion` from a checkout and as `lundprobe_zarr.conversion` once installed, so
-its modules import each other relatively and the library absolutely.
+Its sources stand in conversion/; it is installed and imported as lundprobe_zarr.conversion alone.
+Start reading at run/run.py.
 """

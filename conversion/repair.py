@@ -6,20 +6,21 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from lundprobe_zarr.conversion.arrays.patient import PatientResult
+from lundprobe_zarr.conversion.notes.state import remembered
+from lundprobe_zarr.conversion.run.run import Options, Reporter, Silent, convert
+from lundprobe_zarr.conversion.source.inventory import Inventory, select, without_header_text
+from lundprobe_zarr.conversion.tables.files import SUFFIX
+from lundprobe_zarr.conversion.tables.fragments import drop_fragments
+from lundprobe_zarr.conversion.tables.publish import finalise, store_names
+
+from lundprobe_zarr.dataset.opening import open_manifest, read_table
 from lundprobe_zarr.errors import DatasetError, NotADatasetError, SchemaVersionError
+from lundprobe_zarr.integrity.validate import Problem, validate
 from lundprobe_zarr.schema.precision import Precision
 from lundprobe_zarr.schema.tables import CONTENT, store_path
-from lundprobe_zarr.dataset.opening import open_manifest, open_store, read_table
 from lundprobe_zarr.storage.location import Location
-from lundprobe_zarr.integrity.validate import Problem, validate
-
-from lundprobe_zarr.conversion.tables.fragments import drop_fragments
-from lundprobe_zarr.conversion.source.inventory import Inventory, select, without_header_text
-from lundprobe_zarr.conversion.arrays.patient import PatientResult
-from lundprobe_zarr.conversion.tables.publish import finalise, store_names
-from lundprobe_zarr.conversion.run.run import Options, Reporter, Silent, convert
-from lundprobe_zarr.conversion.run.state import remembered
-from lundprobe_zarr.conversion.tables.files import SUFFIX
+from lundprobe_zarr.stores.opening import open_store
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from lundprobe_zarr.errors import LundProbeError
-from lundprobe_zarr.stores.extensions import extend_cohorts, extend_trees
 from lundprobe_zarr.huggingface.registration import register_with_datasets
+from lundprobe_zarr.stores.extensions import extend_cohorts, extend_trees
 from lundprobe_zarr.vocabulary.version import package_version
 
 if TYPE_CHECKING:
@@ -22,10 +22,11 @@ if TYPE_CHECKING:
         load_splits,
         open_cohort,
     )
+    from lundprobe_zarr.geometry.common_grid import CommonGrid
+    from lundprobe_zarr.huggingface.loading import load_dataset
+    from lundprobe_zarr.labelled.accessor import Region, to_xarray
     from lundprobe_zarr.patches import Aggregator
     from lundprobe_zarr.phantom import write_phantom
-    from lundprobe_zarr.huggingface.loading import load_dataset
-    from lundprobe_zarr.labelled.accessor import CommonGrid, Region, to_xarray
     from lundprobe_zarr.stream.stream import PatchStream
     from lundprobe_zarr.stream.torch import torch_dataset
 

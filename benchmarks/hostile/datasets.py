@@ -28,21 +28,22 @@ from benchmarks.hostile.changes import (
 from benchmarks.hostile.material import Material
 from lundprobe_zarr.cohort import load_cohort, load_splits, open_cohort
 from lundprobe_zarr.cohort.saved import SavedCohort, SavedSplits
+from lundprobe_zarr.dataset.content import patient_content
+from lundprobe_zarr.dataset.derive import array_rows, patient_row
+from lundprobe_zarr.dataset.objects import store_objects, table_files
+from lundprobe_zarr.dataset.opening import table_rows
 from lundprobe_zarr.errors import LundProbeError
+from lundprobe_zarr.exchange.nifti import export_patient
+from lundprobe_zarr.integrity.validate import validate
 from lundprobe_zarr.publish.card import dataset_card, dataset_catalog
 from lundprobe_zarr.publish.croissant import croissant
 from lundprobe_zarr.schema.manifest import Manifest, parse_manifest
-from lundprobe_zarr.dataset.content import patient_content
-from lundprobe_zarr.dataset.opening import open_store, table_rows
-from lundprobe_zarr.dataset.derive import array_rows, patient_row
 from lundprobe_zarr.storage.location import Location
 from lundprobe_zarr.stores.metadata import parse_store
-from lundprobe_zarr.dataset.objects import store_objects, table_files
+from lundprobe_zarr.stores.nifti_bytes import nifti_bytes, read_volume
+from lundprobe_zarr.stores.opening import open_store
 from lundprobe_zarr.stores.reader import PatchReader
 from lundprobe_zarr.stores.tree import open_tree
-from lundprobe_zarr.integrity.validate import validate
-from lundprobe_zarr.stores.nifti_bytes import nifti_bytes, read_volume
-from lundprobe_zarr.exchange.nifti import export_patient
 
 _SECRET = "hunter2secret"
 _BOX = (slice(0, 2), slice(0, 5), slice(0, 4))

@@ -1,5 +1,5 @@
 """One patient's store: planned, written, verified and described.
 
-Imports `source`, `tables.measure` and `lundprobe_zarr.stores`.
+Imports `notes`, `tables`, `source` and `lundprobe_zarr.integrity` and below.
 Start reading at patient.py.
 """

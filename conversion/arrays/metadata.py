@@ -14,19 +14,18 @@ from typing import Any
 
 import numpy as np
 import zarr
+from lundprobe_zarr.conversion.arrays.volumes import Contents, WrittenArray
+from lundprobe_zarr.conversion.source.grids import Grid
 from zarr.codecs import BloscCodec, Crc32cCodec
 from zarr.dtype import VariableLengthUTF8
 
-from lundprobe_zarr.schema.encoding import shard_shape
-from lundprobe_zarr.schema.layout import AXIS_ATTRIBUTES, GROUP_TITLES, SPATIAL_DIMS
-from lundprobe_zarr.schema.records import SOURCES
-from lundprobe_zarr.schema.checksum import seal
-from lundprobe_zarr.stores.shard import ShardCodec
 from lundprobe_zarr.geometry.affine import axis_coordinates
-from lundprobe_zarr.vocabulary.names import AXES, MODALITY_UNITS
-
-from lundprobe_zarr.conversion.source.grids import Grid
-from lundprobe_zarr.conversion.arrays.volumes import Contents, WrittenArray
+from lundprobe_zarr.schema.checksum import seal
+from lundprobe_zarr.schema.encoding import shard_shape
+from lundprobe_zarr.schema.layout import AXIS_ATTRIBUTES, GROUP_TITLES
+from lundprobe_zarr.schema.records import SOURCES
+from lundprobe_zarr.stores.shard import ShardCodec
+from lundprobe_zarr.vocabulary.names import AXES, MODALITY_UNITS, SPATIAL_DIMS
 
 _GRID_GROUPS = ("mri", "sct", "dose")
 _LABEL_ATTRIBUTES = {

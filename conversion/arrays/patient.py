@@ -12,26 +12,25 @@ from typing import Any
 
 import numpy as np
 import zarr
+from lundprobe_zarr.conversion.arrays.metadata import write_metadata
+from lundprobe_zarr.conversion.arrays.plan import plan_store
+from lundprobe_zarr.conversion.arrays.volumes import Contents, VolumeWriter, require_witnesses
+from lundprobe_zarr.conversion.notes.draft import Draft, drafted, located, written_to
+from lundprobe_zarr.conversion.notes.state import forget, remember, side_digest
+from lundprobe_zarr.conversion.source.inventory import PatientSource
+from lundprobe_zarr.conversion.source.side_files import CSV_TOLERANCE_MM
+from lundprobe_zarr.conversion.source.workspace import Workspace
+from lundprobe_zarr.conversion.tables.fragments import save_fragments
+from lundprobe_zarr.conversion.tables.measure import Row, component_findings
 
 from lundprobe_zarr.errors import LundProbeError
+from lundprobe_zarr.geometry.affine import spacing
 from lundprobe_zarr.schema.layout import SCHEMA_VERSION
 from lundprobe_zarr.schema.precision import Precision
 from lundprobe_zarr.storage.location import Location
 from lundprobe_zarr.storage.system_errors import described
-from lundprobe_zarr.geometry.affine import spacing
 from lundprobe_zarr.vocabulary.names import protocol_of
 from lundprobe_zarr.vocabulary.version import package_version
-
-from lundprobe_zarr.conversion.tables.fragments import save_fragments
-from lundprobe_zarr.conversion.source.inventory import PatientSource
-from lundprobe_zarr.conversion.tables.measure import Row, component_findings
-from lundprobe_zarr.conversion.arrays.metadata import write_metadata
-from lundprobe_zarr.conversion.run.draft import Draft, drafted, located, written_to
-from lundprobe_zarr.conversion.arrays.plan import plan_store
-from lundprobe_zarr.conversion.source.side_files import CSV_TOLERANCE_MM
-from lundprobe_zarr.conversion.run.state import forget, remember, side_digest
-from lundprobe_zarr.conversion.arrays.workspace import Workspace
-from lundprobe_zarr.conversion.arrays.volumes import Contents, VolumeWriter, require_witnesses
 
 Progress = Callable[[int], None]
 

@@ -6,10 +6,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import product
 
+from lundprobe_zarr.conversion.source.inventory import PatientSource, SourceEntry
+
 from lundprobe_zarr.schema.layout import ARRAY_SPECS, LABEL_ORDER, ArraySpec
 from lundprobe_zarr.vocabulary.files import Label
-
-from lundprobe_zarr.conversion.source.inventory import PatientSource, SourceEntry
 
 
 @dataclass(frozen=True)

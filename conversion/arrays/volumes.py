@@ -15,25 +15,24 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-
-from lundprobe_zarr.errors import VerificationError
-from lundprobe_zarr.schema.encoding import MASK_BLOSC, inner_chunk
-from lundprobe_zarr.schema.precision import Precision, common_type, ladder_of
-from lundprobe_zarr.schema.records import SourceRecord
-from lundprobe_zarr.dataset.content import voxels_sha256
-from lundprobe_zarr.stores.metadata import shard_key
-from lundprobe_zarr.stores.shard import Box, ShardCodec, with_best_filter
-from lundprobe_zarr.geometry.affine import FloatArray
-
-from lundprobe_zarr.conversion.source.fiducials import read_fiducials
-from lundprobe_zarr.conversion.source.grids import Grid, require_same
-from lundprobe_zarr.conversion.source.inventory import PatientSource, SourceEntry
-from lundprobe_zarr.conversion.tables.measure import Measurements, bounding_box
-from lundprobe_zarr.conversion.source.nifti import NiftiFile, peek_nifti, read_nifti, without_voxels
 from lundprobe_zarr.conversion.arrays.plan import ArrayPlan
 from lundprobe_zarr.conversion.arrays.shards import compare_shard, digest, put_shard
 from lundprobe_zarr.conversion.arrays.values import Mask, Quantity, read_mask, read_quantity
-from lundprobe_zarr.conversion.arrays.workspace import Workspace, aligned
+from lundprobe_zarr.conversion.source.fiducials import read_fiducials
+from lundprobe_zarr.conversion.source.grids import Grid, require_same
+from lundprobe_zarr.conversion.source.inventory import PatientSource, SourceEntry
+from lundprobe_zarr.conversion.source.nifti import NiftiFile, peek_nifti, read_nifti, without_voxels
+from lundprobe_zarr.conversion.source.workspace import Workspace, aligned
+from lundprobe_zarr.conversion.tables.measure import Measurements, bounding_box
+
+from lundprobe_zarr.dataset.content import voxels_sha256
+from lundprobe_zarr.errors import VerificationError
+from lundprobe_zarr.geometry.affine import FloatArray
+from lundprobe_zarr.schema.encoding import MASK_BLOSC, inner_chunk
+from lundprobe_zarr.schema.precision import Precision, common_type, ladder_of
+from lundprobe_zarr.schema.records import SourceRecord
+from lundprobe_zarr.stores.metadata import shard_key
+from lundprobe_zarr.stores.shard import Box, ShardCodec, with_best_filter
 
 Volume = npt.NDArray[Any]
 #: Called with the bytes of each source file once it is stored.

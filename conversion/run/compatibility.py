@@ -8,16 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 
+from lundprobe_zarr.conversion.source.inventory import Inventory, PatientSource
+from lundprobe_zarr.conversion.source.nifti import peek_nifti
+from lundprobe_zarr.conversion.tables.files import SUFFIX
+from lundprobe_zarr.conversion.tables.publish import read_stores, store_names
+
 from lundprobe_zarr.errors import DamagedStoreError, SourceError, UsageError
 from lundprobe_zarr.schema.precision import Precision
 from lundprobe_zarr.schema.tables import store_path
 from lundprobe_zarr.storage.location import Location
 from lundprobe_zarr.stores.metadata import StoreMetadata, parse_store
-
-from lundprobe_zarr.conversion.source.inventory import Inventory, PatientSource
-from lundprobe_zarr.conversion.source.nifti import peek_nifti
-from lundprobe_zarr.conversion.tables.publish import read_stores, store_names
-from lundprobe_zarr.conversion.tables.files import SUFFIX
 
 #: Patients named in a message.
 _NAMED = 5

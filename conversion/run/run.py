@@ -13,14 +13,16 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from distributed import Client, as_completed, get_worker
-
-from lundprobe_zarr.errors import DatasetError, UsageError
-from lundprobe_zarr.schema.precision import PRECISIONS, Precision
-from lundprobe_zarr.storage.location import Location
-from lundprobe_zarr.storage.access import require_private
-from lundprobe_zarr.vocabulary.version import package_version
-
-from lundprobe_zarr.conversion.run.claim import announced
+from lundprobe_zarr.conversion.arrays.patient import PatientResult, convert_patient
+from lundprobe_zarr.conversion.notes.claim import announced
+from lundprobe_zarr.conversion.notes.draft import (
+    located,
+    remove_leftovers,
+    remove_unfinished,
+    require_usable,
+    require_vacant,
+)
+from lundprobe_zarr.conversion.notes.state import Failures, are_current, remember_source
 from lundprobe_zarr.conversion.run.cluster import (
     MisfitError,
     Needs,
@@ -30,19 +32,16 @@ from lundprobe_zarr.conversion.run.cluster import (
     require_fit,
     require_fitting,
 )
-from lundprobe_zarr.conversion.source.inventory import Inventory, PatientSource
 from lundprobe_zarr.conversion.run.compatibility import require_unmixed, strangers
-from lundprobe_zarr.conversion.arrays.patient import PatientResult, convert_patient
-from lundprobe_zarr.conversion.run.draft import (
-    located,
-    remove_leftovers,
-    remove_unfinished,
-    require_usable,
-    require_vacant,
-)
+from lundprobe_zarr.conversion.source.inventory import Inventory, PatientSource
+from lundprobe_zarr.conversion.source.workspace import Workspace
 from lundprobe_zarr.conversion.tables.publish import finalise
-from lundprobe_zarr.conversion.run.state import Failures, are_current, remember_source
-from lundprobe_zarr.conversion.arrays.workspace import Workspace
+
+from lundprobe_zarr.errors import DatasetError, UsageError
+from lundprobe_zarr.schema.precision import PRECISIONS, Precision
+from lundprobe_zarr.storage.access import require_private
+from lundprobe_zarr.storage.location import Location
+from lundprobe_zarr.vocabulary.version import package_version
 
 #: Patients in the scheduler's hands at a time: more than workers can ever be there or come later,
 #: and few enough for any number of patients, as each takes the scheduler some 20 kB.
@@ -218,6 +217,17 @@ def _require_usable(inventory: Inventory, dataset: Location, options: Options) -
     require_usable(dataset, options.scratch)
     if not options.allow_public:
         require_private(dataset)
+
+
+def current_patients(
+    dataset: Location, inventory: Inventory, options: Options
+) -> list[PatientSource]:
+    """List the patients that need not be converted again; writes nothing."""
+    patients = inventory.patients
+    current = are_current(
+        dataset, patients, options.precision, note=False, checksum=options.checksum
+    )
+    return [p for p, is_current in zip(patients, current, strict=True) if is_current]
 
 
 def _skip_current(

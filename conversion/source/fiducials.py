@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 
 from lundprobe_zarr.errors import SourceError, SourceNotFoundError
-from lundprobe_zarr.schema.records import SourceRecord
 from lundprobe_zarr.geometry.affine import FloatArray
+from lundprobe_zarr.schema.records import SourceRecord
 
 #: A few dozen bytes a line and three lines: more than this is some other file.
 _MAX_BYTES = 1 << 16

@@ -8,16 +8,21 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from lundprobe_zarr.errors import SourceError, SourceNotFoundError, UsageError
-from lundprobe_zarr.schema.manifest import MANIFEST_NAME
-from lundprobe_zarr.vocabulary.text import escaped
-from lundprobe_zarr.vocabulary.files import SourceFile, expected_files, parse_path
-from lundprobe_zarr.vocabulary.names import PARTS, PATIENT_ID_FORM, STRUCTURES, is_patient_id
-
 from lundprobe_zarr.conversion.source.fiducials import read_fiducials
 from lundprobe_zarr.conversion.source.grids import Grid, require_same
 from lundprobe_zarr.conversion.source.nifti import peek_nifti
-from lundprobe_zarr.conversion.source.side_files import Geometry, SideFiles, read_side_files, side_file_names
+from lundprobe_zarr.conversion.source.side_files import (
+    Geometry,
+    SideFiles,
+    read_side_files,
+    side_file_names,
+)
+
+from lundprobe_zarr.errors import SourceError, SourceNotFoundError, UsageError
+from lundprobe_zarr.schema.manifest import MANIFEST_NAME
+from lundprobe_zarr.vocabulary.files import SourceFile, expected_files, parse_path
+from lundprobe_zarr.vocabulary.names import PARTS, PATIENT_ID_FORM, STRUCTURES, is_patient_id
+from lundprobe_zarr.vocabulary.text import escaped
 
 _PART_FOLDERS = {"base": "basePart", "extended": "extendedPart"}
 #: The archive may unpack to lund-probe/ or lund-probe/lund-probe/.

@@ -20,20 +20,19 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from lundprobe_zarr.conversion.source.workspace import Workspace
 from nibabel.spatialimages import HeaderDataError
 from zlib_ng import gzip_ng, zlib_ng
 
 from lundprobe_zarr.errors import SourceError, SourceNotFoundError
-from lundprobe_zarr.schema.header import NO_EXTENSIONS, size_and_order, without_text
-from lundprobe_zarr.schema.header import parse_header as nifti_header
 from lundprobe_zarr.geometry.affine import (
     LONGEST_AXIS,
     SAME_GRID_MM,
     FloatArray,
     largest_shift,
 )
-
-from lundprobe_zarr.conversion.arrays.workspace import Workspace
+from lundprobe_zarr.schema.header import NO_EXTENSIONS, size_and_order, without_text
+from lundprobe_zarr.schema.header import parse_header as nifti_header
 
 #: DEFLATE cannot shrink by more than this (zlib's technical details): a bound on what a file
 #: may claim to hold, checked before a byte is allocated for it.

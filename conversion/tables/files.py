@@ -16,7 +16,10 @@ from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+from lundprobe_zarr.conversion.tables.fragments import load_fragments, parquet
 
+from lundprobe_zarr.dataset.content import file_content
+from lundprobe_zarr.dataset.derive import array_rows, patient_row
 from lundprobe_zarr.schema.tables import (
     COHORT_FILE,
     CONTENT,
@@ -26,13 +29,9 @@ from lundprobe_zarr.schema.tables import (
     store_path,
     table_file,
 )
-from lundprobe_zarr.dataset.content import file_content
-from lundprobe_zarr.dataset.derive import array_rows, patient_row
 from lundprobe_zarr.storage.location import Location
 from lundprobe_zarr.stores.metadata import StoreMetadata
 from lundprobe_zarr.vocabulary.names import PARTS
-
-from lundprobe_zarr.conversion.tables.fragments import load_fragments, parquet
 
 #: What follows the patient's id in the name of a store.
 SUFFIX = ".zarr"

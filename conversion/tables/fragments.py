@@ -15,17 +15,16 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from lundprobe_zarr.conversion.notes.draft import located
+from lundprobe_zarr.conversion.tables.measure import Measurements, Row, bounding_box
 
-from lundprobe_zarr.schema.tables import MEASURED, TABLES
 from lundprobe_zarr.dataset.content import rows_sha256
-from lundprobe_zarr.storage.location import Location
 from lundprobe_zarr.dataset.converter_notes import NOTES
+from lundprobe_zarr.schema.tables import MEASURED, TABLES
+from lundprobe_zarr.storage.location import Location
 from lundprobe_zarr.stores.metadata import StoreMetadata
 from lundprobe_zarr.stores.nifti_bytes import read_volume
 from lundprobe_zarr.vocabulary.files import SourceFile
-
-from lundprobe_zarr.conversion.tables.measure import Measurements, Row, bounding_box
-from lundprobe_zarr.conversion.run.draft import located
 
 _STORE = b"store_sha256"
 _ROWS = b"rows_sha256_2"

@@ -14,10 +14,10 @@ import cc3d
 import numpy as np
 import numpy.typing as npt
 
+from lundprobe_zarr.geometry.affine import FloatArray, axis_coordinates, index_to_lps
 from lundprobe_zarr.schema.layout import SEGMENTATION_SOURCES
 from lundprobe_zarr.schema.tables import D_LEVELS, FOREGROUND_SAMPLE, V_LEVELS
 from lundprobe_zarr.vocabulary.files import SourceFile
-from lundprobe_zarr.geometry.affine import FloatArray, axis_coordinates, index_to_lps
 from lundprobe_zarr.vocabulary.names import PRESCRIPTION_GY, STRUCTURES, protocol_of
 
 Mask = npt.NDArray[np.bool_]

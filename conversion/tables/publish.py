@@ -10,6 +10,13 @@ from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 
+from lundprobe_zarr.conversion.notes.claim import publishing
+from lundprobe_zarr.conversion.notes.draft import located
+from lundprobe_zarr.conversion.tables.files import SUFFIX, TableFiles, table_files
+
+from lundprobe_zarr.dataset.content import dataset_content
+from lundprobe_zarr.dataset.converter_notes import Absent, absent
+from lundprobe_zarr.dataset.opening import open_manifest
 from lundprobe_zarr.errors import (
     DamagedStoreError,
     DatasetError,
@@ -21,19 +28,12 @@ from lundprobe_zarr.publish.croissant import CROISSANT_NAME, croissant
 from lundprobe_zarr.schema.layout import SCHEMA_VERSION
 from lundprobe_zarr.schema.manifest import ACCESS, ACCESS_SYNTHETIC, MANIFEST_NAME, Manifest
 from lundprobe_zarr.schema.tables import COHORT_FILE, TABLES, store_path
-from lundprobe_zarr.dataset.content import dataset_content
-from lundprobe_zarr.dataset.opening import open_manifest
 from lundprobe_zarr.storage.location import Location
-from lundprobe_zarr.dataset.converter_notes import Absent, absent
+from lundprobe_zarr.storage.reread import write_sound
 from lundprobe_zarr.stores.metadata import HOLDS_ANOTHER, StoreMetadata, parse_store
 from lundprobe_zarr.stores.remedy import convert_again
-from lundprobe_zarr.storage.reread import write_sound
 from lundprobe_zarr.vocabulary.names import PARTS
 from lundprobe_zarr.vocabulary.version import package_version
-
-from lundprobe_zarr.conversion.run.claim import publishing
-from lundprobe_zarr.conversion.run.draft import located
-from lundprobe_zarr.conversion.tables.files import SUFFIX, TableFiles, table_files
 
 #: Stores held at a time.
 _AT_A_TIME = 64

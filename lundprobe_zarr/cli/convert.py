@@ -16,8 +16,8 @@ from lundprobe_zarr.errors import SourceNotFoundError, UsageError
 from lundprobe_zarr.vocabulary.names import PATIENT_ID_FORM
 
 if TYPE_CHECKING:
-    from lundprobe_zarr.conversion.source.inventory import Inventory
     from lundprobe_zarr.conversion.run.run import Options, Report
+    from lundprobe_zarr.conversion.source.inventory import Inventory
     from lundprobe_zarr.storage.location import Location
 
 
@@ -124,17 +124,18 @@ def convert(
     To a bucket, each patient is written and verified in a scratch folder, then sent, its root
     metadata last: `lundprobe-zarr convert SOURCE s3://bucket/lund-probe --scratch /fast/disk`.
     """
-    from lundprobe_zarr.cli import converter
+    from lundprobe_zarr.conversion.run.run import Options
+    from lundprobe_zarr.conversion.source.inventory import select, without_header_text
 
     if dry_run and report is not None:
         raise UsageError(f"--dry-run writes nothing, so no --report {report}; leave out either")
     require_file("--report", report)
     share = parse_share(part)
     dataset = locate(destination, storage_options)
-    inventory = converter.select(_inventory(source, follow_links), split_ids(patients or []), share)
+    inventory = select(_inventory(source, follow_links), split_ids(patients or []), share)
     if strip_headers:
-        inventory = converter.without_header_text(inventory)
-    how = converter.options(
+        inventory = without_header_text(inventory)
+    how = Options(
         workers=workers,
         scheduler=scheduler,
         precision=precision.value,
@@ -153,9 +154,9 @@ def convert(
 
 
 def _inventory(source: Path, follow_links: bool) -> Inventory:
-    from lundprobe_zarr.cli import converter
+    from lundprobe_zarr.conversion.source.inventory import take_inventory
 
-    inventory = converter.take_inventory(source, follow_links)
+    inventory = take_inventory(source, follow_links)
     if not inventory.patients:
         raise SourceNotFoundError(
             f"{inventory.root}: no patient in basePart/ or extendedPart/; expected folders named "
@@ -168,24 +169,25 @@ def run(
     inventory: Inventory, destination: Location, how: Options, report_file: Path | None = None
 ) -> int:
     """Convert with progress, print the outcome and return the exit status."""
-    from lundprobe_zarr.cli import converter
     from lundprobe_zarr.cli.interrupt import interruptible
     from lundprobe_zarr.cli.outcome import show_interrupted, show_outcome
     from lundprobe_zarr.cli.progress import reporter
+    from lundprobe_zarr.conversion.run.run import convert as convert_patients
+    from lundprobe_zarr.conversion.run.run import current_patients
 
     report: Report | None = None
     heard = reporter(len(inventory.patients))
     with interruptible(heard.stopping) as interrupt:
         try:
             with heard:
-                report = converter.convert(inventory, destination, how, heard)
+                report = convert_patients(inventory, destination, how, heard)
         except KeyboardInterrupt:
             pass  # before the first patient or after the last; what is done is done
     if report is not None and report_file is not None:
         report.write(report_file)
     if report is None or report.interrupted:
         # Counted on disk: a patient may have come to its end while workers were stopping.
-        done = converter.current(destination, inventory, how)
+        done = current_patients(destination, inventory, how)
         show_interrupted(len(done), len(inventory.patients), destination)
         return interrupt.status
     show_outcome(report, destination, published=how.publish)
@@ -230,13 +232,13 @@ def finalise(
     `convert` does so itself, but for `--part`: run this once all shares are done. It may be run
     at any time, and repairs tables that were lost.
     """
-    from lundprobe_zarr.cli import converter
     from lundprobe_zarr.cli.console import say
     from lundprobe_zarr.cli.outcome import show_left_out
+    from lundprobe_zarr.conversion.tables.publish import finalise as publish
     from lundprobe_zarr.stores.remedy import kind_options
 
     location = locate(dataset, storage_options)
-    published = converter.finalise(location, rebuild)
+    published = publish(location, rebuild)
     counts = " and ".join(f"{n} {part}" for part, n in published.manifest.patients.items())
     say(f"Wrote the tables, manifest and card of {counts} patients in {location.url}.")
     if published.absent is not None:

@@ -57,8 +57,8 @@ def copy(
     from lundprobe_zarr.cli.console import say
     from lundprobe_zarr.cli.interrupt import interruptible
     from lundprobe_zarr.cli.phantom import steps
-    from lundprobe_zarr.integrity.copy import copy_dataset
     from lundprobe_zarr.dataset.opening import open_manifest
+    from lundprobe_zarr.integrity.copy import copy_dataset
 
     require_file("--report", report)
     own = _source_options(source, destination, source_options, storage_options)

@@ -102,12 +102,13 @@ def _write_source(source: Path, workers: int) -> None:
 
 
 def _convert(source: Path, dataset: Path, workers: int) -> None:
-    from lundprobe_zarr.cli import converter
+    from lundprobe_zarr.conversion.run.run import Options
+    from lundprobe_zarr.conversion.source.inventory import take_inventory
     from lundprobe_zarr.storage.location import Location
 
     _step(2, "Convert it", f"convert {_quoted(source)} {_quoted(dataset)} --workers {workers}")
-    inventory = converter.take_inventory(source, follow_links=False)
-    status = run(inventory, Location(dataset), converter.options(workers=workers))
+    inventory = take_inventory(source, follow_links=False)
+    status = run(inventory, Location(dataset), Options(workers=workers))
     if status:
         raise typer.Exit(status)
 
@@ -167,8 +168,8 @@ def _read_patch(dataset: Path, patient: str) -> None:
 
 def _draw(dataset: Path, patients: Sequence[str], folder: Path) -> None:
     from lundprobe_zarr.cli.console import say
-    from lundprobe_zarr.storage.location import Location
     from lundprobe_zarr.figures.preview import save_preview
+    from lundprobe_zarr.storage.location import Location
 
     chosen = list(dict.fromkeys(patients))
     picture = folder / f"{chosen[0]}.png"

@@ -30,8 +30,8 @@ def export(
     from lundprobe_zarr.cli.console import count, listing, say
     from lundprobe_zarr.cli.phantom import steps
     from lundprobe_zarr.cohort import open_cohort
-    from lundprobe_zarr.dataset.opening import open_store
     from lundprobe_zarr.exchange.nifti import export_patient
+    from lundprobe_zarr.stores.opening import open_store
 
     location = locate(dataset, storage_options)
     known = open_cohort(dataset, parse_options(storage_options))[patient].patient_id

@@ -12,9 +12,9 @@ import typer
 from lundprobe_zarr.cli.place import Dataset, StorageOptions, locate, parse_options
 
 if TYPE_CHECKING:
+    from lundprobe_zarr.dataset.converter_notes import Absent
     from lundprobe_zarr.schema.manifest import Manifest
     from lundprobe_zarr.storage.location import Location
-    from lundprobe_zarr.dataset.converter_notes import Absent
     from lundprobe_zarr.stores.metadata import StoreMetadata
 
 
@@ -28,7 +28,8 @@ def info(
 ) -> None:
     """Say what a dataset, a patient or a column is."""
     from lundprobe_zarr.cohort import open_cohort
-    from lundprobe_zarr.dataset.opening import open_manifest, open_store
+    from lundprobe_zarr.dataset.opening import open_manifest
+    from lundprobe_zarr.stores.opening import open_store
 
     location = locate(dataset, storage_options)
     if columns:
@@ -42,9 +43,9 @@ def info(
 
 def _show_dataset(location: Location, manifest: Manifest) -> None:
     from lundprobe_zarr.cli.console import facts, heading, say, table
-    from lundprobe_zarr.schema.tables import TABLES
-    from lundprobe_zarr.dataset.opening import read_table, table_rows
     from lundprobe_zarr.dataset.converter_notes import absent
+    from lundprobe_zarr.dataset.opening import read_table, table_rows
+    from lundprobe_zarr.schema.tables import TABLES
 
     say(f"{manifest.name}, at {location.url}", "bold")
     if manifest.synthetic:
@@ -143,8 +144,8 @@ def _show_patient(store: StoreMetadata) -> None:
 
 def _about(store: StoreMetadata) -> Iterator[tuple[str, str]]:
     from lundprobe_zarr.cli.console import size
-    from lundprobe_zarr.schema.tables import CONTENT
     from lundprobe_zarr.dataset.derive import patient_row
+    from lundprobe_zarr.schema.tables import CONTENT
 
     row = patient_row(store, 0)
     yield "part", f"{row['part']}, {row['protocol']}"

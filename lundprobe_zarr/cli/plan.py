@@ -6,7 +6,6 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
-from lundprobe_zarr.cli import converter
 from lundprobe_zarr.cli.console import count, facts, heading, listing, say, size
 from lundprobe_zarr.cli.outcome import not_in_source
 from lundprobe_zarr.cli.place import shown
@@ -14,16 +13,20 @@ from lundprobe_zarr.vocabulary.files import KNOWN_FILES
 from lundprobe_zarr.vocabulary.names import PARTS, PROTOCOLS, STRUCTURES, protocol_of
 
 if TYPE_CHECKING:
-    from lundprobe_zarr.conversion.source.inventory import Inventory, PatientSource
     from lundprobe_zarr.conversion.run.run import Options
+    from lundprobe_zarr.conversion.source.inventory import Inventory, PatientSource
     from lundprobe_zarr.storage.location import Location
 
 
 def show_plan(inventory: Inventory, destination: Location, how: Options) -> None:
     """Print the inventory and what would be done; nothing is written."""
-    converter.require_vacant(inventory, destination)
-    converter.require_unmixed(inventory, destination, how)
-    inventory = converter.examine(inventory)
+    from lundprobe_zarr.conversion.notes.draft import require_vacant
+    from lundprobe_zarr.conversion.run.compatibility import require_unmixed
+    from lundprobe_zarr.conversion.source.inventory import examine
+
+    require_vacant(inventory.root, destination)
+    require_unmixed(inventory, destination, how.precision, how.overwrite)
+    inventory = examine(inventory)
     say(f"Source: {inventory.root}", "bold")
     facts(_overview(inventory))
     _section("Organs without a clinical mask", _missing(inventory.patients))
@@ -77,13 +80,16 @@ def _unknown(patients: Iterable[PatientSource]) -> Iterator[str]:
 
 
 def _show_intent(inventory: Inventory, destination: Location, how: Options, bad: int) -> None:
-    current = [] if how.overwrite else converter.current(destination, inventory, how)
+    from lundprobe_zarr.conversion.run.compatibility import strangers
+    from lundprobe_zarr.conversion.run.run import current_patients
+
+    current = [] if how.overwrite else current_patients(destination, inventory, how)
     todo = len(inventory.patients) - len(current) - bad
     spared = {p.patient_id for p in current}
     left = sum(
         p.bytes for p in inventory.patients if p.patient_id not in spared and p.problem is None
     )
-    absent = converter.strangers(inventory, destination) if inventory.is_whole else ()
+    absent = strangers(inventory, destination) if inventory.is_whole else ()
     if absent:
         heading(not_in_source(absent))
         listing(absent)

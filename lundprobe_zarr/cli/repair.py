@@ -15,8 +15,8 @@ from lundprobe_zarr.cli.status import FAILED, NO_DATASET
 from lundprobe_zarr.errors import UsageError
 
 if TYPE_CHECKING:
-    from lundprobe_zarr.conversion.source.inventory import Inventory
     from lundprobe_zarr.conversion.repair import Damage, Repair
+    from lundprobe_zarr.conversion.source.inventory import Inventory
     from lundprobe_zarr.storage.location import Location
 
 
@@ -41,15 +41,15 @@ def repair(
     Exit status 0 if nothing was wrong or all of it is mended; 1 if patients could not be
     converted; 3 if something is still wrong.
     """
-    from lundprobe_zarr.cli import converter
     from lundprobe_zarr.cli.console import say
+    from lundprobe_zarr.conversion.source.inventory import take_inventory
 
     require_file("--report", report)
     if workers is not None and workers < 1:
         raise UsageError(f"--workers {workers}; expected at least 1")
     location = locate(dataset, storage_options)
     location.require_writable()
-    inventory = converter.take_inventory(source, follow_links)
+    inventory = take_inventory(source, follow_links)
     damage = _find(location, deep, workers)
     if not damage.problems:
         _write(report, {"sound": True, "found": [], "converted": [], "changed": [], "left": []})
@@ -60,12 +60,13 @@ def repair(
 
 
 def _find(location: Location, deep: bool, workers: int | None) -> Damage:
-    from lundprobe_zarr.cli import converter
     from lundprobe_zarr.cli.console import count, listing, say
     from lundprobe_zarr.cli.phantom import steps
+    from lundprobe_zarr.conversion.repair import find_damage
+    from lundprobe_zarr.conversion.tables.publish import store_names
 
-    with steps("Looking", converter.stores(location)) as step:
-        damage = converter.find_damage(
+    with steps("Looking", len(store_names(location))) as step:
+        damage = find_damage(
             location, deep, workers or 2, lambda patient: step(f"{patient} looked at")
         )
     if damage.problems:
@@ -82,15 +83,16 @@ def _mend(
     scratch: Path | None,
     report: Path | None,
 ) -> int:
-    from lundprobe_zarr.cli import converter
     from lundprobe_zarr.cli.console import say
     from lundprobe_zarr.cli.interrupt import interruptible
     from lundprobe_zarr.cli.progress import reporter
+    from lundprobe_zarr.conversion.repair import repair as mend
+    from lundprobe_zarr.conversion.run.run import Options
 
-    how = converter.options(workers=workers, scratch=scratch)
+    how = Options(workers=workers, scratch=scratch)
     heard = reporter(len(damage.patients))
     with interruptible(heard.stopping) as interrupt, heard:
-        done = converter.repair(inventory, location, damage, how, heard)
+        done = mend(inventory, location, damage, how, heard)
     _write(report, done.to_json())
     if done.interrupted:
         say("Stopped. The same command continues.")

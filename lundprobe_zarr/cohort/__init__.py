@@ -4,7 +4,6 @@ Imports `sql` and below.
 Start reading at core.py.
 """
 
-
 from __future__ import annotations
 
 from lundprobe_zarr.cohort.core import Cohort, load_cohort, open_cohort

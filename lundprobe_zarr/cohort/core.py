@@ -12,17 +12,17 @@ from typing import TYPE_CHECKING, Any, SupportsIndex, overload
 import numpy as np
 import pyarrow as pa
 
-from lundprobe_zarr.dataset.arrow import to_arrow
 from lundprobe_zarr.cohort.patient import Patient
+from lundprobe_zarr.cohort.saved import SavedCohort, check_dataset, check_patients, read_saved
+from lundprobe_zarr.cohort.splits import Splits, make_splits
+from lundprobe_zarr.dataset.arrow import to_arrow
+from lundprobe_zarr.dataset.dataset import Rows, Source
+from lundprobe_zarr.dataset.opening import open_manifest
+from lundprobe_zarr.errors import UnknownLabelError, UsageError
 from lundprobe_zarr.sql.predicate import parse_predicate
 from lundprobe_zarr.sql.query import restricted, run_query
-from lundprobe_zarr.cohort.saved import SavedCohort, check_dataset, check_patients, read_saved
-from lundprobe_zarr.dataset.dataset import Rows, Source
-from lundprobe_zarr.cohort.splits import Splits, make_splits
-from lundprobe_zarr.errors import UnknownLabelError, UsageError
-from lundprobe_zarr.dataset.opening import open_manifest
-from lundprobe_zarr.stores.extensions import cohort_function
 from lundprobe_zarr.storage.location import Location
+from lundprobe_zarr.stores.extensions import cohort_function
 from lundprobe_zarr.vocabulary.suggest import suggestion
 
 if TYPE_CHECKING:
@@ -30,8 +30,8 @@ if TYPE_CHECKING:
     import xarray as xr
     from datasets import IterableDataset
 
+    from lundprobe_zarr.geometry.common_grid import CommonGrid
     from lundprobe_zarr.schema.manifest import Manifest
-    from lundprobe_zarr.labelled.accessor import CommonGrid
 
 
 def open_cohort(

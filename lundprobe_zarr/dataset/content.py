@@ -19,10 +19,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from lundprobe_zarr.dataset.opening import parquet_file
 from lundprobe_zarr.schema.manifest import Content, Manifest
 from lundprobe_zarr.schema.records import SourceRecord
 from lundprobe_zarr.schema.tables import CONTENT
-from lundprobe_zarr.dataset.opening import parquet_file
 from lundprobe_zarr.storage.location import Location
 from lundprobe_zarr.stores.metadata import StoreMetadata, VolumeArray
 

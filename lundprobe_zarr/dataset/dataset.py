@@ -13,11 +13,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from lundprobe_zarr.dataset.arrow import text_array, to_arrow, to_numpy
-from lundprobe_zarr.cohort.saved import DatasetIdentity
+from lundprobe_zarr.dataset.identity import DatasetIdentity
+from lundprobe_zarr.dataset.opening import read_table
 from lundprobe_zarr.errors import DatasetError
 from lundprobe_zarr.schema.manifest import Manifest
 from lundprobe_zarr.schema.tables import PATIENTS, STRUCTURES_TABLE
-from lundprobe_zarr.dataset.opening import read_table
 from lundprobe_zarr.storage.location import Location
 
 #: Row numbers in the patients table, ascending: what a cohort is.

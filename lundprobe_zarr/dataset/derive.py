@@ -6,10 +6,10 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
-from lundprobe_zarr.schema.tables import CONTENT, store_path
 from lundprobe_zarr.dataset.content import patient_content
-from lundprobe_zarr.stores.metadata import FIDUCIAL_PATH, StoreMetadata, VolumeArray
 from lundprobe_zarr.geometry.affine import origin_lps, spacing
+from lundprobe_zarr.schema.tables import CONTENT, store_path
+from lundprobe_zarr.stores.metadata import FIDUCIAL_PATH, StoreMetadata, VolumeArray
 from lundprobe_zarr.vocabulary.names import GRIDS, STRUCTURES
 
 

@@ -14,9 +14,9 @@ import google_crc32c
 
 from lundprobe_zarr.schema.manifest import Manifest
 from lundprobe_zarr.schema.tables import store_path
-from lundprobe_zarr.dataset.opening import read_store
 from lundprobe_zarr.storage.location import Location
 from lundprobe_zarr.stores.metadata import UNSOUND, parse_store, unsound
+from lundprobe_zarr.stores.opening import read_store
 
 #: What a dataset may hold beside manifest, tables and stores.
 SIDE_FILES = ("README.md", "catalog.yaml", "croissant.json")

@@ -13,11 +13,11 @@ from zlib_ng import gzip_ng
 from lundprobe_zarr.errors import DamagedStoreError, UsageError
 from lundprobe_zarr.schema.records import SourceRecord
 from lundprobe_zarr.schema.tables import store_path
-from lundprobe_zarr.dataset.opening import open_store
 from lundprobe_zarr.storage.location import Location
 from lundprobe_zarr.stores.metadata import StoreMetadata, VolumeArray
-from lundprobe_zarr.stores.remedy import remedy
 from lundprobe_zarr.stores.nifti_bytes import nifti_parts, read_volume
+from lundprobe_zarr.stores.opening import open_store
+from lundprobe_zarr.stores.remedy import remedy
 from lundprobe_zarr.vocabulary.files import parse_path
 
 #: What ITK writes with; zlib-ng's is about as small and several times as fast.

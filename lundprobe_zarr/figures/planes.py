@@ -12,15 +12,15 @@ import zarr
 from nibabel.orientations import io_orientation
 
 from lundprobe_zarr.errors import DamagedStoreError
+from lundprobe_zarr.geometry.affine import is_aligned, ras_to_lps, spacing
 from lundprobe_zarr.schema.records import SourceRecord
 from lundprobe_zarr.schema.tables import store_path
-from lundprobe_zarr.dataset.opening import open_store
 from lundprobe_zarr.storage.location import Location
 from lundprobe_zarr.stores.metadata import StoreMetadata, VolumeArray
-from lundprobe_zarr.stores.remedy import remedy
 from lundprobe_zarr.stores.nifti_bytes import read_volume
+from lundprobe_zarr.stores.opening import open_store
+from lundprobe_zarr.stores.remedy import remedy
 from lundprobe_zarr.vocabulary.files import Label
-from lundprobe_zarr.geometry.affine import is_aligned, ras_to_lps, spacing
 from lundprobe_zarr.vocabulary.names import STRUCTURES
 
 Pixels = npt.NDArray[Any]

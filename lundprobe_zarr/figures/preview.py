@@ -13,11 +13,11 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from lundprobe_zarr.errors import UsageError
-from lundprobe_zarr.storage.location import Location
 from lundprobe_zarr.figures.layout import MARGIN, WIDTH, Row, row_height
 from lundprobe_zarr.figures.paint import FAINT, PAPER, YELLOW
-from lundprobe_zarr.figures.planes import TARGET, Preview, read_preview
 from lundprobe_zarr.figures.panels import plan_rows
+from lundprobe_zarr.figures.planes import TARGET, Preview, read_preview
+from lundprobe_zarr.storage.location import Location
 
 #: Heights of the header and of a note in it, and the space below notes, inches.
 _HEADER, _NOTE, _AFTER_NOTES = 0.78, 0.22, 0.08

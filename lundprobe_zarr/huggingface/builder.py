@@ -16,12 +16,9 @@ from datasets.arrow_reader import ArrowReader
 from lundprobe_zarr.cohort import Cohort
 from lundprobe_zarr.cohort.core import open_cohort_at
 from lundprobe_zarr.errors import UsageError
-from lundprobe_zarr.patches import Sampling
-from lundprobe_zarr.schema.manifest import CITATION, DOI, MANIFEST_NAME
-from lundprobe_zarr.storage.failures import public_options, redacted
-from lundprobe_zarr.storage.location import Location
 from lundprobe_zarr.huggingface.examples import EPOCH, ArrowExamplesIterable, SeekableExamples
 from lundprobe_zarr.huggingface.feature import Voxels
+from lundprobe_zarr.huggingface.locations import remember
 from lundprobe_zarr.huggingface.options import (
     CONFIGS,
     READ_AHEAD,
@@ -35,11 +32,14 @@ from lundprobe_zarr.huggingface.options import (
     structures_of,
 )
 from lundprobe_zarr.huggingface.patches import PLAN_OPTIONS, PatchSource
-from lundprobe_zarr.huggingface.registration import ensure_feature
-from lundprobe_zarr.huggingface.references import REFERENCE
-from lundprobe_zarr.huggingface.rows import RowSource, Wanted
-from lundprobe_zarr.huggingface.locations import remember
 from lundprobe_zarr.huggingface.read_ahead import readable, with_handles
+from lundprobe_zarr.huggingface.references import REFERENCE
+from lundprobe_zarr.huggingface.registration import ensure_feature
+from lundprobe_zarr.huggingface.rows import RowSource, Wanted
+from lundprobe_zarr.patches import Sampling
+from lundprobe_zarr.schema.manifest import CITATION, DOI, MANIFEST_NAME
+from lundprobe_zarr.storage.failures import public_options, redacted
+from lundprobe_zarr.storage.location import Location
 from lundprobe_zarr.vocabulary.names import PARTS
 
 #: Name of the split that a cohort is.

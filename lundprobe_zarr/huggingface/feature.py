@@ -9,10 +9,10 @@ from typing import Any, ClassVar
 import pyarrow as pa
 
 from lundprobe_zarr.errors import UsageError
-from lundprobe_zarr.huggingface.registration import FEATURE
-from lundprobe_zarr.huggingface.references import FIELDS, REFERENCE, Reference
-from lundprobe_zarr.huggingface.locations import known, learn
 from lundprobe_zarr.huggingface.handles import LazyVoxels, handle_of
+from lundprobe_zarr.huggingface.locations import known, learn
+from lundprobe_zarr.huggingface.names import FEATURE
+from lundprobe_zarr.huggingface.references import FIELDS, REFERENCE, Reference
 
 
 @dataclass

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from types import EllipsisType
@@ -10,10 +11,10 @@ from weakref import WeakValueDictionary
 
 import numpy as np
 
-from lundprobe_zarr.errors import UnknownLabelError, UsageError
+from lundprobe_zarr.errors import LundProbeError, UnknownLabelError, UsageError
 from lundprobe_zarr.huggingface.batches import NO_BATCH, Handle
-from lundprobe_zarr.huggingface.references import FIELDS, Array, Reference, Row, read_all
 from lundprobe_zarr.huggingface.locations import Key, learn, location_of
+from lundprobe_zarr.huggingface.references import FIELDS, Array, Reference, Row, read_all
 
 #: What an axis may be indexed by.
 _KEYS = (slice, int, np.integer, EllipsisType)
@@ -143,10 +144,28 @@ class LazyVoxels(Handle, Mapping[str, Any]):
         return f"<LazyVoxels {self._reference.array}{labels} {shape} of {self.patient_id}>"
 
     def _repr_html_(self) -> str:
-        """A picture of the middle slice, which is read for it, over what `repr` says."""
-        from lundprobe_zarr.figures.thumbnail import handle_html
+        """A picture of the middle slice, which is read for it, over what `repr` says.
 
-        return handle_html(self)
+        Masks are drawn together. Where the slice cannot be read, the reason takes its place.
+        """
+        try:
+            picture = _thumbnail(self)
+        except LundProbeError as error:
+            picture = html.escape(str(error))
+        return f"<div>{picture}<br><code>{html.escape(repr(self))}</code></div>"
+
+
+def _thumbnail(handle: LazyVoxels) -> str:
+    """The middle slice of a handle's first volume, or of all its masks, as an HTML image."""
+    from lundprobe_zarr.figures.thumbnail import grey_thumbnail, masks_thumbnail
+
+    if 0 in handle.shape:
+        return "no voxels"
+    middle = () if handle["axial"] else (handle.shape[-3] // 2,)
+    if handle["array"].endswith("mask"):
+        return masks_thumbnail(handle[(slice(None), *middle, ...)])
+    first = () if handle.labels is None else (0,)
+    return grey_thumbnail(handle[(*first, *middle, ...)])
 
 
 #: Handles of rows that are still in use. `datasets` turns rows into records and back, to format

@@ -11,17 +11,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lundprobe_zarr.cohort import Cohort
-from lundprobe_zarr.errors import MissingPackageError
-from lundprobe_zarr.schema.manifest import MANIFEST_NAME
 from lundprobe_zarr.dataset.opening import open_manifest
-from lundprobe_zarr.storage.location import Location
+from lundprobe_zarr.errors import MissingPackageError
+from lundprobe_zarr.huggingface.locations import remember
+from lundprobe_zarr.huggingface.names import BUILDER
 from lundprobe_zarr.huggingface.options import (
     require_config,
     require_one_process,
     require_options,
 )
-from lundprobe_zarr.huggingface.registration import BUILDER
-from lundprobe_zarr.huggingface.locations import remember
+from lundprobe_zarr.schema.manifest import MANIFEST_NAME
+from lundprobe_zarr.storage.location import Location
 
 if TYPE_CHECKING:
     from datasets import Dataset, DatasetDict, IterableDataset, IterableDatasetDict

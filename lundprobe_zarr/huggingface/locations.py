@@ -11,8 +11,8 @@ import json
 from collections.abc import Mapping
 
 from lundprobe_zarr.storage.location import Location
-from lundprobe_zarr.stores.reader import PatchReader
 from lundprobe_zarr.stores.open_readers import Readers
+from lundprobe_zarr.stores.reader import PatchReader
 
 #: URL and JSON of the options that say where.
 Key = tuple[str, str]

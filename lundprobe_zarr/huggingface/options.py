@@ -8,8 +8,8 @@ from typing import Any
 import pyarrow as pa
 
 from lundprobe_zarr.errors import UnknownLabelError, UsageError
-from lundprobe_zarr.schema.tables import TABLES
 from lundprobe_zarr.huggingface.references import REFERENCE
+from lundprobe_zarr.schema.tables import TABLES
 from lundprobe_zarr.vocabulary.names import GRIDS, MODALITY_UNITS, STRUCTURES
 from lundprobe_zarr.vocabulary.suggest import nearest
 

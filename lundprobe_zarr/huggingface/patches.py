@@ -9,10 +9,10 @@ import numpy as np
 
 from lundprobe_zarr.cohort import Cohort
 from lundprobe_zarr.errors import DamagedStoreError
-from lundprobe_zarr.patches import Content, Draw, Plan, lattice_of
-from lundprobe_zarr.huggingface.rows import RawRow, RowSource, Wanted
 from lundprobe_zarr.huggingface.locations import key_of, reader_of
 from lundprobe_zarr.huggingface.read_ahead import FailedRow, prepared
+from lundprobe_zarr.huggingface.rows import RawRow, RowSource, Wanted
+from lundprobe_zarr.patches import Content, Draw, Plan, lattice_of
 
 #: Of everything, shards are at least so many, where there are so many patches: enough to share.
 _SHARDS = 64

@@ -10,9 +10,9 @@ from contextlib import contextmanager
 from typing import Any, TypeVar
 
 from lundprobe_zarr.errors import DamagedStoreError
+from lundprobe_zarr.huggingface.handles import handle_in_row
 from lundprobe_zarr.huggingface.references import Row
 from lundprobe_zarr.huggingface.rows import RawRow
-from lundprobe_zarr.huggingface.handles import handle_in_row
 
 T = TypeVar("T")
 #: Patients that the report at the end names; of more it gives the number.

@@ -16,10 +16,10 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from lundprobe_zarr.errors import DamagedStoreError
+from lundprobe_zarr.huggingface.locations import forget_reader, reader_of
 from lundprobe_zarr.patches import Content, Pad, read_patch
 from lundprobe_zarr.patches.patch import resampled_type
 from lundprobe_zarr.stores.reader import PatchReader
-from lundprobe_zarr.huggingface.locations import forget_reader, reader_of
 
 Array = npt.NDArray[Any]
 

@@ -21,12 +21,9 @@ from types import ModuleType
 from typing import Any
 
 from lundprobe_zarr.huggingface.batches import Handle, refuse
+from lundprobe_zarr.huggingface.names import BUILDER, FEATURE
 from lundprobe_zarr.vocabulary.version import package_version
 
-#: Name of the builder for `datasets.load_dataset`.
-BUILDER = "lundprobe"
-#: Name of the feature in stored schemas. "Zarr" is upstream's.
-FEATURE = "LundProbeVoxels"
 BUILDER_MODULE = "lundprobe_zarr.huggingface.builder"
 
 #: What could not be registered, and why; empty if all is well.

@@ -12,10 +12,10 @@ import pyarrow.parquet as pq
 
 from lundprobe_zarr.cohort import Cohort
 from lundprobe_zarr.errors import UsageError
-from lundprobe_zarr.schema.tables import TABLES
+from lundprobe_zarr.huggingface.locations import key_of
 from lundprobe_zarr.huggingface.options import TABLE_CONFIGS
 from lundprobe_zarr.huggingface.references import Reference
-from lundprobe_zarr.huggingface.locations import key_of
+from lundprobe_zarr.schema.tables import TABLES
 from lundprobe_zarr.vocabulary.suggest import suggestion
 
 #: A row's values by column, and its references by column.

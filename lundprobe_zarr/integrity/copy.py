@@ -16,17 +16,6 @@ from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 
-from lundprobe_zarr.errors import (
-    DamagedStoreError,
-    DatasetError,
-    UsageError,
-    VerificationError,
-)
-from lundprobe_zarr.schema.manifest import MANIFEST_NAME
-from lundprobe_zarr.schema.tables import store_path
-from lundprobe_zarr.dataset.opening import read_manifest, read_sound_store, read_table
-from lundprobe_zarr.integrity.foreign import foreign_files
-from lundprobe_zarr.storage.location import Entry, Location, Range, md5
 from lundprobe_zarr.dataset.objects import (
     ROOT,
     SIDE_FILES,
@@ -35,10 +24,22 @@ from lundprobe_zarr.dataset.objects import (
     store_objects,
     table_files,
 )
-from lundprobe_zarr.storage.retry import UNKNOWN
+from lundprobe_zarr.dataset.opening import read_manifest, read_table
+from lundprobe_zarr.errors import (
+    DamagedStoreError,
+    DatasetError,
+    UsageError,
+    VerificationError,
+)
+from lundprobe_zarr.integrity.foreign import foreign_files
+from lundprobe_zarr.schema.manifest import MANIFEST_NAME
+from lundprobe_zarr.schema.tables import store_path
 from lundprobe_zarr.storage.access import require_private
-from lundprobe_zarr.stores.remedy import remedy
+from lundprobe_zarr.storage.location import Entry, Location, Range, md5
 from lundprobe_zarr.storage.reread import read_object, read_sound
+from lundprobe_zarr.storage.retry import UNKNOWN
+from lundprobe_zarr.stores.opening import read_sound_store
+from lundprobe_zarr.stores.remedy import remedy
 
 #: Objects up to this size are compared whole with what is there already: as cheap as asking.
 _SMALL = 1 << 20

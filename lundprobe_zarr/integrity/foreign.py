@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+from lundprobe_zarr.dataset.converter_notes import NOTES
+from lundprobe_zarr.dataset.objects import SIDE_FILES
+from lundprobe_zarr.dataset.opening import open_manifest
 from lundprobe_zarr.errors import DatasetError
 from lundprobe_zarr.schema.manifest import MANIFEST_NAME
 from lundprobe_zarr.schema.tables import COHORT_FILE, TABLES
-from lundprobe_zarr.dataset.opening import open_manifest
 from lundprobe_zarr.storage.location import Location
-from lundprobe_zarr.dataset.converter_notes import NOTES
-from lundprobe_zarr.dataset.objects import SIDE_FILES
 
 
 def foreign_files(place: Location) -> list[str]:

@@ -13,13 +13,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from lundprobe_zarr.dataset.opening import read_table
+from lundprobe_zarr.dataset.rows import Row, RowsByPatient
 from lundprobe_zarr.schema.layout import SEGMENTATION_SOURCES
 from lundprobe_zarr.schema.manifest import Manifest
 from lundprobe_zarr.schema.records import SourceRecord
-from lundprobe_zarr.dataset.opening import read_table
 from lundprobe_zarr.storage.location import Location
 from lundprobe_zarr.stores.metadata import StoreMetadata, VolumeArray
-from lundprobe_zarr.dataset.rows import Row, RowsByPatient
 from lundprobe_zarr.vocabulary.names import STRUCTURES
 
 _LABELS = ("structure", "fold", "step", "observer")

@@ -18,19 +18,13 @@ from typing import Any
 import pyarrow as pa
 import zarr
 
-from lundprobe_zarr.errors import DatasetError
-from lundprobe_zarr.schema.manifest import Manifest
-from lundprobe_zarr.schema.records import SourceRecord
-from lundprobe_zarr.schema.tables import CONTENT, PATIENTS, store_path
 from lundprobe_zarr.dataset.content import read_content, voxels_sha256
-from lundprobe_zarr.dataset.opening import open_manifest, open_store, read_store, read_table
-from lundprobe_zarr.dataset.derive import array_rows, patient_row
-from lundprobe_zarr.storage.location import Location
 from lundprobe_zarr.dataset.converter_notes import Absent, absent
-from lundprobe_zarr.stores.metadata import StoreMetadata, VolumeArray
+from lundprobe_zarr.dataset.derive import array_rows, patient_row
 from lundprobe_zarr.dataset.objects import object_sizes, store_objects
-from lundprobe_zarr.stores.remedy import remedy
+from lundprobe_zarr.dataset.opening import open_manifest, read_table
 from lundprobe_zarr.dataset.rows import Row, RowsByPatient
+from lundprobe_zarr.errors import DatasetError
 from lundprobe_zarr.integrity.measured import (
     AllMeasured,
     Measured,
@@ -38,7 +32,14 @@ from lundprobe_zarr.integrity.measured import (
     read_measured,
     table_findings,
 )
+from lundprobe_zarr.schema.manifest import Manifest
+from lundprobe_zarr.schema.records import SourceRecord
+from lundprobe_zarr.schema.tables import CONTENT, PATIENTS, store_path
+from lundprobe_zarr.storage.location import Location
+from lundprobe_zarr.stores.metadata import StoreMetadata, VolumeArray
 from lundprobe_zarr.stores.nifti_bytes import nifti_parts, read_volume
+from lundprobe_zarr.stores.opening import open_store, read_store
+from lundprobe_zarr.stores.remedy import remedy
 
 
 @dataclass(frozen=True)

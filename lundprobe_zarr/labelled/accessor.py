@@ -14,7 +14,10 @@ from typing import TYPE_CHECKING, Any, Generic, overload
 import xarray as xr
 
 from lundprobe_zarr.errors import UsageError
-from lundprobe_zarr.labelled.cohort import CommonGrid, cohort_on_grid, cohort_tree
+from lundprobe_zarr.geometry.affine import FloatArray, origin_lps
+from lundprobe_zarr.geometry.common_grid import CommonGrid
+from lundprobe_zarr.geometry.lattice import respaced
+from lundprobe_zarr.labelled.cohort import cohort_on_grid, cohort_tree
 from lundprobe_zarr.labelled.crop import Region, Tables, Target, crop_to, region_of
 from lundprobe_zarr.labelled.grid import (
     AnyLabelled,
@@ -26,8 +29,6 @@ from lundprobe_zarr.labelled.grid import (
 from lundprobe_zarr.labelled.resample import resample_to
 from lundprobe_zarr.labelled.select import select_labels, select_structure
 from lundprobe_zarr.vocabulary.files import Label
-from lundprobe_zarr.geometry.affine import FloatArray, origin_lps
-from lundprobe_zarr.geometry.lattice import respaced
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -16,58 +16,21 @@ import numpy.typing as npt
 import xarray as xr
 
 from lundprobe_zarr.errors import MissingStructureError, UnknownLabelError, UsageError
-from lundprobe_zarr.schema.layout import AXIS_ATTRIBUTES, SPATIAL_DIMS
-from lundprobe_zarr.stores.tree import TEXT
+from lundprobe_zarr.geometry.common_grid import CommonGrid
+from lundprobe_zarr.geometry.lattice import Grid
 from lundprobe_zarr.labelled.resample import needed, resample_to
 from lundprobe_zarr.labelled.select import select_structure
-from lundprobe_zarr.labelled.tables import centroids, require_known
-from lundprobe_zarr.geometry.affine import FloatArray, affine_from_axes
-from lundprobe_zarr.geometry.lattice import Grid, voxel_sizes
-from lundprobe_zarr.vocabulary.names import AXES, MODALITY_UNITS, STRUCTURES
+from lundprobe_zarr.labelled.tables import centroids
+from lundprobe_zarr.schema.layout import AXIS_ATTRIBUTES
+from lundprobe_zarr.stores.tree import TEXT
+from lundprobe_zarr.vocabulary.names import AXES, MODALITY_UNITS, SPATIAL_DIMS, STRUCTURES
+from lundprobe_zarr.vocabulary.suggest import require_structure
 
 if TYPE_CHECKING:
     from lundprobe_zarr.cohort import Cohort, Patient
 
 #: Stores opened at a time for a tree: each costs a request, which is mostly waiting.
 _OPENED_AT_ONCE = 16
-
-
-@dataclass(frozen=True)
-class CommonGrid:
-    """Voxels of one size about a structure of each patient.
-
-    `shape` (z, y, x) voxels of `spacing_mm` (z, y, x), along the patient's axes (z to the head,
-    y to the back, x to the left), their middle at the centroid of the clinical `centre` structure.
-    """
-
-    spacing_mm: float | Sequence[float]
-    shape: Sequence[int]
-    centre: str = "CTVT_427"
-
-    def __post_init__(self) -> None:
-        voxel_sizes(self.spacing_mm)
-        shape = np.asarray(self.shape)
-        if shape.shape != (3,) or shape.dtype.kind not in "iu" or (shape < 1).any():
-            raise UsageError(f"shape is {self.shape!r}; expected three voxel counts (z, y, x)")
-        require_known(self.centre)
-
-    @property
-    def sizes(self) -> FloatArray:
-        """Voxel size (z, y, x), mm."""
-        return voxel_sizes(self.spacing_mm)
-
-    def axes(self) -> dict[str, FloatArray]:
-        """Voxel centres along z, y, x, mm from the centre."""
-        return {
-            dim: (np.arange(n) - (n - 1) / 2) * size
-            for dim, n, size in zip(SPATIAL_DIMS, self.shape, self.sizes, strict=True)
-        }
-
-    def about(self, centre_mm: Sequence[float]) -> Grid:
-        """The grid of a patient whose centre is at `centre_mm` (z, y, x), mm, LPS."""
-        first = [float(axis[0]) for axis in self.axes().values()]
-        z, y, x = (int(n) for n in self.shape)
-        return Grid(affine_from_axes(np.asarray(centre_mm) + first, self.sizes), (z, y, x))
 
 
 def cohort_tree(cohort: Cohort) -> xr.DataTree:
@@ -116,7 +79,7 @@ def cohort_on_grid(
 def _names(structures: Sequence[str]) -> tuple[str, ...]:
     names = (structures,) if isinstance(structures, str) else tuple(structures)
     for name in names:
-        require_known(name)
+        require_structure(name)
     if not names or len(set(names)) < len(names):
         raise UsageError(f"structures={structures!r}; expected at least one, each once")
     return names

@@ -11,8 +11,8 @@ import xarray as xr
 from nibabel.nifti1 import Nifti1Image
 
 from lundprobe_zarr.errors import UsageError
-from lundprobe_zarr.labelled.grid import grid_of, single_volume
 from lundprobe_zarr.geometry.affine import ras_to_lps, spacing
+from lundprobe_zarr.labelled.grid import grid_of, single_volume
 
 #: "Scanner": positions are in the patient's frame as acquired (nifti1.h, NIFTI_XFORM_SCANNER_ANAT).
 _SCANNER = 1

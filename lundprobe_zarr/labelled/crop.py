@@ -15,7 +15,8 @@ import xarray as xr
 
 from lundprobe_zarr.cohort import Cohort, Patient
 from lundprobe_zarr.errors import MissingStructureError, UsageError
-from lundprobe_zarr.schema.layout import SPATIAL_DIMS
+from lundprobe_zarr.geometry.affine import FloatArray, index_to_lps
+from lundprobe_zarr.geometry.lattice import Grid
 from lundprobe_zarr.labelled.grid import (
     AnyLabelled,
     Home,
@@ -28,9 +29,9 @@ from lundprobe_zarr.labelled.grid import (
     unplaced,
 )
 from lundprobe_zarr.labelled.resample import type_with
-from lundprobe_zarr.labelled.tables import clinical_row, require_known
-from lundprobe_zarr.geometry.affine import FloatArray, index_to_lps
-from lundprobe_zarr.geometry.lattice import Grid
+from lundprobe_zarr.labelled.tables import clinical_row
+from lundprobe_zarr.vocabulary.names import SPATIAL_DIMS
+from lundprobe_zarr.vocabulary.suggest import require_structure
 
 Triple = Sequence[float]
 #: Part of a voxel by which an edge may miss a voxel's edge through rounding.
@@ -102,7 +103,7 @@ def region_of(data: AnyLabelled, target: Target, tables: Tables | None) -> Regio
 
 
 def _region_of_structure(data: AnyLabelled, structure: str, tables: Tables | None) -> Region:
-    require_known(structure)
+    require_structure(structure)
     if tables is None:
         raise UsageError(
             f"where {structure!r} is, the tables know; expected the patient or a cohort too, e.g. "

@@ -16,9 +16,6 @@ import numpy as np
 import xarray as xr
 
 from lundprobe_zarr.errors import UsageError
-from lundprobe_zarr.schema.layout import AXIS_ATTRIBUTES, SPATIAL_DIMS
-from lundprobe_zarr.schema.records import SOURCES
-from lundprobe_zarr.vocabulary.files import parse_path
 from lundprobe_zarr.geometry.affine import (
     SAME_GRID_MM,
     affine_from_axes,
@@ -27,7 +24,10 @@ from lundprobe_zarr.geometry.affine import (
     ras_to_lps,
 )
 from lundprobe_zarr.geometry.lattice import Grid
-from lundprobe_zarr.vocabulary.names import is_patient_id
+from lundprobe_zarr.schema.layout import AXIS_ATTRIBUTES
+from lundprobe_zarr.schema.records import SOURCES
+from lundprobe_zarr.vocabulary.files import parse_path
+from lundprobe_zarr.vocabulary.names import SPATIAL_DIMS, is_patient_id
 
 Labelled = TypeVar("Labelled", xr.DataArray, xr.Dataset)
 AnyLabelled = xr.DataArray | xr.Dataset

@@ -12,9 +12,6 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from lundprobe_zarr.errors import UsageError
-from lundprobe_zarr.schema.layout import SPATIAL_DIMS
-from lundprobe_zarr.labelled.grid import grid_of, single_volume
-from lundprobe_zarr.labelled.select import select_structure
 from lundprobe_zarr.figures.paint import (
     INK,
     PAPER,
@@ -31,6 +28,9 @@ from lundprobe_zarr.figures.paint import (
 from lundprobe_zarr.figures.planes import VIEWS, Frame, Pixels, View, frame_of
 from lundprobe_zarr.geometry.affine import largest_shift
 from lundprobe_zarr.geometry.lattice import Grid
+from lundprobe_zarr.labelled.grid import grid_of, single_volume
+from lundprobe_zarr.labelled.select import select_structure
+from lundprobe_zarr.vocabulary.names import SPATIAL_DIMS
 
 #: Lengths in inches: of the panel's longer side, of the caption above and the key beside it, and
 #: the least height, which a key of nine structures needs.

@@ -16,7 +16,7 @@ import numpy.typing as npt
 import xarray as xr
 
 from lundprobe_zarr.errors import UsageError
-from lundprobe_zarr.schema.layout import SPATIAL_DIMS
+from lundprobe_zarr.geometry.lattice import Grid, Move, resample_volume
 from lundprobe_zarr.labelled.grid import (
     Labelled,
     grid_of,
@@ -24,7 +24,7 @@ from lundprobe_zarr.labelled.grid import (
     require_volume,
     traceable,
 )
-from lundprobe_zarr.geometry.lattice import Grid, Move, resample_volume
+from lundprobe_zarr.vocabulary.names import SPATIAL_DIMS
 
 #: Highest spline order of `scipy.ndimage`.
 _HIGHEST_ORDER = 5

@@ -8,9 +8,9 @@ import numpy as np
 import xarray as xr
 
 from lundprobe_zarr.errors import UsageError
-from lundprobe_zarr.schema.layout import LABEL_ORDER
 from lundprobe_zarr.labelled.grid import AnyLabelled, Labelled, home_of
 from lundprobe_zarr.labelled.tables import missing
+from lundprobe_zarr.schema.layout import LABEL_ORDER
 from lundprobe_zarr.vocabulary.files import Label
 
 

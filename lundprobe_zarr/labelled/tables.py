@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from lundprobe_zarr.errors import MissingStructureError, UnknownLabelError
 from lundprobe_zarr.schema.layout import LABEL_ORDER
-from lundprobe_zarr.vocabulary.names import STRUCTURES
-from lundprobe_zarr.vocabulary.suggest import unknown_label
+from lundprobe_zarr.vocabulary.suggest import require_structure, unknown_label
 
 if TYPE_CHECKING:
     from lundprobe_zarr.cohort import Cohort, Patient
@@ -36,18 +35,12 @@ def centroids(cohort: Cohort, structure: str) -> dict[str, Any]:
     No entry where there is no mask, or an empty one. Raises `UnknownLabelError` for a structure
     nobody has.
     """
-    require_known(structure)
+    require_structure(structure)
     table = cohort.sql(
         "SELECT patient_id, centroid_mm FROM structures WHERE grid = 'mri' AND source = 'clinical' "
         f"AND structure = '{structure}' AND centroid_mm IS NOT NULL"
     )
     return dict(zip(table["patient_id"], table["centroid_mm"], strict=True))
-
-
-def require_known(structure: str) -> None:
-    """Raises `UnknownLabelError`, naming the nearest real one, for a structure nobody has."""
-    if structure not in STRUCTURES:
-        raise unknown_label("structure", structure, STRUCTURES)
 
 
 def missing(dim: str, label: object, there: Iterable[object], where: str) -> UnknownLabelError:

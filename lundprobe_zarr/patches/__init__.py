@@ -4,10 +4,10 @@
 """
 
 from lundprobe_zarr.patches.aggregate import Aggregator
-from lundprobe_zarr.patches.request import Content
 from lundprobe_zarr.patches.order import Order, Share
-from lundprobe_zarr.patches.plan import Draw, Plan
 from lundprobe_zarr.patches.patch import Pad, Sample, lattice_of, read_patch
+from lundprobe_zarr.patches.plan import Draw, Plan
+from lundprobe_zarr.patches.request import Content
 from lundprobe_zarr.patches.sampling import (
     BalancedSampling,
     CentredSampling,

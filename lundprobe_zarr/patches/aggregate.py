@@ -11,9 +11,9 @@ import numpy as np
 import numpy.typing as npt
 
 from lundprobe_zarr.errors import UsageError
+from lundprobe_zarr.geometry.lattice import Box
 from lundprobe_zarr.patches.plan import Plan
 from lundprobe_zarr.patches.sampling import GridSampling, Space
-from lundprobe_zarr.geometry.lattice import Box
 
 Array = npt.NDArray[Any]
 

@@ -12,13 +12,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from lundprobe_zarr.errors import MissingStructureError, UsageError
+from lundprobe_zarr.geometry.affine import FloatArray
 from lundprobe_zarr.patches.sampling import (
     BalancedSampling,
     CentredSampling,
     Sampling,
     SliceSampling,
 )
-from lundprobe_zarr.geometry.affine import FloatArray
 
 if TYPE_CHECKING:
     from lundprobe_zarr.cohort import Cohort

@@ -15,10 +15,6 @@ import numpy as np
 import numpy.typing as npt
 
 from lundprobe_zarr.errors import MissingStructureError, UnknownLabelError, UsageError
-from lundprobe_zarr.patches.request import Block, Content
-from lundprobe_zarr.patches.buffers import empty, zeros
-from lundprobe_zarr.stores.metadata import StoreMetadata
-from lundprobe_zarr.stores.reader import Part, PatchReader
 from lundprobe_zarr.geometry.lattice import (
     Box,
     Grid,
@@ -26,6 +22,10 @@ from lundprobe_zarr.geometry.lattice import (
     resample_volume,
     respaced,
 )
+from lundprobe_zarr.patches.buffers import empty, zeros
+from lundprobe_zarr.patches.request import Block, Content
+from lundprobe_zarr.stores.metadata import StoreMetadata
+from lundprobe_zarr.stores.reader import Part, PatchReader
 
 #: What is around the volume where a patch is longer than it: nothing is (an error), zeros, or
 #: the outermost voxel's value.

@@ -11,8 +11,8 @@ import numpy as np
 import pyarrow as pa
 
 from lundprobe_zarr.errors import UsageError
-from lundprobe_zarr.patches.request import Content
-from lundprobe_zarr.patches.order import Order, Words, key_of, order_of
+from lundprobe_zarr.geometry.affine import FloatArray
+from lundprobe_zarr.geometry.lattice import Grid, Shape, respaced, voxel_sizes
 from lundprobe_zarr.patches.locations import (
     Places,
     Voxels,
@@ -20,6 +20,7 @@ from lundprobe_zarr.patches.locations import (
     places_of,
     require_somebody,
 )
+from lundprobe_zarr.patches.order import Order, Words, key_of, order_of
 from lundprobe_zarr.patches.patch import (
     Pad,
     Sample,
@@ -28,6 +29,7 @@ from lundprobe_zarr.patches.patch import (
     require_pad,
     stored_grid,
 )
+from lundprobe_zarr.patches.request import Content
 from lundprobe_zarr.patches.sampling import (
     Sampling,
     SliceSampling,
@@ -36,8 +38,6 @@ from lundprobe_zarr.patches.sampling import (
 )
 from lundprobe_zarr.stores.metadata import StoreMetadata
 from lundprobe_zarr.stores.reader import PatchReader
-from lundprobe_zarr.geometry.affine import FloatArray
-from lundprobe_zarr.geometry.lattice import Grid, Shape, respaced, voxel_sizes
 
 if TYPE_CHECKING:
     from lundprobe_zarr.cohort import Cohort

@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 
 from lundprobe_zarr.errors import UnknownLabelError, UsageError
+from lundprobe_zarr.geometry.lattice import voxel_sizes
 from lundprobe_zarr.patches.sampling import require_structures
 from lundprobe_zarr.schema.layout import LABEL_ORDER
 from lundprobe_zarr.vocabulary.files import Label
-from lundprobe_zarr.geometry.lattice import voxel_sizes
 from lundprobe_zarr.vocabulary.names import GRIDS, TARGETS
 from lundprobe_zarr.vocabulary.suggest import suggestion
 

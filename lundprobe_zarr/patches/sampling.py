@@ -17,9 +17,9 @@ import numpy as np
 import numpy.typing as npt
 
 from lundprobe_zarr.errors import UnknownLabelError, UsageError
-from lundprobe_zarr.patches.order import Words
 from lundprobe_zarr.geometry.affine import FloatArray
 from lundprobe_zarr.geometry.lattice import Shape
+from lundprobe_zarr.patches.order import Words
 from lundprobe_zarr.vocabulary.names import STRUCTURES
 from lundprobe_zarr.vocabulary.suggest import suggestion
 

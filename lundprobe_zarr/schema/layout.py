@@ -12,14 +12,13 @@ from lundprobe_zarr.vocabulary.names import (
     FOLDS,
     MODALITY_UNITS,
     OBSERVERS,
+    SPATIAL_DIMS,
     STEPS,
     STRUCTURES,
 )
 
 #: Version of the dataset layout and tables; readers refuse a newer one.
 SCHEMA_VERSION = 1
-
-SPATIAL_DIMS = ("z", "y", "x")
 
 
 @dataclass(frozen=True)

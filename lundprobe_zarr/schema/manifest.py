@@ -9,10 +9,10 @@ from pathlib import PurePosixPath
 from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
 
 from lundprobe_zarr.errors import DatasetError, SchemaVersionError
+from lundprobe_zarr.schema.checksum import SEAL, is_broken, seal
 from lundprobe_zarr.schema.document import parse_json, reasons
 from lundprobe_zarr.schema.layout import SCHEMA_VERSION
 from lundprobe_zarr.schema.precision import Precision
-from lundprobe_zarr.schema.checksum import SEAL, is_broken, seal
 from lundprobe_zarr.vocabulary.version import UPGRADE
 
 MANIFEST_NAME = "lundprobe.json"

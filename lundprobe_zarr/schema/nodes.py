@@ -12,9 +12,9 @@ from typing import Annotated, Any, Literal, Self
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, model_validator
 
+from lundprobe_zarr.geometry.affine import LONGEST_AXIS
 from lundprobe_zarr.schema.layout import ARRAY_SPECS, LABEL_ORDER
 from lundprobe_zarr.schema.precision import Precision
-from lundprobe_zarr.geometry.affine import LONGEST_AXIS
 from lundprobe_zarr.vocabulary.names import is_patient_id
 
 #: Codecs of this schema; some of Zarr's others run code that the bytes bring along.

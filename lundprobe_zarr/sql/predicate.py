@@ -17,10 +17,11 @@ import numpy as np
 import pyarrow as pa
 
 from lundprobe_zarr.dataset.arrow import to_arrow
-from lundprobe_zarr.sql.columns import explained
 from lundprobe_zarr.dataset.dataset import SEGMENTATION_KEYS, Rows, Source
 from lundprobe_zarr.errors import QueryError, UsageError
 from lundprobe_zarr.schema.tables import PATIENTS, STRUCTURES_TABLE, TABLES
+from lundprobe_zarr.sql.columns import explained
+from lundprobe_zarr.sql.messages import kind_in_words, unquoted
 from lundprobe_zarr.sql.session import (
     Node,
     check_index,
@@ -33,7 +34,6 @@ from lundprobe_zarr.sql.session import (
     session,
     shown,
 )
-from lundprobe_zarr.sql.messages import kind_in_words, unquoted
 from lundprobe_zarr.vocabulary.names import PARTS, PROTOCOLS, STRUCTURES
 from lundprobe_zarr.vocabulary.suggest import nearest, suggestion
 

@@ -19,7 +19,6 @@ from fsspec.implementations.local import LocalFileSystem
 from lundprobe_zarr.errors import DatasetError, UsageError
 from lundprobe_zarr.storage.clients import open_files, takes_seconds
 from lundprobe_zarr.storage.cores import waiting
-from lundprobe_zarr.storage.local import copy_local, read_local, read_whole, staged, write_local
 from lundprobe_zarr.storage.failures import (
     explain,
     failures,
@@ -32,6 +31,7 @@ from lundprobe_zarr.storage.failures import (
     secrets_in,
 )
 from lundprobe_zarr.storage.forks import keep
+from lundprobe_zarr.storage.local import copy_local, read_local, read_whole, staged, write_local
 from lundprobe_zarr.storage.retry import TIMEOUT, UNKNOWN, Patience
 from lundprobe_zarr.storage.signed import range_reader
 from lundprobe_zarr.storage.urls import (

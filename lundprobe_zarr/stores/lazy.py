@@ -16,9 +16,9 @@ import numpy.typing as npt
 
 from lundprobe_zarr.errors import DamagedStoreError
 from lundprobe_zarr.schema.tables import store_path
+from lundprobe_zarr.storage.reread import read_sound
 from lundprobe_zarr.stores.reader import Part, PatchReader
 from lundprobe_zarr.stores.remedy import remedy
-from lundprobe_zarr.storage.reread import read_sound
 
 Array = npt.NDArray[Any]
 _CRC_BYTES = 4

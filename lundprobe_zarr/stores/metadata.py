@@ -12,12 +12,12 @@ import numpy as np
 from pydantic import ValidationError
 
 from lundprobe_zarr.errors import DamagedStoreError, SchemaVersionError
-from lundprobe_zarr.schema.encoding import BloscSettings
+from lundprobe_zarr.schema.checksum import SEAL, is_broken
 from lundprobe_zarr.schema.document import parse_json, reasons
+from lundprobe_zarr.schema.encoding import BloscSettings
 from lundprobe_zarr.schema.layout import ARRAY_SPECS, SCHEMA_VERSION, ArraySpec
 from lundprobe_zarr.schema.nodes import require_sound
 from lundprobe_zarr.schema.records import SOURCES, SourceRecord
-from lundprobe_zarr.schema.checksum import SEAL, is_broken
 from lundprobe_zarr.stores.remedy import remedy
 from lundprobe_zarr.stores.shard import ShardCodec
 from lundprobe_zarr.vocabulary.version import UPGRADE

@@ -17,9 +17,9 @@ from lundprobe_zarr.schema.records import SourceRecord
 from lundprobe_zarr.schema.scaling import unscale
 from lundprobe_zarr.schema.tables import store_path
 from lundprobe_zarr.storage.location import Location
+from lundprobe_zarr.storage.reread import read_sound
 from lundprobe_zarr.stores.metadata import StoreMetadata, VolumeArray
 from lundprobe_zarr.stores.remedy import remedy
-from lundprobe_zarr.storage.reread import read_sound
 
 Volume = npt.NDArray[Any]
 

@@ -34,15 +34,15 @@ from lundprobe_zarr.schema.layout import LABEL_ORDER
 from lundprobe_zarr.schema.records import SourceRecord
 from lundprobe_zarr.schema.tables import store_path
 from lundprobe_zarr.storage.cores import Core, awaited, waiting, working
-from lundprobe_zarr.dataset.opening import open_store
 from lundprobe_zarr.storage.local_files import LocalFiles
 from lundprobe_zarr.storage.location import Location, Range
-from lundprobe_zarr.stores.metadata import StoreMetadata, VolumeArray, shard_key
 from lundprobe_zarr.storage.retry import PAUSES
-from lundprobe_zarr.stores.remedy import remedy
-from lundprobe_zarr.stores.shard import EMPTY, Box, ShardCodec
 from lundprobe_zarr.storage.threads import DECODERS, in_threads
+from lundprobe_zarr.stores.metadata import StoreMetadata, VolumeArray, shard_key
+from lundprobe_zarr.stores.opening import open_store
+from lundprobe_zarr.stores.remedy import remedy
 from lundprobe_zarr.stores.replaced import Unchanged
+from lundprobe_zarr.stores.shard import EMPTY, Box, ShardCodec
 from lundprobe_zarr.vocabulary.files import Label
 
 Volume = npt.NDArray[Any]

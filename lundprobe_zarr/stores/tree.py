@@ -16,14 +16,14 @@ import dask.array as da
 import numpy as np
 import xarray as xr
 
+from lundprobe_zarr.geometry.affine import axis_coordinates
 from lundprobe_zarr.schema.layout import AXIS_ATTRIBUTES
-from lundprobe_zarr.dataset.opening import read_sound_store
+from lundprobe_zarr.storage.location import Location
 from lundprobe_zarr.stores.extensions import load_extensions
 from lundprobe_zarr.stores.lazy import LazyVolumes, SmallArray
-from lundprobe_zarr.storage.location import Location
 from lundprobe_zarr.stores.metadata import UNSOUND, StoreMetadata, unsound
+from lundprobe_zarr.stores.opening import read_sound_store
 from lundprobe_zarr.stores.reader import PatchReader
-from lundprobe_zarr.geometry.affine import axis_coordinates
 from lundprobe_zarr.vocabulary.names import AXES, MODALITY_UNITS
 
 Nodes = Mapping[str, Mapping[str, Any]]

@@ -17,9 +17,9 @@ import numpy as np
 from lundprobe_zarr.errors import UsageError
 from lundprobe_zarr.patches import Content, Plan, UniformSampling
 from lundprobe_zarr.storage.location import Location, Range
-from lundprobe_zarr.stores.reader import PatchReader
 from lundprobe_zarr.storage.retry import UNKNOWN
 from lundprobe_zarr.stores.open_readers import Readers
+from lundprobe_zarr.stores.reader import PatchReader
 from lundprobe_zarr.stream.prefetch import Failure, Loader, ahead
 
 if TYPE_CHECKING:

@@ -17,8 +17,8 @@ from lundprobe_zarr.patches import Draw, Plan, Sample
 from lundprobe_zarr.schema.tables import store_path
 from lundprobe_zarr.storage.cores import make_way, places, waiting, working
 from lundprobe_zarr.storage.location import Location
-from lundprobe_zarr.stores.reader import PatchReader
 from lundprobe_zarr.stores.open_readers import Readers
+from lundprobe_zarr.stores.reader import PatchReader
 from lundprobe_zarr.stream.forks import reading
 
 #: Seconds that a stream which is closed waits for its threads.

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Mapping
 from typing import Any
 
-from lundprobe_zarr.cohort.saved import DatasetIdentity
+from lundprobe_zarr.dataset.identity import DatasetIdentity
 from lundprobe_zarr.errors import UsageError
 from lundprobe_zarr.patches import Plan
 

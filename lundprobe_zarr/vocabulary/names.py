@@ -47,6 +47,8 @@ FOLDS: tuple[int, ...] = tuple(range(10))
 STEPS: tuple[int, ...] = (1, 2)
 OBSERVERS: tuple[str, ...] = ("obsB", "obsC", "obsD", "obsE")
 AXES: tuple[str, ...] = ("x", "y", "z")
+#: Dimensions of every volume, in the order of its axes.
+SPATIAL_DIMS: tuple[str, ...] = ("z", "y", "x")
 
 #: 42.7 Gy in 7 fractions (data descriptor, Methods): 100 % of the V-doses.
 PRESCRIPTION_GY = 42.7

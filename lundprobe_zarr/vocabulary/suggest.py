@@ -8,7 +8,7 @@ from difflib import get_close_matches
 from math import ceil
 
 from lundprobe_zarr.errors import UnknownLabelError
-from lundprobe_zarr.vocabulary.names import STRUCTURE_TABLE
+from lundprobe_zarr.vocabulary.names import STRUCTURE_TABLE, STRUCTURES
 
 #: Names that a message lists in full when none is near; more are cut short.
 _LISTED = 12
@@ -67,3 +67,9 @@ def unknown_label(dim: str, label: object, known: Iterable[object]) -> UnknownLa
     close = nearest(label, names) if isinstance(label, str) else []
     hint = f"nearest: {', '.join(close)}; " if close else ""
     return UnknownLabelError(f"unknown {dim} {label!r}; {hint}expected one of {', '.join(names)}")
+
+
+def require_structure(structure: str) -> None:
+    """Raise `UnknownLabelError`, naming the nearest real one, for a structure there is none of."""
+    if structure not in STRUCTURES:
+        raise unknown_label("structure", structure, STRUCTURES)

@@ -12,9 +12,10 @@ import pytest
 from places import SECRET, Place
 from servers import executable, file_server, free_port, s3_server, started
 
+from lundprobe_zarr.dataset.opening import open_manifest, read_table
 from lundprobe_zarr.integrity.copy import copy_dataset
-from lundprobe_zarr.dataset.opening import open_manifest, open_store, read_table
 from lundprobe_zarr.storage.location import Location
+from lundprobe_zarr.stores.opening import open_store
 
 
 @pytest.fixture(scope="session")

@@ -19,21 +19,21 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from lundprobe_zarr.conversion.arrays.patient import convert_patient
+from lundprobe_zarr.conversion.notes.claim import claimed
+from lundprobe_zarr.conversion.notes.draft import require_usable
+from lundprobe_zarr.conversion.notes.state import are_current, is_current
+from lundprobe_zarr.conversion.run.run import Options, convert
+from lundprobe_zarr.conversion.source.inventory import PatientSource, take_inventory
+from lundprobe_zarr.conversion.tables.publish import finalise
 from places import SECRET, Place
 
-from lundprobe_zarr.conversion.run.claim import claimed
-from lundprobe_zarr.conversion.source.inventory import PatientSource, take_inventory
-from lundprobe_zarr.conversion.arrays.patient import convert_patient
-from lundprobe_zarr.conversion.run.draft import require_usable
-from lundprobe_zarr.conversion.tables.publish import finalise
-from lundprobe_zarr.conversion.run.run import Options, convert
-from lundprobe_zarr.conversion.run.state import are_current, is_current
 from lundprobe_zarr import open_cohort
 from lundprobe_zarr.cli import main
 from lundprobe_zarr.errors import DatasetError, LundProbeError, UsageError
+from lundprobe_zarr.integrity.validate import validate
 from lundprobe_zarr.schema.tables import store_path
 from lundprobe_zarr.storage.location import Location
-from lundprobe_zarr.integrity.validate import validate
 from tests.altered import but_for_time
 
 ROOT = Path(__file__).parents[2]
@@ -144,7 +144,7 @@ def test_command_by_shares_to_a_bucket(
 PROGRAM = """
 import json, sys
 from pathlib import Path
-from lundprobe_zarr.conversion.run.claim import claimed
+from lundprobe_zarr.conversion.notes.claim import claimed
 from lundprobe_zarr.conversion.source.inventory import take_inventory
 from lundprobe_zarr.conversion.arrays.patient import convert_patient
 from lundprobe_zarr.storage.location import Location
@@ -230,7 +230,7 @@ def test_of_conversions_that_begin_at_once_the_first_by_name_goes_on(
     host, barrier = socket.gethostname(), threading.Barrier(several)
     names = [f"{host}-{os.getpid()}-{n}" for n in range(several)]
     left = list(reversed(names))
-    monkeypatch.setattr("lundprobe_zarr.conversion.run.claim.writer", left.pop)
+    monkeypatch.setattr("lundprobe_zarr.conversion.notes.claim.writer", left.pop)
     sending, outcome = threading.Lock(), []
 
     def send() -> str:
@@ -269,8 +269,8 @@ def test_claim_of_the_dead_does_not_hold(changed, tmp_path, scratch, name):
 @contextmanager
 def quick_beats() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("lundprobe_zarr.conversion.run.claim._BEAT_SECONDS", 0.05)
-        patch.setattr("lundprobe_zarr.conversion.run.claim._DEAD_SECONDS", 1.0)
+        patch.setattr("lundprobe_zarr.conversion.notes.claim._BEAT_SECONDS", 0.05)
+        patch.setattr("lundprobe_zarr.conversion.notes.claim._DEAD_SECONDS", 1.0)
         yield
 
 
@@ -361,7 +361,7 @@ def test_replacement_killed_anywhere_shows_the_old_or_the_new_or_nothing(
     place = Watched(f"memory://{tmp_path}/d")
     convert_all(source, place, scratch)
     # A claim of this process, which lives, is watched for a while before it is taken for dead.
-    monkeypatch.setattr("lundprobe_zarr.conversion.run.claim._DEAD_SECONDS", 0.2)
+    monkeypatch.setattr("lundprobe_zarr.conversion.notes.claim._DEAD_SECONDS", 0.2)
     old = contents(place)
     change(source, patient)
     place.log.clear()

@@ -18,8 +18,8 @@ from lundprobe_zarr import open_cohort
 from lundprobe_zarr.cli import main
 from lundprobe_zarr.errors import DamagedStoreError, DatasetError, NotADatasetError, UsageError
 from lundprobe_zarr.integrity.copy import copy_dataset
-from lundprobe_zarr.storage.location import Location
 from lundprobe_zarr.integrity.validate import validate
+from lundprobe_zarr.storage.location import Location
 from tests.altered import rewrite
 
 

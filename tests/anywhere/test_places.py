@@ -16,11 +16,11 @@ from places import SECRET, Place
 from servers import file_server
 
 from lundprobe_zarr import load_dataset, open_cohort
-from lundprobe_zarr.errors import DatasetError, UsageError
 from lundprobe_zarr.dataset.opening import open_manifest, read_table, table_rows
+from lundprobe_zarr.errors import DatasetError, UsageError
+from lundprobe_zarr.integrity.validate import validate
 from lundprobe_zarr.storage.location import Location
 from lundprobe_zarr.stores.reader import PatchReader
-from lundprobe_zarr.integrity.validate import validate
 
 BOX = (slice(2, 9), slice(5, 30), slice(7, 40))
 VOLUMES = [

@@ -428,8 +428,8 @@ def test_outputs_and_reports_get_their_folders(cli, dataset, tmp_path):
 
 
 def test_an_export_that_was_broken_off_is_not_in_the_way(cli, dataset, extended, tmp_path):
-    from lundprobe_zarr.storage.location import Location
     from lundprobe_zarr.exchange.nifti import export_patient
+    from lundprobe_zarr.storage.location import Location
 
     out = tmp_path / "out"
 

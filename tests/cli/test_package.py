@@ -26,7 +26,10 @@ def sources() -> set[str]:
         for p in (ROOT / "lundprobe_zarr").rglob("*")
         if p.suffix == ".py" or p.name == "py.typed"
     }
-    converter = {f"lundprobe_zarr/conversion/{p.name}" for p in (ROOT / "conversion").glob("*.py")}
+    converter = {
+        f"lundprobe_zarr/{p.relative_to(ROOT).as_posix()}"
+        for p in (ROOT / "conversion").rglob("*.py")
+    }
     return library | converter
 
 
@@ -66,9 +69,22 @@ def test_public_names_import_lazily():
     assert run(sys.executable, "-c", code) == "[]\n"
 
 
+def test_the_converter_has_one_name():
+    code = (
+        "import sys, lundprobe_zarr.conversion.run.run; "
+        "print([m for m in sys.modules if m.partition('.')[0] == 'conversion'])"
+    )
+    assert run(sys.executable, "-c", code) == "[]\n"
+
+
 def test_import_contracts_hold():
-    command = "from importlinter.cli import lint_imports; raise SystemExit(lint_imports())"
-    assert "0 broken" in run(sys.executable, "-c", command)
+    tree = run(sys.executable, "scripts/one_tree.py").strip()
+    config = str(ROOT / "pyproject.toml")
+    command = (
+        "from importlinter.cli import lint_imports; "
+        f"raise SystemExit(lint_imports({config!r}, no_cache=True))"
+    )
+    assert "0 broken" in run(sys.executable, "-c", command, cwd=Path(tree))
 
 
 def test_module_runs_as_the_command_does():

@@ -5,9 +5,9 @@ from __future__ import annotations
 import io
 
 import pytest
+from lundprobe_zarr.conversion.arrays.patient import PatientResult
 from rich.console import Console
 
-from lundprobe_zarr.conversion.arrays.patient import PatientResult
 from lundprobe_zarr.cli import console as terminal
 from lundprobe_zarr.cli import progress
 from lundprobe_zarr.cli.console import count, duration, size

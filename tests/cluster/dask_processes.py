@@ -12,8 +12,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from lundprobe_zarr.storage.location import Location
 from lundprobe_zarr.integrity.validate import validate
+from lundprobe_zarr.storage.location import Location
 
 ROOT = Path(__file__).parents[2]
 #: For what takes a second or two on a quiet machine.

@@ -13,7 +13,8 @@ import pytest
 import lundprobe_zarr as lp
 from benchmarks.cohort import simulate
 from lundprobe_zarr.cohort import Cohort, load_cohort
-from lundprobe_zarr.cohort.saved import DatasetIdentity, SavedCohort
+from lundprobe_zarr.cohort.saved import SavedCohort
+from lundprobe_zarr.dataset.identity import DatasetIdentity
 from lundprobe_zarr.errors import UsageError
 from tests.altered import rewrite
 

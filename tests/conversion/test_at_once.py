@@ -15,14 +15,14 @@ from pathlib import Path
 
 import pytest
 from conftest import Workplace
+from lundprobe_zarr.conversion.arrays.patient import convert_patient
+from lundprobe_zarr.conversion.notes.claim import announced, publishing
+from lundprobe_zarr.conversion.notes.draft import _replace, remove_unfinished
+from lundprobe_zarr.conversion.run.run import Options, convert
+from lundprobe_zarr.conversion.source.inventory import select, take_inventory
+from lundprobe_zarr.conversion.tables.publish import finalise
 from trees import NEW, OLD, convert_tree, snapshot
 
-from lundprobe_zarr.conversion.run.claim import announced, publishing
-from lundprobe_zarr.conversion.source.inventory import select, take_inventory
-from lundprobe_zarr.conversion.arrays.patient import convert_patient
-from lundprobe_zarr.conversion.run.draft import _replace, remove_unfinished
-from lundprobe_zarr.conversion.tables.publish import finalise
-from lundprobe_zarr.conversion.run.run import Options, convert
 from lundprobe_zarr.errors import UsageError
 from lundprobe_zarr.storage.location import Location
 from lundprobe_zarr.storage.writers import is_alive
@@ -30,8 +30,8 @@ from lundprobe_zarr.storage.writers import is_alive
 
 @pytest.fixture(autouse=True)
 def quick_beats(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("lundprobe_zarr.conversion.run.claim._BEAT_SECONDS", 0.25)
-    monkeypatch.setattr("lundprobe_zarr.conversion.run.claim._DEAD_SECONDS", 1.0)
+    monkeypatch.setattr("lundprobe_zarr.conversion.notes.claim._BEAT_SECONDS", 0.25)
+    monkeypatch.setattr("lundprobe_zarr.conversion.notes.claim._DEAD_SECONDS", 1.0)
 
 
 def runs(dataset: Path) -> list[Path]:
@@ -165,7 +165,9 @@ def beating(work: Workplace) -> Iterator[Path]:
 def test_a_living_one_on_another_machine_is_known_by_its_beats(
     work: Workplace, beating: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("lundprobe_zarr.conversion.run.claim._DEAD_SECONDS", 20.0)  # a slow disk is not death
+    monkeypatch.setattr(
+        "lundprobe_zarr.conversion.notes.claim._DEAD_SECONDS", 20.0
+    )  # a slow disk is not death
     with pytest.raises(UsageError, match="process 17 on another-host since noon, on 1 of the 2"):
         convert(take_inventory(work.source), work.dataset)
     others = select(take_inventory(work.source), [OLD])

@@ -12,18 +12,19 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from conftest import Workplace
+from lundprobe_zarr.conversion.arrays.patient import convert_patient
+from lundprobe_zarr.conversion.source.inventory import take_inventory
+from lundprobe_zarr.conversion.tables.publish import finalise
 from trees import AFFINES, MRI, NEW, SCT, SHAPES, patch, uncompressed, write_nifti
 
-from lundprobe_zarr.conversion.source.inventory import take_inventory
-from lundprobe_zarr.conversion.arrays.patient import convert_patient
-from lundprobe_zarr.conversion.tables.publish import finalise
 from lundprobe_zarr.cohort import open_cohort
+from lundprobe_zarr.dataset.content import rows_sha256, table_content
+from lundprobe_zarr.dataset.opening import open_manifest, read_table
+from lundprobe_zarr.integrity.validate import validate
 from lundprobe_zarr.schema.encoding import BloscSettings
 from lundprobe_zarr.schema.manifest import Content
-from lundprobe_zarr.dataset.content import rows_sha256, table_content
-from lundprobe_zarr.dataset.opening import open_manifest, open_store, read_table
 from lundprobe_zarr.storage.location import Location
-from lundprobe_zarr.integrity.validate import validate
+from lundprobe_zarr.stores.opening import open_store
 from tests.altered import forget_hashes, rewrite
 
 DOSE = "sCT/dose_original.nii.gz"
@@ -53,7 +54,9 @@ def test_the_same_source_gives_the_same_hash_however_it_is_stored(
     before = content(work.dataset)
     for file in work.folder.rglob("*.nii.gz"):  # the same voxels, compressed by another tool
         file.write_bytes(gzip.compress(uncompressed(file), 1, mtime=7))
-    monkeypatch.setattr("lundprobe_zarr.conversion.arrays.volumes.MASK_BLOSC", BloscSettings("lz4", 9, "shuffle"))
+    monkeypatch.setattr(
+        "lundprobe_zarr.conversion.arrays.volumes.MASK_BLOSC", BloscSettings("lz4", 9, "shuffle")
+    )
     monkeypatch.setattr("lundprobe_zarr.conversion.arrays.volumes.inner_chunk", lambda shape: shape)
     monkeypatch.setattr("lundprobe_zarr.schema.encoding.inner_chunk", lambda shape: shape)
     after = converted(work, tmp_path / "elsewhere")

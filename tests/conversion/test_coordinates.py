@@ -15,8 +15,8 @@ from conftest import Workplace
 from scipy.spatial.transform import Rotation
 from trees import AFFINES, MRI, NEW, SCT, SHAPES, convert_tree, nifti, write_nifti, write_patient
 
-from lundprobe_zarr.vocabulary.files import FIDUCIAL_TEXT
 from lundprobe_zarr.geometry.affine import index_to_lps
+from lundprobe_zarr.vocabulary.files import FIDUCIAL_TEXT
 from lundprobe_zarr.vocabulary.names import OBSERVERS, STRUCTURES
 
 GRIDS = {"mri": MRI, "sct": SCT, "dose": "sCT/dose_original.nii.gz"}

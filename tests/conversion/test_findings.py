@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import xarray as xr
 from conftest import Workplace
+from lundprobe_zarr.conversion.tables.publish import finalise
 from trees import (
     AFFINES,
     MRI,
@@ -26,11 +27,10 @@ from trees import (
     write_nifti,
 )
 
-from lundprobe_zarr.conversion.tables.publish import finalise
-from lundprobe_zarr.schema.precision import Precision
 from lundprobe_zarr.dataset.opening import read_table
-from lundprobe_zarr.storage.location import Location
 from lundprobe_zarr.exchange.nifti import export_patient
+from lundprobe_zarr.schema.precision import Precision
+from lundprobe_zarr.storage.location import Location
 
 MASK = "MR_StorT2/mask_Rectum.nii.gz"
 NNUNET = "MR_StorT2/nnUNetOutput"

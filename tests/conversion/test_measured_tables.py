@@ -13,8 +13,6 @@ import SimpleITK as sitk
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
-from scipy import ndimage
-
 from lundprobe_zarr.conversion.tables.fragments import load_fragments
 from lundprobe_zarr.conversion.tables.measure import (
     bounding_box,
@@ -24,9 +22,11 @@ from lundprobe_zarr.conversion.tables.measure import (
     shape_columns,
 )
 from lundprobe_zarr.conversion.tables.publish import finalise
+from scipy import ndimage
+
 from lundprobe_zarr.schema.tables import MEASURED, TABLES
-from lundprobe_zarr.dataset.opening import open_store
 from lundprobe_zarr.storage.location import Location
+from lundprobe_zarr.stores.opening import open_store
 from lundprobe_zarr.vocabulary.files import SourceFile, format_path
 from lundprobe_zarr.vocabulary.names import STRUCTURES
 

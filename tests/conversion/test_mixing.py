@@ -9,16 +9,21 @@ from pathlib import Path
 
 import pytest
 from conftest import Workplace
+from lundprobe_zarr.conversion.arrays.patient import convert_patient
+from lundprobe_zarr.conversion.run.compatibility import require_unmixed, strangers
+from lundprobe_zarr.conversion.run.run import Options, Report, _publish, convert
+from lundprobe_zarr.conversion.source.inventory import (
+    examine,
+    select,
+    take_inventory,
+    without_header_text,
+)
+from lundprobe_zarr.conversion.tables.publish import finalise
 from trees import LIGHT, MRI, NEW, OLD, SCT, snapshot, write_patient
 
-from lundprobe_zarr.conversion.source.inventory import examine, select, take_inventory, without_header_text
-from lundprobe_zarr.conversion.run.compatibility import require_unmixed, strangers
-from lundprobe_zarr.conversion.arrays.patient import convert_patient
-from lundprobe_zarr.conversion.tables.publish import finalise
-from lundprobe_zarr.conversion.run.run import Options, Report, _publish, convert
 from lundprobe_zarr.errors import DatasetError, UsageError
-from lundprobe_zarr.storage.location import Location
 from lundprobe_zarr.integrity.validate import validate
+from lundprobe_zarr.storage.location import Location
 from tests.altered import forget_hashes, rewrite
 
 LATE = "newAcq_00000000000000c3"

@@ -12,20 +12,25 @@ from pathlib import Path
 import pytest
 from conftest import Workplace
 from distributed import Client
+from lundprobe_zarr.conversion.arrays.patient import convert_patient
+from lundprobe_zarr.conversion.notes.state import is_current
+from lundprobe_zarr.conversion.run.cluster import _local_cluster
+from lundprobe_zarr.conversion.run.run import Options, convert
+from lundprobe_zarr.conversion.source.inventory import (
+    Inventory,
+    PatientSource,
+    select,
+    take_inventory,
+)
+from lundprobe_zarr.conversion.tables.publish import finalise
 from trees import FIDUCIALS, MRI, NEW, OLD, SCT, convert_tree, snapshot, write_patient
 
-from lundprobe_zarr.conversion.run.cluster import _local_cluster
-from lundprobe_zarr.conversion.source.inventory import Inventory, PatientSource, select, take_inventory
-from lundprobe_zarr.conversion.arrays.patient import convert_patient
-from lundprobe_zarr.conversion.tables.publish import finalise
-from lundprobe_zarr.conversion.run.run import Options, convert
-from lundprobe_zarr.conversion.run.state import is_current
 from lundprobe_zarr.cli import main
 from lundprobe_zarr.errors import UsageError
-from lundprobe_zarr.schema.precision import Precision
 from lundprobe_zarr.integrity.foreign import foreign_files
-from lundprobe_zarr.storage.location import Location
 from lundprobe_zarr.integrity.validate import validate
+from lundprobe_zarr.schema.precision import Precision
+from lundprobe_zarr.storage.location import Location
 from lundprobe_zarr.vocabulary.files import FIDUCIAL_TEXT
 
 MASK = "MR_StorT2/mask_Rectum.nii.gz"

@@ -15,20 +15,20 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from conftest import Workplace
+from lundprobe_zarr.conversion.arrays.patient import convert_patient
+from lundprobe_zarr.conversion.notes.state import is_current
+from lundprobe_zarr.conversion.run.run import Options, convert
+from lundprobe_zarr.conversion.source.inventory import take_inventory, without_header_text
+from lundprobe_zarr.conversion.tables.publish import finalise
 from nibabel.nifti1 import Nifti1Header
 from nibabel.nifti2 import Nifti2Header
 from trees import MRI, NEW, SCT, uncompressed
 
-from lundprobe_zarr.conversion.source.inventory import take_inventory, without_header_text
-from lundprobe_zarr.conversion.arrays.patient import convert_patient
-from lundprobe_zarr.conversion.tables.publish import finalise
-from lundprobe_zarr.conversion.run.run import Options, convert
-from lundprobe_zarr.conversion.run.state import is_current
 from lundprobe_zarr.errors import UsageError
+from lundprobe_zarr.exchange.nifti import export_patient
+from lundprobe_zarr.integrity.validate import validate
 from lundprobe_zarr.schema.header import TEXT_FIELDS, UNUSED_FIELDS, parse_header, without_text
 from lundprobe_zarr.storage.location import Location
-from lundprobe_zarr.integrity.validate import validate
-from lundprobe_zarr.exchange.nifti import export_patient
 
 #: Five bytes: the shortest text field has ten, the extensions and trailer more.
 PLANTED = b"DOE^J"

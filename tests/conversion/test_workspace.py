@@ -5,8 +5,7 @@ from __future__ import annotations
 import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
-
-from lundprobe_zarr.conversion.arrays.workspace import Workspace, aligned
+from lundprobe_zarr.conversion.source.workspace import Workspace, aligned
 
 _STEPS = st.lists(
     st.one_of(

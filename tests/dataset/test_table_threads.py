@@ -13,7 +13,8 @@ _READ_ALL = """
 import sys
 import psutil
 from lundprobe_zarr.conversion.tables.fragments import load_fragments
-from lundprobe_zarr.dataset.opening import open_manifest, open_store, read_table, table_rows
+from lundprobe_zarr.dataset.opening import open_manifest, read_table, table_rows
+from lundprobe_zarr.stores.opening import open_store
 from lundprobe_zarr.storage.location import Location
 
 place = Location(sys.argv[1])

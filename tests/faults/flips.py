@@ -22,16 +22,16 @@ import numpy as np
 import pyarrow.parquet as pq
 import xarray as xr
 import zarr
-
 from lundprobe_zarr.conversion.tables.fragments import load_fragments
+
 from lundprobe_zarr import PatchStream, open_cohort
-from lundprobe_zarr.errors import LundProbeError
-from lundprobe_zarr.schema.manifest import MANIFEST_NAME
-from lundprobe_zarr.dataset.opening import open_store
-from lundprobe_zarr.storage.location import Location
 from lundprobe_zarr.dataset.converter_notes import NOTES
 from lundprobe_zarr.dataset.objects import ROOT, SIDE_FILES
+from lundprobe_zarr.errors import LundProbeError
 from lundprobe_zarr.integrity.validate import validate
+from lundprobe_zarr.schema.manifest import MANIFEST_NAME
+from lundprobe_zarr.storage.location import Location
+from lundprobe_zarr.stores.opening import open_store
 
 SHARDS = "shards"
 STORE_ROOT = "metadata of a store (root zarr.json)"

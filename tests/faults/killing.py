@@ -25,13 +25,13 @@ from typing import Any
 
 import psutil
 
+from lundprobe_zarr.dataset.converter_notes import SOURCE_NOTE
+from lundprobe_zarr.dataset.opening import open_manifest
 from lundprobe_zarr.errors import DatasetError, NotADatasetError
+from lundprobe_zarr.integrity.validate import validate
 from lundprobe_zarr.phantom import write_phantom
 from lundprobe_zarr.schema.tables import store_path
-from lundprobe_zarr.dataset.opening import open_manifest
 from lundprobe_zarr.storage.location import Location
-from lundprobe_zarr.dataset.converter_notes import SOURCE_NOTE
-from lundprobe_zarr.integrity.validate import validate
 from lundprobe_zarr.storage.writers import is_alive
 from tests.altered import but_for_time
 from tests.anywhere.servers import Traffic, s3_server

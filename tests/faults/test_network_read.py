@@ -11,12 +11,12 @@ import pytest
 
 import lundprobe_zarr as lp
 from lundprobe_zarr.errors import DamagedStoreError, DatasetError, UsageError
-from lundprobe_zarr.storage import retry as patience
 from lundprobe_zarr.integrity.copy import copy_dataset
+from lundprobe_zarr.storage import retry as patience
 from lundprobe_zarr.storage.location import Location, Range
-from lundprobe_zarr.stores.reader import PatchReader
 from lundprobe_zarr.storage.ranges import require_range
 from lundprobe_zarr.storage.reread import read_sound
+from lundprobe_zarr.stores.reader import PatchReader
 from tests.faults.flips import cohort_digest, patient_digest
 from tests.faults.proxy import (
     ON_WEB,

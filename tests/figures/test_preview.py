@@ -17,9 +17,7 @@ from matplotlib.figure import Figure
 from matplotlib.image import imread
 
 from lundprobe_zarr.errors import DamagedStoreError, UsageError
-from lundprobe_zarr.storage.location import Location
 from lundprobe_zarr.figures import planes as preview_planes
-from lundprobe_zarr.figures.preview import draw_preview, save_preview
 from lundprobe_zarr.figures.paint import STRUCTURE_LINES, scale_bar_mm
 from lundprobe_zarr.figures.planes import (
     AXIAL,
@@ -31,6 +29,8 @@ from lundprobe_zarr.figures.planes import (
     frame_of,
     read_preview,
 )
+from lundprobe_zarr.figures.preview import draw_preview, save_preview
+from lundprobe_zarr.storage.location import Location
 from lundprobe_zarr.vocabulary.names import STRUCTURES
 from tests.altered import rewrite
 

@@ -12,13 +12,13 @@ import pytest
 from altered import forget_hashes
 
 import lundprobe_zarr as lp
-from lundprobe_zarr.errors import DatasetError, UsageError
-from lundprobe_zarr.integrity.copy import copy_dataset
 from lundprobe_zarr.dataset.opening import open_manifest, read_table
+from lundprobe_zarr.errors import DatasetError, UsageError
+from lundprobe_zarr.exchange.nifti import export_patient
+from lundprobe_zarr.integrity.copy import copy_dataset
+from lundprobe_zarr.integrity.validate import validate
 from lundprobe_zarr.storage.location import Location, Range
 from lundprobe_zarr.stores.metadata import parse_store
-from lundprobe_zarr.integrity.validate import validate
-from lundprobe_zarr.exchange.nifti import export_patient
 
 OUT = [
     "/etc/passwd",

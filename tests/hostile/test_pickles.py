@@ -15,9 +15,9 @@ import zarr
 
 import lundprobe_zarr as lp
 from lundprobe_zarr.errors import DamagedStoreError
-from lundprobe_zarr.storage.location import Location
-from lundprobe_zarr.integrity.validate import validate
 from lundprobe_zarr.figures.preview import save_preview
+from lundprobe_zarr.integrity.validate import validate
+from lundprobe_zarr.storage.location import Location
 
 ROOT = Path(__file__).parents[2]
 ran: list[str] = []

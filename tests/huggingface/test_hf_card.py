@@ -11,13 +11,13 @@ import datasets
 import pyarrow.parquet as pq
 import pytest
 import yaml
-
 from lundprobe_zarr.conversion.tables.publish import finalise
+
+from lundprobe_zarr.dataset.opening import open_manifest
 from lundprobe_zarr.publish.card import dataset_card
 from lundprobe_zarr.publish.croissant import croissant
 from lundprobe_zarr.schema.manifest import ACCESS
 from lundprobe_zarr.schema.tables import TABLES
-from lundprobe_zarr.dataset.opening import open_manifest
 from lundprobe_zarr.storage.location import Location
 
 pytestmark = [  # of mlcroissant, which calls rdflib and pandas as they were before

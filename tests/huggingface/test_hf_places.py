@@ -14,8 +14,8 @@ import pytest
 import lundprobe_zarr as lp
 from benchmarks.cohort import simulate
 from lundprobe_zarr.errors import DamagedStoreError, DatasetError, UsageError
-from lundprobe_zarr.huggingface.references import Reference, Row
 from lundprobe_zarr.huggingface.read_ahead import SkippedRowsWarning, readable
+from lundprobe_zarr.huggingface.references import Reference, Row
 from tests.anywhere.servers import file_server, s3_server
 
 PATCHES = {"patch_size": (4, 10, 10), "modalities": ["T2w"], "structures": ["CTVT_427"]}

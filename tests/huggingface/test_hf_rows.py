@@ -9,8 +9,8 @@ import pyarrow.parquet as pq
 import pytest
 
 import lundprobe_zarr as lp
-from lundprobe_zarr.schema.tables import TABLES
 from lundprobe_zarr.huggingface.handles import LazyVoxels
+from lundprobe_zarr.schema.tables import TABLES
 from lundprobe_zarr.vocabulary.names import STRUCTURES
 
 BOTH = pytest.mark.parametrize("streaming", [True, False])

@@ -10,9 +10,9 @@ import SimpleITK as sitk
 from stored_volumes import cut, stored
 
 from lundprobe_zarr.errors import MissingStructureError, UnknownLabelError, UsageError
+from lundprobe_zarr.geometry.affine import index_to_lps
 from lundprobe_zarr.patches import Content, lattice_of, read_patch
 from lundprobe_zarr.stores.reader import Part, PatchReader
-from lundprobe_zarr.geometry.affine import index_to_lps
 from lundprobe_zarr.vocabulary.names import FOLDS, OBSERVERS, STRUCTURES, TARGETS
 
 SIZE = (6, 11, 9)

@@ -12,12 +12,13 @@ import xarray as xr
 
 import lundprobe_zarr as lp
 from lundprobe_zarr.cli import main
+from lundprobe_zarr.dataset.opening import open_manifest
 from lundprobe_zarr.errors import SchemaVersionError
-from lundprobe_zarr.schema.layout import SCHEMA_VERSION
-from lundprobe_zarr.dataset.opening import open_manifest, open_store
-from lundprobe_zarr.storage.location import Location
-from lundprobe_zarr.integrity.validate import validate
 from lundprobe_zarr.exchange.nifti import export_patient
+from lundprobe_zarr.integrity.validate import validate
+from lundprobe_zarr.schema.layout import SCHEMA_VERSION
+from lundprobe_zarr.storage.location import Location
+from lundprobe_zarr.stores.opening import open_store
 
 KEPT = sorted((Path(__file__).parents[1] / "data").glob("schema-*.tar.xz"))
 BASE, EXTENDED = "oldAcq_00000000000000b2", "newAcq_00000000000000a1"

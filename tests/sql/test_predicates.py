@@ -14,10 +14,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lundprobe_zarr.cohort import Cohort, open_cohort
-from lundprobe_zarr.sql.columns import example
-from lundprobe_zarr.sql.predicate import FIELDS, SEGMENTATIONS, parse_predicate
 from lundprobe_zarr.errors import QueryError, UsageError
 from lundprobe_zarr.schema.tables import PATIENTS
+from lundprobe_zarr.sql.columns import example
+from lundprobe_zarr.sql.predicate import FIELDS, SEGMENTATIONS, parse_predicate
 from lundprobe_zarr.sql.session import STEADY, changing_functions, session
 from lundprobe_zarr.vocabulary.names import STRUCTURES
 

@@ -41,9 +41,9 @@ def web(dataset: Path) -> Iterator[Web]:
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Short pauses between attempts, and a server's failures are not retried below us."""
-    from lundprobe_zarr.stores import reader as patch
-    from lundprobe_zarr.storage import retry as patience
     from lundprobe_zarr.storage import reread as sound
+    from lundprobe_zarr.storage import retry as patience
+    from lundprobe_zarr.stores import reader as patch
     from lundprobe_zarr.stream import prefetch as stream_reading
 
     monkeypatch.setattr(stream_reading, "_PAUSE", 0.01)

@@ -15,17 +15,17 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from lundprobe_zarr.conversion.notes.draft import located
+from lundprobe_zarr.conversion.source.inventory import Inventory, PatientSource
+
+from lundprobe_zarr.dataset.converter_notes import FAILED_NOTES, NOTES, SOURCE_NOTE, failed_before
 from lundprobe_zarr.errors import DamagedStoreError, DatasetError
 from lundprobe_zarr.schema.layout import SCHEMA_VERSION
 from lundprobe_zarr.schema.precision import Precision
-from lundprobe_zarr.dataset.opening import open_store
 from lundprobe_zarr.storage.location import Location
-from lundprobe_zarr.dataset.converter_notes import FAILED_NOTES, NOTES, SOURCE_NOTE, failed_before
 from lundprobe_zarr.stores.metadata import StoreMetadata
+from lundprobe_zarr.stores.opening import open_store
 from lundprobe_zarr.vocabulary.names import is_patient_id
-
-from lundprobe_zarr.conversion.source.inventory import Inventory, PatientSource
-from lundprobe_zarr.conversion.run.draft import located
 
 #: Patients looked at at a time where each takes requests; on a disk one after another is best.
 _REQUESTS = 16

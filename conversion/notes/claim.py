@@ -17,9 +17,9 @@ from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from typing import Any
 
+from lundprobe_zarr.dataset.converter_notes import NOTES
 from lundprobe_zarr.errors import DatasetError, UsageError
 from lundprobe_zarr.storage.location import Location
-from lundprobe_zarr.dataset.converter_notes import NOTES
 from lundprobe_zarr.storage.writers import is_alive, named, writer
 
 #: A claim is written anew this often, and that of a conversion elsewhere that has not been for so

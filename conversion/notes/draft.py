@@ -19,16 +19,16 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from lundprobe_zarr.errors import DatasetError, UsageError
-from lundprobe_zarr.schema.tables import store_path
-from lundprobe_zarr.integrity.copy import send_store
-from lundprobe_zarr.storage.local import WRITING
-from lundprobe_zarr.integrity.foreign import foreign_files
-from lundprobe_zarr.storage.location import Location
-from lundprobe_zarr.dataset.converter_notes import NOTES
-from lundprobe_zarr.storage.writers import is_alive, writer
+from lundprobe_zarr.conversion.notes.claim import CLAIMS, claimed
 
-from lundprobe_zarr.conversion.run.claim import CLAIMS, claimed
+from lundprobe_zarr.dataset.converter_notes import NOTES
+from lundprobe_zarr.errors import DatasetError, UsageError
+from lundprobe_zarr.integrity.copy import send_store
+from lundprobe_zarr.integrity.foreign import foreign_files
+from lundprobe_zarr.schema.tables import store_path
+from lundprobe_zarr.storage.local import WRITING
+from lundprobe_zarr.storage.location import Location
+from lundprobe_zarr.storage.writers import is_alive, writer
 
 _PARTIAL, _REPLACED = ".partial-", ".replaced-"
 _SCRATCH, _PROBE = "lundprobe-zarr-", "probe-"
