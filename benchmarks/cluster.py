@@ -30,16 +30,16 @@ from typing import Any
 import psutil
 import pyarrow.parquet as pq
 from distributed import Client
+
+from benchmarks.conversion import floor, open_stores
+from benchmarks.record import write_results
+from lundprobe_zarr.cohort import open_cohort
 from lundprobe_zarr.conversion.arrays.patient import PatientResult
 from lundprobe_zarr.conversion.run.cluster import local_client
 from lundprobe_zarr.conversion.run.run import _results
 from lundprobe_zarr.conversion.source.inventory import PatientSource, SourceEntry, take_inventory
 from lundprobe_zarr.conversion.tables.fragments import save_fragments
 from lundprobe_zarr.conversion.tables.publish import finalise
-
-from benchmarks.conversion import floor, open_stores
-from benchmarks.record import write_results
-from lundprobe_zarr.cohort import open_cohort
 from lundprobe_zarr.integrity.validate import validate
 from lundprobe_zarr.phantom import write_phantom
 from lundprobe_zarr.schema.checksum import seal

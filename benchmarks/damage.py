@@ -19,11 +19,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from benchmarks.record import RESULTS, write_results
 from lundprobe_zarr.conversion.arrays.patient import convert_patient
 from lundprobe_zarr.conversion.source.inventory import take_inventory
 from lundprobe_zarr.conversion.tables.publish import finalise
-
-from benchmarks.record import RESULTS, write_results
 from lundprobe_zarr.errors import LundProbeError
 from lundprobe_zarr.integrity.copy import copy_dataset
 from lundprobe_zarr.integrity.validate import validate

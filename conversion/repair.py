@@ -13,7 +13,6 @@ from lundprobe_zarr.conversion.source.inventory import Inventory, select, withou
 from lundprobe_zarr.conversion.tables.files import SUFFIX
 from lundprobe_zarr.conversion.tables.fragments import drop_fragments
 from lundprobe_zarr.conversion.tables.publish import finalise, store_names
-
 from lundprobe_zarr.dataset.opening import open_manifest, read_table
 from lundprobe_zarr.errors import DatasetError, NotADatasetError, SchemaVersionError
 from lundprobe_zarr.integrity.validate import Problem, validate

@@ -15,9 +15,9 @@ from pathlib import Path
 _ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(_ROOT), str(_ROOT / "tests" / "conversion")]
 
-from lundprobe_zarr.conversion.tables.publish import finalise  # noqa: E402
 from trees import NEW, OLD, convert_tree, edit, write_patient, write_side_files  # noqa: E402
 
+from lundprobe_zarr.conversion.tables.publish import finalise  # noqa: E402
 from lundprobe_zarr.schema.layout import SCHEMA_VERSION  # noqa: E402
 
 #: Where a header's description begins, and what says there that no voxel is a patient's.

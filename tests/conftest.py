@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 from hypothesis import settings
+
 from lundprobe_zarr.conversion.arrays.patient import convert_patient
 from lundprobe_zarr.conversion.source.inventory import take_inventory
 from lundprobe_zarr.conversion.tables.publish import finalise
-
 from lundprobe_zarr.phantom import write_phantom
 
 settings.register_profile("busy", deadline=None)  # a machine may have more to do than our tests

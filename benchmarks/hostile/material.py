@@ -10,11 +10,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from benchmarks.hostile.changes import NAME
 from lundprobe_zarr.conversion.arrays.patient import convert_patient
 from lundprobe_zarr.conversion.source.inventory import take_inventory
 from lundprobe_zarr.conversion.tables.publish import finalise
-
-from benchmarks.hostile.changes import NAME
 from lundprobe_zarr.phantom import write_phantom
 from lundprobe_zarr.schema.header import parse_header
 

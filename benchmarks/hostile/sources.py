@@ -13,6 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from nibabel.nifti1 import Nifti1Header
+from nibabel.nifti2 import Nifti2Header
+
+from benchmarks.hostile.changes import NAME, NUMBERS, TEXTS, changed_bytes, changed_json, odd_value
+from benchmarks.hostile.material import Material
 from lundprobe_zarr.conversion.source.fiducials import read_fiducials
 from lundprobe_zarr.conversion.source.inventory import examine, take_inventory
 from lundprobe_zarr.conversion.source.nifti import parse_header, peek_nifti, read_nifti
@@ -22,11 +27,6 @@ from lundprobe_zarr.conversion.source.side_files import (
     parse_missing,
     read_side_files,
 )
-from nibabel.nifti1 import Nifti1Header
-from nibabel.nifti2 import Nifti2Header
-
-from benchmarks.hostile.changes import NAME, NUMBERS, TEXTS, changed_bytes, changed_json, odd_value
-from benchmarks.hostile.material import Material
 from lundprobe_zarr.errors import SourceError
 
 _NAMES = (

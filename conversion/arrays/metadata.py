@@ -14,11 +14,11 @@ from typing import Any
 
 import numpy as np
 import zarr
-from lundprobe_zarr.conversion.arrays.volumes import Contents, WrittenArray
-from lundprobe_zarr.conversion.source.grids import Grid
 from zarr.codecs import BloscCodec, Crc32cCodec
 from zarr.dtype import VariableLengthUTF8
 
+from lundprobe_zarr.conversion.arrays.volumes import Contents, WrittenArray
+from lundprobe_zarr.conversion.source.grids import Grid
 from lundprobe_zarr.geometry.affine import axis_coordinates
 from lundprobe_zarr.schema.checksum import seal
 from lundprobe_zarr.schema.encoding import shard_shape

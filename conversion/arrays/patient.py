@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import zarr
+
 from lundprobe_zarr.conversion.arrays.metadata import write_metadata
 from lundprobe_zarr.conversion.arrays.plan import plan_store
 from lundprobe_zarr.conversion.arrays.volumes import Contents, VolumeWriter, require_witnesses
@@ -22,7 +23,6 @@ from lundprobe_zarr.conversion.source.side_files import CSV_TOLERANCE_MM
 from lundprobe_zarr.conversion.source.workspace import Workspace
 from lundprobe_zarr.conversion.tables.fragments import save_fragments
 from lundprobe_zarr.conversion.tables.measure import Row, component_findings
-
 from lundprobe_zarr.errors import LundProbeError
 from lundprobe_zarr.geometry.affine import spacing
 from lundprobe_zarr.schema.layout import SCHEMA_VERSION

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from itertools import product
 
 from lundprobe_zarr.conversion.source.inventory import PatientSource, SourceEntry
-
 from lundprobe_zarr.schema.layout import ARRAY_SPECS, LABEL_ORDER, ArraySpec
 from lundprobe_zarr.vocabulary.files import Label
 

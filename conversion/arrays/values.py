@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from lundprobe_zarr.conversion.source.nifti import NiftiFile
 
+from lundprobe_zarr.conversion.source.nifti import NiftiFile
 from lundprobe_zarr.errors import PrecisionError, SourceError
 from lundprobe_zarr.schema.precision import Precision, Rounded, round_volume
 from lundprobe_zarr.schema.scaling import recovers, scale, unscale

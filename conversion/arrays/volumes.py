@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+
 from lundprobe_zarr.conversion.arrays.plan import ArrayPlan
 from lundprobe_zarr.conversion.arrays.shards import compare_shard, digest, put_shard
 from lundprobe_zarr.conversion.arrays.values import Mask, Quantity, read_mask, read_quantity
@@ -24,7 +25,6 @@ from lundprobe_zarr.conversion.source.inventory import PatientSource, SourceEntr
 from lundprobe_zarr.conversion.source.nifti import NiftiFile, peek_nifti, read_nifti, without_voxels
 from lundprobe_zarr.conversion.source.workspace import Workspace, aligned
 from lundprobe_zarr.conversion.tables.measure import Measurements, bounding_box
-
 from lundprobe_zarr.dataset.content import voxels_sha256
 from lundprobe_zarr.errors import VerificationError
 from lundprobe_zarr.geometry.affine import FloatArray

@@ -20,7 +20,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lundprobe_zarr.conversion.notes.claim import CLAIMS, claimed
-
 from lundprobe_zarr.dataset.converter_notes import NOTES
 from lundprobe_zarr.errors import DatasetError, UsageError
 from lundprobe_zarr.integrity.copy import send_store

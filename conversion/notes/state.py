@@ -17,7 +17,6 @@ from typing import Any
 
 from lundprobe_zarr.conversion.notes.draft import located
 from lundprobe_zarr.conversion.source.inventory import Inventory, PatientSource
-
 from lundprobe_zarr.dataset.converter_notes import FAILED_NOTES, NOTES, SOURCE_NOTE, failed_before
 from lundprobe_zarr.errors import DamagedStoreError, DatasetError
 from lundprobe_zarr.schema.layout import SCHEMA_VERSION

@@ -24,8 +24,8 @@ from distributed import CancelledError, Client, LocalCluster
 from distributed.comm.core import CommClosedError, connect
 from distributed.security import Security
 from distributed.utils import silence_logging_cmgr
-from lundprobe_zarr.conversion.notes.draft import require_usable
 
+from lundprobe_zarr.conversion.notes.draft import require_usable
 from lundprobe_zarr.errors import LundProbeError, UsageError
 from lundprobe_zarr.storage.location import Location
 from lundprobe_zarr.vocabulary.version import package_version

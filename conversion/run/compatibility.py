@@ -12,7 +12,6 @@ from lundprobe_zarr.conversion.source.inventory import Inventory, PatientSource
 from lundprobe_zarr.conversion.source.nifti import peek_nifti
 from lundprobe_zarr.conversion.tables.files import SUFFIX
 from lundprobe_zarr.conversion.tables.publish import read_stores, store_names
-
 from lundprobe_zarr.errors import DamagedStoreError, SourceError, UsageError
 from lundprobe_zarr.schema.precision import Precision
 from lundprobe_zarr.schema.tables import store_path

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from distributed import Client, as_completed, get_worker
+
 from lundprobe_zarr.conversion.arrays.patient import PatientResult, convert_patient
 from lundprobe_zarr.conversion.notes.claim import announced
 from lundprobe_zarr.conversion.notes.draft import (
@@ -36,7 +37,6 @@ from lundprobe_zarr.conversion.run.compatibility import require_unmixed, strange
 from lundprobe_zarr.conversion.source.inventory import Inventory, PatientSource
 from lundprobe_zarr.conversion.source.workspace import Workspace
 from lundprobe_zarr.conversion.tables.publish import finalise
-
 from lundprobe_zarr.errors import DatasetError, UsageError
 from lundprobe_zarr.schema.precision import PRECISIONS, Precision
 from lundprobe_zarr.storage.access import require_private

@@ -17,7 +17,6 @@ from lundprobe_zarr.conversion.source.side_files import (
     read_side_files,
     side_file_names,
 )
-
 from lundprobe_zarr.errors import SourceError, SourceNotFoundError, UsageError
 from lundprobe_zarr.schema.manifest import MANIFEST_NAME
 from lundprobe_zarr.vocabulary.files import SourceFile, expected_files, parse_path

@@ -20,10 +20,10 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from lundprobe_zarr.conversion.source.workspace import Workspace
 from nibabel.spatialimages import HeaderDataError
 from zlib_ng import gzip_ng, zlib_ng
 
+from lundprobe_zarr.conversion.source.workspace import Workspace
 from lundprobe_zarr.errors import SourceError, SourceNotFoundError
 from lundprobe_zarr.geometry.affine import (
     LONGEST_AXIS,

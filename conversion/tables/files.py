@@ -16,8 +16,8 @@ from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from lundprobe_zarr.conversion.tables.fragments import load_fragments, parquet
 
+from lundprobe_zarr.conversion.tables.fragments import load_fragments, parquet
 from lundprobe_zarr.dataset.content import file_content
 from lundprobe_zarr.dataset.derive import array_rows, patient_row
 from lundprobe_zarr.schema.tables import (

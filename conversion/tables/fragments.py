@@ -15,9 +15,9 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+
 from lundprobe_zarr.conversion.notes.draft import located
 from lundprobe_zarr.conversion.tables.measure import Measurements, Row, bounding_box
-
 from lundprobe_zarr.dataset.content import rows_sha256
 from lundprobe_zarr.dataset.converter_notes import NOTES
 from lundprobe_zarr.schema.tables import MEASURED, TABLES

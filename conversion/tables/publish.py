@@ -13,7 +13,6 @@ from pathlib import Path
 from lundprobe_zarr.conversion.notes.claim import publishing
 from lundprobe_zarr.conversion.notes.draft import located
 from lundprobe_zarr.conversion.tables.files import SUFFIX, TableFiles, table_files
-
 from lundprobe_zarr.dataset.content import dataset_content
 from lundprobe_zarr.dataset.converter_notes import Absent, absent
 from lundprobe_zarr.dataset.opening import open_manifest

@@ -19,6 +19,10 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from places import SECRET, Place
+
+from lundprobe_zarr import open_cohort
+from lundprobe_zarr.cli import main
 from lundprobe_zarr.conversion.arrays.patient import convert_patient
 from lundprobe_zarr.conversion.notes.claim import claimed
 from lundprobe_zarr.conversion.notes.draft import require_usable
@@ -26,10 +30,6 @@ from lundprobe_zarr.conversion.notes.state import are_current, is_current
 from lundprobe_zarr.conversion.run.run import Options, convert
 from lundprobe_zarr.conversion.source.inventory import PatientSource, take_inventory
 from lundprobe_zarr.conversion.tables.publish import finalise
-from places import SECRET, Place
-
-from lundprobe_zarr import open_cohort
-from lundprobe_zarr.cli import main
 from lundprobe_zarr.errors import DatasetError, LundProbeError, UsageError
 from lundprobe_zarr.integrity.validate import validate
 from lundprobe_zarr.schema.tables import store_path

@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from lundprobe_zarr.conversion.run.run import Options, convert
-from lundprobe_zarr.conversion.source.inventory import take_inventory
 from places import SECRET, Place
 
 from lundprobe_zarr.cli import main
+from lundprobe_zarr.conversion.run.run import Options, convert
+from lundprobe_zarr.conversion.source.inventory import take_inventory
 from lundprobe_zarr.errors import UsageError
 from lundprobe_zarr.integrity.copy import copy_dataset
 from lundprobe_zarr.schema.manifest import MANIFEST_NAME

@@ -5,12 +5,12 @@ from __future__ import annotations
 import io
 
 import pytest
-from lundprobe_zarr.conversion.arrays.patient import PatientResult
 from rich.console import Console
 
 from lundprobe_zarr.cli import console as terminal
 from lundprobe_zarr.cli import progress
 from lundprobe_zarr.cli.console import count, duration, size
+from lundprobe_zarr.conversion.arrays.patient import PatientResult
 
 
 @pytest.mark.parametrize(

@@ -13,10 +13,10 @@ from pathlib import Path
 import pytest
 from dask_processes import PATIENCE_S, Cluster, drafts, start, wait_for
 from distributed import Client
+
 from lundprobe_zarr.conversion.run.cluster import MisfitError, Needs, require_fit, shortcoming
 from lundprobe_zarr.conversion.run.run import Options, convert
 from lundprobe_zarr.conversion.source.inventory import take_inventory
-
 from lundprobe_zarr.storage.location import Location
 from lundprobe_zarr.vocabulary.version import package_version
 

@@ -7,8 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from lundprobe_zarr.conversion.arrays.patient import PatientResult, convert_patient
-from lundprobe_zarr.conversion.source.inventory import take_inventory
 from trees import (
     LIGHT,
     MRI,
@@ -21,6 +19,8 @@ from trees import (
     write_side_files,
 )
 
+from lundprobe_zarr.conversion.arrays.patient import PatientResult, convert_patient
+from lundprobe_zarr.conversion.source.inventory import take_inventory
 from lundprobe_zarr.schema.precision import Precision
 
 

@@ -15,14 +15,14 @@ from pathlib import Path
 
 import pytest
 from conftest import Workplace
+from trees import NEW, OLD, convert_tree, snapshot
+
 from lundprobe_zarr.conversion.arrays.patient import convert_patient
 from lundprobe_zarr.conversion.notes.claim import announced, publishing
 from lundprobe_zarr.conversion.notes.draft import _replace, remove_unfinished
 from lundprobe_zarr.conversion.run.run import Options, convert
 from lundprobe_zarr.conversion.source.inventory import select, take_inventory
 from lundprobe_zarr.conversion.tables.publish import finalise
-from trees import NEW, OLD, convert_tree, snapshot
-
 from lundprobe_zarr.errors import UsageError
 from lundprobe_zarr.storage.location import Location
 from lundprobe_zarr.storage.writers import is_alive

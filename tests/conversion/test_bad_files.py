@@ -16,9 +16,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import Workplace
-from lundprobe_zarr.conversion.source.nifti import read_nifti
 from trees import AFFINES, MRI, NEW, OLD, edit, patch, snapshot, uncompressed, write_nifti
 
+from lundprobe_zarr.conversion.source.nifti import read_nifti
 from lundprobe_zarr.errors import SourceError
 
 MASK = "MR_StorT2/mask_Bladder.nii.gz"

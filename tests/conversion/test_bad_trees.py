@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 from conftest import Workplace
-from lundprobe_zarr.conversion.arrays.patient import convert_patient
-from lundprobe_zarr.conversion.source.inventory import find_root, take_inventory
 from trees import MRI, NEW, OLD, SCT, convert_tree, snapshot, write_patient
 
+from lundprobe_zarr.conversion.arrays.patient import convert_patient
+from lundprobe_zarr.conversion.source.inventory import find_root, take_inventory
 from lundprobe_zarr.errors import SourceNotFoundError, UsageError
 from lundprobe_zarr.vocabulary.files import FIDUCIAL_TEXT
 from lundprobe_zarr.vocabulary.names import PATIENT_ID_FORM

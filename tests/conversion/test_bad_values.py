@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 import xarray as xr
 from conftest import Workplace
-from lundprobe_zarr.conversion.tables.measure import bounding_box
 from trees import AFFINES, FIDUCIALS, MRI, NEW, OLD, SCT, SHAPES, snapshot, write_nifti
 
+from lundprobe_zarr.conversion.tables.measure import bounding_box
 from lundprobe_zarr.schema.precision import PRECISIONS, Precision
 from lundprobe_zarr.vocabulary.files import FIDUCIAL_TEXT
 

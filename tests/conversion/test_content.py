@@ -12,12 +12,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from conftest import Workplace
-from lundprobe_zarr.conversion.arrays.patient import convert_patient
-from lundprobe_zarr.conversion.source.inventory import take_inventory
-from lundprobe_zarr.conversion.tables.publish import finalise
 from trees import AFFINES, MRI, NEW, SCT, SHAPES, patch, uncompressed, write_nifti
 
 from lundprobe_zarr.cohort import open_cohort
+from lundprobe_zarr.conversion.arrays.patient import convert_patient
+from lundprobe_zarr.conversion.source.inventory import take_inventory
+from lundprobe_zarr.conversion.tables.publish import finalise
 from lundprobe_zarr.dataset.content import rows_sha256, table_content
 from lundprobe_zarr.dataset.opening import open_manifest, read_table
 from lundprobe_zarr.integrity.validate import validate

@@ -13,7 +13,6 @@ import numpy as np
 import pytest
 import xarray as xr
 from conftest import Workplace
-from lundprobe_zarr.conversion.tables.publish import finalise
 from trees import (
     AFFINES,
     MRI,
@@ -27,6 +26,7 @@ from trees import (
     write_nifti,
 )
 
+from lundprobe_zarr.conversion.tables.publish import finalise
 from lundprobe_zarr.dataset.opening import read_table
 from lundprobe_zarr.exchange.nifti import export_patient
 from lundprobe_zarr.schema.precision import Precision

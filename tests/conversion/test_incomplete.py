@@ -9,13 +9,13 @@ from pathlib import Path
 
 import pytest
 from conftest import Workplace
+from trees import MRI, NEW, OLD, SCT, write_patient
+
+from lundprobe_zarr.cli import main
 from lundprobe_zarr.conversion.arrays.patient import PatientResult, convert_patient
 from lundprobe_zarr.conversion.run.run import Options, convert
 from lundprobe_zarr.conversion.source.inventory import select, take_inventory
 from lundprobe_zarr.conversion.tables.publish import finalise
-from trees import MRI, NEW, OLD, SCT, write_patient
-
-from lundprobe_zarr.cli import main
 from lundprobe_zarr.dataset.converter_notes import absent
 from lundprobe_zarr.errors import DatasetError
 from lundprobe_zarr.integrity.validate import validate

@@ -14,13 +14,13 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from trees import MRI, SCT, snapshot, write_patient
+
 from lundprobe_zarr.conversion.arrays.patient import convert_patient
 from lundprobe_zarr.conversion.notes.draft import remove_leftovers
 from lundprobe_zarr.conversion.notes.state import is_current
 from lundprobe_zarr.conversion.source.inventory import take_inventory
 from lundprobe_zarr.conversion.tables.publish import finalise
-from trees import MRI, SCT, snapshot, write_patient
-
 from lundprobe_zarr.integrity.validate import validate
 from lundprobe_zarr.schema.tables import store_path
 from lundprobe_zarr.storage.location import Location

@@ -13,6 +13,8 @@ import SimpleITK as sitk
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
+from scipy import ndimage
+
 from lundprobe_zarr.conversion.tables.fragments import load_fragments
 from lundprobe_zarr.conversion.tables.measure import (
     bounding_box,
@@ -22,8 +24,6 @@ from lundprobe_zarr.conversion.tables.measure import (
     shape_columns,
 )
 from lundprobe_zarr.conversion.tables.publish import finalise
-from scipy import ndimage
-
 from lundprobe_zarr.schema.tables import MEASURED, TABLES
 from lundprobe_zarr.storage.location import Location
 from lundprobe_zarr.stores.opening import open_store

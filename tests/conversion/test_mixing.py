@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 from conftest import Workplace
+from trees import LIGHT, MRI, NEW, OLD, SCT, snapshot, write_patient
+
 from lundprobe_zarr.conversion.arrays.patient import convert_patient
 from lundprobe_zarr.conversion.run.compatibility import require_unmixed, strangers
 from lundprobe_zarr.conversion.run.run import Options, Report, _publish, convert
@@ -19,8 +21,6 @@ from lundprobe_zarr.conversion.source.inventory import (
     without_header_text,
 )
 from lundprobe_zarr.conversion.tables.publish import finalise
-from trees import LIGHT, MRI, NEW, OLD, SCT, snapshot, write_patient
-
 from lundprobe_zarr.errors import DatasetError, UsageError
 from lundprobe_zarr.integrity.validate import validate
 from lundprobe_zarr.storage.location import Location

@@ -11,14 +11,14 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from trees import LIGHT, MRI, NEW, OLD, edit, snapshot, write_patient, write_side_files
+
+from lundprobe_zarr.cli import main
 from lundprobe_zarr.conversion.arrays.patient import convert_patient
 from lundprobe_zarr.conversion.repair import Repair, find_damage, repair
 from lundprobe_zarr.conversion.run.run import Options
 from lundprobe_zarr.conversion.source.inventory import take_inventory, without_header_text
 from lundprobe_zarr.conversion.tables.publish import finalise
-from trees import LIGHT, MRI, NEW, OLD, edit, snapshot, write_patient, write_side_files
-
-from lundprobe_zarr.cli import main
 from lundprobe_zarr.errors import NotADatasetError
 from lundprobe_zarr.integrity.validate import validate
 from lundprobe_zarr.storage.location import Location

@@ -12,6 +12,9 @@ from pathlib import Path
 import pytest
 from conftest import Workplace
 from distributed import Client
+from trees import FIDUCIALS, MRI, NEW, OLD, SCT, convert_tree, snapshot, write_patient
+
+from lundprobe_zarr.cli import main
 from lundprobe_zarr.conversion.arrays.patient import convert_patient
 from lundprobe_zarr.conversion.notes.state import is_current
 from lundprobe_zarr.conversion.run.cluster import _local_cluster
@@ -23,9 +26,6 @@ from lundprobe_zarr.conversion.source.inventory import (
     take_inventory,
 )
 from lundprobe_zarr.conversion.tables.publish import finalise
-from trees import FIDUCIALS, MRI, NEW, OLD, SCT, convert_tree, snapshot, write_patient
-
-from lundprobe_zarr.cli import main
 from lundprobe_zarr.errors import UsageError
 from lundprobe_zarr.integrity.foreign import foreign_files
 from lundprobe_zarr.integrity.validate import validate

@@ -17,11 +17,11 @@ import xarray as xr
 import zarr
 from hypothesis import HealthCheck, event, given, settings
 from hypothesis import strategies as st
-from lundprobe_zarr.conversion.arrays.values import read_quantity
-from lundprobe_zarr.conversion.source.nifti import read_nifti
 from scipy.spatial.transform import Rotation
 from trees import MRI, NEW, SCT, convert_tree, nifti, write_patient
 
+from lundprobe_zarr.conversion.arrays.values import read_quantity
+from lundprobe_zarr.conversion.source.nifti import read_nifti
 from lundprobe_zarr.errors import PrecisionError
 from lundprobe_zarr.exchange.nifti import export_patient
 from lundprobe_zarr.schema.precision import PRECISIONS, Precision

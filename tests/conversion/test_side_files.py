@@ -6,13 +6,14 @@ from pathlib import Path
 
 import pytest
 from conftest import Workplace
+from trees import NEW, OLD
+
 from lundprobe_zarr.conversion.source.inventory import take_inventory
 from lundprobe_zarr.conversion.source.side_files import (
     parse_components,
     parse_geometry,
     parse_missing,
 )
-from trees import NEW, OLD
 
 CSV = "patGeometryInformation_basePart.csv"
 JSON = "missingStructures_basePart.json"

@@ -15,15 +15,15 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from conftest import Workplace
+from nibabel.nifti1 import Nifti1Header
+from nibabel.nifti2 import Nifti2Header
+from trees import MRI, NEW, SCT, uncompressed
+
 from lundprobe_zarr.conversion.arrays.patient import convert_patient
 from lundprobe_zarr.conversion.notes.state import is_current
 from lundprobe_zarr.conversion.run.run import Options, convert
 from lundprobe_zarr.conversion.source.inventory import take_inventory, without_header_text
 from lundprobe_zarr.conversion.tables.publish import finalise
-from nibabel.nifti1 import Nifti1Header
-from nibabel.nifti2 import Nifti2Header
-from trees import MRI, NEW, SCT, uncompressed
-
 from lundprobe_zarr.errors import UsageError
 from lundprobe_zarr.exchange.nifti import export_patient
 from lundprobe_zarr.integrity.validate import validate

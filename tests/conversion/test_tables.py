@@ -13,9 +13,9 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from conftest import Workplace
-from lundprobe_zarr.conversion.tables.publish import finalise
 from trees import NEW, OLD, PART_FOLDER, convert_tree, write_patient, write_side_files
 
+from lundprobe_zarr.conversion.tables.publish import finalise
 from lundprobe_zarr.dataset.opening import open_manifest, read_table
 from lundprobe_zarr.errors import DatasetError, NotADatasetError
 from lundprobe_zarr.integrity.validate import validate

@@ -17,11 +17,11 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from lundprobe_zarr.conversion.arrays.patient import PatientResult, convert_patient
-from lundprobe_zarr.conversion.source.inventory import take_inventory
 from nibabel.nifti1 import Nifti1Header
 from nibabel.nifti2 import Nifti2Header
 
+from lundprobe_zarr.conversion.arrays.patient import PatientResult, convert_patient
+from lundprobe_zarr.conversion.source.inventory import take_inventory
 from lundprobe_zarr.schema.precision import Precision
 from lundprobe_zarr.vocabulary.files import FIDUCIAL_TEXT, SourceFile, expected_files
 

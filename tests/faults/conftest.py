@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 from killing import Converted, Reference, write_changed
+
 from lundprobe_zarr.conversion.arrays.patient import convert_patient
 from lundprobe_zarr.conversion.source.inventory import take_inventory
 from lundprobe_zarr.conversion.tables.publish import finalise
-
 from lundprobe_zarr.phantom import write_phantom
 from lundprobe_zarr.storage.location import Location
 

@@ -22,9 +22,9 @@ import numpy as np
 import pyarrow.parquet as pq
 import xarray as xr
 import zarr
-from lundprobe_zarr.conversion.tables.fragments import load_fragments
 
 from lundprobe_zarr import PatchStream, open_cohort
+from lundprobe_zarr.conversion.tables.fragments import load_fragments
 from lundprobe_zarr.dataset.converter_notes import NOTES
 from lundprobe_zarr.dataset.objects import ROOT, SIDE_FILES
 from lundprobe_zarr.errors import LundProbeError

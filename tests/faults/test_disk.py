@@ -13,12 +13,12 @@ from pathlib import Path
 
 import pytest
 from killing import Converted, Target, kill, objects, require_undisturbed, start
+
+from lundprobe_zarr.cli import main
 from lundprobe_zarr.conversion.arrays.patient import convert_patient
 from lundprobe_zarr.conversion.source.inventory import PatientSource, take_inventory
 from lundprobe_zarr.conversion.source.nifti import _HashingFile
 from lundprobe_zarr.conversion.tables.publish import finalise
-
-from lundprobe_zarr.cli import main
 from lundprobe_zarr.integrity.validate import validate
 from lundprobe_zarr.schema.tables import store_path
 from lundprobe_zarr.storage.location import Location

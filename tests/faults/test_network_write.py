@@ -7,10 +7,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
 from lundprobe_zarr.conversion.arrays.patient import convert_patient
 from lundprobe_zarr.conversion.source.inventory import PatientSource, take_inventory
 from lundprobe_zarr.conversion.tables.publish import finalise
-
 from lundprobe_zarr.errors import DatasetError
 from lundprobe_zarr.integrity.copy import copy_dataset
 from lundprobe_zarr.integrity.validate import validate

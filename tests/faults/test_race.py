@@ -15,9 +15,9 @@ from typing import Any
 import numpy as np
 import pytest
 from killing import Converted, Target, delays, kill, require_undisturbed, start
-from lundprobe_zarr.conversion.notes.draft import _replace
 
 import lundprobe_zarr as lp
+from lundprobe_zarr.conversion.notes.draft import _replace
 from lundprobe_zarr.errors import ChangedStoreError, DamagedStoreError
 from lundprobe_zarr.integrity.copy import copy_dataset, send_store
 from lundprobe_zarr.schema.tables import store_path

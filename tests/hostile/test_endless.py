@@ -10,11 +10,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+
+import lundprobe_zarr as lp
 from lundprobe_zarr.conversion.run.run import Options, convert
 from lundprobe_zarr.conversion.source.inventory import take_inventory
 from lundprobe_zarr.conversion.tables.publish import finalise
-
-import lundprobe_zarr as lp
 from lundprobe_zarr.errors import DatasetError
 from lundprobe_zarr.integrity.validate import validate
 from lundprobe_zarr.storage.location import Location

@@ -13,14 +13,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from lundprobe_zarr.conversion.arrays.patient import convert_patient
-from lundprobe_zarr.conversion.source.inventory import take_inventory
-from lundprobe_zarr.conversion.tables.publish import finalise
 
 import lundprobe_zarr as lp
 from benchmarks.hostile.changes import NAME
 from benchmarks.hostile.material import Material
 from lundprobe_zarr.cli import main as run_command
+from lundprobe_zarr.conversion.arrays.patient import convert_patient
+from lundprobe_zarr.conversion.source.inventory import take_inventory
+from lundprobe_zarr.conversion.tables.publish import finalise
 from lundprobe_zarr.errors import DatasetError, LundProbeError, UsageError
 from lundprobe_zarr.integrity.validate import validate
 from lundprobe_zarr.schema.header import TEXT_FIELDS, parse_header

@@ -11,8 +11,8 @@ import datasets
 import pyarrow.parquet as pq
 import pytest
 import yaml
-from lundprobe_zarr.conversion.tables.publish import finalise
 
+from lundprobe_zarr.conversion.tables.publish import finalise
 from lundprobe_zarr.dataset.opening import open_manifest
 from lundprobe_zarr.publish.card import dataset_card
 from lundprobe_zarr.publish.croissant import croissant

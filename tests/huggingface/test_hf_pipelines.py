@@ -10,9 +10,9 @@ import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
 import pytest
-from lundprobe_zarr.conversion.tables.publish import finalise
 
 import lundprobe_zarr as lp
+from lundprobe_zarr.conversion.tables.publish import finalise
 from lundprobe_zarr.huggingface import references as reading
 from lundprobe_zarr.huggingface.feature import Voxels
 from lundprobe_zarr.huggingface.handles import LazyVoxels

@@ -16,11 +16,11 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
+import lundprobe_zarr as lp
 from lundprobe_zarr.conversion.arrays.patient import convert_patient
 from lundprobe_zarr.conversion.source.inventory import take_inventory
 from lundprobe_zarr.conversion.tables.publish import finalise
-
-import lundprobe_zarr as lp
 from lundprobe_zarr.errors import DamagedStoreError, UnknownLabelError, UsageError
 from lundprobe_zarr.huggingface.feature import Voxels
 from lundprobe_zarr.huggingface.references import FIELDS

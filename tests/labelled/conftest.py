@@ -14,13 +14,13 @@ import numpy as np
 import pytest
 import xarray as xr
 from labelled_volumes import aligned_affine, oblique_affine, volume, voxels_of
-from lundprobe_zarr.conversion.arrays.patient import convert_patient
-from lundprobe_zarr.conversion.source.inventory import take_inventory
-from lundprobe_zarr.conversion.tables.publish import finalise
 from scipy.spatial.transform import Rotation
 
 import lundprobe_zarr as lp
 import lundprobe_zarr.labelled.accessor
+from lundprobe_zarr.conversion.arrays.patient import convert_patient
+from lundprobe_zarr.conversion.source.inventory import take_inventory
+from lundprobe_zarr.conversion.tables.publish import finalise
 from lundprobe_zarr.storage.location import Location, Range
 
 #: Files on the MRI grid, below a patient's folder.
