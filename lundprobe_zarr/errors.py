@@ -1,14 +1,97 @@
-"""Every error this package raises on purpose.
+"""Every error this package raises on purpose, with what it says as fields.
 
 Each class is a `LundProbeError` and the built-in exception that fits, so that callers may catch
-either. Messages name the value, the place, what was expected and what to do.
+either. `str(error)` is one sentence that `sentence` makes of the fields.
 """
 
 from __future__ import annotations
 
+import shlex
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Command:
+    """A command of `lundprobe-zarr` that mends what an error found, as data.
+
+    `dataset` is a path or URL; where it is None, or the command needs the source tree, a name in
+    capitals stands for it, as in the command's own help.
+    """
+
+    name: str
+    options: tuple[str, ...] = ()
+    dataset: str | None = None
+
+    def __str__(self) -> str:
+        """Format the command for a POSIX shell."""
+        source = ("SOURCE",) if self.name in _NEED_SOURCE else ()
+        words = (*source, self.dataset or "DATASET", *self.options)
+        return shlex.join(("lundprobe-zarr", self.name, *words))
+
+
+_NEED_SOURCE = ("convert", "repair")
+
 
 class LundProbeError(Exception):
-    """Base of all errors raised on purpose by this package."""
+    """Base of all errors raised on purpose by this package.
+
+    Attributes
+    ----------
+    finding : str
+        What was found, with the value.
+    where : str or None
+        Path, URL, option or array it was found in.
+    patient : str or None
+        Id of the patient it concerns.
+    expected : str or None
+        What was expected instead.
+    remedy : str or None
+        What to do. `{command}` in it stands for `command`.
+    command : Command or None
+        The command that does it.
+    """
+
+    def __init__(
+        self,
+        finding: str,
+        *,
+        where: object = None,
+        patient: str | None = None,
+        expected: str | None = None,
+        remedy: str | None = None,
+        command: Command | None = None,
+    ) -> None:
+        super().__init__(finding)
+        self.finding = finding
+        self.where = None if where is None else str(where)
+        self.patient = patient
+        self.expected = expected
+        self.remedy = remedy
+        self.command = command
+
+    def __str__(self) -> str:
+        return sentence(self)
+
+
+def sentence(error: LundProbeError, *, place: bool = True, advice: bool = True) -> str:
+    """Format an error: `WHERE: FINDING; expected EXPECTED; REMEDY`.
+
+    Without `place` or `advice`, for lists whose lines name the place themselves, or that give the
+    remedy once for all, that part is left out.
+    """
+    expected = f"expected {error.expected}" if error.expected else ""
+    remedy = _remedy(error.remedy, error.command) if advice else ""
+    text = "; ".join(part for part in (error.finding, expected, remedy) if part)
+    return f"{error.where}: {text}" if place and error.where else text
+
+
+def _remedy(remedy: str | None, command: Command | None) -> str:
+    if command is None:
+        return remedy or ""
+    quoted = f"`{command}`"
+    if remedy is None:
+        return f"run {quoted}"
+    return remedy.replace("{command}", quoted) if "{command}" in remedy else f"{remedy}: {quoted}"
 
 
 class UsageError(LundProbeError, ValueError):
@@ -61,9 +144,6 @@ class StreamError(DatasetError):
 
 class UnknownLabelError(LundProbeError, KeyError):
     """A patient, structure, fold, observer or column that does not exist."""
-
-    def __str__(self) -> str:  # KeyError would show the repr of the message
-        return str(self.args[0])
 
 
 class MissingStructureError(UnknownLabelError):
