@@ -425,9 +425,9 @@ def decode_limit(cohort: Cohort, masks: tuple[str, ...], each: int) -> float:
     taken: list[tuple[ShardCodec, bytes]] = []
     original = ShardCodec.decode_chunk
 
-    def noted(self: ShardCodec, data: bytes, where: str, out: Any = None) -> Any:
+    def noted(self: ShardCodec, data: bytes, out: Any = None) -> Any:
         taken.append((self, bytes(data)))
-        return original(self, data, where, out)
+        return original(self, data, out)
 
     ShardCodec.decode_chunk = noted  # type: ignore[method-assign]
     try:

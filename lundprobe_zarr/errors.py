@@ -40,7 +40,9 @@ class LundProbeError(Exception):
     finding : str
         What was found, with the value.
     where : str or None
-        Path, URL, option or array it was found in.
+        Path, URL or option it was found in.
+    part : str or None
+        Which part of `where`: an array, its labels and chunk, or a line.
     patient : str or None
         Id of the patient it concerns.
     expected : str or None
@@ -56,6 +58,7 @@ class LundProbeError(Exception):
         finding: str,
         *,
         where: object = None,
+        part: str | None = None,
         patient: str | None = None,
         expected: str | None = None,
         remedy: str | None = None,
@@ -64,6 +67,7 @@ class LundProbeError(Exception):
         super().__init__(finding)
         self.finding = finding
         self.where = None if where is None else str(where)
+        self.part = part
         self.patient = patient
         self.expected = expected
         self.remedy = remedy
@@ -74,15 +78,15 @@ class LundProbeError(Exception):
 
 
 def sentence(error: LundProbeError, *, place: bool = True, advice: bool = True) -> str:
-    """Format an error: `WHERE: FINDING; expected EXPECTED; REMEDY`.
+    """Format an error: `WHERE: PART: FINDING; expected EXPECTED; REMEDY`.
 
-    Without `place` or `advice`, for lists whose lines name the place themselves, or that give the
-    remedy once for all, that part is left out.
+    `place=False` leaves out `where`, for lists whose lines name it themselves; `advice=False`
+    leaves out the remedy, for lists that give it once for all lines.
     """
     expected = f"expected {error.expected}" if error.expected else ""
     remedy = _remedy(error.remedy, error.command) if advice else ""
     text = "; ".join(part for part in (error.finding, expected, remedy) if part)
-    return f"{error.where}: {text}" if place and error.where else text
+    return ": ".join(t for t in (error.where if place else None, error.part, text) if t)
 
 
 def _remedy(remedy: str | None, command: Command | None) -> str:

@@ -42,6 +42,7 @@ from lundprobe_zarr.storage.location import Location
 from lundprobe_zarr.stores.metadata import parse_store
 from lundprobe_zarr.stores.nifti_bytes import nifti_bytes, read_volume
 from lundprobe_zarr.stores.opening import open_store
+from lundprobe_zarr.stores.place import StorePlace
 from lundprobe_zarr.stores.reader import PatchReader
 from lundprobe_zarr.stores.tree import open_tree
 
@@ -151,7 +152,7 @@ class Datasets:
 
     def shard(self, rng: random.Random) -> tuple[str, int, bytes]:
         """A shard whose index or chunks were changed and their checksums made right again."""
-        store = parse_store(json.dumps(self._material.store), "case")
+        store = parse_store(json.dumps(self._material.store), StorePlace("case", "newAcq_0"))
         array, _, key = rng.choice(list(store.shards()))
         size = array.codec.index_bytes
         place = f"patients/{self._material.patient_id}.zarr/{key}"

@@ -74,7 +74,7 @@ def _compare(
     bits = f"u{codec.dtype.itemsize}"
     is_stored_type = volume.dtype == codec.dtype
     first = None
-    for box, chunk in codec.decode(read, size, key):
+    for box, chunk in codec.decode(read, size):
         if chunk is None and not overlap(box, within):
             continue
         part = volume[box] if is_stored_type else volume[box].astype(codec.dtype)

@@ -17,6 +17,7 @@ from lundprobe_zarr.schema.precision import Precision
 from lundprobe_zarr.schema.tables import store_path
 from lundprobe_zarr.storage.location import Location
 from lundprobe_zarr.stores.metadata import StoreMetadata, parse_store
+from lundprobe_zarr.stores.place import StorePlace
 
 #: Patients named in a message.
 _NAMED = 5
@@ -72,7 +73,10 @@ def _require_same_kind(dataset: Location, precision: Precision, stripped: bool) 
     """One dataset, one precision, headers with text or without: the first readable store tells."""
     for name in store_names(dataset):
         try:
-            store = parse_store(dataset.read(f"patients/{name}/zarr.json"), name)
+            store = parse_store(
+                dataset.read(f"patients/{name}/zarr.json"),
+                StorePlace(dataset.url, name.removesuffix(SUFFIX)),
+            )
         except (DamagedStoreError, FileNotFoundError):  # to be converted again
             continue
         _require_precision_of(store, dataset, precision)

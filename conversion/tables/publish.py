@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from lundprobe_zarr.dataset.content import dataset_content
 from lundprobe_zarr.dataset.converter_notes import Absent, absent
 from lundprobe_zarr.dataset.opening import open_manifest
 from lundprobe_zarr.errors import (
+    Command,
     DamagedStoreError,
     DatasetError,
     NotADatasetError,
@@ -30,7 +30,7 @@ from lundprobe_zarr.schema.tables import COHORT_FILE, TABLES, store_path
 from lundprobe_zarr.storage.location import Location
 from lundprobe_zarr.storage.reread import write_sound
 from lundprobe_zarr.stores.metadata import HOLDS_ANOTHER, StoreMetadata, parse_store
-from lundprobe_zarr.stores.remedy import convert_again
+from lundprobe_zarr.stores.place import StorePlace, convert_again
 from lundprobe_zarr.vocabulary.names import PARTS
 from lundprobe_zarr.vocabulary.version import package_version
 
@@ -159,7 +159,7 @@ def _store(dataset: Location, name: str, text: bytes | None) -> StoreMetadata | 
     if text is None:
         return "not complete: it has no zarr.json"
     try:
-        store = parse_store(text, dataset.path(place))
+        store = parse_store(text, StorePlace(dataset.url, name.removesuffix(SUFFIX)))
     except (DamagedStoreError, SchemaVersionError) as error:
         return str(error)
     if store_path(store.patient_id) == place:
@@ -194,10 +194,14 @@ def _kind(dataset: str, stores: list[_Store]) -> tuple[str, bool]:
         others = [s.patient_id for s in stores if (s.precision, s.headers_stripped) != most]
         said = (f"{p}{' with --strip-headers' if h else ''} ({n})" for (p, h), n in found)
         raise DatasetError(
-            f"{dataset}: its stores were converted in different ways, {' and '.join(said)}; "
-            "expected one; convert those that are not as the first again, or remove their stores, "
-            f"and run `lundprobe-zarr finalise {shlex.quote(dataset)}`:\n  "
-            f"{convert_again(dataset, others, *most)}"
+            f"its stores were converted in different ways, {' and '.join(said)}",
+            where=dataset,
+            expected="one",
+            remedy=(
+                "convert those that are not as the first again, or remove their stores, and run "
+                f"`{Command('finalise', dataset=dataset)}`:\n  {{command}}"
+            ),
+            command=convert_again(others, dataset, *most),
         )
     return most
 

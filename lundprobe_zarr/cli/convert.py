@@ -235,7 +235,8 @@ def finalise(
     from lundprobe_zarr.cli.console import say
     from lundprobe_zarr.cli.outcome import show_left_out
     from lundprobe_zarr.conversion.tables.publish import finalise as publish
-    from lundprobe_zarr.stores.remedy import kind_options
+    from lundprobe_zarr.errors import Command
+    from lundprobe_zarr.stores.place import kind_options
 
     location = locate(dataset, storage_options)
     published = publish(location, rebuild)
@@ -244,7 +245,7 @@ def finalise(
     if published.absent is not None:
         say(f"Incomplete: {published.absent}.", "yellow")
         how = kind_options(published.manifest.precision, published.manifest.headers_stripped)
-        command = f"lundprobe-zarr convert SOURCE {shlex.quote(location.url)}{how}"
+        command = Command("convert", how, location.url)
         say(f"  {command} converts who is missing.")
     if published.left_out:
         kind = published.manifest.precision, published.manifest.headers_stripped

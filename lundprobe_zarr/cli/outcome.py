@@ -10,7 +10,7 @@ from lundprobe_zarr.cli.console import count, duration, heading, listing, say
 from lundprobe_zarr.cli.place import shown
 from lundprobe_zarr.schema.tables import store_path
 from lundprobe_zarr.stores.metadata import HOLDS_ANOTHER
-from lundprobe_zarr.stores.remedy import convert_again
+from lundprobe_zarr.stores.place import convert_again
 
 if TYPE_CHECKING:
     from lundprobe_zarr.conversion.run.run import Report
@@ -64,7 +64,7 @@ def show_left_out(
     say(f"Left out of the tables: {count(len(left_out), 'store')}", "red")
     listing(left_out)
     named = {line.partition(".zarr: ")[0]: line for line in left_out}
-    say(f"To convert again: {convert_again(dataset.url, named, precision, stripped)}")
+    say(f"To convert again: {convert_again(named, dataset.url, precision, stripped)}")
     for patient_id in (i for i, line in named.items() if HOLDS_ANOTHER in line):
         place = dataset.path(store_path(patient_id))
         say(f"Or, if there is no such patient, to be moved away: {place}")

@@ -69,12 +69,12 @@ def validate(
 
 def _show_remedy(url: str, problems: Sequence[Problem], deep: bool, kind: tuple[str, bool]) -> None:
     from lundprobe_zarr.cli.console import say
-    from lundprobe_zarr.stores.remedy import convert_again
+    from lundprobe_zarr.stores.place import convert_again
 
     damaged = dict.fromkeys(p.patient_id for p in problems if p.patient_id is not None)
     if damaged:
         say("Remedy: convert these patients again, or copy their stores again:")
-        say(f"  {convert_again(url, damaged, *kind)}")
+        say(f"  {convert_again(damaged, url, *kind)}")
     if any(p.patient_id is None for p in problems):
         say("Remedy for the tables: write them anew:")
         say(f"  lundprobe-zarr finalise {shlex.quote(url)} --rebuild")

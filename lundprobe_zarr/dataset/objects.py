@@ -17,6 +17,7 @@ from lundprobe_zarr.schema.tables import store_path
 from lundprobe_zarr.storage.location import Location
 from lundprobe_zarr.stores.metadata import UNSOUND, parse_store, unsound
 from lundprobe_zarr.stores.opening import read_store
+from lundprobe_zarr.stores.place import StorePlace
 
 #: What a dataset may hold beside manifest, tables and stores.
 SIDE_FILES = ("README.md", "catalog.yaml", "croissant.json")
@@ -86,7 +87,7 @@ def table_files(manifest: Manifest) -> list[str]:
     return files if manifest.cohort is None else [*files, manifest.cohort]
 
 
-def store_objects(text: bytes, where: str) -> list[StoreObject]:
+def store_objects(text: bytes, where: StorePlace) -> list[StoreObject]:
     """Every object of the store whose root `zarr.json` is `text`, but for that itself.
 
     Raises `DamagedStoreError` if that is not the metadata of a complete store.

@@ -12,12 +12,11 @@ from zlib_ng import gzip_ng
 
 from lundprobe_zarr.errors import DamagedStoreError, UsageError
 from lundprobe_zarr.schema.records import SourceRecord
-from lundprobe_zarr.schema.tables import store_path
 from lundprobe_zarr.storage.location import Location
 from lundprobe_zarr.stores.metadata import StoreMetadata, VolumeArray
 from lundprobe_zarr.stores.nifti_bytes import nifti_parts, read_volume
 from lundprobe_zarr.stores.opening import open_store
-from lundprobe_zarr.stores.remedy import remedy
+from lundprobe_zarr.stores.place import StorePlace
 from lundprobe_zarr.vocabulary.files import parse_path
 
 #: What ITK writes with; zlib-ng's is about as small and several times as fast.
@@ -129,8 +128,6 @@ def _write_nifti(
             sha256.update(part)
             file.write(part)
     if record.restores and sha256.hexdigest() != record.nifti_sha256:
-        where = location.path(f"{store_path(store.patient_id)}/{array.spec.path}")
-        raise DamagedStoreError(
-            f"{where}: {record.path} cannot be rebuilt: SHA-256 {sha256.hexdigest()}; expected "
-            f"{record.nifti_sha256}; {remedy(where)}"
+        raise StorePlace(location.url, store.patient_id, array.spec.path).damaged(
+            f"{record.path} cannot be rebuilt: SHA-256 {sha256.hexdigest()}", record.nifti_sha256
         )

@@ -11,7 +11,6 @@ import numpy.typing as npt
 import zarr
 from nibabel.orientations import io_orientation
 
-from lundprobe_zarr.errors import DamagedStoreError
 from lundprobe_zarr.geometry.affine import is_aligned, ras_to_lps, spacing
 from lundprobe_zarr.schema.records import SourceRecord
 from lundprobe_zarr.schema.tables import store_path
@@ -19,7 +18,7 @@ from lundprobe_zarr.storage.location import Location
 from lundprobe_zarr.stores.metadata import StoreMetadata, VolumeArray
 from lundprobe_zarr.stores.nifti_bytes import read_volume
 from lundprobe_zarr.stores.opening import open_store
-from lundprobe_zarr.stores.remedy import remedy
+from lundprobe_zarr.stores.place import StorePlace
 from lundprobe_zarr.vocabulary.files import Label
 from lundprobe_zarr.vocabulary.names import STRUCTURES
 
@@ -244,10 +243,8 @@ class _Reader:
         try:
             planes = {view.name: self._plane(path, place, view) for view in views}
         except (ValueError, KeyError, OSError) as error:
-            store = self.location.path(store_path(self.store.patient_id))
-            raise DamagedStoreError(
-                f"{store}/{path}, {dict(labels)}: cannot be read ({error}); {remedy(store)}"
-            ) from error
+            named = StorePlace(self.location.url, self.store.patient_id, path, str(dict(labels)))
+            raise named.damaged(f"cannot be read ({error})") from error
         if not any(p.any() for p in planes.values()):
             # zarr reads a lost shard as zeros; this fails, and says so, unless zeros are right.
             read_volume(self.location, self.store, array, record)

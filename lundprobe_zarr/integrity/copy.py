@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shlex
 import threading
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
@@ -26,7 +25,7 @@ from lundprobe_zarr.dataset.objects import (
 )
 from lundprobe_zarr.dataset.opening import read_manifest, read_table
 from lundprobe_zarr.errors import (
-    DamagedStoreError,
+    Command,
     DatasetError,
     UsageError,
     VerificationError,
@@ -39,7 +38,7 @@ from lundprobe_zarr.storage.location import Entry, Location, Range, md5
 from lundprobe_zarr.storage.reread import read_object, read_sound
 from lundprobe_zarr.storage.retry import UNKNOWN
 from lundprobe_zarr.stores.opening import read_sound_store
-from lundprobe_zarr.stores.remedy import remedy
+from lundprobe_zarr.stores.place import StorePlace
 
 #: Objects up to this size are compared whole with what is there already: as cheap as asking.
 _SMALL = 1 << 20
@@ -341,11 +340,15 @@ class _Copier:
         finding = item.finding(data)
         if finding is None:
             return data
-        where = self._source.path(name)
-        if name.startswith("patients/"):
-            raise DamagedStoreError(f"{where}: {finding}; {remedy(where)}; then run this again")
-        command = f"lundprobe-zarr finalise {shlex.quote(self._source.url)}"
-        raise DatasetError(f"{where}: {finding}; write it anew (`{command}`), then run this again")
+        store, _, key = name.removeprefix("patients/").partition(".zarr/")
+        if key:
+            raise StorePlace(self._source.url, store, key).damaged(finding)
+        raise DatasetError(
+            finding,
+            where=self._source.path(name),
+            remedy="write it anew ({command}), then run this again",
+            command=Command("finalise", dataset=self._source.url),
+        )
 
     def _require_arrived(self, sent: _Sent, known: bytes | None) -> None:
         """Require that an object is there as it was sent; what was spoilt is sent once more."""

@@ -24,7 +24,7 @@ from lundprobe_zarr.dataset.derive import array_rows, patient_row
 from lundprobe_zarr.dataset.objects import object_sizes, store_objects
 from lundprobe_zarr.dataset.opening import open_manifest, read_table
 from lundprobe_zarr.dataset.rows import Row, RowsByPatient
-from lundprobe_zarr.errors import DatasetError
+from lundprobe_zarr.errors import DatasetError, sentence
 from lundprobe_zarr.integrity.measured import (
     AllMeasured,
     Measured,
@@ -39,7 +39,6 @@ from lundprobe_zarr.storage.location import Location
 from lundprobe_zarr.stores.metadata import StoreMetadata, VolumeArray
 from lundprobe_zarr.stores.nifti_bytes import nifti_parts, read_volume
 from lundprobe_zarr.stores.opening import open_store, read_store
-from lundprobe_zarr.stores.remedy import remedy
 
 
 @dataclass(frozen=True)
@@ -156,8 +155,7 @@ def _others(
 
 
 def _lost_table(error: DatasetError) -> Problem:
-    where, _, finding = str(error).partition(": ")
-    return Problem(where, finding)
+    return Problem(error.where or "tables", sentence(error, place=False))
 
 
 @dataclass(frozen=True)
@@ -243,10 +241,9 @@ def _look(
 
 
 def _damage(location: Location, patient_id: str, where: str, error: DatasetError) -> Problem:
-    """What an error says of `where`, without its full name and the remedy, which are said once."""
-    full = location.path(where)
-    finding = str(error).removeprefix(f"{full}: ").removesuffix(f"; {remedy(full)}")
-    return Problem(where, finding, patient_id)
+    """Say of `where` what an error does, without the remedy, which is said once for all."""
+    place = error.where != location.path(where)
+    return Problem(where, sentence(error, place=place, advice=False), patient_id)
 
 
 def _attributes(store: StoreMetadata, manifest: Manifest) -> Iterator[Problem]:

@@ -14,11 +14,10 @@ import google_crc32c
 import numpy as np
 import numpy.typing as npt
 
-from lundprobe_zarr.errors import DamagedStoreError
 from lundprobe_zarr.schema.tables import store_path
 from lundprobe_zarr.storage.reread import read_sound
+from lundprobe_zarr.stores.place import StorePlace
 from lundprobe_zarr.stores.reader import Part, PatchReader
-from lundprobe_zarr.stores.remedy import remedy
 
 Array = npt.NDArray[Any]
 _CRC_BYTES = 4
@@ -96,26 +95,21 @@ class SmallArray:
 
     def _values(self) -> Array:
         object_name = "/".join((self._path, "c", *("0" for _ in self.shape)))
-        name = f"{store_path(self._reader.metadata.patient_id)}/{object_name}"
-        location = self._reader.location
-        where = location.path(name)
+        location, patient_id = self._reader.location, self._reader.metadata.patient_id
+        name = f"{store_path(patient_id)}/{object_name}"
+        place = StorePlace(location.url, patient_id, object_name, f"array {self._path}, chunk 0")
         try:
             return read_sound(
                 location,
                 name,
                 lambda: location.read(name),
-                lambda data: self._decoded(data, where),
+                lambda data: self._decoded(data, place),
             )
         except FileNotFoundError as error:
-            raise DamagedStoreError(
-                f"{where}: array {self._path}, chunk 0: not there; {remedy(where)}"
-            ) from error
+            raise place.damaged("not there") from error
 
-    def _decoded(self, data: bytes, where: str) -> Array:
+    def _decoded(self, data: bytes, place: StorePlace) -> Array:
         payload, crc = data[:-_CRC_BYTES], data[-_CRC_BYTES:]
         if int(google_crc32c.value(payload)).to_bytes(_CRC_BYTES, "little") != crc:
-            raise DamagedStoreError(
-                f"{where}: array {self._path}, chunk 0: {len(data)} bytes that fail their "
-                f"checksum; {remedy(where)}"
-            )
+            raise place.damaged(f"{len(data)} bytes that fail their checksum")
         return np.frombuffer(payload, self.dtype.newbyteorder("<")).reshape(self.shape)

@@ -18,7 +18,7 @@ from lundprobe_zarr.schema.encoding import BloscSettings
 from lundprobe_zarr.schema.layout import ARRAY_SPECS, SCHEMA_VERSION, ArraySpec
 from lundprobe_zarr.schema.nodes import require_sound
 from lundprobe_zarr.schema.records import SOURCES, SourceRecord
-from lundprobe_zarr.stores.remedy import remedy
+from lundprobe_zarr.stores.place import StorePlace
 from lundprobe_zarr.stores.shard import ShardCodec
 from lundprobe_zarr.vocabulary.version import UPGRADE
 
@@ -67,7 +67,7 @@ class StoreMetadata:
     `sha256` is that of the text of its root `zarr.json`.
     """
 
-    where: str
+    where: StorePlace
     attributes: dict[str, Any]
     groups: dict[str, dict[str, Any]]
     arrays: dict[str, VolumeArray]
@@ -107,7 +107,7 @@ def shard_key(spec: ArraySpec, index: tuple[int, ...]) -> str:
     return "/".join((spec.path, "c", *(str(i) for i in index), "0", "0", "0"))
 
 
-def parse_store(text: str | bytes, where: str) -> StoreMetadata:
+def parse_store(text: str | bytes, where: StorePlace) -> StoreMetadata:
     """Metadata of the text of a store's root `zarr.json`, found at `where`.
 
     Raises `SchemaVersionError` for a newer schema, `DamagedStoreError` for anything that is not
@@ -136,13 +136,10 @@ def parse_store(text: str | bytes, where: str) -> StoreMetadata:
 UNSOUND = (ValueError, KeyError, TypeError, IndexError, AttributeError, OverflowError)
 
 
-def unsound(where: str, error: Exception) -> DamagedStoreError:
+def unsound(where: StorePlace, error: Exception) -> DamagedStoreError:
     """The error that says of the store at `where` what is wrong with its metadata."""
     said = reasons(error) if isinstance(error, ValidationError) else str(error)
-    return DamagedStoreError(
-        f"{where}: not the metadata of a complete store ({type(error).__name__}: {said}); "
-        f"{remedy(where)}"
-    )
+    return where.damaged(f"not the metadata of a complete store ({type(error).__name__}: {said})")
 
 
 def _require_shards(store: StoreMetadata) -> None:
@@ -157,21 +154,21 @@ def _require_shards(store: StoreMetadata) -> None:
         keys.add(key)
 
 
-def parse_store_of(patient_id: str, text: str | bytes, where: str) -> StoreMetadata:
-    """As `parse_store`, of a store that has to be this patient's.
+def parse_store_of(text: str | bytes, where: StorePlace) -> StoreMetadata:
+    """Parse as `parse_store` does a store that has to be the patient's whose place it is in.
 
     Raises `DamagedStoreError` for another's, moved or copied to this place by mistake.
     """
     store = parse_store(text, where)
-    if store.patient_id != patient_id:
-        raise DamagedStoreError(
-            f"{where}: {HOLDS_ANOTHER} {store.patient_id}, not of {patient_id} as its place says; "
-            f"{remedy(where)}; if there is no such patient, remove it"
+    if store.patient_id != where.patient:
+        raise where.damaged(
+            f"{HOLDS_ANOTHER} {store.patient_id}",
+            f"that of {where.patient}, as its place says, or none if there is no such patient",
         )
     return store
 
 
-def _require_readable(version: int, where: str) -> None:
+def _require_readable(version: int, where: StorePlace) -> None:
     if version > SCHEMA_VERSION:
         raise SchemaVersionError(
             f"{where}: schema version {version}; this version of lundprobe-zarr reads up to "

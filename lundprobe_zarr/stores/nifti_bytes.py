@@ -19,7 +19,7 @@ from lundprobe_zarr.schema.tables import store_path
 from lundprobe_zarr.storage.location import Location
 from lundprobe_zarr.storage.reread import read_sound
 from lundprobe_zarr.stores.metadata import StoreMetadata, VolumeArray
-from lundprobe_zarr.stores.remedy import remedy
+from lundprobe_zarr.stores.place import StorePlace
 
 Volume = npt.NDArray[Any]
 
@@ -31,25 +31,27 @@ def read_volume(
 
     Raises `DamagedStoreError` naming store, array and shard if a byte is missing or wrong.
     """
-    name = f"{store_path(store.patient_id)}/{array.shard_key(store.index(array, record))}"
-    where = location.path(name)
+    key = array.shard_key(store.index(array, record))
+    name = f"{store_path(store.patient_id)}/{key}"
+    place = StorePlace(location.url, store.patient_id, key)
     return read_sound(
         location,
         name,
-        lambda: _read_shard(location, name, record.stored_bytes),
-        lambda shard: _decoded(array, shard, record.stored_bytes, where),
+        lambda: _read_shard(location, name, record.stored_bytes, place),
+        lambda shard: _decoded(array, shard, record.stored_bytes, place),
     )
 
 
-def _decoded(array: VolumeArray, shard: bytes, expected: int, where: str) -> Volume:
+def _decoded(array: VolumeArray, shard: bytes, expected: int, place: StorePlace) -> Volume:
     if len(shard) != expected:
-        raise DamagedStoreError(
-            f"{where}: {len(shard)} bytes; expected {expected}; {remedy(where)}"
-        )
+        raise place.damaged(f"{len(shard)} bytes", f"{expected} bytes")
     volume = np.zeros(array.volume_shape, array.dtype)
-    for box, chunk in array.codec.decode(_reader(shard), len(shard), where):
-        if chunk is not None:
-            volume[box] = chunk
+    try:
+        for box, chunk in array.codec.decode(_reader(shard), len(shard)):
+            if chunk is not None:
+                volume[box] = chunk
+    except DamagedStoreError as error:
+        raise place.damaged(error.finding, error.expected) from error
     return volume
 
 
@@ -57,14 +59,11 @@ def _reader(shard: bytes) -> Any:
     return lambda offset, length: shard[offset : offset + length]
 
 
-def _read_shard(location: Location, name: str, size: int) -> bytes:
+def _read_shard(location: Location, name: str, size: int, place: StorePlace) -> bytes:
     try:
         return location.read(name, size) if size else b""
     except FileNotFoundError as error:
-        where = location.path(name)
-        raise DamagedStoreError(
-            f"{where}: not there; expected a shard of {size} bytes; {remedy(where)}"
-        ) from error
+        raise place.damaged("not there", f"a shard of {size} bytes") from error
 
 
 def nifti_parts(record: SourceRecord, volume: Volume) -> Iterator[bytes]:
@@ -78,8 +77,9 @@ def nifti_parts(record: SourceRecord, volume: Volume) -> Iterator[bytes]:
         yield from _parts(record, volume)
     except (ValueError, TypeError, OverflowError, HeaderDataError) as error:
         raise DamagedStoreError(
-            f"{record.path}: cannot be rebuilt from what its store records of it ({error}); "
-            f"{remedy(record.path)}"
+            f"cannot be rebuilt from what its store records of it ({error})",
+            where=record.path,
+            remedy="convert its patient again, or copy the store again",
         ) from error
 
 

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from lundprobe_zarr.errors import DamagedStoreError
 from lundprobe_zarr.schema.tables import store_path
 from lundprobe_zarr.storage.location import Location
 from lundprobe_zarr.storage.reread import read_sound
 from lundprobe_zarr.stores.metadata import StoreMetadata, parse_store_of
-from lundprobe_zarr.stores.remedy import remedy as remedy_of_store
+from lundprobe_zarr.stores.place import StorePlace
 
 
 def open_store(location: Location, patient_id: str) -> StoreMetadata:
@@ -22,20 +21,17 @@ def read_sound_store(location: Location, patient_id: str) -> tuple[StoreMetadata
         location,
         f"{place}/zarr.json",
         lambda: read_store(location, patient_id)[0],
-        lambda text: (parse_store_of(patient_id, text, location.path(place)), text),
+        lambda text: (parse_store_of(text, StorePlace(location.url, patient_id)), text),
     )
 
 
-def read_store(location: Location, patient_id: str) -> tuple[bytes, str]:
-    """Text of a store's root `zarr.json` and the store's name for messages; one request.
+def read_store(location: Location, patient_id: str) -> tuple[bytes, StorePlace]:
+    """Read the text of a store's root `zarr.json`, and name the store; one request.
 
     Raises `DamagedStoreError` if there is no such store.
     """
-    path = store_path(patient_id)
+    place = StorePlace(location.url, patient_id)
     try:
-        return location.read(f"{path}/zarr.json"), location.path(path)
+        return location.read(f"{store_path(patient_id)}/zarr.json"), place
     except FileNotFoundError as error:
-        raise DamagedStoreError(
-            f"{location.path(path)}: no store of patient {patient_id} there; expected one; "
-            f"{remedy_of_store(location.path(path))}"
-        ) from error
+        raise place.damaged(f"no store of patient {patient_id} there", "one") from error

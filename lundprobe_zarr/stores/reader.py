@@ -40,7 +40,7 @@ from lundprobe_zarr.storage.retry import PAUSES
 from lundprobe_zarr.storage.threads import DECODERS, in_threads
 from lundprobe_zarr.stores.metadata import StoreMetadata, VolumeArray, shard_key
 from lundprobe_zarr.stores.opening import open_store
-from lundprobe_zarr.stores.remedy import remedy
+from lundprobe_zarr.stores.place import StorePlace
 from lundprobe_zarr.stores.replaced import Unchanged
 from lundprobe_zarr.stores.shard import EMPTY, Box, ShardCodec
 from lundprobe_zarr.vocabulary.files import Label
@@ -100,17 +100,6 @@ class _Run:
     chunks: Sequence[_Chunk]
     start: int
     data: memoryview | None = None
-
-
-class _Where(NamedTuple):
-    """Names a chunk of a part in a message: made text only if there is one."""
-
-    reader: PatchReader
-    part: Part
-    place: Sequence[int]
-
-    def __str__(self) -> str:
-        return self.reader._where(self.part, self.place)
 
 
 class PatchReader:
@@ -282,14 +271,16 @@ class PatchReader:
             self._names[key] = f"{store_path(self.metadata.patient_id)}/{shard}"
         return self._names[key]
 
-    def _where(self, part: Part, place: Sequence[int] | None = None) -> str:
+    def _place_of(self, part: Part, place: Sequence[int] | None = None) -> StorePlace:
         """Store, array, volume and, if given, inner chunk, for messages."""
         spec = self.metadata.arrays[part.array].spec
         there = self.metadata.labels(spec.group)
         labels = [f"{d}={there[d][i]}" for d, i in zip(spec.label_dims, part.index, strict=True)]
         chunk = "" if place is None else f", chunk {tuple(place)} (z, y, x)"
         named = f"array {part.array}" + (f" [{', '.join(labels)}]" if labels else "")
-        return f"{self.location.path(self._name(part))}: {named}{chunk}"
+        shard = shard_key(spec, part.index)
+        patient_id = self.metadata.patient_id
+        return StorePlace(self.location.url, patient_id, shard, f"{named}{chunk}")
 
     def _fetch_tails(self, parts: Sequence[Part]) -> list[_Tail]:
         """Index and last bytes of every part's shard; those not known yet in one round."""
@@ -343,21 +334,18 @@ class PatchReader:
             raise self._gone(named[str(error.filename)]) from error
 
     def _gone(self, part: Part) -> DamagedStoreError:
-        where = self._where(part)
-        return DamagedStoreError(
-            f"{where}: not there; expected a shard of {self._stored_bytes(part)} bytes; "
-            f"{remedy(where)}"
-        )
+        expected = f"a shard of {self._stored_bytes(part)} bytes"
+        return self._place_of(part).damaged("not there", expected)
 
     def _tail(self, part: Part, wanted: Range, data: bytes) -> _Tail:
         if len(data) != wanted.stop - wanted.start:
-            where = self._where(part)
-            raise DamagedStoreError(
-                f"{where}: {wanted.start + len(data)} bytes or fewer; expected {wanted.stop}: the "
-                f"file is truncated; {remedy(where)}"
-            )
+            found = f"{wanted.start + len(data)} bytes or fewer: the file is truncated"
+            raise self._place_of(part).damaged(found, f"{wanted.stop} bytes")
         codec = self._codecs[part.array]
-        index = codec.decode_index(data[-codec.index_bytes :], wanted.stop, self._where(part))
+        try:
+            index = codec.decode_index(data[-codec.index_bytes :], wanted.stop)
+        except DamagedStoreError as error:
+            raise self._place_of(part).damaged(error.finding, error.expected) from error
         if wanted.start == 0 and not self.location.is_local:
             self._require_shard(part, data)
         return _Tail(index, wanted.start, data)
@@ -437,14 +425,17 @@ class PatchReader:
 
     def _place(self, part: Part, chunk: _Chunk, data: memoryview, out: Volume, core: Core) -> None:
         """Decode a chunk and put what lies in the part's box into `out`."""
-        codec, where = self._codecs[part.array], _Where(self, part, chunk.place)
+        codec = self._codecs[part.array]
         if len(data) != chunk.stop - chunk.start:
-            raise DamagedStoreError(
-                f"{where}: {len(data)} bytes; expected {chunk.stop - chunk.start}: the file is "
-                f"truncated; {remedy(str(where))}"
+            raise self._place_of(part, chunk.place).damaged(
+                f"{len(data)} bytes: the file is truncated", f"{chunk.stop - chunk.start} bytes"
             )
         scratch = core.array("chunk", codec.chunk, codec.dtype)
-        voxels = codec.decode_chunk(data, where, scratch)
+        try:
+            voxels = codec.decode_chunk(data, scratch)
+        except DamagedStoreError as error:
+            place = self._place_of(part, chunk.place)
+            raise place.damaged(error.finding, error.expected) from error
         (z, y, x), (z1, y1, x1), (k, j, i) = chunk.first, chunk.last, chunk.to
         inside = voxels[z:z1, y:y1, x:x1]
         out[k : k + z1 - z, j : j + y1 - y, i : i + x1 - x] = inside

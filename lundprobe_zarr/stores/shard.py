@@ -22,7 +22,6 @@ from numcodecs.blosc import decompress
 
 from lundprobe_zarr.errors import DamagedStoreError
 from lundprobe_zarr.schema.encoding import FILTER_GAIN, FILTER_SAMPLE, FILTERS, BloscSettings
-from lundprobe_zarr.stores.remedy import remedy
 
 Volume = npt.NDArray[Any]
 Box = tuple[slice, slice, slice]
@@ -118,67 +117,55 @@ class ShardCodec:
         chunk[tuple(slice(n) for n in values.shape)] = values
         return chunk
 
-    def decode_index(self, tail: bytes, size: int, where: str) -> npt.NDArray[np.uint64]:
+    def decode_index(self, tail: bytes, size: int) -> npt.NDArray[np.uint64]:
         """Offsets and lengths (chunks, 2) of the shard of `size` bytes that ends in `tail`.
 
-        Raises `DamagedStoreError`, naming `where`, if `tail` is short, fails its checksum or names
-        a chunk that does not lie before it.
+        Raises `DamagedStoreError`, which the caller completes with the place, if `tail` is short,
+        fails its checksum or names a chunk that does not lie before it.
         """
         if len(tail) != self.index_bytes:
             raise DamagedStoreError(
-                f"{where}: {len(tail)} bytes of shard index; expected {self.index_bytes}: "
-                f"the file is truncated; {remedy(where)}"
+                f"{len(tail)} bytes of shard index: the file is truncated",
+                expected=str(self.index_bytes),
             )
         table = tail[:-_CRC_BYTES]
         if _crc32c(table) != tail[-_CRC_BYTES:]:
-            raise DamagedStoreError(
-                f"{where}: the shard's index fails its checksum; {remedy(where)}"
-            )
+            raise DamagedStoreError("the shard's index fails its checksum")
         index = np.frombuffer(table, "<u8").reshape(-1, 2).astype(np.uint64)
         there = index[index[:, 0] != EMPTY]
         end = np.uint64(size - len(tail))
         if ((there > end) | (there[:, 1:] > end - np.minimum(there[:, :1], end))).any():
-            raise DamagedStoreError(
-                f"{where}: the shard's index names a chunk outside its {size} bytes; "
-                f"{remedy(where)}"
-            )
+            raise DamagedStoreError(f"the shard's index names a chunk outside its {size} bytes")
         return index
 
-    def decode_chunk(
-        self, data: bytes | memoryview, where: object, out: Volume | None = None
-    ) -> Volume:
+    def decode_chunk(self, data: bytes | memoryview, out: Volume | None = None) -> Volume:
         """One inner chunk, in its full shape; `data` is its bytes with the checksum.
 
-        `out` is an array of that shape and type to decode into. Raises `DamagedStoreError`, naming
-        `where`, made text only then, if the checksum fails or the bytes are no such chunk.
+        `out` is an array of that shape and type to decode into. Raises `DamagedStoreError`,
+        which the caller completes with the place, if the checksum fails or the bytes are no such
+        chunk.
         """
         # As an array, which checksum and Blosc both take without a copy.
         payload = np.frombuffer(data, np.uint8, max(0, len(data) - _CRC_BYTES))
         if len(data) <= _CRC_BYTES or _crc32c(payload) != data[-_CRC_BYTES:]:
-            raise DamagedStoreError(
-                f"{where}: an inner chunk fails its checksum; {remedy(str(where))}"
-            )
+            raise DamagedStoreError("an inner chunk fails its checksum")
         # Of fewer bytes Blosc would fill a part of the chunk, and leave the rest as it was.
         said = int.from_bytes(payload[_BLOSC_SIZE].tobytes(), "little")
         if len(payload) < _BLOSC_HEADER or said != self.chunk_bytes:
             raise DamagedStoreError(
-                f"{where}: an inner chunk is not one of {self.chunk_bytes} bytes by Blosc; "
-                f"{remedy(str(where))}"
+                f"an inner chunk of {said} bytes by its Blosc header",
+                expected=f"{self.chunk_bytes} bytes",
             )
         chunk = np.empty(self.chunk, self.dtype) if out is None else out
         try:
             decompress(payload, chunk)
         except (ValueError, RuntimeError) as error:
-            raise DamagedStoreError(
-                f"{where}: an inner chunk cannot be decompressed ({error}); {remedy(str(where))}"
-            ) from error
+            raise DamagedStoreError(f"an inner chunk cannot be decompressed ({error})") from error
         if self.dtype == np.bool_ and chunk.view(np.uint8).max() > 1:
-            raise DamagedStoreError(
-                f"{where}: an inner chunk of a mask holds more than 0 and 1; {remedy(str(where))}"
-            )
+            raise DamagedStoreError("an inner chunk of a mask holds more than 0 and 1")
         return chunk
 
-    def decode(self, read: ReadRange, size: int, where: str) -> Iterator[tuple[Box, Volume | None]]:
+    def decode(self, read: ReadRange, size: int) -> Iterator[tuple[Box, Volume | None]]:
         """Every inner chunk of a whole shard, clipped to the volume; None where it is empty.
 
         `read(offset, length)` fetches bytes of the shard, `size` is its length; 0 is a shard that
@@ -187,12 +174,12 @@ class ShardCodec:
         if not size:
             yield from ((box, None) for box in self.boxes())
             return
-        index = self.decode_index(self._read_index(read, size), size, where)
+        index = self.decode_index(self._read_index(read, size), size)
         for (offset, length), box in zip(index.tolist(), self.boxes(), strict=True):
             if offset == EMPTY:
                 yield box, None
                 continue
-            chunk = self.decode_chunk(read(offset, length), where)
+            chunk = self.decode_chunk(read(offset, length))
             yield box, chunk[tuple(slice(s.stop - s.start) for s in box)]
 
     def _read_index(self, read: ReadRange, size: int) -> bytes:

@@ -164,7 +164,7 @@ def test_another_patients_store_is_refused(copied: Path) -> None:
     stores = copied / "patients"
     shutil.rmtree(stores / f"{first}.zarr")
     shutil.copytree(stores / f"{second}.zarr", stores / f"{first}.zarr")
-    said = rf"{first}\.zarr: the store of patient {second}, not of {first}"
+    said = rf"{first}\.zarr: the store of patient {second}; expected that of {first}"
     patient = open_cohort(copied)[first]
     with pytest.raises(DamagedStoreError, match=said):
         _ = patient.mri

@@ -88,7 +88,7 @@ def get(array: Any) -> bytes:
 
 def decoded(codec: ShardCodec, data: bytes) -> np.ndarray:
     volume = np.full(codec.shape, 1, codec.dtype)
-    for box, chunk in codec.decode(lambda at, n: data[at : at + n], len(data), "here"):
+    for box, chunk in codec.decode(lambda at, n: data[at : at + n], len(data)):
         volume[box] = 0 if chunk is None else chunk
     return volume
 
@@ -126,7 +126,7 @@ def test_any_part_of_a_shard_is_read_by_its_index_alone(
     stored = b"".join(codec.encode(volume))
     if not stored:
         return
-    index = codec.decode_index(stored[-codec.index_bytes :], len(stored), "here")
+    index = codec.decode_index(stored[-codec.index_bytes :], len(stored))
     boxes = list(codec.boxes())
     number = data.draw(st.integers(0, len(boxes) - 1))
     offset, length = (int(n) for n in index[number])
@@ -134,7 +134,7 @@ def test_any_part_of_a_shard_is_read_by_its_index_alone(
     if offset == np.iinfo(np.uint64).max:
         assert not volume[box].any()
         return
-    chunk = codec.decode_chunk(stored[offset : offset + length], "here")
+    chunk = codec.decode_chunk(stored[offset : offset + length])
     clipped = chunk[tuple(slice(s.stop - s.start) for s in box)]
     assert clipped.tobytes() == np.ascontiguousarray(volume[box]).tobytes()
 
@@ -148,7 +148,7 @@ def test_every_flipped_byte_of_a_shard_is_noticed(dtype: str) -> None:
     for position in range(len(good)):
         for mask in (0x01, 0x80, 0xFF):
             bad = good[:position] + bytes([good[position] ^ mask]) + good[position + 1 :]
-            with pytest.raises(DamagedStoreError, match=r"^here: .*convert this patient again"):
+            with pytest.raises(DamagedStoreError):
                 decoded(codec, bad)
 
 
@@ -157,7 +157,7 @@ def test_every_truncation_of_a_shard_is_noticed() -> None:
     volume = np.random.default_rng(0).integers(0, 99, codec.shape).astype("i2")
     good = b"".join(codec.encode(volume))
     for length in range(1, len(good)):
-        with pytest.raises(DamagedStoreError, match=r"^here: "):
+        with pytest.raises(DamagedStoreError):
             decoded(codec, good[:length])
 
 

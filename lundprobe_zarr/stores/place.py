@@ -1,0 +1,56 @@
+"""Where something of a patient's store is, and the error that says it is damaged."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from lundprobe_zarr.errors import Command, DamagedStoreError
+from lundprobe_zarr.schema.tables import store_path
+
+
+@dataclass(frozen=True)
+class StorePlace:
+    """A patient's store, or an object in it, for messages.
+
+    `dataset` is the path or URL of the dataset as it may be shown, `name` the object's in the
+    store, and `detail` says which array, labels or chunk of it.
+    """
+
+    dataset: str
+    patient: str
+    name: str = ""
+    detail: str = ""
+
+    def __str__(self) -> str:
+        path = f"{self.dataset.rstrip('/')}/{store_path(self.patient)}"
+        return f"{path}/{self.name}" if self.name else path
+
+    def damaged(self, finding: str, expected: str | None = None) -> DamagedStoreError:
+        """Return the error for damage found here, with the command that mends it."""
+        return DamagedStoreError(
+            finding,
+            where=self,
+            part=self.detail or None,
+            patient=self.patient,
+            expected=expected,
+            remedy="convert this patient again ({command}), or copy the store again",
+            command=convert_again([self.patient], self.dataset),
+        )
+
+
+def convert_again(
+    patients: Iterable[str],
+    dataset: str,
+    precision: str = "standard",
+    stripped: bool = False,
+) -> Command:
+    """Return the command that converts these patients again, whatever is there of them."""
+    options = ("--patients", ",".join(patients), "--overwrite", *kind_options(precision, stripped))
+    return Command("convert", options, dataset)
+
+
+def kind_options(precision: str, stripped: bool) -> tuple[str, ...]:
+    """Return the options of `convert` that keep a dataset's precision and kind of headers."""
+    precise = () if precision == "standard" else ("--precision", precision)
+    return precise + (("--strip-headers",) if stripped else ())
