@@ -32,7 +32,7 @@ from lundprobe_zarr.storage.failures import (
 )
 from lundprobe_zarr.storage.forks import keep
 from lundprobe_zarr.storage.local import copy_local, read_local, read_whole, staged, write_local
-from lundprobe_zarr.storage.retry import TIMEOUT, UNKNOWN, Patience
+from lundprobe_zarr.storage.retry import ONCE, TIMEOUT, UNKNOWN, RetryPolicy
 from lundprobe_zarr.storage.signed import range_reader
 from lundprobe_zarr.storage.urls import (
     EXTRAS,
@@ -81,7 +81,7 @@ class Location:
         self, url: str | os.PathLike[str], storage_options: Mapping[str, Any] | None = None
     ) -> None:
         options = dict(storage_options or {})
-        self._patience = Patience.of(options.pop(TIMEOUT, None))
+        self._requests = RetryPolicy.of(options.pop(TIMEOUT, None))
         self._target, self._options = separate(os.fspath(url), options)
         self.url = redacted(self._target, whole=True)
         self._opened: tuple[int, Any, str] | None = None
@@ -131,7 +131,7 @@ class Location:
 
     @property
     def _limited(self) -> dict[str, Any]:
-        return self._patience.limits(protocol_of_url(self._target), self._options)
+        return self._requests.limits(protocol_of_url(self._target), self._options)
 
     @property
     def _extra(self) -> str:
@@ -154,13 +154,18 @@ class Location:
         options = anonymous_options(protocol_of_url(self._target), self._options)
         if options is None:
             return None
-        return Location(self._target, {**options, TIMEOUT: self._patience.silence})
+        return Location(self._target, {**options, TIMEOUT: self._requests.silence})
 
     def _repeats(self, error: BaseException) -> bool:
         """Whether to make a request again; clients of buckets do so, but not for every reason."""
         if protocol_of_url(self._target) in WEB:
             return is_transient(error)
         return isinstance(error, TimeoutError) or is_spoilt(error)
+
+    @property
+    def retry(self) -> RetryPolicy:
+        """How often what arrived damaged is read again: on a local disk it stays as it is."""
+        return ONCE if self.is_local else self._requests
 
     @property
     def is_local(self) -> bool:
@@ -237,8 +242,8 @@ class Location:
 
         with waiting():
             if not often:
-                return attempt(self._patience.allowed(size))
-            return self._patience.persist(attempt, size, self._repeats)
+                return attempt(self._requests.allowed(size))
+            return self._requests.request(attempt, size, self._repeats)
 
     def read(self, relative: str, size: int = UNKNOWN) -> bytes:
         """Contents of one object; one request. `size` is how large it may be, for its time limit.
@@ -271,7 +276,7 @@ class Location:
     def _read_from_afar(self, ranges: Sequence[Range]) -> list[bytes]:
         results: list[Any] = [None] * len(ranges)
         again = list(range(len(ranges)))
-        for seconds in self._patience.attempts(sum(r.stop - r.start for r in ranges)):
+        for seconds in self._requests.attempts(sum(r.stop - r.start for r in ranges)):
             repeated = self._attempt_ranges([ranges[i] for i in again], seconds)
             for i, result in zip(again, repeated, strict=True):
                 results[i] = result

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from contextlib import suppress
 from typing import TypeVar
 
 from lundprobe_zarr.errors import DatasetError, SchemaVersionError, VerificationError
 from lundprobe_zarr.storage.location import Location, md5
-from lundprobe_zarr.storage.retry import PAUSES, UNKNOWN
+from lundprobe_zarr.storage.retry import UNKNOWN
 
 _T = TypeVar("_T")
 _WRITE_ANEW = (
@@ -44,20 +43,20 @@ def read_sound(
     If that raises `DatasetError`, what comes from afar is fetched again, up to twice; one that
     comes again as it was is damaged where it is. Raises as `fetch` and `parse` do.
     """
-    data = fetch()
-    for pause in () if location.is_local else PAUSES:
-        try:
-            return parse(data)
-        except SchemaVersionError:
-            raise
-        except DatasetError:
-            location.forget(relative)
-            time.sleep(pause)
-        again = fetch()
-        if again == data:
-            break
-        data = again
-    return parse(data)
+    before: bytes | None = None
+    data: bytes | None = None
+
+    def attempt() -> _T:
+        nonlocal before, data
+        before, data = data, None
+        data = fetch()
+        return parse(data)
+
+    def may_be_spoilt(error: DatasetError) -> bool:
+        location.forget(relative)
+        return data is not None and data != before and not isinstance(error, SchemaVersionError)
+
+    return location.retry.repeat(attempt, DatasetError, may_be_spoilt)
 
 
 def write_sound(location: Location, relative: str, data: bytes) -> None:

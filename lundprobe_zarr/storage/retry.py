@@ -1,4 +1,4 @@
-"""How long a server may take, and what is asked again.
+"""The retry policy: how long a server may take, and what is asked again.
 
 Three limits: how long a server may say nothing, how long all attempts at one answer may take, and
 how often a request is made. So a server that never answers, or ever so slowly, ends in an error
@@ -9,17 +9,16 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from lundprobe_zarr.errors import UsageError
+from lundprobe_zarr.storage.cores import waiting
 from lundprobe_zarr.storage.failures import failures
 from lundprobe_zarr.storage.urls import S3, WEB
 
 #: Storage option that sets the first of the limits; it is ours, and not handed to fsspec.
 TIMEOUT = "timeout"
-#: A request that failed for a passing reason is made this often in all, after these pauses.
-PAUSES = (0.1, 0.5)
 #: Seconds without a byte after which a request has failed.
 _SILENCE = 30.0
 #: All attempts together may last this many times as long, and a second more for so many bytes.
@@ -29,15 +28,47 @@ UNKNOWN = 4 << 20
 _T = TypeVar("_T")
 
 
+class Clock:
+    """The time, and how to let it pass; a test has one of its own."""
+
+    def now(self) -> float:
+        """Return seconds of a clock that only goes forward."""
+        return time.monotonic()
+
+    def sleep(self, seconds: float) -> None:
+        """Let time pass; the thread's core is lent meanwhile."""
+        with waiting():
+            time.sleep(seconds)
+
+
+#: What every policy goes by that is not given another one.
+CLOCK = Clock()
+
+
 @dataclass(frozen=True)
-class Patience:
-    """With servers: `silence` is how many seconds they may send nothing."""
+class RetryPolicy:
+    """How a request is repeated that failed.
+
+    Attributes
+    ----------
+    silence : float
+        Seconds that a server may send nothing.
+    pauses : tuple of float
+        Seconds before the second attempt, the third, and so on.
+    clock : Clock
+        Measures and passes the time.
+    """
 
     silence: float = _SILENCE
+    pauses: tuple[float, ...] = (0.1, 0.5)
+    clock: Clock = field(default=CLOCK, compare=False, repr=False)
 
     @classmethod
-    def of(cls, seconds: object) -> Patience:
-        """As the option `timeout` has it; None is the usual. Raises `UsageError` for no time."""
+    def of(cls, seconds: object) -> RetryPolicy:
+        """Make the policy of the storage option `timeout`; None is the usual one.
+
+        Raises `UsageError` for what is no time.
+        """
         if seconds is None:
             return cls()
         if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not seconds > 0:
@@ -47,12 +78,17 @@ class Patience:
             )
         return cls(float(seconds))
 
+    @classmethod
+    def growing(cls, retries: int, first: float = 0.2, growth: float = 3.0) -> RetryPolicy:
+        """Make a policy of `retries` repeats, each pause `growth` times the one before."""
+        return cls(pauses=tuple(first * growth**n for n in range(retries)))
+
     def allowed(self, size: int = 0) -> float:
-        """Seconds for an answer, or something to send, of `size` bytes, with all attempts."""
+        """Return the seconds for an answer of `size` bytes, or to send as many, in all attempts."""
         return _TIMES * self.silence + size / _SLOWEST
 
     def limits(self, protocol: str, options: Mapping[str, Any]) -> dict[str, Any]:
-        """Storage options with the limit on silence as the protocol's client knows it.
+        """Return storage options with the limit on silence as the protocol's client knows it.
 
         Limits that are given already stay.
         """
@@ -68,26 +104,26 @@ class Patience:
         return dict(options)
 
     def attempts(self, size: int) -> Iterator[float]:
-        """Seconds for each attempt at an answer of `size` bytes, after the pause before it.
+        """Yield the seconds of each attempt at an answer of `size` bytes, after its pause.
 
         Each has half of the time that is left, for it may be the way that is slow, and the last
         has all.
         """
-        until = time.monotonic() + self.allowed(size)
-        for pause in PAUSES:
-            yield (until - time.monotonic()) / 2
-            if time.monotonic() + pause >= until:
+        until = self.clock.now() + self.allowed(size)
+        for pause in self.pauses:
+            yield (until - self.clock.now()) / 2
+            if self.clock.now() + pause >= until:
                 return
-            time.sleep(pause)
-        yield until - time.monotonic()
+            self.clock.sleep(pause)
+        yield until - self.clock.now()
 
-    def persist(
+    def request(
         self,
         attempt: Callable[[float], _T],
         size: int,
         repeats: Callable[[BaseException], bool],
     ) -> _T:
-        """What `attempt`, given its seconds, gives; made again after what `repeats` says."""
+        """Return what `attempt`, given its seconds, returns; repeated after what `repeats` says."""
         failed: BaseException | None = None
         for seconds in self.attempts(size):
             try:
@@ -98,3 +134,27 @@ class Patience:
                     break
         assert failed is not None
         raise failed
+
+    def repeat(
+        self,
+        attempt: Callable[[], _T],
+        kind: type[BaseException],
+        repeats: Callable[[Any], bool],
+    ) -> _T:
+        """Return what `attempt` returns, repeated after an error of `kind` if `repeats` says so.
+
+        `repeats` is called before each pause, and may prepare the next attempt. The last attempt
+        raises what it raises.
+        """
+        for pause in self.pauses:
+            try:
+                return attempt()
+            except kind as error:
+                if not repeats(error):
+                    raise
+            self.clock.sleep(pause)
+        return attempt()
+
+
+#: For what is not repeated: what lies on a local disk stays as it is.
+ONCE = RetryPolicy(pauses=())

@@ -12,7 +12,6 @@ import hashlib
 import math
 import os
 import threading
-import time
 from bisect import bisect_left
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -36,7 +35,6 @@ from lundprobe_zarr.schema.tables import store_path
 from lundprobe_zarr.storage.cores import Core, awaited, waiting, working
 from lundprobe_zarr.storage.local_files import LocalFiles
 from lundprobe_zarr.storage.location import Location, Range
-from lundprobe_zarr.storage.retry import PAUSES
 from lundprobe_zarr.storage.threads import DECODERS, in_threads
 from lundprobe_zarr.stores.metadata import StoreMetadata, VolumeArray, shard_key
 from lundprobe_zarr.stores.opening import open_store
@@ -203,14 +201,14 @@ class PatchReader:
 
     def _read_parts(self, parts: Sequence[Part], into: Sequence[Volume] | None) -> list[Volume]:
         out = list(into) if into is not None else [self._zeros(part) for part in parts]
-        for pause in () if self.location.is_local else PAUSES:
-            try:
-                return self._read_into(parts, out, into is not None)
-            except DamagedStoreError:  # or spoilt on its way
-                self._doubt(parts)
-                with waiting():
-                    time.sleep(pause)
-        return self._read_into(parts, out, into is not None)
+
+        def may_be_spoilt(_: DamagedStoreError) -> bool:  # on its way
+            self._doubt(parts)
+            return True
+
+        return self.location.retry.repeat(
+            lambda: self._read_into(parts, out, into is not None), DamagedStoreError, may_be_spoilt
+        )
 
     def _doubt(self, parts: Sequence[Part]) -> None:
         """Read these parts from where they are the next time, their indices too."""

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import os
 import sys
 import threading
-import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -15,8 +15,9 @@ from functools import partial
 from lundprobe_zarr.errors import DamagedStoreError, StreamError, UnknownLabelError, UsageError
 from lundprobe_zarr.patches import Draw, Plan, Sample
 from lundprobe_zarr.schema.tables import store_path
-from lundprobe_zarr.storage.cores import make_way, places, waiting, working
+from lundprobe_zarr.storage.cores import make_way, places, working
 from lundprobe_zarr.storage.location import Location
+from lundprobe_zarr.storage.retry import RetryPolicy
 from lundprobe_zarr.stores.open_readers import Readers
 from lundprobe_zarr.stores.reader import PatchReader
 from lundprobe_zarr.stream.forks import reading
@@ -26,9 +27,6 @@ _FAREWELL = 1.0
 
 #: A patch to read, and what will hold it.
 _Job = tuple[int, "Future[Sample | Failure]"]
-
-#: Seconds before the first further attempt; each pause is `_GROWTH` times the one before.
-_PAUSE, _GROWTH = 0.2, 3.0
 
 
 @dataclass(frozen=True)
@@ -47,7 +45,7 @@ class Loader:
         self._location = location
         # Where threads read several patches at a time, each decodes its own alone.
         self._readers = Readers(partial(_open, location, None if threads < 2 else 1))
-        self._retries = retries
+        self._retry = RetryPolicy.growing(retries)
 
     def load(
         self, epoch: int, index: int, is_over: Callable[[], bool] = lambda: False
@@ -57,25 +55,28 @@ class Loader:
         There are no more attempts once `is_over`.
         """
         draw = self._plan.draw(epoch, index)
-        pause, most = _PAUSE, self._retries + 1
-        for attempt in range(1, most + 1):
-            try:
-                with reading(), working():
-                    return self._plan.read(self._readers.get(draw.patient_id), draw)
-            except UnknownLabelError as error:  # the patient lacks it; it will not appear
-                return Failure(draw, _failed(draw, error, attempt))
-            except OSError as error:
-                self._drop(draw.patient_id)
-                failure = Failure(draw, _failed(draw, error, attempt))
-                # Damage stays, and was read again if it comes from afar. But the store may be
-                # another by now: that shows once it is opened anew.
-                most = min(most, 2) if isinstance(error, DamagedStoreError) else most
-            if attempt >= most or is_over():
-                break
-            with waiting():
-                time.sleep(pause)
-            pause *= _GROWTH
-        return failure
+        attempts = 0
+
+        def read() -> Sample:
+            nonlocal attempts
+            attempts += 1
+            with reading(), working():
+                return self._plan.read(self._readers.get(draw.patient_id), draw)
+
+        def repeats(error: OSError) -> bool:
+            self._drop(draw.patient_id)
+            # Damage stays, and was read again if it comes from afar. But the store may be another
+            # by now: that shows once it is opened anew.
+            most = 2 if isinstance(error, DamagedStoreError) else math.inf
+            return attempts < most and not is_over()
+
+        try:
+            return self._retry.repeat(read, OSError, repeats)
+        except UnknownLabelError as error:  # the patient lacks it; it will not appear
+            return Failure(draw, _failed(draw, error, attempts))
+        except OSError as error:
+            self._drop(draw.patient_id)
+            return Failure(draw, _failed(draw, error, attempts))
 
     def _drop(self, patient_id: str) -> None:
         """Open a patient anew the next time, and read it from where it is, not from the cache."""

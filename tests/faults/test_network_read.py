@@ -12,7 +12,7 @@ import pytest
 import lundprobe_zarr as lp
 from lundprobe_zarr.errors import DamagedStoreError, DatasetError, UsageError
 from lundprobe_zarr.integrity.copy import copy_dataset
-from lundprobe_zarr.storage import retry as patience
+from lundprobe_zarr.storage import retry
 from lundprobe_zarr.storage.location import Location, Range
 from lundprobe_zarr.storage.ranges import require_range
 from lundprobe_zarr.storage.reread import read_sound
@@ -74,7 +74,7 @@ def remote(request: pytest.FixtureRequest) -> Remote:
 @pytest.fixture(autouse=True)
 def lines_are_fast(monkeypatch: pytest.MonkeyPatch) -> None:
     """Time limits do not grow with what is asked for."""
-    monkeypatch.setattr(patience, "_SLOWEST", 10**9)
+    monkeypatch.setattr(retry, "_SLOWEST", 10**9)
 
 
 def read(remote: Remote, patient: str, seconds: float) -> tuple[str, str]:
@@ -234,7 +234,7 @@ def test_a_timeout_that_makes_no_sense(seconds):
 
 def test_limits_that_are_given_stay():
     own = aiohttp.ClientTimeout(total=5)
-    web = patience.Patience().limits("https", {"client_kwargs": {"timeout": own, "auth": None}})
+    web = retry.RetryPolicy().limits("https", {"client_kwargs": {"timeout": own, "auth": None}})
     assert web["client_kwargs"] == {"timeout": own, "auth": None}
-    s3 = patience.Patience(7).limits("s3", {"config_kwargs": {"read_timeout": 3}})
+    s3 = retry.RetryPolicy(7).limits("s3", {"config_kwargs": {"read_timeout": 3}})
     assert s3["config_kwargs"] == {"connect_timeout": 7, "read_timeout": 3}

@@ -14,7 +14,7 @@ from lundprobe_zarr.conversion.tables.publish import finalise
 from lundprobe_zarr.errors import DatasetError
 from lundprobe_zarr.integrity.copy import copy_dataset
 from lundprobe_zarr.integrity.validate import validate
-from lundprobe_zarr.storage import retry as patience
+from lundprobe_zarr.storage import retry
 from lundprobe_zarr.storage.location import Location
 from tests.faults.proxy import UPLOADS, Remote, lasting, passing, s3_behind, within
 
@@ -46,7 +46,7 @@ def s3(small: Path) -> Iterator[Remote]:
 @pytest.fixture(autouse=True)
 def lines_are_fast(monkeypatch: pytest.MonkeyPatch) -> None:
     """Time limits do not grow with what is sent."""
-    monkeypatch.setattr(patience, "_SLOWEST", 10**9)
+    monkeypatch.setattr(retry, "_SLOWEST", 10**9)
 
 
 def beside(s3: Remote, name: str, seconds: float) -> Location:

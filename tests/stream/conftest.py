@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 import lundprobe_zarr as lp
+from lundprobe_zarr.storage.retry import CLOCK, ONCE, RetryPolicy
 from tests.anywhere.servers import Traffic, file_server
 
 
@@ -40,12 +41,6 @@ def web(dataset: Path) -> Iterator[Web]:
 
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Short pauses between attempts, and a server's failures are not retried below us."""
-    from lundprobe_zarr.storage import reread as sound
-    from lundprobe_zarr.storage import retry as patience
-    from lundprobe_zarr.stores import reader as patch
-    from lundprobe_zarr.stream import prefetch as stream_reading
-
-    monkeypatch.setattr(stream_reading, "_PAUSE", 0.01)
-    for module in (patience, patch, sound):
-        monkeypatch.setattr(module, "PAUSES", ())
+    """No pauses between attempts, and a server's failures are not retried below us."""
+    monkeypatch.setattr(RetryPolicy, "of", classmethod(lambda cls, seconds: ONCE))
+    monkeypatch.setattr(CLOCK, "sleep", lambda seconds: None)
