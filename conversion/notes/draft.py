@@ -25,7 +25,7 @@ from lundprobe_zarr.errors import DatasetError, UsageError
 from lundprobe_zarr.integrity.copy import send_store
 from lundprobe_zarr.integrity.foreign import foreign_files
 from lundprobe_zarr.schema.tables import store_path
-from lundprobe_zarr.storage.local import WRITING
+from lundprobe_zarr.storage.local import WRITING, require_folder
 from lundprobe_zarr.storage.location import Location
 from lundprobe_zarr.storage.writers import is_alive, writer
 
@@ -74,7 +74,7 @@ def require_vacant(source: Path, dataset: Location) -> None:
     """
     if dataset.is_local:
         _require_apart(source, dataset.local())
-        _require_folder(dataset)
+        require_folder(dataset.local(), f"destination {dataset.url}")
     held = foreign_files(dataset)
     if held:
         raise UsageError(
@@ -90,16 +90,6 @@ def _require_apart(source: Path, destination: Path) -> None:
         raise UsageError(
             f"destination {target} and source {source} overlap; expected separate folders"
         )
-
-
-def _require_folder(dataset: Location) -> None:
-    place = dataset.local()
-    there = next((p for p in (place, *place.absolute().parents) if p.exists()), None)
-    if there is None or there.is_dir():
-        return
-    if there == place:
-        raise UsageError(f"destination {dataset.url} is a file; expected a folder or nothing")
-    raise UsageError(f"destination {dataset.url}: {there} is a file; expected a folder")
 
 
 def _require_allowed(dataset: Location) -> None:

@@ -19,11 +19,15 @@ from lundprobe_zarr.conversion.source.side_files import (
 )
 from lundprobe_zarr.errors import SourceError, SourceNotFoundError, UsageError
 from lundprobe_zarr.schema.manifest import MANIFEST_NAME
-from lundprobe_zarr.vocabulary.files import SourceFile, expected_files, parse_path
+from lundprobe_zarr.vocabulary.files import (
+    PART_FOLDERS,
+    SourceFile,
+    expected_files,
+    parse_path,
+)
 from lundprobe_zarr.vocabulary.names import PARTS, PATIENT_ID_FORM, STRUCTURES, is_patient_id
 from lundprobe_zarr.vocabulary.text import escaped
 
-_PART_FOLDERS = {"base": "basePart", "extended": "extendedPart"}
 #: The archive may unpack to lund-probe/ or lund-probe/lund-probe/.
 _NESTING = 2
 #: Folders below a patient: MR_StorT2/nnUNetOutput/folds is the deepest.
@@ -123,16 +127,18 @@ def find_root(source: Path) -> Path:
     Raises `SourceNotFoundError` if there is none, `UsageError` if there are several.
     """
     if not source.is_dir():
-        raise SourceNotFoundError(f"{source}: no such folder; expected the LUND-PROBE source tree")
+        what = "a file" if source.is_file() else "no such folder"
+        raise SourceNotFoundError(f"{source}: {what}; expected the LUND-PROBE source tree")
     level = [source]
     for _ in range(_NESTING + 1):
-        found = [f for f in level if any((f / p).is_dir() for p in _PART_FOLDERS.values())]
+        found = [f for f in level if any((f / p).is_dir() for p in PART_FOLDERS.values())]
         if len(found) > 1:
             raise UsageError(f"{source}: holds several source trees, {_names(found)}; name one")
         if found:
             return found[0].resolve()
         level = [c for f in level for c in _subfolders(f)]
-    hint = f"; did you mean {source.parent}?" if source.name in _PART_FOLDERS.values() else ""
+    part = next((p for p in (source, source.parent) if p.name in PART_FOLDERS.values()), None)
+    hint = f"; did you mean {part.parent}?" if part else ""
     if (source / MANIFEST_NAME).is_file():
         hint = "; it is a converted dataset: name the source first, the dataset after it"
     raise SourceNotFoundError(
@@ -158,7 +164,7 @@ def take_inventory(source: Path, follow_links: bool = False) -> Inventory:
     patients: list[PatientSource] = []
     skipped, findings = _strangers(root), []
     for part in PARTS:
-        folder = root / _PART_FOLDERS[part]
+        folder = root / PART_FOLDERS[part]
         if not folder.is_dir():
             continue
         side = read_side_files(root, part)
@@ -176,8 +182,8 @@ def take_inventory(source: Path, follow_links: bool = False) -> Inventory:
 
 
 def _strangers(root: Path) -> list[str]:
-    known = {*_PART_FOLDERS.values(), *side_file_names()}
-    parts = " or ".join(_PART_FOLDERS.values())
+    known = {*PART_FOLDERS.values(), *side_file_names()}
+    parts = " or ".join(PART_FOLDERS.values())
     return [
         f"{_printable(child.name)}: folder is no part; expected {parts}"
         for child in sorted(root.iterdir())
@@ -400,9 +406,10 @@ def select(
     if patients:
         absent = sorted(set(patients) - {p.patient_id for p in chosen})
         if absent:
+            spaced = "; ids are separated by commas" if any(" " in i for i in absent) else ""
             raise UsageError(
-                f"no patient {', '.join(absent)} in {inventory.root}; it holds {len(chosen)}, "
-                f"such as {', '.join(p.patient_id for p in chosen[:3]) or 'none'}"
+                f"no patient {', '.join(absent)} in {inventory.root}{spaced}; it holds "
+                f"{len(chosen)}, such as {', '.join(p.patient_id for p in chosen[:3]) or 'none'}"
             )
         unchosen = tuple(p for p in chosen if p.patient_id not in patients)
         chosen = tuple(p for p in chosen if p.patient_id in patients)

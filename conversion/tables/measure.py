@@ -154,6 +154,9 @@ def _mean_index(part: Mask) -> FloatArray:
 def dose_columns(mask: Mask, box: Box | None, dose: npt.NDArray[Any] | None) -> Row:
     """Dose statistics in the mask, Gy and percent; all None without dose or voxels.
 
+    They are None, too, where a voxel's dose is inf or NaN: NaN in a table would make every mean
+    over patients NaN, and SQL has it greater than any number, so "above 60 Gy" would find it.
+
     Dx is `numpy.percentile(dose, 100 - x)`; Vx the percent of voxels at or above x % of 42.7 Gy.
     """
     names = ["dose_mean_gy", "dose_min_gy", "dose_max_gy"]
@@ -161,6 +164,8 @@ def dose_columns(mask: Mask, box: Box | None, dose: npt.NDArray[Any] | None) -> 
     if dose is None or box is None:
         return dict.fromkeys(names)
     values = dose[box][mask[box]]
+    if not np.isfinite(values).all():
+        return dict.fromkeys(names)
     mean = float(values.mean(dtype=np.float64))
     percentiles = np.percentile(values, [100 - x for x in D_LEVELS])
     volumes = [100.0 * _share_at_or_above(values, PRESCRIPTION_GY * x / 100) for x in V_LEVELS]

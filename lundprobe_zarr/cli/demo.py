@@ -50,6 +50,9 @@ def demo(
 
 
 def _require_ours(folder: Path) -> None:
+    from lundprobe_zarr.storage.local import require_folder
+
+    require_folder(folder, str(folder))
     if folder.is_dir() and any(folder.iterdir()) and not (folder / "source").is_dir():
         raise UsageError(
             f"{folder} holds something other than this demo; expected a folder that is empty, or "

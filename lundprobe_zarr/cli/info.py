@@ -20,7 +20,9 @@ if TYPE_CHECKING:
 
 def info(
     dataset: Dataset,
-    patient: Annotated[str | None, typer.Argument(help="A patient's id.")] = None,
+    patient: Annotated[
+        str | None, typer.Argument(help="A patient's id, or the name of a column.")
+    ] = None,
     columns: Annotated[
         bool, typer.Option("--columns", help="Every column of every table, with its meaning.")
     ] = False,
@@ -32,8 +34,10 @@ def info(
     from lundprobe_zarr.stores.opening import open_store
 
     location = locate(dataset, storage_options)
-    if columns:
-        _show_columns(open_manifest(location))
+    if _is_column(patient):
+        _show_columns(open_manifest(location), patient)
+    elif columns:
+        _show_columns(open_manifest(location), None)
     elif patient is None:
         _show_dataset(location, open_manifest(location))
     else:
@@ -98,12 +102,17 @@ def _terms(manifest: Manifest) -> Iterator[tuple[str, str]]:
     yield "cite", manifest.citation
 
 
-def _show_columns(manifest: Manifest) -> None:
+def _is_column(name: str | None) -> bool:
+    from lundprobe_zarr.schema.tables import TABLES
+
+    return any(c.name == name for t in TABLES.values() for c in t.columns)
+
+
+def _show_columns(manifest: Manifest, only: str | None) -> None:
     from lundprobe_zarr.cli.console import heading, table
     from lundprobe_zarr.schema.tables import TABLES
 
     for name in (n for n in manifest.tables if n in TABLES):
-        heading(f"{name}: a row is {TABLES[name].row}")
         rows = [
             (
                 c.name,
@@ -112,7 +121,11 @@ def _show_columns(manifest: Manifest) -> None:
                 c.description,
             )
             for c in TABLES[name].columns
+            if only in (None, c.name)
         ]
+        if not rows:
+            continue
+        heading(f"{name}: a row is {TABLES[name].row}")
         table(("column", "type", "unit", "meaning"), rows)
 
 

@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -24,7 +25,8 @@ from lundprobe_zarr.schema.tables import PATIENTS, TABLES
 from lundprobe_zarr.storage.local import open_local
 from lundprobe_zarr.storage.location import Location, Range
 from lundprobe_zarr.storage.reread import read_object, read_sound
-from lundprobe_zarr.vocabulary.names import PATIENT_ID_FORM, PATIENT_ID_PATTERN
+from lundprobe_zarr.vocabulary.files import PART_FOLDERS
+from lundprobe_zarr.vocabulary.names import PATIENT_ID_FORM, PATIENT_ID_PATTERN, is_patient_id
 
 #: Files of a table read at a time.
 _THREADS = 8
@@ -62,9 +64,35 @@ def read_manifest(location: Location) -> tuple[Manifest, bytes]:
                 "the folder that holds it; leave out the last part"
             ) from error
         raise NotADatasetError(
-            f"{where}: not there; expected the root of a converted dataset; convert with "
-            "`lundprobe-zarr convert SRC DEST`, and after `--part` runs `lundprobe-zarr finalise`"
+            f"{where}: not there; expected the root of a converted dataset; {_instead(location)}"
         ) from error
+
+
+def _instead(location: Location) -> str:
+    """What to do where no dataset is: by what is there, or else how one is made."""
+    if location.is_local:
+        place = location.local().absolute()
+        if holds_source(place):
+            return "this is a source tree; convert it with `lundprobe-zarr convert SRC DEST`"
+        if root := dataset_around(place):
+            return f"{root} is one, and this lies in it"
+        if is_patient_id(place.name) and not place.exists():
+            return "this is a patient's id, which comes after the dataset"
+    return (
+        "convert with `lundprobe-zarr convert SRC DEST`, and after `--part` runs `lundprobe-zarr "
+        "finalise`"
+    )
+
+
+def dataset_around(place: Path) -> Path | None:
+    """The dataset on a local disk that `place` is, or lies in; None if there is none."""
+    folders = (place, *place.absolute().parents)
+    return next((p for p in folders if (p / MANIFEST_NAME).is_file()), None)
+
+
+def holds_source(place: Path) -> bool:
+    """Whether a local folder holds a source tree."""
+    return any((place / folder).is_dir() for folder in PART_FOLDERS.values())
 
 
 def read_table(

@@ -10,8 +10,10 @@ from pathlib import Path, PurePosixPath
 
 from zlib_ng import gzip_ng
 
+from lundprobe_zarr.dataset.opening import dataset_around
 from lundprobe_zarr.errors import DamagedStoreError, UsageError
 from lundprobe_zarr.schema.records import SourceRecord
+from lundprobe_zarr.storage.local import require_folder
 from lundprobe_zarr.storage.location import Location
 from lundprobe_zarr.stores.metadata import StoreMetadata, VolumeArray
 from lundprobe_zarr.stores.nifti_bytes import nifti_parts, read_volume
@@ -48,8 +50,15 @@ def export_patient(
     rounded its values or left out the text of its header: see `Exported`. `out` may hold
     other patients. The patient's folder appears there once all its files are written: broken off,
     an export leaves nothing in the way of the next. Raises `UsageError` if that folder is there
-    already, `DamagedStoreError` if a rebuilt file is not the original.
+    already, or if `out` is a file or in a dataset, `DamagedStoreError` if a rebuilt file is not the
+    original.
     """
+    require_folder(out, f"output folder {out}")
+    if root := dataset_around(out):
+        raise UsageError(
+            f"output folder {out} is in the dataset {root}, which holds no NIfTI files; choose "
+            "another output folder"
+        )
     store = open_store(location, patient_id)
     homes = _homes(store, out)
     draft = out / f".{patient_id}.partial"

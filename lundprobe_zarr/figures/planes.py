@@ -8,17 +8,15 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import zarr
 from nibabel.orientations import io_orientation
 
 from lundprobe_zarr.geometry.affine import is_aligned, ras_to_lps, spacing
 from lundprobe_zarr.schema.records import SourceRecord
-from lundprobe_zarr.schema.tables import store_path
 from lundprobe_zarr.storage.location import Location
 from lundprobe_zarr.stores.metadata import StoreMetadata, VolumeArray
 from lundprobe_zarr.stores.nifti_bytes import read_volume
 from lundprobe_zarr.stores.opening import open_store
-from lundprobe_zarr.stores.place import StorePlace
+from lundprobe_zarr.stores.reader import PatchReader
 from lundprobe_zarr.vocabulary.files import Label
 from lundprobe_zarr.vocabulary.names import STRUCTURES
 
@@ -218,9 +216,7 @@ class _Reader:
         self, location: Location, store: StoreMetadata, frame: Frame, index: dict[str, int]
     ) -> None:
         self.location, self.store, self.frame, self.index = location, store, frame, index
-        self._root = zarr.open_group(
-            location.zarr_store(store_path(store.patient_id)), mode="r", use_consolidated=True
-        )
+        self._reader = PatchReader(location, store)
 
     def by_structure(self, path: str, views: Sequence[View]) -> dict[str, Planes]:
         """Slices of every structure that an array labelled by structure alone holds."""
@@ -234,26 +230,19 @@ class _Reader:
         return {s: p[AXIAL.name] for s, p in self.by_structure(path, (AXIAL,)).items()}
 
     def planes(self, path: str, labels: Labels, views: Sequence[View] = VIEWS) -> Planes:
-        """Slices of one volume, one a view; empty if the patient has no such volume."""
-        found = _find(self.store, path, labels)
-        if found is None:
-            return {}
-        array, record = found
-        place = self.store.index(array, record)
-        try:
-            planes = {view.name: self._plane(path, place, view) for view in views}
-        except (ValueError, KeyError, OSError) as error:
-            named = StorePlace(self.location.url, self.store.patient_id, path, str(dict(labels)))
-            raise named.damaged(f"cannot be read ({error})") from error
-        if not any(p.any() for p in planes.values()):
-            # zarr reads a lost shard as zeros; this fails, and says so, unless zeros are right.
-            read_volume(self.location, self.store, array, record)
-        return planes
+        """Slices of one volume, one a view; empty if the patient has no such volume.
 
-    def _plane(self, path: str, place: tuple[int, ...], view: View) -> Pixels:
+        Raises `DamagedStoreError` for a byte that is missing or wrong.
+        """
+        if _find(self.store, path, labels) is None:
+            return {}
+        return {view.name: self._plane(path, labels, view) for view in views}
+
+    def _plane(self, path: str, labels: Labels, view: View) -> Pixels:
         order = self.frame.order
-        box: list[Any] = [slice(None)] * 3
-        box[order[view.normal]] = self.index[view.normal]
-        node: Any = self._root[path]
-        pixels = np.asarray(node[(*place, *box)])
+        normal, at = order[view.normal], self.index[view.normal]
+        box = [slice(None)] * 3
+        box[normal] = slice(at, at + 1)
+        (volume,) = self._reader.read([(path, labels)], box)
+        pixels = volume.squeeze(normal)
         return pixels if order[view.rows] < order[view.columns] else pixels.T

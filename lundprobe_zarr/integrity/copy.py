@@ -23,7 +23,7 @@ from lundprobe_zarr.dataset.objects import (
     store_objects,
     table_files,
 )
-from lundprobe_zarr.dataset.opening import read_manifest, read_table
+from lundprobe_zarr.dataset.opening import holds_source, read_manifest, read_table
 from lundprobe_zarr.errors import (
     Command,
     DatasetError,
@@ -34,6 +34,7 @@ from lundprobe_zarr.integrity.foreign import foreign_files
 from lundprobe_zarr.schema.manifest import MANIFEST_NAME
 from lundprobe_zarr.schema.tables import store_path
 from lundprobe_zarr.storage.access import require_private
+from lundprobe_zarr.storage.local import require_folder
 from lundprobe_zarr.storage.location import Entry, Location, Range, md5
 from lundprobe_zarr.storage.reread import read_object, read_sound
 from lundprobe_zarr.storage.retry import UNKNOWN
@@ -106,11 +107,12 @@ def copy_dataset(
 
     A store that cannot be copied is reported, the others go on, and the manifest is then not
     written. Raises `UsageError` if another dataset is there, or a file that is no dataset's and
-    would be replaced, and not `overwrite`, if `destination` is `source` or within it, or if anyone
-    can read it and not `allow_public`, `NotADatasetError` if `source` is none, `DatasetError` if a
-    table cannot be read or written.
+    would be replaced, and not `overwrite`, if `destination` is a file, a source tree, `source` or
+    within it, or if anyone can read it and not `allow_public`, `NotADatasetError` if `source` is
+    none, `DatasetError` if a table cannot be read or written.
     """
     destination.require_writable()
+    _require_place(destination)
     _require_apart(source, destination)
     manifest, text = read_manifest(source)
     if not allow_public:
@@ -129,6 +131,18 @@ def copy_dataset(
             files += copier.files(StoreObject(f, None, known.get(f)) for f in table_files(manifest))
             files += copier.files([_whole(MANIFEST_NAME, text)])
     return CopyReport(tuple(stores), len(files), sum(f.size for f in files))
+
+
+def _require_place(destination: Location) -> None:
+    """Require that a folder on a disk is one, or nothing yet, and no source tree."""
+    if not destination.is_local:
+        return
+    require_folder(destination.local(), f"destination {destination.url}")
+    if holds_source(destination.local()):
+        raise UsageError(
+            f"destination {destination.url} is a LUND-PROBE source tree; expected a folder of its "
+            "own for the dataset; choose another destination"
+        )
 
 
 def _require_apart(source: Location, destination: Location) -> None:

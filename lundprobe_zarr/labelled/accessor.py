@@ -173,8 +173,9 @@ class DataArrayAccessor(_Accessor[xr.DataArray]):
     def to_nifti(self) -> Nifti1Image:
         """The volume as a nibabel image: values (i, j, k), the affine exactly. Reads the volume.
 
-        Physical values in the array's type; masks as uint8. Sform and qform are both set, units
-        mm. Other dimensions have to be selected first (`UsageError` names their labels).
+        Physical values in the array's type; masks as uint8. Sform and qform are both set, but on
+        a sheared grid, which a qform cannot say, the sform alone. Units mm. Other dimensions have
+        to be selected first (`UsageError` names their labels).
         """
         from lundprobe_zarr.labelled.convert import to_nifti
 

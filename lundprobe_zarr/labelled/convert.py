@@ -11,7 +11,7 @@ import xarray as xr
 from nibabel.nifti1 import Nifti1Image
 
 from lundprobe_zarr.errors import UsageError
-from lundprobe_zarr.geometry.affine import ras_to_lps, spacing
+from lundprobe_zarr.geometry.affine import SAME_GRID_MM, largest_shift, ras_to_lps, spacing
 from lundprobe_zarr.labelled.grid import grid_of, single_volume
 
 #: "Scanner": positions are in the patient's frame as acquired (nifti1.h, NIFTI_XFORM_SCANNER_ANAT).
@@ -28,6 +28,8 @@ def to_nifti(data: xr.DataArray) -> Nifti1Image:
     # not update_affine: that would round the image's own affine to the header's float32
     image.set_qform(affine, _SCANNER, update_affine=False)
     image.set_sform(affine, _SCANNER, update_affine=False)
+    if largest_shift(image.get_qform(), affine, values.shape) > SAME_GRID_MM:
+        image.header["qform_code"] = 0  # a quaternion cannot say a sheared grid: no reader uses it
     return image
 
 

@@ -127,7 +127,12 @@ def grid_of(data: AnyLabelled) -> Grid:
 def _axis(data: AnyLabelled, name: str) -> tuple[float, float | None, int]:
     """First value, step (None if there is one value) and length of an axis' coordinate."""
     values = np.atleast_1d(np.asarray(data.coords[name].values, dtype=np.float64))
-    if values.ndim > 1 or not values.size:
+    if not values.size:
+        raise UsageError(
+            f"no voxels along {name!r}; expected at least one; a slice in mm goes in the order of "
+            f"the coordinate: where that descends, it is .sel({name}=slice(high, low))"
+        )
+    if values.ndim > 1:
         raise UsageError(f"coordinate {name!r} has shape {values.shape}; expected voxels in a row")
     if values.size == 1:
         return float(values[0]), None, 1

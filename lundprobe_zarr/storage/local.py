@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from lundprobe_zarr.errors import UsageError
 from lundprobe_zarr.storage.writers import writer
 
 #: Between the name of a file and that of who is writing it; hidden until it is complete.
@@ -63,6 +64,19 @@ def _copy(source: Path, file: Any) -> None:
     with source.open("rb") as original:
         while block := original.read(1 << 22):
             file.write(block)
+
+
+def require_folder(place: Path, named: str) -> None:
+    """Require that `place` is a folder or can become one.
+
+    Raises `UsageError`, which calls it `named`, if it is a file or lies below one.
+    """
+    there = next((p for p in (place, *place.absolute().parents) if p.exists()), None)
+    if there is None or there.is_dir():
+        return
+    if there == place:
+        raise UsageError(f"{named} is a file; expected a folder or nothing")
+    raise UsageError(f"{named}: {there} is a file; expected a folder")
 
 
 def open_local(path: Path) -> int:

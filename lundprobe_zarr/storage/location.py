@@ -378,11 +378,21 @@ class Location:
             return list(pool.map(contents, names))
 
     def size(self, relative: str) -> int | None:
-        """Size of an object in bytes; None if there is none."""
+        """Size of an object in bytes; None if there is none.
+
+        Raises `DatasetError` if the server does not say.
+        """
         try:
-            return int(self._info(relative)["size"])
+            size = self._info(relative)["size"]
         except FileNotFoundError:
             return None
+        if size is None:  # a web server that compresses what it sends, or makes it up as it goes
+            raise DatasetError(
+                f"{self.path(relative)}: the server does not say how many bytes it has; expected "
+                "one that gives files as they are, with a Content-Length and no Content-Encoding; "
+                "turn its compression off for this folder"
+            )
+        return int(size)
 
     def _info(self, relative: str) -> Mapping[str, Any]:
         def ask() -> Mapping[str, Any]:

@@ -90,14 +90,17 @@ class RetryPolicy:
     def limits(self, protocol: str, options: Mapping[str, Any]) -> dict[str, Any]:
         """Return storage options with the limit on silence as the protocol's client knows it.
 
-        Limits that are given already stay.
+        And of web servers, objects as they are: not compressed on the way. What is given already
+        stays.
         """
         if protocol in WEB:
             import aiohttp
 
             silence = aiohttp.ClientTimeout(sock_connect=self.silence, sock_read=self.silence)
             given = options.get("client_kwargs") or {}
-            return {**options, "client_kwargs": {"timeout": silence, **given}}
+            # Ranges are of an object's own bytes: a server that compresses has others to count.
+            headers = {"Accept-Encoding": "identity", **dict(given.get("headers") or {})}
+            return {**options, "client_kwargs": {"timeout": silence, **given, "headers": headers}}
         if protocol in S3:
             limits = {"connect_timeout": self.silence, "read_timeout": self.silence}
             return {**options, "config_kwargs": {**limits, **(options.get("config_kwargs") or {})}}

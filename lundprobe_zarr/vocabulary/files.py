@@ -15,6 +15,8 @@ from lundprobe_zarr.vocabulary.names import FOLDS, OBSERVERS, STEPS, STRUCTURES,
 Label = str | int
 
 #: The text file of fiducial centres, one `x,y,z` a line, mm, DICOM (LPS).
+#: Folder of each part in the source tree.
+PART_FOLDERS = {"base": "basePart", "extended": "extendedPart"}
 FIDUCIAL_TEXT = "MR_StorT2/MRI_T2_DICOM_coords_fiducials.txt"
 
 

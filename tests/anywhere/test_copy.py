@@ -251,7 +251,7 @@ def test_destinations_that_cannot_be_written(dataset, web, empty_s3, tmp_path):
     with pytest.raises(DatasetError, match="no such bucket"):
         copy_dataset(Location(dataset), bucketless.location)
     (tmp_path / "file").write_text("")
-    with pytest.raises(DatasetError):
+    with pytest.raises(UsageError, match="is a file; expected a folder"):
         copy_dataset(Location(dataset), Location(tmp_path / "file"))
     with pytest.raises(NotADatasetError):
         copy_dataset(Location(tmp_path / "nothing"), Location(tmp_path / "d"))

@@ -528,5 +528,56 @@ def test_a_damaged_table_is_named(cli, dataset, tmp_path):
 def test_a_place_that_cannot_be_written_is_named(cli, dataset, extended, tmp_path):
     (tmp_path / "file").write_text("")
     ran = cli("export", dataset, extended, tmp_path / "file" / "out")
-    assert ran.status == 1
+    assert ran.status == 2
     assert str(tmp_path / "file") in ran.err
+
+
+@pytest.mark.parametrize(
+    ("command", "others"), [("export", ["newAcq_cba26d19714d0247"]), ("copy", []), ("demo", None)]
+)
+def test_a_file_where_a_folder_goes_is_named(cli, dataset, tmp_path, command, others):
+    file = tmp_path / "file"
+    file.write_text("kept")
+    ran = cli(command, *([] if others is None else [dataset, *others]), file)
+    assert ran.status == 2
+    assert f"{file} is a file; expected a folder or nothing" in ran.err
+    assert file.read_text() == "kept"
+
+
+def test_nothing_is_written_into_a_source_tree_or_a_dataset(
+    cli, dataset, extended, phantom_source, tmp_path
+):
+    ran = cli("copy", dataset, phantom_source)
+    assert ran.status == 2
+    assert "is a LUND-PROBE source tree" in ran.err
+    assert not (phantom_source / "patients").exists()
+    home = copy_of(dataset, tmp_path)
+    ran = cli("export", home, extended, home / "nifti")
+    assert ran.status == 2
+    assert f"is in the dataset {home}" in ran.err
+    assert not (home / "nifti").exists()
+
+
+def test_what_stands_in_place_of_a_dataset_is_said(cli, dataset, extended, phantom_source):
+    for place, said in (
+        (phantom_source, "this is a source tree; convert it"),
+        (dataset / "metadata", f"{dataset} is one, and this lies in it"),
+        (f"no/{extended}", "a patient's id, which comes after the dataset"),
+    ):
+        ran = cli("validate", place)
+        assert ran.status == 3
+        assert said in ran.err
+
+
+def test_info_of_a_column(cli, dataset):
+    ran = cli("info", dataset, "volume_cc")
+    assert ran.status == 0
+    assert "voxels times the volume of one" in ran.out
+    assert "source_bytes" not in ran.out
+
+
+def test_ids_that_are_not_separated_by_commas(cli, phantom_source, extended, tmp_path):
+    both = f"{extended} {extended}"
+    ran = cli("convert", phantom_source, tmp_path / "d", "--patients", both)
+    assert ran.status == 2
+    assert "ids are separated by commas" in ran.err

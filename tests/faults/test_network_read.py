@@ -235,6 +235,7 @@ def test_a_timeout_that_makes_no_sense(seconds):
 def test_limits_that_are_given_stay():
     own = aiohttp.ClientTimeout(total=5)
     web = retry.RetryPolicy().limits("https", {"client_kwargs": {"timeout": own, "auth": None}})
-    assert web["client_kwargs"] == {"timeout": own, "auth": None}
+    identity = {"Accept-Encoding": "identity"}
+    assert web["client_kwargs"] == {"timeout": own, "auth": None, "headers": identity}
     s3 = retry.RetryPolicy(7).limits("s3", {"config_kwargs": {"read_timeout": 3}})
     assert s3["config_kwargs"] == {"connect_timeout": 7, "read_timeout": 3}
