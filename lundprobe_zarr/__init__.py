@@ -22,6 +22,7 @@ if TYPE_CHECKING:
         load_splits,
         open_cohort,
     )
+    from lundprobe_zarr.dataset.dataset import Dataset
     from lundprobe_zarr.geometry.common_grid import CommonGrid
     from lundprobe_zarr.huggingface.loading import load_dataset
     from lundprobe_zarr.labelled.accessor import Region, to_xarray
@@ -34,6 +35,7 @@ __all__ = [
     "Aggregator",
     "Cohort",
     "CommonGrid",
+    "Dataset",
     "LundProbeError",
     "PatchStream",
     "Patient",
@@ -51,8 +53,10 @@ __version__ = package_version()
 
 _COHORT = ("Cohort", "Patient", "Splits", "load_cohort", "load_splits", "open_cohort")
 _LAZY = dict.fromkeys(_COHORT, "lundprobe_zarr.cohort")
-_LABELLED = ("CommonGrid", "Region", "to_xarray")
+_LAZY["CommonGrid"] = "lundprobe_zarr.geometry.common_grid"
+_LABELLED = ("Region", "to_xarray")
 _LAZY |= dict.fromkeys(_LABELLED, "lundprobe_zarr.labelled.accessor")
+_LAZY["Dataset"] = "lundprobe_zarr.dataset.dataset"
 _LAZY["Aggregator"] = "lundprobe_zarr.patches"
 _LAZY["PatchStream"] = "lundprobe_zarr.stream.stream"
 _LAZY["torch_dataset"] = "lundprobe_zarr.stream.torch"

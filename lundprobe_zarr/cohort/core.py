@@ -16,8 +16,7 @@ from lundprobe_zarr.cohort.patient import Patient
 from lundprobe_zarr.cohort.saved import SavedCohort, check_dataset, check_patients, read_saved
 from lundprobe_zarr.cohort.splits import Splits, make_splits
 from lundprobe_zarr.dataset.arrow import to_arrow
-from lundprobe_zarr.dataset.dataset import Rows, Source
-from lundprobe_zarr.dataset.opening import open_manifest
+from lundprobe_zarr.dataset.dataset import Dataset, Rows
 from lundprobe_zarr.errors import UnknownLabelError, UsageError
 from lundprobe_zarr.sql.predicate import parse_predicate
 from lundprobe_zarr.sql.query import restricted, run_query
@@ -48,9 +47,7 @@ def open_cohort(
 
 def open_cohort_at(location: Location) -> Cohort:
     """All patients of the dataset at a location; see `open_cohort`."""
-    source = Source(location, open_manifest(location))
-    source.table("patients")
-    return Cohort(source)
+    return Cohort(Dataset.open(location))
 
 
 def load_cohort(
@@ -76,9 +73,9 @@ def load_cohort(
         )
     saved = read_saved(path, SavedCohort)
     cohort = open_cohort(url, storage_options)
-    source, where = cohort._source, cohort.location.url
-    check_patients(path, saved.patient_ids, set(source.row_of), where)
-    check_dataset(path, saved, source.identity, where)
+    dataset, where = cohort.dataset, cohort.location.url
+    check_patients(path, saved.patient_ids, set(dataset.row_of), where)
+    check_dataset(path, saved, dataset.identity, where)
     return cohort._pick(saved.patient_ids, tuple(saved.selection))
 
 
@@ -87,7 +84,7 @@ class PatientIndexError(UnknownLabelError, IndexError):
 
 
 class Cohort:
-    """A set of patients of one dataset, always in the order of its patients table.
+    """A set of patients of one `dataset`, always in the order of its patients table.
 
     `selection` says in words how they were chosen: predicates as they were given, and other steps
     in square brackets. Tables are read once for all cohorts taken from one `open_cohort`.
@@ -95,44 +92,44 @@ class Cohort:
 
     def __init__(
         self,
-        source: Source,
+        dataset: Dataset,
         choose: Callable[[], Rows] | None = None,
         selection: tuple[str, ...] = (),
     ) -> None:
-        self._source = source
+        self.dataset = dataset
         self._choose = choose
         self.selection = selection
 
     @cached_property
     def _rows(self) -> Rows:
         if self._choose is None:
-            return np.arange(len(self._source.ids), dtype=np.int64)
+            return np.arange(len(self.dataset.ids), dtype=np.int64)
         return self._choose()
 
     def __getstate__(self) -> dict[str, Any]:
         rows = self._rows  # workers get the outcome, not the way to it
-        return {"_source": self._source, "selection": self.selection, "_rows": rows}
+        return {"dataset": self.dataset, "selection": self.selection, "_rows": rows}
 
     @property
     def location(self) -> Location:
         """Where the dataset is."""
-        return self._source.location
+        return self.dataset.location
 
     @property
     def manifest(self) -> Manifest:
         """The dataset's manifest."""
-        return self._source.manifest
+        return self.dataset.manifest
 
     def __repr__(self) -> str:
         """How many of whom, by part and protocol; of which dataset; how chosen."""
         chosen = "".join(f"\n  where {step}" for step in self.selection)
         return (
-            f"<Cohort: {len(self)} of {len(self._source.ids)} patients ({self._counts()}) "
+            f"<Cohort: {len(self)} of {len(self.dataset.ids)} patients ({self._counts()}) "
             f"of {self.location.url}{chosen}>"
         )
 
     def _counts(self) -> str:
-        table = self._source.columns("patients", ["part", "protocol"]).take(to_arrow(self._rows))
+        table = self.dataset.columns("patients", ["part", "protocol"]).take(to_arrow(self._rows))
         pairs = Counter(zip(*table.to_pydict().values(), strict=True))
         counted = [f"{n} {part} {protocol}" for (part, protocol), n in sorted(pairs.items())]
         return ", ".join(counted) or "none"
@@ -140,7 +137,7 @@ class Cohort:
     @cached_property
     def ids(self) -> list[str]:
         """Patient ids, in order."""
-        known = self._source.ids
+        known = self.dataset.ids
         return [known[row] for row in self._rows.tolist()]
 
     @property
@@ -153,7 +150,7 @@ class Cohort:
         return len(self._rows)
 
     def __iter__(self) -> Iterator[Patient]:
-        return (Patient(self._source, i) for i in self.ids)
+        return (Patient(self.dataset, i) for i in self.ids)
 
     def __contains__(self, patient: object) -> bool:
         """Whether a patient, or a patient id, is in the cohort."""
@@ -174,14 +171,14 @@ class Cohort:
         (then an `IndexError` too), `UsageError` for what is neither, such as a mask.
         """
         if isinstance(key, str):
-            return Patient(self._source, self._known(key))
+            return Patient(self.dataset, self._known(key))
         if isinstance(key, slice):
             rows = self._rows[key]
             name = ":".join("" if v is None else str(v) for v in (key.start, key.stop, key.step))
             return self._derive(lambda: np.sort(rows), f"[patients {name}]")
         is_one = getattr(key, "ndim", 0) == 0 and not isinstance(key, bool)
         if is_one and isinstance(key, SupportsIndex):
-            return Patient(self._source, self._numbered(operator.index(key)))
+            return Patient(self.dataset, self._numbered(operator.index(key)))
         return self._pick(self._several(key), (*self.selection, "[chosen by id]"))
 
     def _several(self, key: object) -> list[str]:
@@ -198,13 +195,13 @@ class Cohort:
     def _known(self, patient_id: str) -> str:
         if patient_id in self._row_of:
             return patient_id
-        if patient_id in self._source.row_of:
+        if patient_id in self.dataset.row_of:
             raise UnknownLabelError(
                 f"patient {patient_id!r} is in the dataset but not in this cohort of {len(self)}"
             )
         raise UnknownLabelError(
             f"no patient {patient_id!r} in {self.location.url}; "
-            f"{suggestion(patient_id, self._source.ids)}"
+            f"{suggestion(patient_id, self.dataset.ids)}"
         )
 
     def _numbered(self, number: int) -> str:
@@ -231,14 +228,14 @@ class Cohort:
         cast in the predicate fail on a patient's value.
         """
         parsed = parse_predicate(predicate)
-        return self._derive(lambda: parsed.choose(self._source, self._rows), predicate)
+        return self._derive(lambda: parsed.choose(self.dataset, self._rows), predicate)
 
     def _derive(self, choose: Callable[[], Rows], step: str) -> Cohort:
-        return Cohort(self._source, choose, (*self.selection, step))
+        return Cohort(self.dataset, choose, (*self.selection, step))
 
     def _pick(self, ids: Iterable[str], selection: tuple[str, ...]) -> Cohort:
-        rows = np.unique(np.array([self._source.row_of[i] for i in ids], np.int64))
-        return Cohort(self._source, lambda: rows, selection)
+        rows = np.unique(np.array([self.dataset.row_of[i] for i in ids], np.int64))
+        return Cohort(self.dataset, lambda: rows, selection)
 
     def sql(self, query: str) -> pd.DataFrame:
         """What a SELECT over the dataset's tables gives, as DuckDB has it.
@@ -256,7 +253,7 @@ class Cohort:
 
     def sql_table(self, query: str) -> pa.Table:
         """As `sql`, as an Arrow table: whole numbers stay such where some are missing."""
-        return run_query(self._source, query, self._rows)
+        return run_query(self.dataset, query, self._rows)
 
     def table(self, name: str) -> pa.Table:
         """The rows of a table that are of this cohort's patients, with what its columns mean.
@@ -264,7 +261,7 @@ class Cohort:
         Read once, whole. Raises `UnknownLabelError` for a table there is none of, `DatasetError`
         if it cannot be read.
         """
-        return restricted(self._source, name, self._rows)
+        return restricted(self.dataset, name, self._rows)
 
     @overload
     def to_xarray(self) -> xr.DataTree: ...
@@ -313,8 +310,8 @@ class Cohort:
     ) -> Cohort:
         if not isinstance(other, Cohort):
             return NotImplemented
-        if other._source is not self._source:
-            differences = self._source.identity.differences(other._source.identity)
+        if other.dataset is not self.dataset:
+            differences = self.dataset.identity.differences(other.dataset.identity)
             if differences:
                 raise UsageError(
                     f"cohorts of two datasets: {self.location.url} has {'; '.join(differences)} as "
@@ -360,7 +357,7 @@ class Cohort:
         opens it. Raises `OSError` if it cannot be written.
         """
         SavedCohort(
-            dataset=self._source.identity,
+            dataset=self.dataset.identity,
             selection=list(self.selection),
             patient_ids=self.ids,
         ).write(path)

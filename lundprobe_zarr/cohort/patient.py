@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from lundprobe_zarr.dataset.dataset import Source
+from lundprobe_zarr.dataset.dataset import Dataset
 from lundprobe_zarr.errors import MissingStructureError, UnknownLabelError, UsageError
 from lundprobe_zarr.vocabulary.names import STRUCTURES
 from lundprobe_zarr.vocabulary.suggest import unknown_label
@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 class Patient:
     """One patient of a dataset. Its store is opened when first asked for, from its metadata."""
 
-    def __init__(self, source: Source, patient_id: str) -> None:
-        self._source = source
+    def __init__(self, dataset: Dataset, patient_id: str) -> None:
+        self.dataset = dataset
         self.patient_id = patient_id
 
     def __repr__(self) -> str:
@@ -30,12 +30,12 @@ class Patient:
     @property
     def location(self) -> Location:
         """Where the patient's dataset is."""
-        return self._source.location
+        return self.dataset.location
 
     @cached_property
     def row(self) -> dict[str, Any]:
         """The patient's row of the patients table: column -> value."""
-        return self._source.patient(self.patient_id)
+        return self.dataset.patient(self.patient_id)
 
     @property
     def structures(self) -> pd.DataFrame:
@@ -43,7 +43,7 @@ class Patient:
 
         Raises `DatasetError` if the table cannot be read.
         """
-        frame: pd.DataFrame = self._source.patient_rows("structures", self.patient_id).to_pandas()
+        frame: pd.DataFrame = self.dataset.patient_rows("structures", self.patient_id).to_pandas()
         return frame.reset_index(drop=True)
 
     @cached_property

@@ -102,7 +102,7 @@ def load_splits(path: str | os.PathLike[str], cohort: Cohort) -> Splits:
             )
         seen.add(patient_id)
     where = cohort.location.url
-    check_dataset(path, saved, cohort._source.identity, where)
+    check_dataset(path, saved, cohort.dataset.identity, where)
     check_patients(path, sorted(seen), set(cohort.ids), f"the cohort of {where}")
     return Splits(cohort, saved)
 
@@ -125,7 +125,7 @@ def make_splits(
             "test set; ask for fewer folds or a smaller test set"
         )
     saved = SavedSplits(
-        dataset=cohort._source.identity,
+        dataset=cohort.dataset.identity,
         selection=list(cohort.selection),
         seed=seed,
         test_share=float(test),
@@ -147,13 +147,13 @@ def _check_arguments(test: float, folds: int, seed: int) -> None:
 
 
 def _strata(cohort: Cohort, columns: list[str]) -> Strata:
-    known = cohort._source.table("patients").column_names
+    known = cohort.dataset.table("patients").column_names
     for column in columns:
         if column not in known:
             raise UsageError(
                 f"stratify: no column {column!r} in the patients table; {suggestion(column, known)}"
             )
-    rows = cohort._source.columns("patients", ["patient_id", *columns]).take(cohort._rows)
+    rows = cohort.dataset.columns("patients", ["patient_id", *columns]).take(cohort._rows)
     strata: dict[str, list[str]] = {}
     for row in rows.to_pylist():
         key = json.dumps([row[c] for c in columns], default=str)

@@ -1,4 +1,4 @@
-"""The dataset that cohorts choose from: its manifest, and its tables read once, when needed."""
+"""An opened dataset: its manifest, its tables read once when needed, and its stores."""
 
 from __future__ import annotations
 
@@ -14,11 +14,13 @@ import pyarrow.compute as pc
 
 from lundprobe_zarr.dataset.arrow import text_array, to_arrow, to_numpy
 from lundprobe_zarr.dataset.identity import DatasetIdentity
-from lundprobe_zarr.dataset.opening import read_table
+from lundprobe_zarr.dataset.opening import open_manifest, read_table
 from lundprobe_zarr.errors import DatasetError
 from lundprobe_zarr.schema.manifest import Manifest
 from lundprobe_zarr.schema.tables import PATIENTS, STRUCTURES_TABLE
 from lundprobe_zarr.storage.location import Location
+from lundprobe_zarr.stores.metadata import StoreMetadata
+from lundprobe_zarr.stores.opening import open_store
 
 #: Row numbers in the patients table, ascending: what a cohort is.
 Rows = npt.NDArray[np.int64]
@@ -30,8 +32,19 @@ SEGMENTATION_KEYS = ("patient_id", "grid", "source", "structure")
 _IDENTIFYING = ("patient_id", "part", "protocol", "store", "source_bytes")
 
 
-class Source:
-    """One converted dataset, shared by the cohorts taken from it and their patients."""
+class Dataset:
+    """An opened dataset: where it is, its manifest, its tables and its patients' stores.
+
+    Shared by the cohorts taken from it and their patients. Tables are read when first asked for,
+    once. Pickles with the patients table alone.
+
+    Attributes
+    ----------
+    location : Location
+        Where it is.
+    manifest : Manifest
+        What it says of itself.
+    """
 
     def __init__(self, location: Location, manifest: Manifest) -> None:
         self.location = location
@@ -39,6 +52,29 @@ class Source:
         self._whole: dict[str, pa.Table] = {}
         self._parts: dict[str, pa.Table] = {}
         self._forget_rows()
+
+    @classmethod
+    def open(cls, location: Location) -> Dataset:
+        """Open the dataset at a location: reads the manifest and the patients table.
+
+        Raises `NotADatasetError` if there is none, `SchemaVersionError` if it is of a newer
+        schema, `DatasetError` if either is damaged.
+        """
+        dataset = cls(location, open_manifest(location))
+        dataset.table(PATIENTS.name)
+        return dataset
+
+    def __repr__(self) -> str:
+        """What it is, of how many patients, and where."""
+        name, precision = self.manifest.name, self.manifest.precision
+        return f"<Dataset: {name}, {precision}, {len(self.ids)} patients, at {self.location.url}>"
+
+    def store(self, patient_id: str) -> StoreMetadata:
+        """Read the metadata of a patient's store; one request.
+
+        Raises `DamagedStoreError` if it is missing or unsound.
+        """
+        return open_store(self.location, patient_id)
 
     def __getstate__(self) -> dict[str, Any]:
         # Another process gets the small table; the large ones it reads if it asks for them.

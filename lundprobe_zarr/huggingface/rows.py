@@ -53,13 +53,13 @@ class RowSource:
         """The patients for whom filters on patients hold; all, where they are on other rows."""
         if self._filter is None or self._table != "patients":
             return self.cohort
-        table = self.cohort._source.table("patients").filter(self._filter)
+        table = self.cohort.dataset.table("patients").filter(self._filter)
         ids = set(table.column("patient_id").to_pylist())
         return self.cohort[[i for i in self.cohort.ids if i in ids]]
 
     def table(self, patient_id: str) -> pa.Table:
         """A patient's rows of the table that the configuration's rows are of, filtered."""
-        table = self.cohort._source.patient_rows(self._table, patient_id)
+        table = self.cohort.dataset.patient_rows(self._table, patient_id)
         return table if self._filter is None else table.filter(self._filter)
 
     def of_patient(self, patient_id: str) -> Iterator[RawRow]:
@@ -72,14 +72,14 @@ class RowSource:
             return record, {}
         values, patient = dict(record), record
         if self._config == "slices":
-            patient = self.cohort._source.patient(record["patient_id"])
+            patient = self.cohort.dataset.patient(record["patient_id"])
         else:
             values = {name: record[name] for name in _WHO} | self._grid(record)
         return values | self._flags(patient), self._references(patient, record)
 
     def about(self, patient_id: str) -> dict[str, Any]:
         """What a row says of its patient: who, the grid, which structures there are."""
-        patient = self.cohort._source.patient(patient_id)
+        patient = self.cohort.dataset.patient(patient_id)
         who = {name: patient[name] for name in _WHO}
         return who | self._grid(patient) | self._flags(patient)
 
@@ -97,7 +97,7 @@ class RowSource:
     def _present(self, patient: Mapping[str, Any], structure: str) -> bool:
         if self._wanted.grid == "mri":
             return not patient[f"missing_{structure}"]
-        source = self.cohort._source
+        source = self.cohort.dataset
         there = source.segmentation(self._wanted.grid, "clinical", structure, [])[0]
         return bool(there[source.row_of[patient["patient_id"]]].as_py())
 

@@ -53,7 +53,7 @@ def places_of(cohort: Cohort, grid: str, sampling: Sampling) -> Places:
 def patients_with(cohort: Cohort, grid: str, structure: str) -> list[str]:
     """Ids of the patients who have a clinical mask of a structure on the `mri` or `sct` grid."""
     if grid == "mri":
-        table = cohort._source.columns("patients", ["patient_id", f"missing_{structure}"])
+        table = cohort.dataset.columns("patients", ["patient_id", f"missing_{structure}"])
         there = table.filter(pc.invert(table.column(1))).column(0)
     else:
         there = _clinical(cohort, grid, structure, []).column("patient_id")
@@ -62,7 +62,7 @@ def patients_with(cohort: Cohort, grid: str, structure: str) -> list[str]:
 
 
 def _clinical(cohort: Cohort, grid: str, structure: str, fields: Sequence[str]) -> pa.Table:
-    table = cohort._source.columns(
+    table = cohort.dataset.columns(
         "structures", ["patient_id", "grid", "source", "structure", *fields]
     )
     wanted = {"grid": grid, "source": "clinical", "structure": structure}
@@ -78,7 +78,7 @@ def _of(cohort: Cohort, table: pa.Table) -> pa.Table:
 
 def _foreground(cohort: Cohort, structures: Sequence[str]) -> dict[str, dict[str, Voxels]]:
     columns = ("patient_id", "structure", "indices")
-    table = _of(cohort, cohort._source.columns("foreground", columns))
+    table = _of(cohort, cohort.dataset.columns("foreground", columns))
     table = table.filter(pc.is_in(table.column("structure"), value_set=pa.array(structures)))
     found: dict[str, dict[str, Voxels]] = {}
     rows = zip(*(table.column(c) for c in columns), strict=True)
@@ -108,7 +108,7 @@ def _slices(cohort: Cohort, grid: str, structure: str) -> dict[str, npt.NDArray[
             "slices is about"
         )
     column = f"voxels_{structure}"
-    table = _of(cohort, cohort._source.columns("slices", ["patient_id", "z_index", column]))
+    table = _of(cohort, cohort.dataset.columns("slices", ["patient_id", "z_index", column]))
     table = table.filter(pc.greater(table.column(column), 0))
     if not len(table):
         raise _nobody(cohort, structure, grid)

@@ -161,7 +161,7 @@ class Plan:
         """Shape (z, y, x) and spacing (3,), mm, of every patient's lattice, by the table."""
         name = self.content.grid
         columns = ["patient_id", f"{name}_shape", f"{name}_spacing_mm"]
-        table = self.cohort._source.columns("patients", columns).take(pa.array(self.cohort._rows))
+        table = self.cohort.dataset.columns("patients", columns).take(pa.array(self.cohort._rows))
         rows = zip(*table.to_pydict().values(), strict=True)
         return {i: _lattice(i, name, shape, mm, self.content.spacing_mm) for i, shape, mm in rows}
 

@@ -17,7 +17,7 @@ import numpy as np
 import pyarrow as pa
 
 from lundprobe_zarr.dataset.arrow import to_arrow
-from lundprobe_zarr.dataset.dataset import SEGMENTATION_KEYS, Rows, Source
+from lundprobe_zarr.dataset.dataset import SEGMENTATION_KEYS, Dataset, Rows
 from lundprobe_zarr.errors import QueryError, UsageError
 from lundprobe_zarr.schema.tables import PATIENTS, STRUCTURES_TABLE, TABLES
 from lundprobe_zarr.sql.columns import explained
@@ -93,16 +93,16 @@ class Predicate:
     mentions: tuple[Mention, ...]
     names: tuple[str, ...]
 
-    def choose(self, source: Source, among: Rows) -> Rows:
+    def choose(self, dataset: Dataset, among: Rows) -> Rows:
         """Those of the patients (by row) for whom it holds.
 
         Raises `QueryError` if it fails on a patient's values, such as a cast that cannot be made.
         """
         if self.mentions:  # all that is needed of the structures in one read
-            source.segmentations({m.field for m in self.mentions})
-        patients = source.columns("patients", self.columns)
+            dataset.segmentations({m.field for m in self.mentions})
+        patients = dataset.columns("patients", self.columns)
         patients = patients.append_column(_ROW, to_arrow(np.arange(patients.num_rows)))
-        patients = self._flat(patients, source.segmentation)
+        patients = self._flat(patients, dataset.segmentation)
         if len(among) < patients.num_rows:
             patients = patients.take(to_arrow(among))
         query = f'SELECT "{_ROW}" FROM patients WHERE (\n{self.text}\n)'

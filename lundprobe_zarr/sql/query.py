@@ -6,14 +6,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from lundprobe_zarr.dataset.arrow import empty, to_arrow
-from lundprobe_zarr.dataset.dataset import Rows, Source
+from lundprobe_zarr.dataset.dataset import Dataset, Rows
 from lundprobe_zarr.schema.tables import TABLES
 from lundprobe_zarr.sql.session import check_index, nodes, parse_select, session, tables_of
 
 _SYNTAX = "a SELECT as DuckDB has it; a condition alone goes to cohort.where(...)"
 
 
-def run_query(source: Source, text: str, rows: Rows) -> pa.Table:
+def run_query(dataset: Dataset, text: str, rows: Rows) -> pa.Table:
     """Result of a SELECT over the tables, as seen by the patients in `rows`.
 
     Raises `QueryError` if it is not one SELECT of these tables alone, before anything is read.
@@ -24,7 +24,7 @@ def run_query(source: Source, text: str, rows: Rows) -> pa.Table:
     names = tables_of(tree, TABLES, text)
     with session(text, {n: empty(TABLES[n].schema) for n in names}) as connection:
         connection.execute(f"EXPLAIN\n{text}")
-    tables = {name: restricted(source, name, rows) for name in names}
+    tables = {name: restricted(dataset, name, rows) for name in names}
     with session(text, tables) as connection:
         result = connection.sql(text).to_arrow_table()
     return pa.table([_plain(c) for c in result.columns], names=result.column_names)
@@ -39,12 +39,12 @@ def _plain(column: pa.ChunkedArray) -> pa.ChunkedArray:
     return column.cast(pa.int64() if whole else pa.float64())
 
 
-def restricted(source: Source, name: str, rows: Rows) -> pa.Table:
-    """The rows of a table that are of the patients in `rows`; raises as `Source.table` does."""
-    table = source.table(name)
-    if len(rows) == len(source.ids):
+def restricted(dataset: Dataset, name: str, rows: Rows) -> pa.Table:
+    """The rows of a table that are of the patients in `rows`; raises as `Dataset.table` does."""
+    table = dataset.table(name)
+    if len(rows) == len(dataset.ids):
         return table
     if name == "patients":
         return table.take(to_arrow(rows))
-    ids = source.columns("patients", ["patient_id"]).column(0).take(to_arrow(rows))
+    ids = dataset.columns("patients", ["patient_id"]).column(0).take(to_arrow(rows))
     return table.filter(pc.is_in(table.column("patient_id"), value_set=ids.combine_chunks()))

@@ -16,7 +16,7 @@ VERSION = 1
 
 def identity_of(plan: Plan) -> dict[str, Any]:
     """All that decides which patch is the n-th: dataset, patients, seed, settings; JSON-ready."""
-    dataset = plan.cohort._source.identity.model_dump(mode="json")
+    dataset = plan.cohort.dataset.identity.model_dump(mode="json")
     ids = "\n".join(plan.cohort.ids)
     return {
         "dataset": dataset,

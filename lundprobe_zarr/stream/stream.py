@@ -245,7 +245,7 @@ class PatchStream:
 def _location(cohort: Cohort, cache: str | os.PathLike[str] | None, cache_bytes: int) -> Location:
     if cache is None or cohort.location.is_local:
         return cohort.location
-    dataset = cohort._source.identity
+    dataset = cohort.dataset.identity
     return CachedLocation(
         cohort.location, Path(cache), cache_bytes, f"{dataset.digest} {dataset.created}"
     )

@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 
 import lundprobe_zarr as lp
-from lundprobe_zarr.dataset.dataset import Source
+from lundprobe_zarr.dataset.dataset import Dataset
 from lundprobe_zarr.huggingface.handles import LazyVoxels
 from lundprobe_zarr.schema.tables import TABLES
 from lundprobe_zarr.vocabulary.names import STRUCTURES
@@ -94,7 +94,7 @@ def test_chosen_modalities_and_structures_in_the_order_asked_for(cohort, manifes
 
 def test_a_patient_without_a_planning_grid_has_no_dose_there(cohort, manifest, monkeypatch):
     who = cohort.ids[0]
-    patient = Source.patient_rows
+    patient = Dataset.patient_rows
 
     def without(self, name, patient_id):
         found = patient(self, name, patient_id)
@@ -104,7 +104,7 @@ def test_a_patient_without_a_planning_grid_has_no_dose_there(cohort, manifest, m
         field = found.schema.field(at)
         return found.set_column(at, field, pa.array([None], field.type))
 
-    monkeypatch.setattr(Source, "patient_rows", without)
+    monkeypatch.setattr(Dataset, "patient_rows", without)
     rows = {row["patient_id"]: row for row in load(manifest, "volumes", grid="dose")}
     assert rows.pop(who)["dose"] is None
     assert all(row["dose"] is not None for row in rows.values())
