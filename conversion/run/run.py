@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
@@ -42,6 +43,8 @@ from lundprobe_zarr.schema.precision import PRECISIONS, Precision
 from lundprobe_zarr.storage.access import require_private
 from lundprobe_zarr.storage.location import Location
 from lundprobe_zarr.vocabulary.version import package_version
+
+_LOG = logging.getLogger("lundprobe_zarr.conversion")
 
 #: Patients in the scheduler's hands at a time: more than workers can ever be there or come later,
 #: and few enough for any number of patients, as each takes the scheduler some 20 kB.
@@ -187,6 +190,7 @@ def _convert(
     for skipped in report.results:
         failures.note(skipped.patient_id, None)
     needs = _needs(inventory, dataset, options, claim)
+    _LOG.info("%d patients to convert, %d skipped", len(todo), len(report.results))
     _convert_all(todo, needs, options, report, reporter, failures)
     report.seconds = time.perf_counter() - started
     if options.publish and not report.interrupted:
@@ -282,6 +286,7 @@ def _convert_all(
                     failures.note(result.patient_id, result.error)
                     report.results.append(result)
                     reporter.finished(result)
+                    _LOG.info("%s %s", result.patient_id, result.status)
     except KeyboardInterrupt:
         report.interrupted = True
     finally:

@@ -19,12 +19,23 @@ from lundprobe_zarr.cli.query import query
 from lundprobe_zarr.cli.repair import repair
 from lundprobe_zarr.cli.status import INTERRUPTED, WRONG_USAGE, describe, exit_status
 from lundprobe_zarr.cli.validate import validate
+from lundprobe_zarr.cli.verbosity import set_verbosity
 from lundprobe_zarr.errors import LundProbeError
 from lundprobe_zarr.vocabulary.text import escaped
+
+#: Options of all commands, which may stand before or behind the command's name.
+_EVERYWHERE = ("--verbose", "--quiet")
 
 
 class _Commands(TyperGroup):
     """The group of commands; errors raised on purpose become a line and an exit status."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Take the options of all commands from wherever they stand before a `--`."""
+        end = args.index("--") if "--" in args else len(args)
+        first = [a for a in args[:end] if a in _EVERYWHERE]
+        rest = [a for a in args[:end] if a not in _EVERYWHERE]
+        return list(super().parse_args(ctx, [*first, *rest, *args[end:]]))
 
     def invoke(self, ctx: Any) -> Any:
         """Run the command that was named."""
@@ -77,7 +88,20 @@ for _command in dict.fromkeys(command for command, _ in COMMANDS):
 def _root(
     context: typer.Context,
     version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False,
+    verbose: Annotated[
+        int,
+        typer.Option(
+            "--verbose",
+            "-v",
+            count=True,
+            help="Log to standard error what is done; twice, every request too.",
+        ),
+    ] = 0,
+    quiet: Annotated[
+        bool, typer.Option("--quiet", "-q", help="Show no progress; results and errors only.")
+    ] = False,
 ) -> None:
+    set_verbosity(verbose, quiet)
     if version:
         from lundprobe_zarr.vocabulary.version import package_version
 

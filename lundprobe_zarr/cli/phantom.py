@@ -11,6 +11,7 @@ from typing import Annotated
 import typer
 
 from lundprobe_zarr.cli.place import named
+from lundprobe_zarr.cli.verbosity import is_quiet
 
 
 class Size(StrEnum):
@@ -56,6 +57,9 @@ def steps(title: str, total: int) -> Iterator[Callable[[str], None]]:
     """A callable to be told of every step: a bar on a terminal, elsewhere a line a step."""
     from lundprobe_zarr.cli.console import console, say
 
+    if is_quiet():
+        yield lambda text: None
+        return
     if not console().is_terminal:
         yield lambda text: say(text)
         return

@@ -13,6 +13,7 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
 from rich.text import Text
 
 from lundprobe_zarr.cli.console import console, count, duration, say, size
+from lundprobe_zarr.cli.verbosity import is_quiet
 
 if TYPE_CHECKING:
     from lundprobe_zarr.conversion.arrays.patient import PatientResult
@@ -108,6 +109,20 @@ class LineReporter:
         pass
 
 
+class QuietReporter(LineReporter):
+    """Reports failures alone, a line each."""
+
+    def started(self, patients: int, source_bytes: int, workers: int) -> None:
+        """Count what there is to do."""
+        self.tally.start(patients, source_bytes, workers)
+
+    def finished(self, result: PatientResult) -> None:
+        """Say how a patient failed."""
+        self.tally.finish(result)
+        if result.error is not None:
+            say(f"{_verdict(result)}: {result.error}")
+
+
 class LiveReporter:
     """Reports to a terminal: a bar and the figures below it, failures above it as they come."""
 
@@ -164,7 +179,9 @@ class LiveReporter:
 
 
 def reporter(known: int) -> LineReporter | LiveReporter:
-    """The reporter that suits standard output, of `known` patients, some of them converted."""
+    """Return the reporter that suits standard output, of `known` patients, some converted."""
+    if is_quiet():
+        return QuietReporter(known)
     return LiveReporter(known) if console().is_terminal else LineReporter(known)
 
 

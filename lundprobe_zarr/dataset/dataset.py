@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 from collections.abc import Collection, Sequence
 from functools import cached_property
 from typing import Any
@@ -21,6 +22,8 @@ from lundprobe_zarr.schema.tables import PATIENTS, STRUCTURES_TABLE
 from lundprobe_zarr.storage.location import Location
 from lundprobe_zarr.stores.metadata import StoreMetadata
 from lundprobe_zarr.stores.opening import open_store
+
+_LOG = logging.getLogger("lundprobe_zarr.dataset")
 
 #: Row numbers in the patients table, ascending: what a cohort is.
 Rows = npt.NDArray[np.int64]
@@ -62,6 +65,7 @@ class Dataset:
         """
         dataset = cls(location, open_manifest(location))
         dataset.table(PATIENTS.name)
+        _LOG.info("opened %r", dataset)
         return dataset
 
     def __repr__(self) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -39,6 +40,8 @@ from lundprobe_zarr.storage.location import Location
 from lundprobe_zarr.stores.metadata import StoreMetadata, VolumeArray
 from lundprobe_zarr.stores.nifti_bytes import nifti_parts, read_volume
 from lundprobe_zarr.stores.opening import open_store, read_store
+
+_LOG = logging.getLogger("lundprobe_zarr.integrity")
 
 
 @dataclass(frozen=True)
@@ -101,6 +104,7 @@ def validate(
             None if measured is None else measured.of(patient_id),
         )
         found = _look(location, manifest, patient_id, said, deep)
+        _LOG.info("%s: %d problems", patient_id, len(found[1]))
         on_store(patient_id)
         return found
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import errno
 import hashlib
+import logging
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -43,6 +44,8 @@ from lundprobe_zarr.storage.urls import (
 )
 from lundprobe_zarr.vocabulary.text import escaped
 from lundprobe_zarr.vocabulary.version import with_extra
+
+_LOG = logging.getLogger("lundprobe_zarr.storage")
 
 #: Requests at a time where the file system itself makes one after another.
 _THREADS = 16
@@ -236,6 +239,7 @@ class Location:
         """
 
         def attempt(seconds: float) -> Any:
+            _LOG.debug("%s of %s", what, redacted(str(args[0]), self._secrets, whole=True))
             # What fsspec runs in its own thread takes a time limit.
             limit = {"timeout": seconds} if what in vars(self._fs) else {}
             return getattr(self._fs, what)(*args, **more, **limit)
@@ -289,6 +293,9 @@ class Location:
         return isinstance(result, failures()) and self._repeats(result)
 
     def _attempt_ranges(self, ranges: Sequence[Range], seconds: float) -> list[Any]:
+        if _LOG.isEnabledFor(logging.DEBUG):
+            for wanted in ranges:
+                _LOG.debug("read %s, bytes %d to %d", wanted.name, wanted.start, wanted.stop)
         names = [self._full(r.name) for r in ranges]
         starts, stops = [r.start for r in ranges], [r.stop for r in ranges]
         reader = range_reader(self._fs, self._options)

@@ -7,6 +7,7 @@ within a time that is known. `docs/reliability.md` says what they come to.
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -16,6 +17,8 @@ from lundprobe_zarr.errors import UsageError
 from lundprobe_zarr.storage.cores import waiting
 from lundprobe_zarr.storage.failures import failures
 from lundprobe_zarr.storage.urls import S3, WEB
+
+_LOG = logging.getLogger("lundprobe_zarr.storage")
 
 #: Storage option that sets the first of the limits; it is ours, and not handed to fsspec.
 TIMEOUT = "timeout"
@@ -117,6 +120,7 @@ class RetryPolicy:
             yield (until - self.clock.now()) / 2
             if self.clock.now() + pause >= until:
                 return
+            _LOG.debug("a request failed; it is repeated after %g s", pause)
             self.clock.sleep(pause)
         yield until - self.clock.now()
 
@@ -155,6 +159,7 @@ class RetryPolicy:
             except kind as error:
                 if not repeats(error):
                     raise
+                _LOG.debug("%s; it is read again after %g s", type(error).__name__, pause)
             self.clock.sleep(pause)
         return attempt()
 

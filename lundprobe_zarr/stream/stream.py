@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import warnings
 from collections import Counter
@@ -21,6 +22,8 @@ from lundprobe_zarr.storage.location import Location
 from lundprobe_zarr.stream.prefetch import Failure, Loader, ahead
 from lundprobe_zarr.stream.state import VERSION, check, identity_of
 from lundprobe_zarr.vocabulary.names import OBSERVERS, TARGETS
+
+_LOG = logging.getLogger("lundprobe_zarr.stream")
 
 if TYPE_CHECKING:
     from lundprobe_zarr.cohort import Cohort
@@ -180,6 +183,7 @@ class PatchStream:
         Raises `StreamError` for one that cannot be read, unless `on_error="skip"`.
         """
         positions = share.positions(start, len(self.plan)).tolist()
+        _LOG.info("epoch %d from position %d: %d patches", epoch, start, len(positions))
         before = self.skipped.total()
         # Workers share what the machine and the memory have to give.
         prefetch = max(1, self._prefetch // share.workers)

@@ -1,0 +1,41 @@
+"""How much a command tells: `--verbose` logs to standard error, `--quiet` shows no progress."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from dataclasses import dataclass
+
+#: The logger above those of all rooms.
+_PACKAGE = "lundprobe_zarr"
+
+
+@dataclass
+class _Chosen:
+    """What the options of the running command ask for."""
+
+    quiet: bool = False
+
+
+_CHOSEN = _Chosen()
+
+
+def is_quiet() -> bool:
+    """Whether progress is not to be shown."""
+    return _CHOSEN.quiet
+
+
+def set_verbosity(verbose: int, quiet: bool) -> None:
+    """Log to standard error: what is done (1), every request and retry too (2 or more).
+
+    Without, only warnings are logged. Messages hold no credentials: URLs are shown as messages of
+    errors show them.
+    """
+    _CHOSEN.quiet = quiet
+    log = logging.getLogger(_PACKAGE)
+    log.handlers.clear()
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    log.addHandler(handler)
+    log.propagate = False
+    log.setLevel((logging.WARNING, logging.INFO, logging.DEBUG)[min(verbose, 2)])
