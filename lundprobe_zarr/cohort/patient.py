@@ -96,7 +96,7 @@ class Patient:
             )
         groups = ", ".join(g.strip("/") for g in self.tree.groups if g != "/")
         raise UnknownLabelError(
-            f"patient {self.patient_id} has no group {group!r}: its source had none of its files; "
+            f"patient {self.patient_id} has no group {group!r}: its dataset had none of its files; "
             f"it has {groups}"
         )
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from os import PathLike
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -53,6 +54,22 @@ class Draw:
     draw: int
 
 
+def _require_cohort(value: object) -> None:
+    from lundprobe_zarr.cohort import Cohort, Patient
+
+    if isinstance(value, Cohort):
+        return
+    if isinstance(value, (str, PathLike)):
+        hint = f"lp.open_cohort({str(value)!r}) opens the one of a path or URL"
+    elif isinstance(value, Patient):
+        hint = f"cohort[[{value.patient_id!r}]] is the one of this patient alone"
+    else:
+        hint = "lp.open_cohort(path_or_url) opens one"
+    raise UsageError(
+        f"patches of a {type(value).__name__}, {str(value)[:80]!r}; expected a cohort: {hint}"
+    )
+
+
 class Plan:
     """The patches of a cohort: `len(plan)` an epoch, each a function of (seed, epoch, index).
 
@@ -87,6 +104,7 @@ class Plan:
         window: int = 8,
     ) -> None:
         require_pad(pad)
+        _require_cohort(cohort)
         self.content, self.pad, self.random_observer = content, pad, random_observer
         self.sampling = sampling_of(sampling)
         self._size = _size_of(patch_size, patch_size_mm, self.sampling)

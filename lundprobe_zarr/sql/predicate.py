@@ -49,7 +49,7 @@ _STRUCTURES = {s.lower(): s for s in STRUCTURES}
 _WHO = {*SEGMENTATION_KEYS, "part", "protocol", "fold", "step", "observer"}
 #: Columns of the structures table that say something of a segmentation: fields of its shorthand.
 FIELDS: tuple[str, ...] = tuple(c.name for c in STRUCTURES_TABLE.columns if c.name not in _WHO)
-#: Of (grid, source, structure): who has it, and the fields asked for, a value a patient each.
+#: Of (grid, dataset, structure): who has it, and the fields asked for, a value a patient each.
 SegmentationReader = Callable[[str, str, str, list[str]], list[Any]]
 _ROW = "row of the patients table"
 #: Tables, and columns of theirs of which a patient has many values: a predicate has none of them.

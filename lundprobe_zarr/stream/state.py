@@ -7,6 +7,8 @@ import sys
 from collections.abc import Mapping
 from typing import Any
 
+from pydantic import ValidationError
+
 from lundprobe_zarr.dataset.identity import DatasetIdentity
 from lundprobe_zarr.errors import UsageError
 from lundprobe_zarr.patches import Plan
@@ -32,12 +34,22 @@ def check(state: Mapping[str, Any], mine: Mapping[str, Any], length: int) -> tup
 
     Raises `UsageError` that names every difference.
     """
+    if not isinstance(state, Mapping):
+        raise UsageError(
+            f"a state that is a {type(state).__name__}; expected the dict that state_dict gave"
+        )
     if state.get("version") != VERSION:
         raise UsageError(
             f"a state of version {state.get('version')!r}; expected {VERSION}, as "
             "PatchStream.state_dict of this version of lundprobe-zarr gives it"
         )
-    differences = list(_differences(state, mine))
+    try:
+        differences = list(_differences(state, mine))
+    except ValidationError as error:
+        raise UsageError(
+            f"the state's dataset is not sound: {error.errors()[0]['msg']}; expected the dict that "
+            "state_dict gave, unchanged"
+        ) from error
     if differences:
         raise UsageError(
             f"the state is of another stream: it has {'; '.join(differences)}; make the stream as "
@@ -65,7 +77,9 @@ def _differences(state: Mapping[str, Any], mine: Mapping[str, Any]) -> list[str]
         )
     if state["seed"] != mine["seed"]:
         found.append(f"seed {state['seed']}, not {mine['seed']}")
-    settings = dict(state["settings"])
+    settings = state["settings"]
+    if not isinstance(settings, Mapping):
+        return [*found, f"settings {settings!r}, which is no dict"]
     for name, value in mine["settings"].items():
         if settings.get(name) != value:
             found.append(f"{name} {settings.get(name)!r}, not {value!r}")

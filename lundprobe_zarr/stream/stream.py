@@ -8,8 +8,9 @@ import warnings
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from operator import index
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
 import numpy as np
 
@@ -19,8 +20,10 @@ from lundprobe_zarr.patches.request import Labels
 from lundprobe_zarr.storage.cache import CachedLocation
 from lundprobe_zarr.storage.cores import cores
 from lundprobe_zarr.storage.location import Location
+from lundprobe_zarr.stream.place import DUE, GIVEN, Place
 from lundprobe_zarr.stream.prefetch import Failure, Loader, ahead
 from lundprobe_zarr.stream.state import VERSION, check, identity_of
+from lundprobe_zarr.vocabulary.arguments import says_where
 from lundprobe_zarr.vocabulary.names import OBSERVERS, TARGETS
 
 _LOG = logging.getLogger("lundprobe_zarr.stream")
@@ -35,6 +38,15 @@ _REMOTE_THREADS = 8
 _AHEAD_BYTES, _AHEAD_MOST = 256 * 1024**2, 64
 #: Default size of a cache folder, bytes.
 CACHE_BYTES = 50 * 10**9
+
+
+_OF_BATCHES = "it belongs to lp.torch_dataset(stream, {}=…)"
+_OF_LOADER = "it belongs to lp.torch_dataset(stream, batch_size=…).loader({}=…)"
+#: Arguments that are not a stream's own, but of what is made of it.
+_ELSEWHERE = {n: _OF_BATCHES.format(n) for n in ("batch_size", "drop_last", "transform")} | {
+    n: _OF_LOADER.format(n) + "; threads= are the stream's own"
+    for n in ("num_workers", "pin_memory", "persistent_workers")
+}
 
 
 class SkippedPatchesWarning(UserWarning):
@@ -73,6 +85,7 @@ class PatchStream:
     had; reads tables, and no store, until it is iterated.
     """
 
+    @says_where("PatchStream", _ELSEWHERE)
     def __init__(
         self,
         cohort: Cohort,
@@ -127,7 +140,7 @@ class PatchStream:
             prefetch = max(self._threads, min(_AHEAD_MOST, _AHEAD_BYTES // self.sample_bytes))
         self._prefetch = _whole("prefetch", prefetch, 1)
         self._on_error = on_error
-        self._epoch, self._position = 0, 0
+        self._place = Place()
         #: Patches that were left out, by patient.
         self.skipped: Counter[str] = Counter()
 
@@ -138,12 +151,24 @@ class PatchStream:
         return (
             f"<PatchStream: {len(self.plan)} {self.plan.sampling.name} patches of {size} voxels an "
             f"epoch of {len(self.plan.cohort)} patients, seed {self.plan.seed}, at epoch "
-            f"{self._epoch}, patch {self._position}>"
+            f"{self.epoch}, {self._standing()}>"
         )
+
+    def _standing(self) -> str:
+        if self._place.state == GIVEN:
+            return "which workers of a DataLoader read"
+        return f"patch {self.place[1]}"
 
     def __len__(self) -> int:
         """Patches of an epoch that are this rank's."""
         return len(self.share.positions(0, len(self.plan)))
+
+    def __getitem__(self, key: object) -> NoReturn:
+        """Raise `UsageError`: a stream has an order, and is iterated.
+
+        `torch.utils.data.DataLoader(stream)` arrives here.
+        """
+        raise numbered(key)
 
     @property
     def labels(self) -> Labels:
@@ -153,12 +178,15 @@ class PatchStream:
     @property
     def epoch(self) -> int:
         """The epoch that the next patch is of."""
-        return self._epoch
+        return self.place[0]
 
     @property
     def place(self) -> tuple[int, int]:
-        """Epoch and position of the next patch: what `seek` takes."""
-        return self._epoch, self._position
+        """Epoch and position of the next patch: what `seek` takes.
+
+        While workers of a plain DataLoader read an epoch, where that began.
+        """
+        return self._place.at
 
     @property
     def sample_bytes(self) -> int:
@@ -167,22 +195,41 @@ class PatchStream:
         return max(1, voxels * self.plan.content.voxel_bytes)
 
     def __iter__(self) -> Iterator[Sample]:
-        """The patches that are left of this epoch; then the next epoch begins."""
+        """The patches that are left of this epoch; then the next epoch begins.
+
+        A stream stands in one place, so it has one iteration at a time: when another begins, or
+        `seek` or `load_state_dict` move the stream, the one before raises `UsageError`.
+        """
         self.roll_over(self.share)
-        start = self._position
-        for given, (_, sample) in enumerate(self.read(self.share, self._epoch, start), 1):
-            self._position = min(start + given * self.share.ranks, len(self.plan))
+        turn, (epoch, start) = self._place.take(), self.place
+        for given, (_, sample) in enumerate(self.read(self.share, epoch, start), 1):
+            position = min(start + given * self.share.ranks, len(self.plan))
+            if not self._place.move(turn, epoch, position):
+                raise self.overtaken(epoch)
             if sample is not None:
                 yield sample
-        self.seek(self._epoch + 1)
+        self._place.move(turn, epoch + 1, 0)
 
-    def read(self, share: Share, epoch: int, start: int) -> Iterator[tuple[int, Sample | None]]:
+    def overtaken(self, epoch: int) -> UsageError:
+        """The error for an iteration of an epoch that may not go on."""
+        at, position = self.place
+        return UsageError(
+            f"this iteration over epoch {epoch} of the stream was overtaken: another one began, or "
+            f"seek, set_epoch or load_state_dict moved the stream, which is at epoch {at}, patch "
+            f"{position} now; expected one iteration at a time. Go on with the newer one, or make "
+            "a stream for each, with seeds of their own if they shall not give the same patches"
+        )
+
+    def read(
+        self, share: Share, epoch: int, start: int, skip: int = 0
+    ) -> Iterator[tuple[int, Sample | None]]:
         """A share's patches of an epoch from position `start` on, each with its position.
 
-        This is what iterating does, without moving the stream. A patch that was left out is None.
-        Raises `StreamError` for one that cannot be read, unless `on_error="skip"`.
+        This is what iterating does, without moving the stream. The first `skip` of the share are
+        passed over unread. A patch that was left out is None. Raises `StreamError` for one that
+        cannot be read, unless `on_error="skip"`.
         """
-        positions = share.positions(start, len(self.plan)).tolist()
+        positions = share.positions(start, len(self.plan)).tolist()[skip:]
         _LOG.info("epoch %d from position %d: %d patches", epoch, start, len(positions))
         before = self.skipped.total()
         # Workers share what the machine and the memory have to give.
@@ -217,25 +264,44 @@ class PatchStream:
 
         Who counts batches stops at the last one, and so never sees the iteration end.
         """
-        left = replace(share, rank=0, worker=0, workers=1).positions(self._position, len(self.plan))
-        if self._position and not len(left):
-            self.seek(self._epoch + 1)
+        epoch, position = self.place
+        if self._place.state == GIVEN or self.is_over(share, position):
+            self._place.seek(epoch + 1, 0, DUE)
+
+    def is_over(self, share: Share, position: int) -> bool:
+        """Whether an epoch was begun and no rank's share has anything left behind `position`."""
+        everybody = replace(share, rank=0, worker=0, workers=1)
+        return position > 0 and not len(everybody.positions(position, len(self.plan)))
 
     def seek(self, epoch: int, position: int = 0) -> None:
-        """Stand before a position of an epoch; raises `UsageError` for one there is none of."""
+        """Stand before a position of an epoch: the next iteration begins there, in workers too.
+
+        Raises `UsageError` for one there is none of.
+        """
         most = len(self.plan)
+        epoch, position = _index("epoch", epoch), _index("position", position)
         if epoch < 0 or not 0 <= position <= most:
             raise UsageError(f"epoch {epoch}, position {position}; expected 0 on, and 0 to {most}")
-        self._epoch, self._position = epoch, position
+        self._place.seek(epoch, position)
 
     def state_dict(self) -> dict[str, Any]:
         """Where the stream stands and which stream it is; JSON-ready.
 
         Taken after the same number of steps on every rank, it is the same on all of them, and
         resumes with any number of ranks and workers: nothing is lost or repeated.
+
+        Raises `UsageError` when workers of a plain DataLoader read: they read ahead, and nobody
+        here knows which of their batches were taken.
         """
-        at = {"version": VERSION, "epoch": self._epoch, "position": self._position}
-        return at | identity_of(self.plan)
+        epoch, position = self.place
+        if self._place.state == GIVEN:
+            raise UsageError(
+                f"no state: workers of a DataLoader read ahead in epoch {epoch}, and which of "
+                "their batches were taken is not known here; expected "
+                "torch_dataset(stream, batch_size=…).loader(…), whose state_dict counts them, or "
+                "stream.seek(batch['epoch'], batch['position']) of the last batch before this"
+            )
+        return {"version": VERSION, "epoch": epoch, "position": position} | identity_of(self.plan)
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on where `state` was taken.
@@ -243,7 +309,7 @@ class PatchStream:
         Raises `UsageError`, naming each difference, for a state of another dataset, cohort, seed
         or setting.
         """
-        self.seek(*check(state, identity_of(self.plan), len(self.plan)))
+        self._place.seek(*check(state, identity_of(self.plan), len(self.plan)))
 
 
 def _location(cohort: Cohort, cache: str | os.PathLike[str] | None, cache_bytes: int) -> Location:
@@ -263,3 +329,23 @@ def _whole(name: str, value: int, least: int) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or value < least:
         raise UsageError(f"{name}={value!r}; expected a whole number from {least} on")
     return value
+
+
+def numbered(key: object) -> UsageError:
+    """The error for a patch or batch that is asked for by its number."""
+    return UsageError(
+        f"number {key!r} of a stream of patches; expected an iteration: for sample in stream, or "
+        "stream.seek(epoch, position) before it. For a DataLoader expected batches: "
+        "lp.torch_dataset(stream, batch_size=4).loader(num_workers=2), or "
+        "DataLoader(lp.torch_dataset(stream, batch_size=4), batch_size=None)"
+    )
+
+
+def _index(name: str, value: object) -> int:
+    """A whole number, of NumPy's or a tensor's too; raises `UsageError` for anything else."""
+    try:
+        if not isinstance(value, (bool, str)):
+            return index(value)  # type: ignore[arg-type]
+    except TypeError:
+        pass
+    raise UsageError(f"{name}={value!r}; expected a whole number")

@@ -227,7 +227,14 @@ def test_torchio_takes_samples(cohort):
     assert subject["patient_id"] == sample["patient_id"]
 
 
-def test_lightning_trains_on_a_loader(cohort, tmp_path):
+@pytest.mark.filterwarnings(
+    "ignore:.*LeafSpec:FutureWarning",  # of torch, which it uses
+    "ignore:Your `IterableDataset` has `__len__` defined:UserWarning",
+    "ignore:.*does not have many workers:UserWarning",
+)
+@pytest.mark.parametrize("workers", [0, 1, 2])
+@pytest.mark.parametrize("plain", [False, True])
+def test_lightning_trains_on_a_loader(cohort, tmp_path, plain, workers):
     lightning = pytest.importorskip("lightning.pytorch")
 
     class Module(lightning.LightningModule):
@@ -236,8 +243,12 @@ def test_lightning_trains_on_a_loader(cohort, tmp_path):
             self.layer = torch.nn.Conv3d(1, 2, 1)
             self.seen = []
 
+        def predict_step(self, batch, _):
+            self.seen.append((batch["epoch"], batch["position"]))
+            return batch["position"]
+
         def training_step(self, batch, _):
-            self.seen.append(batch["position"])
+            self.seen.append((batch["epoch"], batch["position"]))
             logits = self.layer(batch["image"].float())
             return torch.nn.functional.mse_loss(logits, batch["mask"].float())
 
@@ -245,14 +256,16 @@ def test_lightning_trains_on_a_loader(cohort, tmp_path):
             return torch.optim.SGD(self.parameters(), 1e-9)
 
     module = Module()
-    loader = lp.torch_dataset(make(cohort), 4, drop_last=True).loader(num_workers=1)
+    dataset = lp.torch_dataset(make(cohort), 4, drop_last=True)
+    options = {"num_workers": workers}
+    loader = DataLoader(dataset, batch_size=None, **options) if plain else dataset.loader(**options)
     trainer = lightning.Trainer(
         max_epochs=2, accelerator="cpu", logger=False, enable_checkpointing=False,
         enable_progress_bar=False, default_root_dir=tmp_path,
     )  # fmt: skip
     trainer.fit(module, loader)
-    assert len(module.seen) == 2 * len(loader)
-    assert module.seen[: len(loader)] == module.seen[len(loader) :]
+    trainer.predict(module, loader)
+    assert module.seen == [(e, n) for e in range(3) for n in range(4, 33, 4)]
 
 
 @pytest.mark.parametrize("drop_last", [False, True])

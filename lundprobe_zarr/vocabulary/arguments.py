@@ -1,0 +1,52 @@
+"""Keyword arguments that a function has not got: where they belong, or which was meant."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from functools import wraps
+from inspect import Parameter, signature
+from typing import ParamSpec, TypeVar
+
+from lundprobe_zarr.errors import UsageError
+from lundprobe_zarr.vocabulary.suggest import suggestion
+
+_P = ParamSpec("_P")
+_R = TypeVar("_R")
+
+
+def require_arguments(
+    function: str, given: Iterable[str], known: Iterable[str], elsewhere: Mapping[str, str]
+) -> None:
+    """Raise `UsageError` for an argument that `function` has not got.
+
+    `elsewhere` says of some what to do instead; of others the nearest that is `known` is named.
+    """
+    names = [n for n in known if n not in elsewhere]
+    for name in given:
+        if name in elsewhere:
+            raise UsageError(f"{name}= is no argument of {function}: {elsewhere[name]}")
+        if name not in names:
+            raise UsageError(
+                f"{name}= is no argument of {function}; {suggestion(name, names)}; expected one of "
+                "those it documents"
+            )
+
+
+def says_where(
+    function: str, elsewhere: Mapping[str, str]
+) -> Callable[[Callable[_P, _R]], Callable[_P, _R]]:
+    """Make a function raise as `require_arguments` does, where Python would only count."""
+
+    def around(inner: Callable[_P, _R]) -> Callable[_P, _R]:
+        kinds = (Parameter.POSITIONAL_OR_KEYWORD, Parameter.KEYWORD_ONLY)
+        parameters = signature(inner).parameters.items()
+        known = [n for n, p in parameters if p.kind in kinds and n != "self"]
+
+        @wraps(inner)
+        def call(*args: _P.args, **kwargs: _P.kwargs) -> _R:
+            require_arguments(function, kwargs, known, elsewhere)
+            return inner(*args, **kwargs)
+
+        return call
+
+    return around
