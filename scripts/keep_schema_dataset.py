@@ -2,11 +2,12 @@
 
 Writes `tests/data/schema-<version>.tar.xz`: a whole base patient that lacks a structure and a whole
 extended one, of a few voxels each, without the converter's notes. One that is there is left as it
-is: what was released is not rewritten.
+is: what was released is not rewritten. `--replace` writes it anew, for a version not yet released.
 """
 
 from __future__ import annotations
 
+import argparse
 import sys
 import tarfile
 import tempfile
@@ -47,8 +48,11 @@ def write_dataset(folder: Path) -> Path:
 
 def main() -> int:
     """Write the archive, unless it is there."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--replace", action="store_true", help="of a version not yet released")
+    replace = parser.parse_args().replace
     archive = _ROOT / "tests" / "data" / f"schema-{SCHEMA_VERSION}.tar.xz"
-    if archive.exists():
+    if archive.exists() and not replace:
         print(f"{archive} is there already; it is what a released version wrote: left as it is")
         return 1
     with tempfile.TemporaryDirectory() as folder:

@@ -20,9 +20,10 @@ from zarr.dtype import VariableLengthUTF8
 from lundprobe_zarr.conversion.arrays.volumes import Contents, WrittenArray
 from lundprobe_zarr.conversion.source.grids import Grid
 from lundprobe_zarr.geometry.affine import axis_coordinates
+from lundprobe_zarr.schema.attributes import AFFINE, SHAPE, plain
 from lundprobe_zarr.schema.checksum import seal
 from lundprobe_zarr.schema.encoding import shard_shape
-from lundprobe_zarr.schema.layout import AXIS_ATTRIBUTES, GROUP_TITLES
+from lundprobe_zarr.schema.layout import AFFINE_FRAME, AXIS_ATTRIBUTES, CONVENTIONS, GROUP_TITLES
 from lundprobe_zarr.schema.records import SOURCES
 from lundprobe_zarr.stores.shard import ShardCodec
 from lundprobe_zarr.vocabulary.names import AXES, MODALITY_UNITS, SPATIAL_DIMS
@@ -43,7 +44,9 @@ def write_metadata(folder: Path, contents: Contents, attributes: Mapping[str, An
     Each group is consolidated in its own right too, so that `xr.open_zarr(store, group="mri")`
     needs no directory listing, which an HTTP server cannot give.
     """
-    root = zarr.create_group(str(folder), attributes=dict(attributes))
+    root = zarr.create_group(
+        str(folder), attributes={"Conventions": CONVENTIONS} | plain(attributes)
+    )
     groups = _groups(contents)
     for path in groups:
         _write_group(root, path, contents)
@@ -72,13 +75,13 @@ def _groups(contents: Contents) -> list[str]:
 def _write_group(root: zarr.Group, path: str, contents: Contents) -> None:
     arrays = [a for a in contents.arrays if a.plan.spec.group == path]
     labels = {dim: values for a in arrays for dim, values in a.plan.labels.items()}
-    attributes: dict[str, Any] = {"title": GROUP_TITLES[path]}
+    attributes: dict[str, Any] = {"Conventions": CONVENTIONS, "title": GROUP_TITLES[path]}
     if path in _GRID_GROUPS:
-        attributes["affine"] = contents.grids[path].affine.tolist()
-        attributes["affine_frame"] = "voxel (i, j, k) of the NIfTI file -> mm, RAS"
-        attributes["shape"] = list(contents.grids[path].shape)
+        attributes[AFFINE] = contents.grids[path].affine.tolist()
+        attributes["affine_frame"] = AFFINE_FRAME
+        attributes[SHAPE] = list(contents.grids[path].shape)
     attributes["labels"] = {dim: list(values) for dim, values in labels.items()}
-    group = root.create_group(path, attributes=attributes)
+    group = root.create_group(path, attributes=plain(attributes))
     if path in _GRID_GROUPS:
         _write_axes(group, contents.grids[path])
     for dim, values in labels.items():
@@ -114,7 +117,7 @@ def _small(
         chunks=data.shape,
         dtype=dtype,
         dimension_names=list(dims),
-        attributes=dict(attributes),
+        attributes=plain(attributes),
         compressors=[Crc32cCodec()],
         config={"write_empty_chunks": True},
     )
@@ -137,7 +140,7 @@ def _write_volume(group: zarr.Group, array: WrittenArray) -> None:
         compressors=[_blosc(codec), Crc32cCodec()],
         fill_value=codec.dtype.type(0),
         dimension_names=[*spec.label_dims, *SPATIAL_DIMS],
-        attributes=attributes,
+        attributes=plain(attributes),
     )
     if spec.present is not None:
         _write_present(group, array)

@@ -11,8 +11,16 @@ from collections.abc import Iterator, Mapping, Sequence
 from lundprobe_zarr.conversion.source.inventory import Inventory, PatientSource
 from lundprobe_zarr.conversion.source.nifti import peek_nifti
 from lundprobe_zarr.conversion.tables.files import SUFFIX
-from lundprobe_zarr.conversion.tables.publish import read_stores, store_names
-from lundprobe_zarr.errors import DamagedStoreError, SourceError, UsageError
+from lundprobe_zarr.conversion.tables.publish import read_stores, store_names, upgrade_remedy
+from lundprobe_zarr.dataset.opening import open_manifest
+from lundprobe_zarr.errors import (
+    DamagedStoreError,
+    DatasetError,
+    SchemaVersionError,
+    SourceError,
+    UsageError,
+)
+from lundprobe_zarr.schema.layout import SCHEMA_VERSION
 from lundprobe_zarr.schema.precision import Precision
 from lundprobe_zarr.schema.tables import store_path
 from lundprobe_zarr.storage.location import Location
@@ -40,11 +48,14 @@ def require_unmixed(
     stay as they are, and of one more.
     """
     if not overwrite:
+        _require_schema_of_manifest(dataset)
         _require_same_kind(dataset, precision, inventory.strips_headers)
     staying = _staying(inventory, dataset)
     if not staying:
         return
     found, _ = read_stores(dataset, [f"{i}{SUFFIX}" for i in staying])
+    for store in found:
+        _require_schema(dataset, store.attributes["schema_version"])
     _require_one_precision(dataset, precision, found, staying)
     _require_one_kind_of_headers(dataset, inventory, found)
     _require_one_kind(dataset, inventory, found)
@@ -79,9 +90,32 @@ def _require_same_kind(dataset: Location, precision: Precision, stripped: bool) 
             )
         except (DamagedStoreError, FileNotFoundError):  # to be converted again
             continue
+        _require_schema(dataset, store.attributes["schema_version"])
         _require_precision_of(store, dataset, precision)
         _require_headers_of(store, dataset, stripped)
         return
+
+
+def _require_schema_of_manifest(dataset: Location) -> None:
+    """The manifest is upgraded last, so that it tells of an upgrade that was broken off."""
+    try:
+        manifest = open_manifest(dataset)
+    except SchemaVersionError:
+        raise
+    except DatasetError:  # none, or none that anyone can read: it is written anew
+        return
+    _require_schema(dataset, manifest.schema_version)
+
+
+def _require_schema(dataset: Location, version: int) -> None:
+    """Require that what stays is of the schema that is written: one dataset, one schema."""
+    if version < SCHEMA_VERSION:
+        raise UsageError(
+            f"{dataset.url} is of schema version {version}, and this version of lundprobe-zarr "
+            f"writes {SCHEMA_VERSION}; expected one for all its patients; "
+            f"{upgrade_remedy(dataset)}, and convert then; or convert all again with --overwrite; "
+            "nothing was written"
+        )
 
 
 def _require_precision_of(store: StoreMetadata, dataset: Location, precision: Precision) -> None:

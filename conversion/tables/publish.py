@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -12,6 +12,7 @@ from pathlib import Path
 from lundprobe_zarr.conversion.notes.claim import publishing
 from lundprobe_zarr.conversion.notes.draft import located
 from lundprobe_zarr.conversion.tables.files import SUFFIX, TableFiles, table_files
+from lundprobe_zarr.conversion.tables.upgrade import upgrade_stores
 from lundprobe_zarr.dataset.content import dataset_content
 from lundprobe_zarr.dataset.converter_notes import Absent, absent
 from lundprobe_zarr.dataset.opening import open_manifest
@@ -31,7 +32,7 @@ from lundprobe_zarr.storage.location import Location
 from lundprobe_zarr.storage.reread import write_sound
 from lundprobe_zarr.stores.metadata import HOLDS_ANOTHER, StoreMetadata, parse_store
 from lundprobe_zarr.stores.place import StorePlace, convert_again
-from lundprobe_zarr.vocabulary.names import PARTS
+from lundprobe_zarr.vocabulary.names import PARTS, is_patient_id
 from lundprobe_zarr.vocabulary.version import package_version
 
 #: Stores held at a time.
@@ -43,11 +44,13 @@ class Published:
     """What `finalise` made: the manifest, and stores it left out with the reason.
 
     `absent` are patients of the source who are not in the dataset; None if none is known of.
+    `upgraded` are patients whose stores were of an older schema.
     """
 
     manifest: Manifest
     left_out: tuple[str, ...]
     absent: Absent | None
+    upgraded: tuple[str, ...] = ()
 
 
 def finalise(dataset: Location | Path, rebuild: bool = False) -> Published:
@@ -55,17 +58,20 @@ def finalise(dataset: Location | Path, rebuild: bool = False) -> Published:
 
     Reads each store's metadata, and voxels only where measured rows are lost or on `rebuild`; holds
     some stores at a time, however many there are. A store that cannot be read is left out and
-    named. All files are made before the first is written, and the manifest comes last. Of
-    conversions that end at once, one waits for the other. Raises `NotADatasetError` if there is no
-    store, `DatasetError` if stores differ in precision or a file cannot be written: on a local disk
-    all then stay as they were.
+    named; on `rebuild` those of an older schema are upgraded. All files are made before the first
+    is written, and the manifest comes last. Of conversions that end at once, one waits for the
+    other. Raises `NotADatasetError` if there is no store, `DatasetError` if stores differ in
+    precision, are of an older schema without `rebuild`, or a file cannot be written: on a local
+    disk all then stay as they were.
     """
     dataset = located(dataset)
     dataset.require_writable()
     if not store_names(dataset):  # then nothing is written, no claim either
         raise _nothing_in(dataset, [])
     with publishing(dataset), table_files(dataset, rebuild) as tables:
-        return _finalise(dataset, tables)
+        ids = [name.removesuffix(SUFFIX) for name in store_names(dataset)] if rebuild else []
+        upgraded = upgrade_stores(dataset, [i for i in ids if is_patient_id(i)])
+        return replace(_finalise(dataset, tables), upgraded=upgraded)
 
 
 def _nothing_in(dataset: Location, left_out: Sequence[str]) -> NotADatasetError:
@@ -117,12 +123,32 @@ def _gather(dataset: Location, tables: TableFiles) -> tuple[list[_Store], list[s
     for first in range(0, len(names), _AT_A_TIME):
         stores, left = read_stores(dataset, names[first : first + _AT_A_TIME])
         left_out += left
+        _require_present_schema(dataset, stores)
         some = [_known(s) for s in stores]
         known += some
         kinds |= {(s.precision, s.synthetic, s.headers_stripped) for s in some}
         if len(kinds) == 1:
             tables.add(stores)
     return known, left_out
+
+
+def _require_present_schema(dataset: Location, stores: Sequence[StoreMetadata]) -> None:
+    for store in stores:
+        version = store.attributes["schema_version"]
+        if version < SCHEMA_VERSION:
+            raise DatasetError(
+                f"{dataset.url}: the store of patient {store.patient_id} is of schema version "
+                f"{version}; expected {SCHEMA_VERSION}, as this version of lundprobe-zarr writes; "
+                f"{upgrade_remedy(dataset)}"
+            )
+
+
+def upgrade_remedy(dataset: Location) -> str:
+    """What to do with a dataset of an older schema."""
+    return (
+        f"upgrade it with `{Command('finalise', ('--rebuild',), dataset.url)}`, which needs no "
+        "source"
+    )
 
 
 def _known(store: StoreMetadata) -> _Store:

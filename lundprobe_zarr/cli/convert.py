@@ -223,7 +223,7 @@ def split_ids(given: list[str]) -> list[str]:
 def finalise(
     dataset: Dataset,
     rebuild: Annotated[
-        bool, typer.Option("--rebuild", help="Measure every voxel again, for all tables.")
+        bool, typer.Option("--rebuild", help="Measure every voxel again; upgrade an older schema.")
     ] = False,
     storage_options: StorageOptions = None,
 ) -> Any:
@@ -240,6 +240,9 @@ def finalise(
 
     location = locate(dataset, storage_options)
     published = publish(location, rebuild)
+    if published.upgraded:
+        now = published.manifest.schema_version
+        say(f"Upgraded {len(published.upgraded)} stores to schema version {now}.")
     counts = " and ".join(f"{n} {part}" for part, n in published.manifest.patients.items())
     say(f"Wrote the tables, manifest and card of {counts} patients in {location.url}.")
     if published.absent is not None:

@@ -197,5 +197,5 @@ def _arrays(store: StoreMetadata, group: str) -> Iterator[tuple[str, str, str, s
                 " ".join(array.spec.dims),
                 " × ".join(map(str, array.shape)),
                 array.dtype.name,
-                array.spec.units,
+                array.spec.units or "by modality",
             )

@@ -104,14 +104,14 @@ def store_objects(text: bytes, where: StorePlace) -> list[StoreObject]:
         small = [
             small
             for path in nodes
-            for small in _of_node(path, _in_its_own_right(path, consolidated), store.arrays)
+            for small in _of_node(path, in_its_own_right(path, consolidated), store.arrays)
         ]
     except UNSOUND as error:
         raise unsound(where, error) from error
     return [*small, *shards]
 
 
-def _in_its_own_right(path: str, consolidated: Mapping[str, Any]) -> Mapping[str, Any]:
+def in_its_own_right(path: str, consolidated: Mapping[str, Any]) -> Mapping[str, Any]:
     """A node as its own `zarr.json` has it: a group with what the root says of all below it."""
     nodes = consolidated["metadata"]
     node: Mapping[str, Any] = nodes[path]

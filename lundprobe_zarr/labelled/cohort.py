@@ -21,7 +21,7 @@ from lundprobe_zarr.geometry.lattice import Grid
 from lundprobe_zarr.labelled.resample import needed, resample_to
 from lundprobe_zarr.labelled.select import select_structure
 from lundprobe_zarr.labelled.tables import centroids
-from lundprobe_zarr.schema.layout import AXIS_ATTRIBUTES
+from lundprobe_zarr.schema.layout import AXIS_ATTRIBUTES, CONVENTIONS
 from lundprobe_zarr.stores.tree import TEXT
 from lundprobe_zarr.vocabulary.names import AXES, MODALITY_UNITS, SPATIAL_DIMS, STRUCTURES
 from lundprobe_zarr.vocabulary.suggest import require_structure
@@ -72,7 +72,7 @@ def cohort_on_grid(
             "unit": ("modality", np.array(list(MODALITY_UNITS.values()), dtype=TEXT)),
             "structure": np.array(names, dtype=TEXT),
         },
-        {"title": f"a cohort about the centroid of {grid.centre}"},
+        {"Conventions": CONVENTIONS, "title": f"a cohort about the centroid of {grid.centre}"},
     )
 
 
@@ -89,7 +89,7 @@ _PRESENT_ATTRIBUTES = {
     "long_name": "whether the patient has the mask; where not, it is all False on purpose"
 }
 _VARIABLE_ATTRIBUTES = {
-    "image": {"units": "mixed", "long_name": "image, linearly interpolated"},
+    "image": {"long_name": "image, linearly interpolated"},
     "dose": {"units": "Gy", "long_name": "planned dose, linearly interpolated"},
     "mask": {"units": "1", "long_name": "clinical delineation, where it fills half a voxel"},
 }

@@ -23,6 +23,7 @@ from lundprobe_zarr.labelled.grid import (
     Labelled,
     grid_of,
     home_of,
+    over_arrays,
     over_volumes,
     require_volume,
     traceable,
@@ -165,11 +166,25 @@ def crop_to(data: Labelled, region: Region, margin_mm: float, fill: float | None
     box = {d: slice(int(a), int(b)) for d, a, b in zip(SPATIAL_DIMS, first, last, strict=True)}
     cropped = traceable(data, grid).isel(box)
     if fill is None or (np.array_equal(first, start) and np.array_equal(last, stop)):
-        return cropped
+        return over_arrays(cropped, _evenly_chunked)
     z, y, x = (stop - start).tolist()
     around = grid.stepped(start.astype(np.float64), np.ones(3), (z, y, x))
     widths = dict(zip(SPATIAL_DIMS, zip(first - start, stop - last, strict=True), strict=True))
-    return over_volumes(cropped, partial(_padded, widths=widths, fill=fill), around)
+    padded = over_volumes(cropped, partial(_padded, widths=widths, fill=fill), around)
+    return over_arrays(padded, _evenly_chunked)
+
+
+def _evenly_chunked(data: xr.DataArray) -> xr.DataArray:
+    """The array with dask chunks of one length but for the last, as Zarr has them, to be saved.
+
+    Uneven ones are joined, not cut anew: then each is still read as the one box that is asked for.
+    """
+    uneven = {
+        dim: -1
+        for dim, lengths in data.chunksizes.items()
+        if len(set(lengths[:-1])) > 1 or lengths[-1] > lengths[0]
+    }
+    return data.chunk(uneven) if uneven else data
 
 
 def _voxels(grid: Grid, region: Region, margin_mm: float) -> tuple[Any, Any]:

@@ -18,12 +18,14 @@ import xarray as xr
 from lundprobe_zarr.errors import UsageError
 from lundprobe_zarr.geometry.affine import (
     SAME_GRID_MM,
+    FloatArray,
     affine_from_axes,
     axis_coordinates,
     is_aligned,
     ras_to_lps,
 )
 from lundprobe_zarr.geometry.lattice import Grid
+from lundprobe_zarr.schema.attributes import AFFINE, SHAPE, STORED_GRID, plain, structured
 from lundprobe_zarr.schema.layout import AXIS_ATTRIBUTES
 from lundprobe_zarr.schema.records import SOURCES
 from lundprobe_zarr.vocabulary.files import parse_path
@@ -32,8 +34,6 @@ from lundprobe_zarr.vocabulary.names import SPATIAL_DIMS, is_patient_id
 Labelled = TypeVar("Labelled", xr.DataArray, xr.Dataset)
 AnyLabelled = xr.DataArray | xr.Dataset
 
-#: Attributes that resampled data carry, where stored data have `sources`.
-AFFINE, SHAPE, STORED_GRID = "affine", "shape", "stored_grid"
 #: Coordinates that number an array's voxels in a grid, by dimension.
 INDEX_NAMES: dict[str, str] = {dim: f"{dim}_index" for dim in SPATIAL_DIMS}
 #: Coordinates are float64 of some hundred millimetres: equal ones agree to about 1e-13 mm.
@@ -50,7 +50,7 @@ class Home:
 
     def to_attribute(self) -> dict[str, Any]:
         """JSON-ready form."""
-        affine, shape = self.grid.affine.tolist(), list(self.grid.shape)
+        affine, shape = self.grid.affine.tolist(), [int(n) for n in self.grid.shape]
         return {"patient_id": self.patient_id, "grid": self.name, AFFINE: affine, SHAPE: shape}
 
 
@@ -73,11 +73,12 @@ def home_of(data: AnyLabelled) -> Home | None:
 
 
 def _home_of_attributes(attributes: Mapping[str, Any]) -> Home | None:
-    if STORED_GRID in attributes:
-        stored = attributes[STORED_GRID]
+    told = structured({n: attributes[n] for n in (STORED_GRID, SOURCES) if n in attributes})
+    if STORED_GRID in told:
+        stored = told[STORED_GRID]
         grid = _own_grid(stored)
         return Home(grid, stored["patient_id"], stored["grid"]) if grid else None
-    source = next((s for s in attributes.get(SOURCES, ()) if s.get("header")), None)
+    source = next((s for s in told.get(SOURCES, ()) if s.get("header")), None)
     if source is None:
         return None
     patient_id, name = _whose(str(source["path"]))
@@ -88,7 +89,12 @@ def _own_grid(attributes: Mapping[str, Any]) -> Grid | None:
     if AFFINE not in attributes or SHAPE not in attributes:
         return None
     z, y, x = (int(n) for n in attributes[SHAPE])
-    return Grid(np.array(attributes[AFFINE], dtype=np.float64), (z, y, x))
+    return Grid(_affine(attributes), (z, y, x))
+
+
+def _affine(attributes: Mapping[str, Any]) -> FloatArray:
+    """The attribute `affine` as (4, 4): a row of sixteen numbers, or nested lists."""
+    return np.array(attributes[AFFINE], dtype=np.float64).reshape(4, 4)
 
 
 def _grid_of_header(raw: bytes) -> Grid:
@@ -189,7 +195,7 @@ def _on_lattice(found: Grid, reference: Grid) -> Grid:
 
 def _grid_of_indices(data: AnyLabelled) -> Grid:
     axes = [_axis(data, name) for name in INDEX_NAMES.values()]
-    affine = np.array(data.coords[INDEX_NAMES["z"]].attrs[AFFINE], dtype=np.float64)
+    affine = _affine(data.coords[INDEX_NAMES["z"]].attrs)
     z, y, x = (length for _, _, length in axes)
     start = np.array([first for first, _, _ in axes])
     step = np.array([1.0 if step is None else step for _, step, _ in axes])
@@ -231,7 +237,7 @@ def tracked(data: Labelled, grid: Grid) -> Labelled:
             "long_name": f"index along {dim} in the grid of `affine`",
             AFFINE: grid.affine.tolist(),
         }
-        coords[INDEX_NAMES[dim]] = ((dim,), np.arange(size), attributes)
+        coords[INDEX_NAMES[dim]] = ((dim,), np.arange(size), plain(attributes))
     return data.assign_coords(coords)
 
 
@@ -248,10 +254,10 @@ def with_grid(data: Labelled, grid: Grid, home: Home | None) -> Labelled:
     `sources` goes: it describes stored voxels. `home` keeps what the tables' indices refer to.
     """
     kept = {k: v for k, v in data.attrs.items() if k not in (SOURCES, AFFINE, SHAPE, STORED_GRID)}
-    own = {AFFINE: grid.affine.tolist(), SHAPE: list(grid.shape)}
+    own = {AFFINE: grid.affine.tolist(), SHAPE: [int(n) for n in grid.shape]}
     stored = {STORED_GRID: home.to_attribute()} if home else {}
     result = placed(data, grid)  # a new object: `data` keeps its own attributes
-    result.attrs = kept | own | stored
+    result.attrs = kept | plain(own | stored)
     return result
 
 
@@ -270,6 +276,13 @@ def over_volumes(
         for name, v in data.data_vars.items()
     }
     return with_grid(xr.Dataset(variables, attrs=data.attrs), grid, home)
+
+
+def over_arrays(data: Labelled, function: Callable[[xr.DataArray], xr.DataArray]) -> Labelled:
+    """Apply `function`, which moves no voxel, to an array or to each of a Dataset's."""
+    if isinstance(data, xr.DataArray):
+        return function(data)
+    return data.assign({name: function(v) for name, v in data.data_vars.items()})
 
 
 def _is_spatial(data: xr.DataArray) -> bool:

@@ -18,21 +18,27 @@ from lundprobe_zarr.vocabulary.names import (
 )
 
 #: Version of the dataset layout and tables; readers refuse a newer one.
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
+
+
+#: Conventions that every group's attributes name: those of https://cfconventions.org.
+CONVENTIONS = "CF-1.11"
+#: What a group's `affine` maps to what.
+AFFINE_FRAME = "4x4, row after row: voxel (i, j, k) of the NIfTI file -> mm, RAS"
 
 
 @dataclass(frozen=True)
 class ArraySpec:
     """One array of volumes: `dims` are the label dimensions and then z, y, x.
 
-    `units` is the CF unit of the values ("mixed": see the `unit` coordinate); `present` names
-    the boolean array that marks holes, for blocks that may have any.
+    `units` is the unit of the values, None where labels differ in it: see the coordinate `unit`.
+    `present` names the boolean array that marks holes, for blocks that may have any.
     """
 
     group: str
     variable: str
     label_dims: tuple[str, ...]
-    units: str
+    units: str | None
     long_name: str
     present: str | None = None
 
@@ -58,7 +64,7 @@ class ArraySpec:
 
 
 _SPECS = (
-    ArraySpec("mri", "image", ("modality",), "mixed", "image on the MRI grid"),
+    ArraySpec("mri", "image", ("modality",), None, "image on the MRI grid"),
     ArraySpec("mri", "dose", (), "Gy", "planned dose, linearly interpolated to the MRI grid"),
     ArraySpec("mri/clinical", "mask", ("structure",), "1", "clinical delineation"),
     ArraySpec("mri/clinical", "fiducial_mask", (), "1", "3 mm spheres at the gold fiducials"),
@@ -133,6 +139,7 @@ AXIS_ATTRIBUTES: dict[str, dict[str, str]] = {
         "long_name": f"{axis} of voxel centres, DICOM patient frame (LPS), {towards}",
         "axis": axis.upper(),
     }
+    | ({"positive": "up"} if axis == "z" else {})
     for axis, towards in (
         ("z", "towards the head"),
         ("y", "towards the back"),

@@ -36,10 +36,10 @@ class RootAttributes(BaseModel):
     patient_id: str
     part: Literal["base", "extended"]
     protocol: Literal["oldAcq", "newAcq"]
-    precision: Precision | None
+    precision: Precision | None = None
     synthetic: bool
     multi_component_structures: list[str]
-    geometry_matches_csv: bool | None
+    geometry_matches_csv: bool | None = None
     findings: list[str]
 
     @model_validator(mode="after")

@@ -12,6 +12,7 @@ import numpy as np
 from pydantic import ValidationError
 
 from lundprobe_zarr.errors import DamagedStoreError, SchemaVersionError
+from lundprobe_zarr.schema.attributes import structured_nodes
 from lundprobe_zarr.schema.checksum import SEAL, is_broken
 from lundprobe_zarr.schema.document import parse_json, reasons
 from lundprobe_zarr.schema.encoding import BloscSettings
@@ -115,14 +116,14 @@ def parse_store(text: str | bytes, where: StorePlace) -> StoreMetadata:
     """
     try:
         raw = parse_json(text)
-        attributes = raw["attributes"]
-        _require_readable(attributes["schema_version"], where)
-        require_sound(raw)
-        nodes = raw["consolidated_metadata"]["metadata"]
+        _require_readable(raw["attributes"]["schema_version"], where)
+        known = structured_nodes(raw)
+        require_sound(known)
+        attributes, nodes = known["attributes"], known["consolidated_metadata"]["metadata"]
         groups = {p: n["attributes"] for p, n in nodes.items() if n["node_type"] == "group"}
         arrays = {p: _array(p, nodes[p]) for p in ARRAY_SPECS if p in nodes}
         fiducials = _fiducials(nodes)
-        if is_broken(raw, attributes):
+        if is_broken(raw, raw["attributes"]):
             raise ValueError(f"it fails its own checksum, {SEAL}")
         store = StoreMetadata(where, attributes, groups, arrays, *fiducials)
         _require_shards(store)

@@ -17,6 +17,7 @@ import numpy as np
 import xarray as xr
 
 from lundprobe_zarr.geometry.affine import axis_coordinates
+from lundprobe_zarr.schema.attributes import AFFINE, SHAPE, present_attributes
 from lundprobe_zarr.schema.layout import AXIS_ATTRIBUTES
 from lundprobe_zarr.storage.location import Location
 from lundprobe_zarr.stores.extensions import load_extensions
@@ -53,12 +54,18 @@ def open_tree(location: Location, patient_id: str) -> xr.DataTree:
     where = metadata.where
     reader = PatchReader(location, metadata)
     try:
-        nodes = json.loads(text)["consolidated_metadata"]["metadata"]
+        document = json.loads(text)
+        nodes = _present(document["consolidated_metadata"]["metadata"])
         datasets = {f"/{path}": _dataset(reader, nodes, path) for path in metadata.groups}
-        root = xr.Dataset(attrs=metadata.attributes)
+        root = xr.Dataset(attrs=present_attributes("", document))
         return xr.DataTree.from_dict({"/": root} | datasets)
     except UNSOUND as error:
         raise unsound(where, error) from error
+
+
+def _present(nodes: Nodes) -> Nodes:
+    """Nodes of a store with attributes as the present schema has them, which can be saved."""
+    return {p: {**node, "attributes": present_attributes(p, node)} for p, node in nodes.items()}
 
 
 def _dataset(reader: PatchReader, nodes: Nodes, path: str) -> xr.Dataset:
@@ -71,14 +78,14 @@ def _dataset(reader: PatchReader, nodes: Nodes, path: str) -> xr.Dataset:
         for name, node in arrays.items()
         if name not in coords
     }
-    return xr.Dataset(variables, coords, metadata.groups[path])
+    return xr.Dataset(variables, coords, nodes[path]["attributes"])
 
 
 def _coordinates(metadata: StoreMetadata, path: str, arrays: Nodes) -> dict[Hashable, xr.Variable]:
     attributes = metadata.groups[path]
     coords: dict[Hashable, xr.Variable] = {}
-    if "affine" in attributes:
-        axes = axis_coordinates(attributes["affine"], attributes["shape"])
+    if AFFINE in attributes:
+        axes = axis_coordinates(attributes[AFFINE], attributes[SHAPE])
         coords |= {a: xr.Variable((a,), v, AXIS_ATTRIBUTES[a]) for a, v in axes.items()}
     labels = metadata.labels(path) | ({"axis": list(AXES)} if "axis" in arrays else {})
     for dim, values in labels.items():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -120,7 +121,9 @@ def test_deep_validation_notices_voxels_that_are_not_those_recorded(work: Workpl
 
     def falsify(metadata: dict[str, Any]) -> None:
         array = metadata["consolidated_metadata"]["metadata"]["sct/image"]
-        array["attributes"]["sources"][0]["voxels_sha256"] = "0" * 64
+        sources = json.loads(array["attributes"]["sources"])
+        sources[0]["voxels_sha256"] = "0" * 64
+        array["attributes"]["sources"] = json.dumps(sources)
 
     rewrite(root, falsify)
     finalise(work.dataset)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import warnings
 from itertools import permutations, product
 from pathlib import Path
@@ -16,6 +17,7 @@ from scipy.spatial.transform import Rotation
 from trees import AFFINES, MRI, NEW, SCT, SHAPES, convert_tree, nifti, write_nifti, write_patient
 
 from lundprobe_zarr.geometry.affine import index_to_lps
+from lundprobe_zarr.schema.layout import SCHEMA_VERSION
 from lundprobe_zarr.vocabulary.files import FIDUCIAL_TEXT
 from lundprobe_zarr.vocabulary.names import OBSERVERS, STRUCTURES
 
@@ -93,7 +95,7 @@ def test_a_permuted_grid_has_an_affine_and_no_coordinates(tmp_path: Path) -> Non
     with xr.open_zarr(store, group="mri") as mri:
         assert not {"x", "y", "z"} & set(mri.coords)
         assert mri.image.dims == ("modality", "z", "y", "x")
-        np.testing.assert_array_equal(mri.attrs["affine"], permuted)
+        np.testing.assert_array_equal(np.reshape(mri.attrs["affine"], (4, 4)), permuted)
     with xr.open_zarr(store, group="sct") as sct:
         assert {"x", "y", "z"} <= set(sct.coords)
 
@@ -135,7 +137,7 @@ LABELS: dict[str, dict[str, list[Any]]] = {
     "dose": {},
 }
 UNITS = {
-    ("mri", "image"): "mixed",
+    ("mri", "image"): None,
     ("mri", "dose"): "Gy",
     ("mri/clinical", "mask"): "1",
     ("mri/clinical", "fiducial_mask"): "1",
@@ -163,7 +165,7 @@ def test_plain_xarray_opens_a_store_as_the_layout_says_and_warns_of_nothing(
             node = tree[group]
             for dim, expected in labels.items():
                 assert node[dim].values.tolist() == expected
-            assert node.attrs["labels"] == labels
+            assert json.loads(node.attrs["labels"]) == labels
             for axis in "zyx":
                 assert node[axis].dtype == np.float64
                 assert node[axis].attrs["units"] == "mm"
@@ -174,7 +176,7 @@ def test_plain_xarray_opens_a_store_as_the_layout_says_and_warns_of_nothing(
         assert flags >= {("mri/nnunet", "fold_present"), ("mri/observers", "present")}
         for (group, variable), units in UNITS.items():
             array = tree[group][variable]
-            assert array.attrs["units"] == units
+            assert array.attrs.get("units") == units
             assert array.attrs["long_name"]
             assert "_FillValue" not in array.attrs | array.encoding
             assert array.chunks is not None, "lazy"
@@ -202,9 +204,9 @@ def test_root_attributes_are_those_of_the_layout(converted: Workplace) -> None:
     assert attributes["part"] == "extended"
     assert attributes["protocol"] == "newAcq"
     assert attributes["precision"] == "standard"
-    assert attributes["schema_version"] == 1
+    assert attributes["schema_version"] == SCHEMA_VERSION
     assert attributes["converter"].startswith("lundprobe-zarr ")
-    assert attributes["synthetic"] is False
+    assert attributes["synthetic"] == 0
     assert "created" in attributes
 
 

@@ -132,7 +132,7 @@ def test_voxels_in_the_sources_are_those_nibabel_counts(home: Path) -> None:
     import zarr
 
     store = zarr.open_group(home / "dataset" / "patients" / f"{NEW}.zarr", mode="r")
-    for source in store["mri/clinical/mask"].attrs["sources"]:
+    for source in json.loads(store["mri/clinical/mask"].attrs["sources"]):
         image = nib.load(home / "source" / source["path"])
         assert source["voxels"] == int(np.count_nonzero(image.get_fdata()))
         data = gzip.decompress((home / "source" / source["path"]).read_bytes())

@@ -289,7 +289,8 @@ def test_nan_everywhere_is_drawn_without_a_warning(extended: Preview) -> None:
 
 def test_without_ctv_the_volumes_centre_and_says_so(copied: Path, extended: Preview) -> None:
     raw = json.loads((_store(copied, extended.patient_id) / "zarr.json").read_text())
-    sources = raw["consolidated_metadata"]["metadata"]["mri/clinical/mask"]["attributes"]["sources"]
+    mask = raw["consolidated_metadata"]["metadata"]["mri/clinical/mask"]
+    sources = json.loads(mask["attributes"]["sources"])
     others = [s for s in sources if s["labels"]["structure"] != "CTVT_427"]
     _edit(copied, extended.patient_id, "mri/clinical/mask", "sources", others)
     preview = read_preview(Location(copied), extended.patient_id)

@@ -148,14 +148,20 @@ def test_the_text_of_a_side_file_is_in_no_finding(source, tmp_path):
     assert "Doe^Jane" not in str(findings)
 
 
+def change_record(node: dict[str, Any], **fields: object) -> None:
+    """Change what a node's attributes say of its first source file."""
+    sources = json.loads(node["attributes"]["sources"])
+    sources[0] |= fields
+    node["attributes"]["sources"] = json.dumps(sources)
+
+
 def test_what_a_damaged_store_holds_is_in_no_message(copied, edit):
     patient_id = lp.open_cohort(copied).ids[0]
 
     def change(root: dict[str, Any]) -> None:
         nodes = root["consolidated_metadata"]["metadata"]
-        record = nodes["mri/clinical/fiducial_position"]["attributes"]["sources"][0]
-        record |= {"text": f"{NAME}\n", "bytes": NAME, "path": 3}
-        nodes["mri/image"]["attributes"]["sources"][0] |= {"header": NAME, "exact": NAME}
+        change_record(nodes["mri/clinical/fiducial_position"], text=f"{NAME}\n", bytes=NAME, path=3)
+        change_record(nodes["mri/image"], header=NAME, exact=NAME)
 
     edit(copied / f"patients/{patient_id}.zarr/zarr.json", change)
     with pytest.raises(DatasetError) as caught:
@@ -172,7 +178,7 @@ def test_a_header_in_a_store_that_cannot_be_is_a_problem(copied, edit):
 
     def change(root: dict[str, Any]) -> None:
         nodes = root["consolidated_metadata"]["metadata"]
-        nodes["mri/image"]["attributes"]["sources"][0]["header"] = "Doe^Jane"
+        change_record(nodes["mri/image"], header="Doe^Jane")
 
     edit(copied / f"patients/{patient_id}.zarr/zarr.json", change)
     problems = validate(Location(copied), deep=True).problems

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -135,7 +136,10 @@ def test_export_writes_the_source_trees_files_alone(copied, edit, tmp_path, path
 
     def change(root: dict[str, Any]) -> None:
         nodes = root["consolidated_metadata"]["metadata"]
-        nodes["mri/image"]["attributes"]["sources"][0]["path"] = said
+        attributes = nodes["mri/image"]["attributes"]
+        sources = json.loads(attributes["sources"])
+        sources[0]["path"] = said
+        attributes["sources"] = json.dumps(sources)
 
     edit(copied / f"patients/{patient.patient_id}.zarr/zarr.json", change)
     out = tmp_path / "deep" / "out"

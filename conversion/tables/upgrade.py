@@ -1,0 +1,58 @@
+"""Bring stores of an older schema to the present one, from their own metadata and in place.
+
+No voxel is touched. All is made from a store's root metadata, which is sealed and written last:
+until then the store is of the old schema, and whoever comes next makes it all again. Readers take
+either form of the other objects meanwhile.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from contextlib import suppress
+from typing import Any
+
+from lundprobe_zarr.conversion.notes.claim import announced
+from lundprobe_zarr.dataset.objects import CONSOLIDATED, ROOT, in_its_own_right
+from lundprobe_zarr.errors import DamagedStoreError
+from lundprobe_zarr.schema.attributes import upgraded
+from lundprobe_zarr.schema.checksum import seal
+from lundprobe_zarr.schema.layout import SCHEMA_VERSION
+from lundprobe_zarr.schema.tables import store_path
+from lundprobe_zarr.storage.location import Location
+from lundprobe_zarr.storage.reread import write_sound
+from lundprobe_zarr.stores.opening import read_sound_store
+
+
+def upgrade_stores(dataset: Location, patient_ids: Sequence[str]) -> tuple[str, ...]:
+    """Upgrade those stores of `patient_ids` that are of an older schema; gives their patients.
+
+    A store that cannot be read stays as it is. Raises `UsageError` while a conversion of one of
+    them is at work, `DatasetError` if an object cannot be read or written.
+    """
+    old = {}
+    for patient_id in patient_ids:
+        with suppress(DamagedStoreError):
+            store, text = read_sound_store(dataset, patient_id)
+            if store.attributes["schema_version"] < SCHEMA_VERSION:
+                old[patient_id] = text
+    if old:
+        with announced(dataset, old):
+            for patient_id, text in old.items():
+                _upgrade(dataset, store_path(patient_id), json.loads(text))
+    return tuple(old)
+
+
+def _upgrade(dataset: Location, place: str, root: dict[str, Any]) -> None:
+    """Write the metadata of every node, then that of the root, which consolidates it."""
+    consolidated = root[CONSOLIDATED]
+    for path in consolidated["metadata"]:
+        node = upgraded(in_its_own_right(path, consolidated), path)
+        write_sound(dataset, f"{place}/{path}/{ROOT}", _text(node))
+    root = upgraded(root)
+    seal(root, root["attributes"])
+    write_sound(dataset, f"{place}/{ROOT}", _text(root))
+
+
+def _text(document: dict[str, Any]) -> bytes:
+    return json.dumps(document, indent=2).encode()

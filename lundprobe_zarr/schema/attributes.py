@@ -1,0 +1,116 @@
+"""Attributes as stores and opened data carry them, and as our own code works with them.
+
+netCDF knows numbers, text and rows of numbers. What schema 2 writes, and what is opened of either
+schema, keeps to that, so that it can be saved: an affine is a row of sixteen numbers, a flag is 0
+or 1, what is None is left out, and lists and objects are JSON text. Schema 1 had them as JSON.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import numpy as np
+
+from lundprobe_zarr.schema.document import parse_json
+from lundprobe_zarr.schema.layout import (
+    AFFINE_FRAME,
+    ARRAY_SPECS,
+    AXIS_ATTRIBUTES,
+    CONVENTIONS,
+    SCHEMA_VERSION,
+)
+from lundprobe_zarr.schema.records import SOURCES
+
+#: Attributes of opened data that say where voxels lie; `shape` is (z, y, x).
+AFFINE, SHAPE, STORED_GRID = "affine", "shape", "stored_grid"
+#: Attributes that are lists or objects, kept as JSON text.
+_DOCUMENTS = ("labels", SOURCES, "findings", "multi_component_structures", STORED_GRID)
+#: Attributes of the root that say nothing where they are left out.
+_OPTIONAL = {"precision": None, "geometry_matches_csv": None}
+_FLAGS = ("synthetic", "headers_stripped", "geometry_matches_csv")
+
+
+def plain(attributes: Mapping[str, Any]) -> dict[str, Any]:
+    """Attributes as netCDF can hold them; those that are so already stay as they are."""
+    return {n: _plain(n, value) for n, value in attributes.items() if value is not None}
+
+
+def _plain(name: str, value: Any) -> Any:
+    if isinstance(value, bool):
+        return int(value)
+    if name == AFFINE:
+        return [float(number) for number in np.ravel(value)]
+    if isinstance(value, dict) or (isinstance(value, list) and not _is_row(value)):
+        return json.dumps(value, ensure_ascii=False)
+    return value
+
+
+def _is_row(value: Iterable[Any]) -> bool:
+    numbers = [isinstance(v, int | float) and not isinstance(v, bool) for v in value]
+    return bool(numbers) and all(numbers)
+
+
+def structured(attributes: Mapping[str, Any]) -> dict[str, Any]:
+    """Attributes, plain or as schema 1 had them, as lists, objects and booleans.
+
+    `affine` is nested lists, 4×4. What is of another form stays, for `schema.nodes` to refuse.
+    Raises `ValueError` for text that should be JSON and is not.
+    """
+    return {name: _structured(name, value) for name, value in attributes.items()}
+
+
+def _structured(name: str, value: Any) -> Any:
+    if name in _DOCUMENTS and isinstance(value, str):
+        return parse_json(value)
+    if name in _FLAGS and type(value) is int and value in (0, 1):
+        return bool(value)
+    if name == AFFINE and isinstance(value, list) and len(value) == 16 and _is_row(value):
+        return [value[row : row + 4] for row in range(0, 16, 4)]
+    return value
+
+
+def structured_nodes(raw: Mapping[str, Any]) -> dict[str, Any]:
+    """A store's root metadata with the attributes of every node `structured`; `raw` stays."""
+    consolidated = raw["consolidated_metadata"]
+    nodes = {p: _with(n, structured(n["attributes"])) for p, n in consolidated["metadata"].items()}
+    return {
+        **_with(raw, _OPTIONAL | structured(raw["attributes"])),
+        "consolidated_metadata": {**consolidated, "metadata": nodes},
+    }
+
+
+def _with(node: Mapping[str, Any], attributes: Mapping[str, Any]) -> dict[str, Any]:
+    return {**node, "attributes": attributes}
+
+
+def present_attributes(path: str, node: Mapping[str, Any]) -> dict[str, Any]:
+    """Attributes of the node at `path`, of any schema, as the present schema writes them.
+
+    `path` is empty for the root, whose `schema_version` stays what it is.
+    """
+    found = plain(node["attributes"])
+    if node["node_type"] == "group":
+        frame = {"affine_frame": AFFINE_FRAME} if AFFINE in found else {}
+        return {"Conventions": CONVENTIONS} | found | frame
+    spec = ARRAY_SPECS.get(path)
+    if spec is not None and spec.units is None:
+        found.pop("units", None)
+    return found | AXIS_ATTRIBUTES.get(path.rpartition("/")[2], {})
+
+
+def upgraded(document: Mapping[str, Any], path: str = "") -> dict[str, Any]:
+    """A node's metadata as the present schema has it, all that it consolidates too, unsealed.
+
+    `path` is that of the node in its store. Whatever else it says stays as it is.
+    """
+    result = _with(document, present_attributes(path, document))
+    if not path:
+        result["attributes"]["schema_version"] = SCHEMA_VERSION
+    consolidated = document.get("consolidated_metadata")
+    if consolidated is not None:
+        base = f"{path}/" if path else ""
+        nodes = {p: upgraded(n, base + p) for p, n in consolidated["metadata"].items()}
+        result["consolidated_metadata"] = {**consolidated, "metadata": nodes}
+    return result

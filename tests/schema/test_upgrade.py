@@ -1,0 +1,128 @@
+"""`finalise --rebuild` upgrades datasets of older schemas from the stores alone."""
+
+from __future__ import annotations
+
+import json
+import tarfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import lundprobe_zarr as lp
+from lundprobe_zarr.cli import main
+from lundprobe_zarr.conversion.run.compatibility import require_unmixed
+from lundprobe_zarr.conversion.tables.publish import finalise
+from lundprobe_zarr.dataset.opening import open_manifest
+from lundprobe_zarr.errors import DatasetError, UsageError
+from lundprobe_zarr.integrity.validate import validate
+from lundprobe_zarr.schema.layout import SCHEMA_VERSION
+from lundprobe_zarr.storage.location import Location
+from lundprobe_zarr.stores.opening import open_store
+
+DATA = Path(__file__).parents[1] / "data"
+BASE, EXTENDED = "oldAcq_00000000000000b2", "newAcq_00000000000000a1"
+
+
+def unpacked(version: int, folder: Path) -> Path:
+    with tarfile.open(DATA / f"schema-{version}.tar.xz") as archive:
+        archive.extractall(folder, filter="data")
+    return folder
+
+
+@pytest.fixture
+def old(tmp_path: Path) -> Path:
+    """A dataset of schema 1."""
+    return unpacked(1, tmp_path / "old")
+
+
+def attributes(dataset: Path | Location) -> list[Any]:
+    """What a cohort's trees say of themselves, but for versions and times."""
+    found = []
+    for patient in lp.open_cohort(dataset):
+        for node in patient.tree.subtree:
+            own = {k: v for k, v in node.attrs.items() if k not in VARYING}
+            found.append((node.path, own, {n: v.attrs for n, v in node.variables.items()}))
+    return found
+
+
+VARYING = ("schema_version", "converter", "created", "self_sha256")
+
+
+def test_after_it_all_is_sound_and_as_converted_by_this_version(old: Path, tmp_path: Path) -> None:
+    before = open_manifest(Location(old))
+    opened = attributes(old)
+    assert finalise(old, rebuild=True).upgraded == (EXTENDED, BASE)
+    after = open_manifest(Location(old))
+    assert (before.schema_version, after.schema_version) == (1, SCHEMA_VERSION)
+    assert before.content is not None
+    assert after.content is not None
+    assert after.content.patients == before.content.patients
+    assert validate(Location(old), deep=True).problems == ()
+    new = unpacked(SCHEMA_VERSION, tmp_path / "new")
+    assert attributes(old) == attributes(new) == opened
+    assert finalise(old, rebuild=True).upgraded == ()
+
+
+def test_it_can_be_killed_at_any_write(old: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    left, real = 0, Location.write
+
+    def write(self: Location, relative: str, data: bytes) -> None:
+        nonlocal left
+        left -= relative.startswith("patients/")
+        if left < 0:
+            raise KeyboardInterrupt
+        real(self, relative, data)
+
+    monkeypatch.setattr(Location, "write", write)
+    killed = 0
+    while killed < 100:
+        try:
+            finalise(old, rebuild=True)
+            break
+        except KeyboardInterrupt:
+            killed += 1
+            assert len(attributes(old)) > 10
+            left = killed * 7  # each run gets a little further
+    assert killed > 2
+    assert validate(Location(old), deep=True).problems == ()
+
+
+def test_a_store_in_memory_is_upgraded_too(old: Path) -> None:
+    bucket = Location("memory://upgrade/dataset")
+    for file in (f for f in old.rglob("*") if f.is_file()):
+        bucket.write(file.relative_to(old).as_posix(), file.read_bytes())
+    finalise(bucket, rebuild=True)
+    assert validate(bucket, deep=True).problems == ()
+    assert open_store(bucket, BASE).attributes["schema_version"] == SCHEMA_VERSION
+
+
+def test_without_rebuild_nothing_is_written(old: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = (old / "lundprobe.json").read_bytes()
+    with pytest.raises(DatasetError, match=r"is of schema version 1; expected 2.*--rebuild"):
+        finalise(old)
+    assert (old / "lundprobe.json").read_bytes() == before
+    main_ended(["finalise", str(old), "--rebuild"])
+    assert "Upgraded 2 stores to schema version 2" in capsys.readouterr().out
+
+
+def main_ended(arguments: list[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(arguments)
+    assert ended.value.code == 0
+
+
+def test_convert_neither_mixes_nor_converts_all_again_unasked(old: Path) -> None:
+    manifest = json.loads((old / "lundprobe.json").read_text())
+    assert manifest["schema_version"] == 1
+
+    class Nobody:
+        unchosen = patients = other_shares = ()
+        strips_headers = False
+
+    for overwrite in (False, True):  # of a source without these patients, who would stay
+        with pytest.raises(UsageError, match=r"of schema version 1.*finalise --rebuild"):
+            require_unmixed(Nobody(), Location(old), "standard", overwrite)  # type: ignore[arg-type]
+    (old / "lundprobe.json").unlink()
+    with pytest.raises(UsageError, match="of schema version 1"):
+        require_unmixed(Nobody(), Location(old), "standard", False)  # type: ignore[arg-type]
