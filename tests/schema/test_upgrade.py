@@ -121,7 +121,7 @@ def test_convert_neither_mixes_nor_converts_all_again_unasked(old: Path) -> None
         strips_headers = False
 
     for overwrite in (False, True):  # of a source without these patients, who would stay
-        with pytest.raises(UsageError, match=r"of schema version 1.*finalise --rebuild"):
+        with pytest.raises(UsageError, match=r"of schema version 1.*finalise .* --rebuild"):
             require_unmixed(Nobody(), Location(old), "standard", overwrite)  # type: ignore[arg-type]
     (old / "lundprobe.json").unlink()
     with pytest.raises(UsageError, match="of schema version 1"):
