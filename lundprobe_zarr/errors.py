@@ -156,3 +156,7 @@ class MissingStructureError(UnknownLabelError):
 
 class QueryError(LundProbeError, ValueError):
     """An SQL predicate or query that cannot be run, or may not be."""
+
+
+class QueryLimitError(QueryError):
+    """A query that was ended: it took more time or memory than it may, or was cancelled."""

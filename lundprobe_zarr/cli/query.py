@@ -57,6 +57,12 @@ def query(
         Path | None, typer.Option("--output", help="Write to this file, replacing it.")
     ] = None,
     storage_options: StorageOptions = None,
+    timeout: Annotated[
+        float, typer.Option(metavar="SECONDS", help="The query is ended after so long.")
+    ] = 60.0,
+    memory: Annotated[
+        str, typer.Option(metavar="SIZE", help="What the query may take, e.g. 500MB or 4GB.")
+    ] = "2GB",
 ) -> None:
     """List the patients for whom a predicate holds, or ask all tables with SQL.
 
@@ -67,16 +73,22 @@ def query(
     csv, json and parquet all. See `lundprobe-zarr info DATASET --columns` for what there is.
     """
     from lundprobe_zarr.cohort import open_cohort
+    from lundprobe_zarr.sql.worker import limits, worker
 
     chosen_form = _form(form, output)
+    bounds: dict[str, Any] = {"timeout": timeout, "memory": memory}
+    limits(**bounds)
+    is_query = _QUERY.match(sql) is not None
+    if is_query:
+        worker().prepare()  # it starts while the dataset is opened
     cohort = open_cohort(dataset, parse_options(storage_options))
-    if _QUERY.match(sql):
+    if is_query:
         if columns is not None:
             raise UsageError(f"--columns {columns}: of a query, name the columns after SELECT")
-        found = _named_once(cohort.sql_table(sql))
+        found = _named_once(cohort.sql_table(sql, **bounds))
         summary = f"{found.num_rows} {'row' if found.num_rows == 1 else 'rows'}"
     else:
-        patients = cohort.where(sql).table("patients")
+        patients = cohort.where(sql, **bounds).table("patients")
         found = patients.select(_columns(columns, patients.column_names, chosen_form))
         summary = f"{found.num_rows} of {len(cohort)} patients"
     _write(found, chosen_form, output, summary)

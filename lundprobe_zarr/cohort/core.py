@@ -20,6 +20,7 @@ from lundprobe_zarr.dataset.dataset import Dataset, Rows
 from lundprobe_zarr.errors import UnknownLabelError, UsageError
 from lundprobe_zarr.sql.predicate import parse_predicate
 from lundprobe_zarr.sql.query import restricted, run_query
+from lundprobe_zarr.sql.worker import MEMORY, TIMEOUT, limits
 from lundprobe_zarr.storage.location import Location
 from lundprobe_zarr.stores.extensions import cohort_function
 from lundprobe_zarr.vocabulary.suggest import suggestion
@@ -211,7 +212,9 @@ class Cohort:
             f"no patient number {number} in this cohort of {len(self)}; numbers begin at 0"
         )
 
-    def where(self, predicate: str) -> Cohort:
+    def where(
+        self, predicate: str, *, timeout: float = TIMEOUT, memory: int | str = MEMORY
+    ) -> Cohort:
         """The patients of this cohort for whom an SQL predicate holds.
 
         It may speak of any column of the patients table, and of any structure by name:
@@ -225,9 +228,10 @@ class Cohort:
 
         Raises `QueryError` at once for a mistake in the predicate, before anything is read. Who is
         chosen is decided when first asked for, and only then can a table fail to be read, or a
-        cast in the predicate fail on a patient's value.
+        cast in the predicate fail on a patient's value. `timeout` (seconds) and `memory` (bytes, or
+        text such as "2GB") bound it as they do `sql`; `QueryLimitError` is raised beyond.
         """
-        parsed = parse_predicate(predicate)
+        parsed = parse_predicate(predicate, limits(timeout, memory))
         return self._derive(lambda: parsed.choose(self.dataset, self._rows), predicate)
 
     def _derive(self, choose: Callable[[], Rows], step: str) -> Cohort:
@@ -237,7 +241,9 @@ class Cohort:
         rows = np.unique(np.array([self.dataset.row_of[i] for i in ids], np.int64))
         return Cohort(self.dataset, lambda: rows, selection)
 
-    def sql(self, query: str) -> pd.DataFrame:
+    def sql(
+        self, query: str, *, timeout: float = TIMEOUT, memory: int | str = MEMORY
+    ) -> pd.DataFrame:
         """What a SELECT over the dataset's tables gives, as DuckDB has it.
 
         The tables are patients, structures, slices, foreground and arrays, with the rows of this
@@ -246,14 +252,20 @@ class Cohort:
 
             cohort.sql("SELECT protocol, avg(volume_cc) FROM structures GROUP BY ALL")
 
-        Raises `QueryError` for a query that is not one SELECT of these tables, or cannot be run.
+        It runs in a process of its own, which is ended after `timeout` seconds and gets `memory`
+        (bytes, or text such as "2GB") beyond the tables; the first query waits for its start.
+
+        Raises `QueryError` for a query that is not one SELECT of these tables, or cannot be run,
+        and `QueryLimitError` for one that was ended.
         """
-        frame: pd.DataFrame = self.sql_table(query).to_pandas()
+        frame: pd.DataFrame = self.sql_table(query, timeout=timeout, memory=memory).to_pandas()
         return frame
 
-    def sql_table(self, query: str) -> pa.Table:
+    def sql_table(
+        self, query: str, *, timeout: float = TIMEOUT, memory: int | str = MEMORY
+    ) -> pa.Table:
         """As `sql`, as an Arrow table: whole numbers stay such where some are missing."""
-        return run_query(self.dataset, query, self._rows)
+        return run_query(self.dataset, query, self._rows, limits(timeout, memory))
 
     def table(self, name: str) -> pa.Table:
         """The rows of a table that are of this cohort's patients, with what its columns mean.

@@ -16,25 +16,27 @@ from typing import Any, NamedTuple
 import numpy as np
 import pyarrow as pa
 
-from lundprobe_zarr.dataset.arrow import to_arrow
+from lundprobe_zarr.dataset.arrow import to_arrow, to_numpy
 from lundprobe_zarr.dataset.dataset import SEGMENTATION_KEYS, Dataset, Rows
-from lundprobe_zarr.errors import QueryError, UsageError
+from lundprobe_zarr.errors import QueryError, QueryLimitError, UsageError
 from lundprobe_zarr.schema.tables import PATIENTS, STRUCTURES_TABLE, TABLES
 from lundprobe_zarr.sql.columns import explained
+from lundprobe_zarr.sql.constants import check_predicate_values
 from lundprobe_zarr.sql.messages import kind_in_words, unquoted
 from lundprobe_zarr.sql.session import (
     Node,
     check_index,
     check_parameter,
-    constant,
+    execute,
+    is_bounded,
     is_changing,
     is_statement,
     nodes,
     parse_select,
-    session,
     shown,
 )
-from lundprobe_zarr.vocabulary.names import PARTS, PROTOCOLS, STRUCTURES
+from lundprobe_zarr.sql.worker import Limits, limits, worker
+from lundprobe_zarr.vocabulary.names import STRUCTURES
 from lundprobe_zarr.vocabulary.suggest import nearest, suggestion
 
 #: What may stand before a structure -> grid and source of the segmentation it means.
@@ -61,15 +63,7 @@ _SYNTAX = (
 _CONDITION = "expected a condition such as n_fiducials = 3"
 #: Tests for which any field of a structure will do: it is there, or it is not.
 _NULL_TESTS = ("OPERATOR_IS_NULL", "OPERATOR_IS_NOT_NULL")
-#: Columns that have few values, known beforehand, and where they are compared with one.
-_VALUES = {
-    "part": PARTS,
-    "protocol": PROTOCOLS,
-    "missing_structures": STRUCTURES,
-    "multi_component_structures": STRUCTURES,
-}
-_EQUALITIES = ("COMPARE_EQUAL", "COMPARE_NOTEQUAL", "COMPARE_IN", "COMPARE_NOT_IN")
-_MEMBERSHIPS = ("contains", "list_contains", "array_contains", "list_has", "array_has")
+_BOUNDS = limits()
 _SHELL = "SELECT 1 FROM patients WHERE\n{}\n"
 
 
@@ -85,13 +79,16 @@ class Mention(NamedTuple):
 class Predicate:
     """A predicate that was found sound: what it says, and what has to be read to decide it.
 
-    `names` are the columns, structures and measures that it compares.
+    `names` are the columns, structures and measures that it compares; it is `bounded` if the
+    number of patients bounds its cost, and else may take no more than `bounds`.
     """
 
     text: str
     columns: tuple[str, ...]
     mentions: tuple[Mention, ...]
     names: tuple[str, ...]
+    bounded: bool
+    bounds: Limits
 
     def choose(self, dataset: Dataset, among: Rows) -> Rows:
         """Those of the patients (by row) for whom it holds.
@@ -106,9 +103,7 @@ class Predicate:
         if len(among) < patients.num_rows:
             patients = patients.take(to_arrow(among))
         query = f'SELECT "{_ROW}" FROM patients WHERE (\n{self.text}\n)'
-        with session(self.text, {"chosen": patients}, self._remedy) as connection:
-            connection.execute(self._preparation())
-            found = connection.execute(query).fetchnumpy()[_ROW]
+        found = to_numpy(self._run([query], patients).column(0).combine_chunks(), null=-1)
         return np.sort(np.asarray(found, np.int64))
 
     def check(self, strict: bool) -> None:
@@ -119,17 +114,22 @@ class Predicate:
         fields = [pa.nulls(1, f.type) for f in PATIENTS.schema]
         blank = pa.Table.from_arrays(fields, PATIENTS.schema.names)
         blank = self._flat(blank.append_column(_ROW, pa.nulls(1, pa.int64())), _nobody)
-        with session(self.text, {"chosen": blank}, self._remedy) as connection:
-            connection.execute(self._preparation())
-            query = f"SELECT (\n{self.text}\n) FROM patients"
-            kind = connection.execute(f"DESCRIBE {query} WHERE (\n{self.text}\n)").fetchall()[0][1]
-            if strict:
-                connection.execute(query).fetchall()
+        query = f"SELECT (\n{self.text}\n) FROM patients"
+        describe = f"DESCRIBE {query} WHERE (\n{self.text}\n)"
+        described = self._run([query, describe] if strict else [describe], blank)
+        kind = described.column("column_type")[0].as_py()
         if kind != "BOOLEAN":
             raise QueryError(
                 f"{shown(self.text)}: is {kind_in_words(kind)}, not true or false; expected a "
                 f"condition; {self._remedy}"
             )
+
+    def _run(self, statements: list[str], patients: pa.Table) -> pa.Table:
+        """What SQL gives of these patients: here where their number bounds the cost."""
+        steps, tables = [self._preparation(), *statements], {"chosen": patients}
+        if self.bounded:
+            return execute(self.text, steps, tables, self._remedy)
+        return worker().run(self.text, steps, tables, self.bounds, self._remedy)
 
     @property
     def _remedy(self) -> str:
@@ -172,7 +172,7 @@ def _nobody(grid: str, source: str, structure: str, fields: list[str]) -> list[A
     return [pa.nulls(1, kind) for kind in (pa.bool_(), *(schema.field(f).type for f in fields))]
 
 
-def parse_predicate(text: str) -> Predicate:
+def parse_predicate(text: str, bounds: Limits = _BOUNDS) -> Predicate:
     """The predicate that `text` is, checked against the schema with nothing read.
 
     Raises `QueryError` if it is none, naming what is wrong and the nearest real names.
@@ -186,8 +186,11 @@ def parse_predicate(text: str) -> Predicate:
         condition = _condition(text)
         for node in nodes(condition):
             _check_node(node, text)
-        predicate = _resolve(condition, text)
+        check_predicate_values(condition, text)
+        predicate = _resolve(condition, text, bounds)
         predicate.check(all(_passes_nulls_on(n) for n in nodes(condition)))
+    except QueryLimitError:
+        raise
     except QueryError as error:
         if is_statement(text):  # `ATTACH 'x.db'` parses as a condition, too
             raise QueryError(
@@ -229,7 +232,6 @@ def _check_node(node: Node, text: str) -> None:
     if node.get("class") == "PARAMETER":
         check_parameter(node, text)
     check_index(node, text)
-    _check_values(node, text)
     if node.get("class") == "FUNCTION" and not node["is_operator"]:
         name = str(node["function_name"]).lower()
         if is_changing(name):
@@ -239,23 +241,6 @@ def _check_node(node: Node, text: str) -> None:
             )
 
 
-def _check_values(node: Node, text: str) -> None:
-    """Raise `QueryError` for a value that nobody has: the predicate would hold for none, or all."""
-    if node.get("type") not in _EQUALITIES and node.get("function_name") not in _MEMBERSHIPS:
-        return
-    given = [node.get("left"), node.get("right"), *node.get("children", ())]
-    given += [argument.get("expression") for argument in node.get("arguments", ())]
-    operands = [operand for operand in given if operand]
-    for name in (".".join(o["column_names"]).lower() for o in operands if "column_names" in o):
-        column = name.removeprefix("patients.")
-        for value in (constant(o) for o in operands if column in _VALUES):
-            if value is not None and value not in _VALUES[column]:
-                raise QueryError(
-                    f"{shown(text)}: no {value!r} in {column}; expected one of "
-                    f"{', '.join(_VALUES[column])}"
-                )
-
-
 def _passes_nulls_on(node: Node) -> bool:
     """Whether what a node gives of nothing is nothing, so that only constants can fail there."""
     if node.get("class") == "FUNCTION":
@@ -263,7 +248,7 @@ def _passes_nulls_on(node: Node) -> bool:
     return node.get("class") != "CASE" and node.get("type") != "OPERATOR_COALESCE"
 
 
-def _resolve(condition: Any, text: str) -> Predicate:
+def _resolve(condition: Any, text: str, bounds: Limits) -> Predicate:
     columns, mentions, compared = {"patient_id"}, set[Mention](), set[str]()
     tests = [n for n in nodes(condition) if n.get("type") in _NULL_TESTS]
     tested = {id(child) for n in tests for child in n["children"]}
@@ -281,7 +266,14 @@ def _resolve(condition: Any, text: str) -> Predicate:
     if any(node.get("class") == "STAR" for node in nodes(condition)):  # COLUMNS('missing_.*')
         columns |= set(_COLUMNS.values())
     in_order = sorted(compared, key=lambda name: text.lower().find(name.lower()))
-    return Predicate(text, tuple(sorted(columns)), tuple(sorted(mentions)), tuple(in_order))
+    return Predicate(
+        text,
+        tuple(sorted(columns)),
+        tuple(sorted(mentions)),
+        tuple(in_order),
+        is_bounded(condition),
+        bounds,
+    )
 
 
 def _name(mentions: set[Mention]) -> str:

@@ -8,25 +8,28 @@ import pyarrow.compute as pc
 from lundprobe_zarr.dataset.arrow import empty, to_arrow
 from lundprobe_zarr.dataset.dataset import Dataset, Rows
 from lundprobe_zarr.schema.tables import TABLES
-from lundprobe_zarr.sql.session import check_index, nodes, parse_select, session, tables_of
+from lundprobe_zarr.sql.constants import check_query_values
+from lundprobe_zarr.sql.session import check_index, nodes, parse_select, tables_of
+from lundprobe_zarr.sql.worker import Limits, worker
 
 _SYNTAX = "a SELECT as DuckDB has it; a condition alone goes to cohort.where(...)"
 
 
-def run_query(dataset: Dataset, text: str, rows: Rows) -> pa.Table:
+def run_query(dataset: Dataset, text: str, rows: Rows, bounds: Limits) -> pa.Table:
     """Result of a SELECT over the tables, as seen by the patients in `rows`.
 
-    Raises `QueryError` if it is not one SELECT of these tables alone, before anything is read.
+    Raises `QueryError` if it is not one SELECT of these tables alone, before anything is read,
+    `QueryLimitError` if it takes more than its bounds.
     """
     tree = parse_select(text, expected=_SYNTAX)
     for node in nodes(tree):
         check_index(node, text)
     names = tables_of(tree, TABLES, text)
-    with session(text, {n: empty(TABLES[n].schema) for n in names}) as connection:
-        connection.execute(f"EXPLAIN\n{text}")
+    check_query_values(tree, text)
+    blank = {name: empty(TABLES[name].schema) for name in names}
+    worker().run(text, [f"EXPLAIN\n{text}"], blank, bounds)
     tables = {name: restricted(dataset, name, rows) for name in names}
-    with session(text, tables) as connection:
-        result = connection.sql(text).to_arrow_table()
+    result = worker().run(text, [text], tables, bounds)
     return pa.table([_plain(c) for c in result.columns], names=result.column_names)
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cache
 from typing import Any
@@ -23,13 +23,14 @@ from lundprobe_zarr.vocabulary.suggest import suggestion
 #: Nodes of the syntax tree are the dicts that DuckDB's `json_serialize_sql` gives.
 Node = dict[str, Any]
 
-_MEMORY_LIMIT = "2GB"
+#: What queries of bounded size may take, in bytes; others run apart: see `sql_worker`.
+MEMORY_LIMIT = 2_000_000_000
 _MOST_THREADS = 4
 #: Longer SQL would be minutes in DuckDB's parser; all 467 patients by id are 13,000 characters.
 _MOST_CHARACTERS = 100_000
 #: What DuckDB makes of Ctrl-C.
 _INTERRUPTED = "Query interrupted"
-_QUERY_NODES = {"SELECT_NODE", "SET_OPERATION_NODE", "RECURSIVE_CTE_NODE", "CTE_NODE"}
+QUERY_NODES = {"SELECT_NODE", "SET_OPERATION_NODE", "RECURSIVE_CTE_NODE", "CTE_NODE"}
 _TABLE_FUNCTIONS = {"range", "generate_series", "unnest"}
 #: Functions whose value changes from run to run, yet which reach nothing.
 _HARMLESS = {"random", "uuid", "gen_random_uuid", "now", "today", "get_current_timestamp"}
@@ -44,6 +45,12 @@ STEADY = frozenset({
     "regexp_matches", "round", "sqrt", "starts_with", "stddev", "sum", "upper",
 })
 # fmt: on
+#: What a predicate of bounded cost is made of.
+_BOUNDED = STEADY | {"+", "-", "*", "/", "//", "%"}
+_BOUNDED_CLASSES = {
+    *("BETWEEN", "CASE", "COLUMN_REF", "COMPARISON", "CONJUNCTION", "CONSTANT", "FUNCTION"),
+    "OPERATOR",
+}
 _SHOWN_CHARACTERS = 300
 #: How DuckDB calls a text that it can parse, but that is no SELECT.
 _NO_SELECT = "not implemented"
@@ -56,7 +63,7 @@ def shown(text: str) -> str:
 
 
 @cache
-def _database(process: int) -> duckdb.DuckDBPyConnection:
+def _database(process: int, memory: int) -> duckdb.DuckDBPyConnection:
     """An empty, locked database: one a process, for its threads do not survive a fork."""
     return duckdb.connect(
         config={
@@ -64,7 +71,7 @@ def _database(process: int) -> duckdb.DuckDBPyConnection:
             "python_enable_replacements": False,
             "autoinstall_known_extensions": False,
             "autoload_known_extensions": False,
-            "memory_limit": _MEMORY_LIMIT,
+            "memory_limit": f"{memory}B",
             "threads": min(_MOST_THREADS, os.cpu_count() or 1),
             "temp_directory": "",  # what does not fit into memory fails, and is not left on a disk
             "lock_configuration": True,
@@ -74,13 +81,13 @@ def _database(process: int) -> duckdb.DuckDBPyConnection:
 
 @contextmanager
 def session(
-    text: str, tables: Mapping[str, pa.Table], remedy: str = ""
+    text: str, tables: Mapping[str, pa.Table], remedy: str = "", memory: int = MEMORY_LIMIT
 ) -> Iterator[duckdb.DuckDBPyConnection]:
     """A connection that sees `tables` alone; DuckDB's errors become `QueryError`s about `text`.
 
-    `remedy` is how these end.
+    `remedy` is how these end; `memory` is what DuckDB may take, in bytes, as far as it keeps count.
     """
-    connection = _database(os.getpid()).cursor()
+    connection = _database(os.getpid(), memory).cursor()
     try:
         for name, table in tables.items():
             connection.register(name, table)
@@ -97,6 +104,35 @@ def session(
         raise KeyboardInterrupt from error
     finally:
         connection.close()
+
+
+def execute(
+    text: str,
+    statements: Sequence[str],
+    tables: Mapping[str, pa.Table],
+    remedy: str = "",
+    memory: int = MEMORY_LIMIT,
+) -> pa.Table:
+    """What the last of some statements gives, which see `tables`; raises as `session` does."""
+    with session(text, tables, remedy, memory) as connection:
+        for statement in statements[:-1]:
+            connection.execute(statement).fetchall()  # DuckDB wants a result read to its end
+        return connection.sql(statements[-1]).to_arrow_table()
+
+
+def is_bounded(condition: Any) -> bool:
+    """Whether a predicate takes time and memory in proportion to the rows, whatever it says.
+
+    That is so of comparisons, arithmetic and the functions in `STEADY`. It is not of what makes
+    lists or texts of any length (`range`, `repeat`, a lambda, a cast to an array), nor of LIKE.
+    """
+    return all(
+        node["class"] in _BOUNDED_CLASSES
+        and (node["class"] != "FUNCTION" or node["function_name"].lower() in _BOUNDED)
+        and node.get("type") != "ARRAY_CONSTRUCTOR"
+        for node in nodes(condition)
+        if "class" in node
+    )
 
 
 def parse_select(
@@ -120,6 +156,8 @@ def parse_select(
 def constant(node: Node) -> str | None:
     """A constant as text, without quotes; None of any other node. DuckDB 2.0 says it otherwise."""
     if node.get("class") != "CONSTANT":
+        return None
+    if node.get("literal", {}).get("kind") == "NULL_LITERAL":
         return None
     found = node["literal"].get("text") if "literal" in node else node["value"].get("value")
     return None if found is None else str(found)
@@ -217,7 +255,7 @@ def _table_read(node: Node) -> str:
 
 
 def _check_node(node: Node, text: str) -> None:
-    if _kind(node).endswith("_NODE") and _kind(node) not in _QUERY_NODES:
+    if _kind(node).endswith("_NODE") and _kind(node) not in QUERY_NODES:
         raise QueryError(f"{shown(text)}: holds more than SELECT; the tables can only be read")
 
 

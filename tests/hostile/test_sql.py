@@ -194,10 +194,9 @@ SORT = """
 import sys
 from lundprobe_zarr.errors import QueryError
 from lundprobe_zarr.sql import session as sql
-sql._MEMORY_LIMIT = "60MB"
 query = "SELECT count(DISTINCT hash(range)::VARCHAR || 'xxxxxxxxxxxxxxxx') FROM range(3000000)"
 try:
-    with sql.session(query, {}) as connection:
+    with sql.session(query, {}, memory=60_000_000) as connection:
         connection.execute(query).fetchall()
 except QueryError as error:
     print(error)

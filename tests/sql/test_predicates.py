@@ -112,7 +112,10 @@ def test_what_duckdb_understands_is_understood(
         ("Rectum.volum > 60", "Rectum has no 'volum'; nearest: volume_cc"),
         ("Rectum.D95 > 60", "Rectum has no 'D95'; nearest: .*d95_gy"),
         ("volume_cc > 60", "'volume_cc' is of a structure: say of which, e.g. Rectum.volume_cc"),
-        ("protocol = 'newacq'", "no 'newacq' in protocol; expected one of oldAcq, newAcq"),
+        (
+            "protocol = 'newacq'",
+            "no 'newacq' in protocol; nearest: newAcq; expected one of oldAcq, newAcq",
+        ),
         ("'test' <> part", "no 'test' in part; expected one of base, extended"),
         ("protocol IN ('newAcq', 'OldAcq')", "no 'OldAcq' in protocol"),
         ("NOT list_contains(missing_structures, 'Penile_Bulb')", "no 'Penile_Bulb' in missing_st"),

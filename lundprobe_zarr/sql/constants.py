@@ -1,0 +1,253 @@
+"""Constants that are compared with columns whose values are known beforehand.
+
+A misspelt one would choose nobody, or all, without a word. Names are resolved as SQL does, through
+aliases, subqueries and common tables; what may be anything else than such a column is left alone,
+and so are LIKE, ranges and expressions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import pyarrow as pa
+
+from lundprobe_zarr.errors import QueryError
+from lundprobe_zarr.schema.tables import PATIENTS, TABLES, Column
+from lundprobe_zarr.sql.session import QUERY_NODES, Node, constant, nodes, shown
+from lundprobe_zarr.vocabulary.names import FOLDS, OBSERVERS, PARTS, PROTOCOLS, STEPS, STRUCTURES
+from lundprobe_zarr.vocabulary.suggest import nearest
+
+
+class Domain(NamedTuple):
+    """What a column, or each element of a list, can hold."""
+
+    column: str
+    values: tuple[str, ...]
+    is_list: bool
+
+
+#: Columns of a relation; None where their values are not known beforehand.
+Columns = Mapping[str, Domain | None]
+
+_VALUES = {
+    "part": PARTS,
+    "protocol": PROTOCOLS,
+    "grid": ("mri", "sct"),
+    "source": ("clinical", "nnunet", "nnunet_fold", "observer"),
+    "structure": STRUCTURES,
+    "fold": tuple(map(str, FOLDS)),
+    "step": tuple(map(str, STEPS)),
+    "observer": OBSERVERS,
+    "missing_structures": STRUCTURES,
+    "multi_component_structures": STRUCTURES,
+}
+_EQUALITIES = {
+    "COMPARE_EQUAL",
+    "COMPARE_NOTEQUAL",
+    "COMPARE_IN",
+    "COMPARE_NOT_IN",
+    "COMPARE_DISTINCT_FROM",
+    "COMPARE_NOT_DISTINCT_FROM",
+}
+_MEMBERSHIPS = {"contains", "list_contains", "array_contains", "list_has", "array_has"}
+
+
+def _domain(column: Column) -> Domain | None:
+    values = _VALUES.get(column.name)
+    return None if values is None else Domain(column.name, values, pa.types.is_list(column.type))
+
+
+_TABLES: dict[str, Columns] = {
+    name: {c.name: _domain(c) for c in table.columns} for name, table in TABLES.items()
+}
+
+
+@dataclass
+class _Scope:
+    """What names mean: relations by alias (None: may have any column), names to leave alone."""
+
+    outer: _Scope | None = None
+    relations: dict[str, Columns | None] = field(default_factory=dict)
+    hidden: set[str] = field(default_factory=set)
+
+    def find(self, path: Sequence[str]) -> Domain | None:
+        """The known values of a column, if that is what a name certainly is."""
+        if path[0] in self.hidden:
+            return None
+        if len(path) == 1:
+            homes = [c for c in self.relations.values() if c is None or path[0] in c]
+            found = {None if c is None else c[path[0]] for c in homes}
+            if homes:
+                return found.pop() if len(found) == 1 else None
+        elif path[0] in self.relations:
+            columns = self.relations[path[0]]
+            return columns.get(path[1]) if columns and len(path) == 2 else None
+        return self.outer.find(path) if self.outer else None
+
+    def add(self, alias: str, columns: Columns | None) -> None:
+        """Join a relation; of two with one alias nothing is known."""
+        self.relations[alias] = None if alias in self.relations else columns
+
+
+def check_query_values(tree: Node, text: str) -> None:
+    """Raise `QueryError` for a constant in a SELECT that a column compared with it never holds."""
+    _Walk(text).query(tree, {}, None)
+
+
+def check_predicate_values(condition: Any, text: str) -> None:
+    """The same, of a predicate over the patients table."""
+    _Walk(text).expressions(condition, _Scope(relations={"patients": _TABLES[PATIENTS.name]}), {})
+
+
+class _Walk:
+    """A walk through a syntax tree that knows at each place what names mean."""
+
+    def __init__(self, text: str) -> None:
+        self._text = text
+
+    def query(
+        self, node: Node, common: Mapping[str, Columns | None], outer: _Scope | None
+    ) -> Columns | None:
+        """Check a query; the columns of its result, None if they may be any."""
+        common = dict(common)
+        for entry in node.get("cte_map", {}).get("map", ()):
+            name, value = entry["key"].lower(), entry["value"]
+            common[name] = None  # what it means within itself
+            inner = value.get("query_node") or value["query"]["node"]
+            columns = self.query(inner, common, outer)
+            common[name] = None if value.get("aliases") else columns
+        if node["type"] == "SELECT_NODE":
+            return self._select(node, common, outer)
+        if node["type"] == "SET_OPERATION_NODE":
+            sides = node.get("children") or [node["left"], node["right"]]
+            found = [self.query(side, common, outer) for side in sides]
+            return found[0] if all(columns == found[0] for columns in found) else None
+        rest = {k: v for k, v in node.items() if k != "cte_map"}
+        self.expressions(list(rest.values()), _Scope(relations={"": None}), common)
+        return None
+
+    def _select(
+        self, node: Node, common: Mapping[str, Columns | None], outer: _Scope | None
+    ) -> Columns | None:
+        scope = _Scope(outer)
+        self._relation(node["from_table"], scope, common)
+        items = node["select_list"]
+        computed = [i for i in items if i.get("alias") and "column_names" not in i]
+        result = _result(items, scope)
+        scope.hidden |= {i["alias"].lower() for i in computed}
+        scope.hidden |= {
+            i["alias"].lower()
+            for i in items
+            if i.get("alias") and "column_names" in i and i["column_names"][-1] != i["alias"]
+        }
+        rest = [v for k, v in node.items() if k not in ("from_table", "cte_map")]
+        self.expressions(rest, scope, common)
+        return result
+
+    def _relation(self, node: Node, scope: _Scope, common: Mapping[str, Columns | None]) -> None:
+        kind, alias = node["type"], (node.get("alias") or "").lower()
+        if kind == "JOIN":
+            self._relation(node["left"], scope, common)
+            self._relation(node["right"], scope, common)
+            self.expressions(node.get("condition"), scope, common)
+        elif kind == "BASE_TABLE":
+            name = node["table_name"].lower()
+            columns = common[name] if name in common else _TABLES.get(name)
+            scope.add(alias or name, None if node.get("column_name_alias") else columns)
+        elif kind == "SUBQUERY":
+            columns = self.query(node["subquery"]["node"], common, scope)
+            scope.add(alias, None if node.get("column_name_alias") else columns)
+        elif kind != "EMPTY":
+            self.expressions(list(node.values()), _Scope(relations={"": None}), common)
+            scope.add(alias, None)
+
+    def expressions(self, item: Any, scope: _Scope, common: Mapping[str, Columns | None]) -> None:
+        """Check every comparison in an expression, or in several."""
+        stack = [(item, scope)]
+        while stack:
+            item, scope = stack.pop()
+            if isinstance(item, list):
+                stack.extend((one, scope) for one in item)
+            if not isinstance(item, dict):
+                continue
+            if item.get("type") in QUERY_NODES:
+                self.query(item, common, scope)
+                continue
+            if item.get("class") == "LAMBDA":
+                names = {n["column_names"][0] for n in nodes(item["lhs"]) if "column_names" in n}
+                scope = _Scope(scope, hidden={name.lower() for name in names})
+            for name, value in _compared(item):
+                self._check(scope.find([part.lower() for part in name["column_names"]]), value)
+            stack.extend((value, scope) for value in item.values())
+
+    def _check(self, domain: Domain | None, given: Node) -> None:
+        value = constant(given)
+        if domain is None or value is None or bool(given.get("of_list")) != domain.is_list:
+            return
+        if domain.values[0].isdigit():  # numbers: 1.0 is 1, and what is none DuckDB refuses
+            value = str(int(value)) if value.isascii() and value.isdigit() else domain.values[0]
+        if value in domain.values:
+            return
+        close = nearest(value, domain.values)
+        near = f"nearest: {', '.join(close)}; " if close else ""
+        raise QueryError(
+            f"{shown(self._text)}: no {value!r} in {domain.column}; {near}expected one of "
+            f"{', '.join(domain.values)}"
+        )
+
+
+def _result(items: Sequence[Node], scope: _Scope) -> Columns | None:
+    """Columns of what a SELECT gives; None if they may be any."""
+    found: dict[str, Domain | None] = {}
+    for item in items:
+        if item.get("class") == "STAR":
+            whole = ("replace_list", "rename_list", "columns", "expr")
+            alias = (item.get("relation_name") or "").lower()
+            of = [scope.relations.get(alias)] if alias else list(scope.relations.values())
+            if any(item.get(key) for key in whole) or any(columns is None for columns in of):
+                return None
+            given = [pair for columns in of for pair in (columns or {}).items()]
+        elif "column_names" in item:
+            path = [part.lower() for part in item["column_names"]]
+            given = [((item.get("alias") or path[-1]).lower(), scope.find(path))]
+        else:
+            given = [((item.get("alias") or "").lower(), None)]
+        for name, domain in given:
+            found[name] = domain if found.get(name, domain) == domain else None
+    return found
+
+
+def _compared(node: Node) -> Iterator[tuple[Node, Node]]:
+    """Pairs of a column and a constant that a node compares for equality."""
+    if node.get("type") in _EQUALITIES:
+        operands = [node["left"], node["right"]] if "left" in node else node["children"]
+        for other in operands[1:]:
+            for pair in zip(_parts(operands[0]), _parts(other), strict=False):
+                yield from _ordered(*pair)
+    elif node.get("function_name") in _MEMBERSHIPS and len(arguments := _arguments(node)) == 2:
+        among, wanted = arguments
+        if among.get("function_name") == "list_value":
+            for value in _arguments(among):
+                yield from _ordered(wanted, value)
+        elif "column_names" in among:
+            yield among, wanted | {"of_list": True}
+
+
+def _ordered(one: Node, other: Node) -> Iterator[tuple[Node, Node]]:
+    if "column_names" in one:
+        yield one, other
+    elif "column_names" in other:
+        yield other, one
+
+
+def _parts(node: Node) -> list[Node]:
+    """The fields of a row, of anything else itself."""
+    return _arguments(node) if node.get("function_name") == "row" else [node]
+
+
+def _arguments(node: Node) -> list[Node]:
+    """Arguments of a function; DuckDB before 2.0 says it otherwise."""
+    given = [argument["expression"] for argument in node.get("arguments", ())]
+    return given or list(node.get("children", ()))
