@@ -132,13 +132,15 @@ class VolumeWriter:
         self._place(entry, file)
         for oddity in file.oddities:
             self._find(entry, oddity)
+        if file.intent not in ("none", "label" if entry.record.kind == "mask" else "none"):
+            self._find(entry, f"intent code {file.intent}; its numbers were read as they are")
         self.contents.synthetic |= file.is_synthetic
         return file
 
     def _place(self, entry: SourceEntry, file: NiftiFile) -> None:
         """Require the geometry of the grid's first file, its image (or dose_original)."""
         z, y, x = file.raw.shape
-        here = Grid((z, y, x), file.affine, entry.path)
+        here = Grid((z, y, x), file.affine, entry.path, file.unit)
         grid = self.contents.grids.setdefault(entry.record.grid, here)
         require_same(grid, here, self._where(entry))
 

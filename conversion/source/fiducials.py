@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-from math import isfinite
 from pathlib import Path
 
 import numpy as np
 
+from lundprobe_zarr.conversion.source.text import SideText, parse_number, read_text
 from lundprobe_zarr.errors import SourceError, SourceNotFoundError
 from lundprobe_zarr.geometry.affine import FloatArray
 from lundprobe_zarr.schema.records import SourceRecord
@@ -22,8 +22,7 @@ def read_fiducials(path: Path, where: str) -> tuple[FloatArray, SourceRecord]:
     Raises `SourceError` naming `where` for text that holds anything else.
     """
     try:
-        with path.open("rb") as file:
-            data = file.read(_MAX_BYTES + 1)
+        side = read_text(path, _MAX_BYTES)
     except FileNotFoundError as error:
         raise SourceNotFoundError(
             f"{where}: vanished or a dangling link; expected a readable file; restore it"
@@ -33,26 +32,24 @@ def read_fiducials(path: Path, where: str) -> tuple[FloatArray, SourceRecord]:
             f"{where}: cannot be read ({error.strerror or error}); expected a readable file; check "
             "its permissions and the disk"
         ) from error
-    if len(data) > _MAX_BYTES:
-        raise SourceError(f"{where}: more than {_MAX_BYTES} bytes; expected {_EXPECTED}")
-    positions = parse_fiducials(data, where)
+    except ValueError as error:
+        raise SourceError(f"{where}: {error}; expected {_EXPECTED}") from error
+    positions = _positions(side, where)
     record = SourceRecord(
         labels={},
         path=where,
-        bytes=len(data),
-        sha256=hashlib.sha256(data).hexdigest(),
-        text=data.decode("utf-8"),
+        bytes=len(side.data),
+        sha256=hashlib.sha256(side.data).hexdigest(),
+        text=side.marked,
+        encoding=side.encoding,
     )
     return positions, record
 
 
-def parse_fiducials(data: bytes, where: str) -> FloatArray:
+def _positions(side: SideText, where: str) -> FloatArray:
     """Positions (fiducial, 3) of the text's lines; blank lines are passed over."""
-    try:
-        lines = data.decode("utf-8").splitlines()
-    except UnicodeDecodeError as error:
-        raise SourceError(f"{where}: not UTF-8 text ({error}); expected {_EXPECTED}") from error
-    rows = [_row(line, f"{where}: line {n}") for n, line in enumerate(lines, 1) if line.strip()]
+    lines = enumerate(side.text.split("\n"), 1)
+    rows = [_row(line, f"{where}: line {n}") for n, line in lines if line.strip()]
     if not rows:
         raise SourceError(f"{where}: no line with a position; expected {_EXPECTED}")
     return np.array(rows, np.float64)
@@ -60,13 +57,17 @@ def parse_fiducials(data: bytes, where: str) -> FloatArray:
 
 def _row(line: str, where: str) -> list[float]:
     """The three numbers of a line; what it says instead is not repeated: it may be a name."""
+    cells = line.split(";" if ";" in line else ",")
     try:
-        numbers = [float(cell) for cell in line.split(",")]
-    except ValueError:
-        raise SourceError(f"{where}: not numbers; expected {_EXPECTED}") from None
-    if len(numbers) != 3 or not all(map(isfinite, numbers)):
-        raise SourceError(f"{where}: not three finite numbers; expected {_EXPECTED}")
+        numbers = [parse_number(cell) for cell in cells]
+    except ValueError as error:
+        raise SourceError(f"{where}: not numbers: {error}; expected {_EXPECTED}") from None
+    if ";" in line or len(numbers) == 6:
+        hint = "semicolons" if ";" in line else "six numbers, as with decimal commas"
+        raise SourceError(f"{where}: {hint}; expected {_EXPECTED}")
+    if len(numbers) != 3:
+        raise SourceError(f"{where}: not three numbers; expected {_EXPECTED}")
     return numbers
 
 
-_EXPECTED = "one x,y,z a line in mm, finite numbers; correct the file"
+_EXPECTED = "one x,y,z a line in mm, finite numbers with a decimal point; correct the file"

@@ -10,11 +10,15 @@ from lundprobe_zarr.geometry.affine import SAME_GRID_MM, FloatArray, largest_shi
 
 @dataclass(frozen=True)
 class Grid:
-    """A voxel lattice: shape (z, y, x), affine voxel (i, j, k) -> mm RAS, the file that sets it."""
+    """A voxel lattice: shape (z, y, x), affine voxel (i, j, k) -> mm RAS, the file that sets it.
+
+    `unit` is what lengths in that file's header are in.
+    """
 
     shape: tuple[int, int, int]
     affine: FloatArray
     path: str
+    unit: str
 
 
 def require_same(grid: Grid, here: Grid, where: str) -> None:
@@ -27,6 +31,8 @@ def require_same(grid: Grid, here: Grid, where: str) -> None:
         if shift <= SAME_GRID_MM:
             return
         finding = f"its voxels lie up to {shift:.4g} mm apart from those of {grid.path}"
+    if grid.unit != here.unit:
+        finding += f" (lengths in {here.unit}, there in {grid.unit})"
     raise SourceError(
         f"{where}: {finding}; expected the geometry of {grid.path}, within {SAME_GRID_MM:g} mm; "
         "fetch the patient again"

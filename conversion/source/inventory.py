@@ -389,7 +389,7 @@ def _misbegun(patient: PatientSource) -> Iterator[str]:
                 continue
             layout = peek_nifti(entry.file, where)
             x, y, z = layout.shape
-            here = Grid((z, y, x), layout.affine, entry.path)
+            here = Grid((z, y, x), layout.affine, entry.path, layout.unit)
             require_same(grids.setdefault(entry.record.grid, here), here, where)
         except SourceError as error:
             yield str(error)

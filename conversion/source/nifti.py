@@ -10,6 +10,7 @@ import gzip
 import hashlib
 import io
 import os
+import struct
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,6 +21,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from nibabel.nifti1 import intent_codes
 from nibabel.spatialimages import HeaderDataError
 from zlib_ng import gzip_ng, zlib_ng
 
@@ -30,21 +32,44 @@ from lundprobe_zarr.geometry.affine import (
     SAME_GRID_MM,
     FloatArray,
     largest_shift,
+    spacing,
 )
-from lundprobe_zarr.schema.header import NO_EXTENSIONS, size_and_order, without_text
+from lundprobe_zarr.schema.header import (
+    NO_EXTENSIONS,
+    SpatialUnit,
+    affine_mm,
+    has_qform,
+    has_sform,
+    qform_mm,
+    size_and_order,
+    spatial_unit,
+    without_text,
+)
 from lundprobe_zarr.schema.header import parse_header as nifti_header
 
 #: DEFLATE cannot shrink by more than this (zlib's technical details): a bound on what a file
 #: may claim to hold, checked before a byte is allocated for it.
 _DEFLATE_MAX_RATIO = 1032
-#: Room for header extensions, and for bytes behind the last voxel; they are kept as attributes.
-_MAX_SIDE_BYTES = 1 << 20
+#: Room for header extensions, for `export` to restore. A store keeps them in its metadata, which
+#: whoever opens it reads, so that there has to be an end; those of volumes have some kB, at most
+#: a few MB.
+_MAX_EXTENSIONS = 1 << 24
+#: Bytes behind the last voxel that may be kept; hardly any file has some.
+_MAX_TRAILER = 1 << 20
 #: Uncompressed bytes at a time: still in the processor's cache when they are hashed, and more
 #: than the reader buffers, which then copies nothing.
 _PIECE = 1 << 20
 _GZIP_MAGIC = b"\x1f\x8b"
 _GZIP_ERRORS: Any = (gzip.BadGzipFile, gzip_ng.BadGzipFile, zlib.error, zlib_ng.error)
 _TYPES = "integers or floats of up to 64 bits"
+#: An extension begins with its size and kind, four bytes each, and has at least this many:
+#: https://nifti.nimh.nih.gov/nifti-1/documentation/nifti1fields/nifti1fields_pages/extension.html
+_LEAST_EXTENSION = 16
+#: Spacings (mm) that are taken for a volume's, where a header's unit is another than mm.
+_PLAUSIBLE_MM = (0.01, 100.0)
+#: Intent codes of voxels that are no single quantity: matrices, vectors, points, colours, fields
+#: of coefficients, connectivity. nifti1.h (see `schema.header`), FSL's and CIFTI's additions.
+_COMPOUND_INTENTS = (range(1004, 1011), range(2002, 2019), range(3000, 3100))
 
 
 @dataclass(frozen=True)
@@ -54,7 +79,9 @@ class NiftiFile:
     `raw` holds the file's own numbers, (z, y, x), native byte order; the physical value is
     `slope * raw + inter`. `affine` is (4, 4), voxel (i, j, k) -> mm, RAS. `header`, `extensions`
     and `trailer` are the bytes before, between and behind the voxels; `dtype` is the type in the
-    file, with its byte order. `oddities` are things worth a finding that were read correctly.
+    file, with its byte order. `unit` is what the header's own lengths are in, `intent` the name of
+    its intent code, such as `none` or `label`. `oddities` are things worth a finding that were read
+    correctly.
     """
 
     raw: npt.NDArray[Any]
@@ -69,6 +96,8 @@ class NiftiFile:
     bytes: int
     sha256: str
     nifti_sha256: str
+    unit: str
+    intent: str
     oddities: tuple[str, ...]
 
     @property
@@ -79,7 +108,10 @@ class NiftiFile:
 
 @dataclass(frozen=True)
 class Layout:
-    """What a header says of its file: (i, j, k) shape, type, offset of the voxels, scaling."""
+    """What a header says of its file: (i, j, k) shape, type, offset of the voxels, scaling.
+
+    `affine` is in mm, whatever `unit` the header's own lengths are in.
+    """
 
     shape: tuple[int, int, int]
     dtype: np.dtype[Any]
@@ -88,6 +120,8 @@ class Layout:
     inter: float
     affine: FloatArray
     description: str
+    unit: str
+    intent: str
     oddities: tuple[str, ...]
 
     @property
@@ -242,7 +276,7 @@ def _read(file: Any, size: int, where: str, workspace: Workspace, strip: bool) -
     header = _read_header(stream, where)
     layout = parse_header(header, where)
     _require_plausible(layout, size, where)
-    extensions = stream.read(layout.offset - len(header))
+    extensions = _read_extensions(stream, header, layout.offset, where)
     if strip:
         header, extensions = without_text(header), NO_EXTENSIONS
         stream.sha256 = hashlib.sha256(header + extensions)
@@ -264,6 +298,8 @@ def _read(file: Any, size: int, where: str, workspace: Workspace, strip: bool) -
         bytes=hashing.count,
         sha256=hashing.sha256.hexdigest(),
         nifti_sha256=stream.sha256.hexdigest(),
+        unit=layout.unit,
+        intent=layout.intent,
         oddities=layout.oddities,
     )
 
@@ -281,6 +317,35 @@ def _read_header(stream: _Uncompressed, where: str) -> bytes:
     )
 
 
+def _read_extensions(stream: _Uncompressed, header: bytes, offset: int, where: str) -> bytes:
+    """What stands between header and voxels, as it is."""
+    data = stream.read(offset - len(header))
+    end = len(header) + len(data)
+    if end != offset:
+        raise SourceError(
+            f"{where}: ends after {end} uncompressed bytes; vox_offset says that its voxels begin "
+            f"at {offset}; the header is damaged or the file truncated: fetch it again"
+        )
+    _require_extents(data, str(nifti_header(header).endianness), where)
+    return data
+
+
+def _require_extents(data: bytes, order: str, where: str) -> None:
+    """Refuse extensions that reach into the voxels: then one of the two is in the wrong place."""
+    place = len(NO_EXTENSIONS)
+    while data[:1] > b"\0" and len(data) - place >= _LEAST_EXTENSION:
+        (size,) = struct.unpack_from(f"{order}i", data, place)
+        if size > len(data) - place:
+            raise SourceError(
+                f"{where}: a header extension says that it has {size} bytes, with "
+                f"{len(data) - place} before the voxels; expected it to end there; the header is "
+                "damaged: fetch the file again"
+            )
+        if size < _LEAST_EXTENSION:
+            return  # padding, which some tools write
+        place += size
+
+
 def parse_header(header: bytes, where: str) -> Layout:
     """Layout that the 348 (NIfTI-1) or 540 (NIfTI-2) bytes of `header` describe.
 
@@ -288,10 +353,14 @@ def parse_header(header: bytes, where: str) -> Layout:
     """
     parsed: Any = nifti_header(header)
     _require_single_file(parsed, where)
-    shape, oddities = _shape(parsed, where)
+    intent = _intent(parsed, where)
+    shape, dimensions = _shape(parsed, where)
     slope, inter = _scaling(parsed, where)
+    unit = spatial_unit(parsed)
     with np.errstate(all="ignore"):  # numbers that are none are said to be so, not warned of
-        affine, disagreement = _affine(parsed, shape, where)
+        affine, placing = _affine(parsed, shape, where)
+        _require_plausible_unit(unit, affine, where)
+    big_endian = ("big-endian",) if parsed.endianness == ">" else ()
     return Layout(
         shape=shape,
         dtype=_dtype(parsed, where),
@@ -300,7 +369,41 @@ def parse_header(header: bytes, where: str) -> Layout:
         inter=inter,
         affine=affine,
         description=bytes(parsed["descrip"].item()).split(b"\0")[0].decode("latin-1"),
-        oddities=oddities + disagreement + (("big-endian",) if parsed.endianness == ">" else ()),
+        unit=unit.name,
+        intent=intent,
+        oddities=(*dimensions, *_unit_oddity(unit), *placing, *_unscaled(parsed), *big_endian),
+    )
+
+
+def _intent(header: Any, where: str) -> str:
+    """Name of the intent code; raises for voxels that are no single quantity."""
+    code = int(header["intent_code"])
+    name = str(intent_codes.label[code]) if code in intent_codes else f"undefined ({code})"
+    if any(code in codes for codes in _COMPOUND_INTENTS):
+        raise SourceError(
+            f"{where}: intent_code {code} ({name}), header dim {header['dim'].tolist()}; expected "
+            "an image, a dose or a mask, of one number a voxel; correct intent_code if it is one, "
+            "or leave the file out"
+        )
+    return name
+
+
+def _unit_oddity(unit: SpatialUnit) -> tuple[str, ...]:
+    if not unit.is_millimetre:
+        return (f"xyzt_units says {unit.name}; its geometry was converted to mm",)
+    return (f"xyzt_units says {unit.name}; taken as mm",) if "undefined" in unit.name else ()
+
+
+def _require_plausible_unit(unit: SpatialUnit, affine: FloatArray, where: str) -> None:
+    """Refuse lengths in metres or micrometres that no scan has: the numbers are mm, as a rule."""
+    low, high = _PLAUSIBLE_MM
+    sizes = spacing(affine)
+    if unit.is_millimetre or ((sizes >= low) & (sizes <= high)).all():
+        return
+    raise SourceError(
+        f"{where}: xyzt_units says {unit.name}, which makes voxels of "
+        f"{' × '.join(f'{v:.6g}' for v in sizes)} mm; expected {low:g} to {high:g} mm; correct the "
+        "unit in the header (2 is mm), or fetch the file again"
     )
 
 
@@ -345,10 +448,16 @@ def _dtype(header: Any, where: str) -> np.dtype[Any]:
 
 def _offset(header: Any, header_size: int, where: str) -> int:
     offset = float(header["vox_offset"])
-    if not header_size <= offset <= header_size + _MAX_SIDE_BYTES or offset != int(offset):
+    if not header_size <= offset < np.inf or offset != int(offset):
         raise SourceError(
-            f"{where}: vox_offset {offset:g}; expected a whole number from {header_size} to "
-            f"{header_size + _MAX_SIDE_BYTES}; fetch the file again, or correct its header"
+            f"{where}: vox_offset {offset:g}; expected a whole number from {header_size} on; fetch "
+            "the file again, or correct its header"
+        )
+    if offset > header_size + _MAX_EXTENSIONS:
+        raise SourceError(
+            f"{where}: vox_offset {offset:g}, which leaves {offset - header_size:.0f} bytes for "
+            f"header extensions; expected at most {_MAX_EXTENSIONS}, which a store can keep; "
+            "rewrite the file without its extensions, or fetch it again if it has none"
         )
     return int(offset)
 
@@ -364,16 +473,23 @@ def _scaling(header: Any, where: str) -> tuple[float, float]:
     return (1.0, 0.0) if slope is None else (float(slope), float(inter))
 
 
+def _unscaled(header: Any) -> tuple[str, ...]:
+    """A finding where slope 0 says that there is no scaling, and yet there is an intercept."""
+    inter = float(header["scl_inter"])
+    if header["scl_slope"] != 0 or inter == 0 or not isfinite(inter):
+        return ()
+    return (f"scl_slope 0, so that scl_inter {inter:g} was not added; ITK adds it",)
+
+
 def _affine(header: Any, shape: tuple[int, ...], where: str) -> tuple[FloatArray, tuple[str, ...]]:
-    """The affine nibabel chooses (sform before qform), and a finding if the two differ."""
-    sform, qform = int(header["sform_code"]) > 0, int(header["qform_code"]) > 0
-    if not (sform or qform):
+    """The affine in mm (sform before qform), and findings if others of its fields differ."""
+    if not (has_sform(header) or has_qform(header)):
         raise SourceError(
             f"{where}: qform_code and sform_code are both 0, so its place in the patient is "
             "unknown; expected either above 0; write the orientation into the header"
         )
     try:
-        affine = np.asarray(header.get_best_affine(), dtype=np.float64)
+        affine = affine_mm(header)
     except (HeaderDataError, ValueError, np.linalg.LinAlgError) as error:
         raise SourceError(
             f"{where}: its orientation cannot be used ({error}); expected a qform or sform that "
@@ -384,13 +500,16 @@ def _affine(header: Any, shape: tuple[int, ...], where: str) -> tuple[FloatArray
             f"{where}: affine {affine.tolist()}; expected finite numbers and three independent "
             "axes; fetch the file again, or correct its header"
         )
-    return affine, _disagreement(header, affine, shape) if sform and qform else ()
+    if not has_sform(header):
+        return affine, ()
+    check = _qform_oddity if has_qform(header) else _pixdim_oddity
+    return affine, check(header, affine, shape)
 
 
-def _disagreement(header: Any, sform: FloatArray, shape: tuple[int, ...]) -> tuple[str, ...]:
+def _qform_oddity(header: Any, sform: FloatArray, shape: tuple[int, ...]) -> tuple[str, ...]:
     """A finding if the qform, which was not used, says otherwise or nothing."""
     try:
-        shift = largest_shift(sform, header.get_qform(), shape)
+        shift = largest_shift(sform, qform_mm(header), shape)
     except (HeaderDataError, ValueError, np.linalg.LinAlgError) as error:
         return (f"qform cannot be used ({error}); the sform was used",)
     if not isfinite(shift):
@@ -398,6 +517,15 @@ def _disagreement(header: Any, sform: FloatArray, shape: tuple[int, ...]) -> tup
     if shift <= SAME_GRID_MM:
         return ()
     return (f"sform and qform disagree by {shift:.3g} mm; the sform was used",)
+
+
+def _pixdim_oddity(header: Any, sform: FloatArray, shape: tuple[int, ...]) -> tuple[str, ...]:
+    """A finding if the voxel sizes of an sform alone are not those that ITK reads, `pixdim`."""
+    sizes = spatial_unit(header).to_mm(header["pixdim"][1:4].astype(np.float64))
+    if (np.abs(sizes - spacing(sform)) * shape <= SAME_GRID_MM).all():
+        return ()
+    texts = (" × ".join(f"{v:.6g}" for v in mm) for mm in (sizes, spacing(sform)))
+    return ("pixdim says voxels of {} mm, the sform {}; the sform was used".format(*texts),)
 
 
 def _require_plausible(layout: Layout, size: int, where: str) -> None:
@@ -434,10 +562,10 @@ def _read_voxels(
 
 
 def _read_trailer(stream: _Uncompressed, where: str) -> bytes:
-    trailer = stream.read(_MAX_SIDE_BYTES + 1)
-    if len(trailer) > _MAX_SIDE_BYTES:
+    trailer = stream.read(_MAX_TRAILER + 1)
+    if len(trailer) > _MAX_TRAILER:
         raise SourceError(
-            f"{where}: more than {_MAX_SIDE_BYTES} bytes behind the last voxel; expected none; "
+            f"{where}: more than {_MAX_TRAILER} bytes behind the last voxel; expected none; "
             "the header does not describe this file: fetch it again"
         )
     return trailer

@@ -11,10 +11,10 @@ import csv
 import io
 import re
 from dataclasses import dataclass, field
-from math import isfinite
 from pathlib import Path
 from stat import S_ISREG
 
+from lundprobe_zarr.conversion.source.text import parse_number, read_text
 from lundprobe_zarr.schema.document import parse_json
 from lundprobe_zarr.vocabulary.files import structure_of_name
 from lundprobe_zarr.vocabulary.names import PARTS, is_patient_id
@@ -25,8 +25,9 @@ CSV_TOLERANCE_MM = 1e-3
 #: The real ones have some hundred bytes a patient.
 _MAX_BYTES = 1 << 24
 
-_NUMBER = re.compile(r"[-+]?\d+(?:\.\d*)?(?:[eE][-+]?\d+)?")
-_NUMPY_TYPE = re.compile(r"np\.\w+\(")
+#: What stands about the numbers of a cell, in a tuple, a list or as NumPy prints them.
+_TUPLE = re.compile(r"(?:np\.\w+|array)?\(|[)\[\]]")
+_BETWEEN = re.compile(r"[ \t]*,[ \t]*|[ \t]+")
 _PATIENT = re.compile(r"(?:oldAcq|newAcq)_[0-9a-f]{16}")
 _MASK_FILE = re.compile(r"mask_\w+")
 
@@ -93,13 +94,13 @@ def _read(path: Path, side: SideFiles) -> str | None:
         if status.st_size > _MAX_BYTES:
             side.findings.append(f"{path.name}: {status.st_size} bytes; expected text of some kB")
             return None
-        return path.read_text(encoding="utf-8-sig")
+        return read_text(path, _MAX_BYTES).text
     except FileNotFoundError:
         side.findings.append(f"{path.name}: not there")
     except OSError as error:
         side.findings.append(f"{path.name}: cannot be read ({error.strerror})")
-    except UnicodeDecodeError as error:
-        side.findings.append(f"{path.name}: not UTF-8 text ({error})")
+    except ValueError as error:
+        side.findings.append(f"{path.name}: {error}")
     return None
 
 
@@ -143,13 +144,20 @@ def _cells(
 ) -> tuple[tuple[int, ...], tuple[float, ...]]:
     rows, columns, slices = _tuple(row[matrix], matrix)
     x, y, z = _tuple(row[voxel], voxel)
+    if not all(n.is_integer() for n in (rows, columns, slices)):
+        raise ValueError(f"{matrix} is something else than three whole numbers")
     return (int(slices), int(rows), int(columns)), (z, y, x)
 
 
 def _tuple(cell: str | None, column: str) -> list[float]:
-    numbers = [float(n) for n in _NUMBER.findall(_NUMPY_TYPE.sub("", cell or ""))]
-    if len(numbers) != 3 or not all(map(isfinite, numbers)):
-        raise ValueError(f"{column} is something else than three finite numbers")
+    texts = _BETWEEN.split(_TUPLE.sub(" ", cell or "").strip().removesuffix(",").strip())
+    try:
+        numbers = [parse_number(text) for text in texts]
+    except ValueError as error:
+        raise ValueError(f"{column} holds {error}; expected three numbers") from None
+    if len(numbers) != 3:
+        comma = ", as with decimal commas" if len(numbers) == 6 else ""
+        raise ValueError(f"{column} holds {len(numbers)} numbers{comma}; expected three")
     return numbers
 
 
@@ -185,7 +193,7 @@ def parse_components(text: str, name: str, findings: list[str]) -> dict[str, tup
     """
     found: dict[str, dict[str, None]] = {}
     matched = False
-    for line in text.splitlines():
+    for line in text.split("\n"):
         mask, patient = _MASK_FILE.search(line), _PATIENT.search(line)
         if mask is None or patient is None:
             continue

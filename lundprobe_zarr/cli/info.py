@@ -141,6 +141,7 @@ def type_name(arrow: Any) -> str:
 def _show_patient(store: StoreMetadata) -> None:
     from lundprobe_zarr.cli.console import facts, heading, listing, say, table
     from lundprobe_zarr.schema.layout import GROUP_TITLES
+    from lundprobe_zarr.vocabulary.grouping import grouped
 
     say(f"{store.patient_id}, at {store.where}", "bold")
     facts(_about(store))
@@ -152,7 +153,7 @@ def _show_patient(store: StoreMetadata) -> None:
     findings = store.attributes["findings"]
     if findings:
         heading(f"Findings: {len(findings)}")
-        listing(findings, most=100)
+        listing(grouped(findings), most=100)
 
 
 def _about(store: StoreMetadata) -> Iterator[tuple[str, str]]:

@@ -11,6 +11,7 @@ from lundprobe_zarr.cli.place import shown
 from lundprobe_zarr.schema.tables import store_path
 from lundprobe_zarr.stores.metadata import HOLDS_ANOTHER
 from lundprobe_zarr.stores.place import convert_again
+from lundprobe_zarr.vocabulary.grouping import grouped
 
 if TYPE_CHECKING:
     from lundprobe_zarr.conversion.run.run import Report
@@ -75,7 +76,9 @@ def _show_findings(report: Report) -> None:
     lines = [*report.findings, *of_patients]
     if lines:
         heading(f"Odd, and converted all the same: {count(len(lines), 'finding')}")
-        listing(lines)
+        listing(short := grouped(lines))
+        if len(short) < len(lines):
+            say("  Each by itself: convert with --report FILE.")
     if report.skipped_folders:
         heading(f"Passed over, not converted: {count(len(report.skipped_folders), 'entry')}")
         listing(report.skipped_folders)

@@ -37,7 +37,7 @@ def parse_options(text: str | None, option: str = "--storage-options") -> dict[s
         return {}
     where = f"{option} {text}" if text.startswith("@") else option
     try:
-        held = Path(text[1:]).read_text(encoding="utf-8") if text.startswith("@") else text
+        held = Path(text[1:]).read_text(encoding="utf-8-sig") if text.startswith("@") else text
         options = json.loads(held)
     except OSError as error:
         raise UsageError(f"{where}: {error.strerror}; expected a file that can be read") from error

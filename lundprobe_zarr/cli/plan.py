@@ -10,6 +10,7 @@ from lundprobe_zarr.cli.console import count, facts, heading, listing, say, size
 from lundprobe_zarr.cli.outcome import not_in_source
 from lundprobe_zarr.cli.place import shown
 from lundprobe_zarr.vocabulary.files import KNOWN_FILES
+from lundprobe_zarr.vocabulary.grouping import grouped
 from lundprobe_zarr.vocabulary.names import PARTS, PROTOCOLS, STRUCTURES, protocol_of
 
 if TYPE_CHECKING:
@@ -29,8 +30,8 @@ def show_plan(inventory: Inventory, destination: Location, how: Options) -> None
     inventory = examine(inventory)
     say(f"Source: {inventory.root}", "bold")
     facts(_overview(inventory))
-    _section("Organs without a clinical mask", _missing(inventory.patients))
-    _section("Absent files", _absent(inventory.patients))
+    _section("Organs without a clinical mask", _missing(inventory.patients), by_cause=False)
+    _section("Absent files", _absent(inventory.patients), by_cause=False)
     _section("Unknown files, left out", _unknown(inventory.patients))
     _section("Passed over, not converted", inventory.skipped)
     _section("Odd in the side files", inventory.findings)
@@ -49,11 +50,11 @@ def _overview(inventory: Inventory) -> Iterator[tuple[str, str]]:
     yield "files", f"{sum(len(p.entries) for p in patients)}, {size(inventory.bytes)}"
 
 
-def _section(title: str, lines: Iterable[str]) -> None:
+def _section(title: str, lines: Iterable[str], by_cause: bool = True) -> None:
     shown = list(lines)
     if shown:
         heading(f"{title}: {len(shown)}")
-        listing(shown)
+        listing(grouped(shown) if by_cause else shown)
 
 
 def _lacking(patient: PatientSource) -> list[str]:

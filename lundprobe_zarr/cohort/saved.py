@@ -90,7 +90,7 @@ def read_saved(path: str | os.PathLike[str], expected: type[Saved]) -> Saved:
 
 def _parse(path: Path, expected: type[Saved]) -> Saved:
     try:
-        raw: Any = parse_json(path.read_text(encoding="utf-8"))
+        raw: Any = parse_json(path.read_text(encoding="utf-8-sig"))
     except (OSError, ValueError) as error:
         raise UsageError(
             f"{path}: cannot be read ({error}); expected a file of {expected.KIND}"

@@ -94,7 +94,7 @@ def _write_files(
         target = _target(out, store, record)
         target.parent.mkdir(parents=True, exist_ok=True)
         if array is None:
-            target.write_bytes((record.text or "").encode("utf-8"))
+            target.write_bytes((record.text or "").encode(record.encoding))
         else:
             _write_nifti(location, store, array, record, target)
         exported[_outcome(record)].append(record.path)

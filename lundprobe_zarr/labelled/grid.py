@@ -99,11 +99,11 @@ def _affine(attributes: Mapping[str, Any]) -> FloatArray:
 
 def _grid_of_header(raw: bytes) -> Grid:
     # Here, not above: opening a patient should not wait for nibabel.
-    from lundprobe_zarr.schema.header import parse_header
+    from lundprobe_zarr.schema.header import affine_mm, parse_header
 
     header = parse_header(raw)
     i, j, k = (int(n) for n in header["dim"][1:4])
-    return Grid(np.array(header.get_best_affine(), dtype=np.float64), (k, j, i))
+    return Grid(affine_mm(header), (k, j, i))
 
 
 def _whose(path: str) -> tuple[str | None, str | None]:

@@ -1,12 +1,15 @@
-"""The header of a NIfTI file as bytes: of which version it is, and in which byte order."""
+"""The header of a NIfTI file: of which version it is, in which byte order, and where voxels lie."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from nibabel.nifti1 import Nifti1Header
 from nibabel.nifti2 import Nifti2Header
+
+from lundprobe_zarr.geometry.affine import FloatArray
 
 _KINDS: dict[int, Any] = {348: Nifti1Header, 540: Nifti2Header}
 
@@ -31,6 +34,95 @@ def parse_header(raw: bytes) -> Nifti1Header | Nifti2Header:
         raise ValueError(f"{len(raw)} bytes that begin with {raw[:4]!r}; expected a NIfTI header")
     header: Nifti1Header | Nifti2Header = _KINDS[found[0]](raw, endianness=found[1], check=False)
     return header
+
+
+@dataclass(frozen=True)
+class SpatialUnit:
+    """What a header's lengths are in: `times / over` millimetres, two whole numbers."""
+
+    name: str
+    times: float = 1.0
+    over: float = 1.0
+
+    @property
+    def is_millimetre(self) -> bool:
+        """Whether lengths are taken as they are."""
+        return self.times == self.over
+
+    def to_mm(self, lengths: FloatArray) -> FloatArray:
+        """Lengths in this unit as millimetres.
+
+        Each is rounded once: one that float64 holds in mm exactly comes out so.
+        """
+        return np.asarray(lengths * self.times / self.over)
+
+    def affine_to_mm(self, affine: FloatArray) -> FloatArray:
+        """The affine (4, 4), voxel (i, j, k) -> this unit, as one to millimetres."""
+        return np.vstack([self.to_mm(affine[:3]), affine[3:]])
+
+
+#: Spatial codes of `xyzt_units`, in its lowest three bits. 0 is unknown, which both reference
+#: readers take for mm, as they do 4 to 7, which nothing defines. Source: `NIFTI_UNITS_*` in
+#: https://nifti.nimh.nih.gov/pub/dist/src/niftilib/nifti1.h.
+_SPATIAL_UNITS = {
+    0: SpatialUnit("no unit"),
+    1: SpatialUnit("metres", times=1000.0),
+    2: SpatialUnit("millimetres"),
+    3: SpatialUnit("micrometres", over=1000.0),
+}
+#: How far the length of (b, c, d) may lie above 1: a hundred times float32's rounding.
+_QUATERNION_ROUNDING = 1e-5
+
+
+def spatial_unit(header: Any) -> SpatialUnit:
+    """The unit of a parsed header's lengths; undefined codes count as mm, and are named."""
+    code = int(header["xyzt_units"]) & 7
+    return _SPATIAL_UNITS.get(code) or SpatialUnit(f"the undefined unit {code}")
+
+
+def has_sform(header: Any) -> bool:
+    """Whether a parsed header's sform counts: its code is above 0."""
+    return int(header["sform_code"]) > 0
+
+
+def has_qform(header: Any) -> bool:
+    """Whether a parsed header's qform counts: its code is above 0."""
+    return int(header["qform_code"]) > 0
+
+
+def sform_mm(header: Any) -> FloatArray:
+    """Affine (4, 4), voxel (i, j, k) -> mm, RAS, of a parsed header's `srow_*`."""
+    return spatial_unit(header).affine_to_mm(np.asarray(header.get_sform(), dtype=np.float64))
+
+
+def qform_mm(header: Any) -> FloatArray:
+    """Affine (4, 4), voxel (i, j, k) -> mm, RAS, of a parsed header's quaternion and `pixdim`.
+
+    `pixdim[0]` of 0 counts as 1 (so the standard), as does any above 0 (so both reference readers);
+    a quaternion longer than 1 by rounding is normalised, as ITK does. All else is nibabel's.
+    Raises `HeaderDataError` or `ValueError` if they make no rotation or no voxel sizes.
+    """
+    usable = header.copy()
+    if usable["pixdim"][0] >= 0:
+        usable["pixdim"][0] = 1
+    names = ("quatern_b", "quatern_c", "quatern_d")
+    length = float(np.linalg.norm([float(header[name]) for name in names]))
+    if 1 < length <= 1 + _QUATERNION_ROUNDING:
+        for name in names:
+            usable[name] = float(header[name]) / length
+    return spatial_unit(header).affine_to_mm(np.asarray(usable.get_qform(), dtype=np.float64))
+
+
+def affine_mm(header: Any) -> FloatArray:
+    """Affine (4, 4), voxel (i, j, k) -> mm, RAS, of a parsed header: its sform, else its qform.
+
+    Raises as `qform_mm` does, and `ValueError` if neither counts.
+    """
+    if has_sform(header):
+        return sform_mm(header)
+    if has_qform(header):
+        return qform_mm(header)
+    raise ValueError("qform_code and sform_code are both 0; expected either above 0")
 
 
 #: Fields of a header that hold text which nobody needs to read the voxels; `unused_str` is

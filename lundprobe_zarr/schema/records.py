@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
@@ -23,7 +23,8 @@ class SourceRecord(BaseModel):
         header: the NIfTI header, base64.
         extensions: everything between header and voxels, base64.
         trailer: bytes behind the last voxel, base64; hardly ever any.
-        text: the contents of a text file.
+        text: the contents of a text file, a byte order mark included.
+        encoding: what `text` is encoded by in that file.
         stripped: whether free text was left out of the header, with extensions and trailer; then
             `header`, `extensions` and `nifti_sha256` are those of the file without.
         dtype: NumPy name of the file's voxel type, with byte order.
@@ -49,6 +50,7 @@ class SourceRecord(BaseModel):
     extensions: str = ""
     trailer: str = ""
     text: str | None = None
+    encoding: Literal["utf-8", "utf-16-le", "utf-16-be"] = "utf-8"
     stripped: bool = False
     dtype: str = ""
     exact: bool = True

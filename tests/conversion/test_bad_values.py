@@ -14,7 +14,9 @@ from conftest import Workplace
 from trees import AFFINES, FIDUCIALS, MRI, NEW, OLD, SCT, SHAPES, snapshot, write_nifti
 
 from lundprobe_zarr.conversion.tables.measure import bounding_box
+from lundprobe_zarr.exchange.nifti import export_patient
 from lundprobe_zarr.schema.precision import PRECISIONS, Precision
+from lundprobe_zarr.storage.location import Location
 from lundprobe_zarr.vocabulary.files import FIDUCIAL_TEXT
 
 MASK = "MR_StorT2/mask_Rectum.nii.gz"
@@ -194,6 +196,12 @@ BAD_FIDUCIALS = {
     "beyond float64": b"1,2,1e999\n",
     "not UTF-8": b"\xff\xfe1,2,3\n",
     "a NUL": b"1,2,3\0\n",
+    "underscores": b"1_0.5,2,3\n",
+    "another script's digits": "\u0661\u0662.5,2,3\n".encode(),
+    "decimal commas": b"1,5,2,5,3,5\n",
+    "decimal commas between semicolons": b"1,5;2,5;3,5\n",
+    "hexadecimal": b"0x1p3,2,3\n",
+    "half a UTF-16 character": b"\xff\xfe1",
     "megabytes of sound lines": b"1,2,3\n" * 20_000,
     "a gzip file": b"\x1f\x8b\x08\x00\x00",
 }
@@ -224,3 +232,18 @@ def test_fiducials_of_any_sound_form_are_read(work: Workplace, text: str, count:
         np.testing.assert_array_equal(clinical.fiducial_position.values, expected)
     odd = [f for f in result.findings if "fiducials; 3 are usual" in f]
     assert len(odd) == (count != 3)
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16-le", "utf-16-be"])
+def test_fiducials_as_editors_save_them_are_read_and_come_back(
+    work: Workplace, tmp_path: Path, encoding: str
+) -> None:
+    mark = "" if encoding == "utf-8-sig" else "\ufeff"
+    data = (mark + FIDUCIALS.replace("\n", " \r\n")).encode(encoding)
+    (work.folder / FIDUCIAL_TEXT).write_bytes(data)
+    assert work.convert_one().error is None
+    expected = [[float(n) for n in line.split(",")] for line in FIDUCIALS.split()]
+    with xr.open_zarr(work.store, group="mri/clinical") as clinical:
+        np.testing.assert_array_equal(clinical.fiducial_position.values, expected)
+    export_patient(Location(work.dataset), NEW, tmp_path / "out")
+    assert (tmp_path / "out" / "basePart" / NEW / FIDUCIAL_TEXT).read_bytes() == data

@@ -40,6 +40,9 @@ BROKEN_CSV = {
     "two numbers in a cell": f"{HEADER}\n{PLAIN}\n".replace("(8, 9, 5)", "(8, 9)").encode(),
     "a short row": f"{HEADER}\n{NEW};(6, 7, 4)\n".encode(),
     "a number beyond float64": f"{HEADER}\n{PLAIN}\n".replace("(8, 9", "(1e999, 9").encode(),
+    "decimal commas": f"{HEADER}\n{PLAIN}\n".replace("(0.5, 0.5, 2.5)", "(0,5, 0,5, 2,5)").encode(),
+    "another script's digits": f"{HEADER}\n{PLAIN}\n".replace("(8,", "(\u0668,").encode(),
+    "half a voxel": f"{HEADER}\n{PLAIN}\n".replace("(8, 9, 5)", "(8.5, 9, 5)").encode(),
     "an unclosed quote": f'{HEADER}\n"{PLAIN}{"x" * 200_000}\n'.encode(),
 }
 BROKEN_JSON = {
@@ -125,7 +128,7 @@ def test_an_unreadable_row_is_named_by_its_line_and_the_others_are_read() -> Non
     rows = parse_geometry(text, CSV, findings)
     assert list(rows) == [NEW]
     assert len(findings) == 1
-    assert findings[0].startswith(f"{CSV}: line 2 ({OLD}): sCTMatrixSizeOrig is something else")
+    assert findings[0].startswith(f"{CSV}: line 2 ({OLD}): sCTMatrixSizeOrig holds no number")
 
 
 @pytest.mark.parametrize(
@@ -200,3 +203,12 @@ def test_a_link_as_side_file_is_followed_only_if_it_is_there(
     (work.source / CSV).unlink()
     (work.source / CSV).symlink_to(tmp_path / "gone.csv")
     assert f"{CSV}: not there" in take_inventory(work.source).findings
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+def test_side_files_as_editors_save_them_are_read(work: Workplace, encoding: str) -> None:
+    (work.source / CSV).write_bytes(f"{HEADER}\r\n{PLAIN}\r\n".encode(encoding))
+    (work.source / JSON).write_bytes(f'{{"{NEW}": ["Bladder"]}}'.encode(encoding))
+    inventory = take_inventory(work.source)
+    assert inventory.findings == ()
+    assert next(p for p in inventory.patients if p.patient_id == NEW).geometry is not None

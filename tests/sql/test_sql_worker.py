@@ -180,11 +180,11 @@ def test_the_process_imports_little_and_no_main(tmp_path: Path) -> None:
     script = tmp_path / "script.py"
     script.write_text(
         "print('main')\nfrom lundprobe_zarr.sql import child, worker\nimport sys\n"
-        "sql_worker._PROGRAM = 'import json, sys; sys.path[:] = json.loads(sys.argv[1]); "
+        "worker._PROGRAM = 'import json, sys; sys.path[:] = json.loads(sys.argv[1]); "
         "import lundprobe_zarr.sql.child as c; import sys; "
         'assert not {"torch", "datasets", "pandas", "zarr", "xarray"} & set(sys.modules);'
         " c.main()'\n"
-        "print(sql_worker.worker().run('', ['SELECT 1'], {}, sql_worker.limits()).num_rows)"
+        "print(worker.worker().run('', ['SELECT 1'], {}, worker.limits()).num_rows)"
     )
     ran = subprocess.run([sys.executable, script], capture_output=True, text=True, check=True)
     assert ran.stdout == "main\n1\n"
