@@ -25,26 +25,45 @@ if TYPE_CHECKING:
     from lundprobe_zarr.dataset.dataset import Dataset
     from lundprobe_zarr.geometry.common_grid import CommonGrid
     from lundprobe_zarr.huggingface.loading import load_dataset
-    from lundprobe_zarr.labelled.accessor import Region, to_xarray
-    from lundprobe_zarr.patches import Aggregator
+    from lundprobe_zarr.labelled.accessor import Region, accessor, to_xarray
+    from lundprobe_zarr.patches import (
+        Aggregator,
+        BalancedSampling,
+        CentredSampling,
+        GridSampling,
+        Prediction,
+        Sample,
+        SliceSampling,
+        UniformSampling,
+    )
     from lundprobe_zarr.phantom import write_phantom
     from lundprobe_zarr.stream.stream import PatchStream
-    from lundprobe_zarr.stream.torch import torch_dataset
+    from lundprobe_zarr.stream.torch import to_monai, to_torchio, torch_dataset
 
 __all__ = [
     "Aggregator",
+    "BalancedSampling",
+    "CentredSampling",
     "Cohort",
     "CommonGrid",
     "Dataset",
+    "GridSampling",
     "LundProbeError",
     "PatchStream",
     "Patient",
+    "Prediction",
     "Region",
+    "Sample",
+    "SliceSampling",
     "Splits",
+    "UniformSampling",
+    "accessor",
     "load_cohort",
     "load_dataset",
     "load_splits",
     "open_cohort",
+    "to_monai",
+    "to_torchio",
     "to_xarray",
     "torch_dataset",
     "write_phantom",
@@ -53,13 +72,18 @@ __version__ = package_version()
 
 _COHORT = ("Cohort", "Patient", "Splits", "load_cohort", "load_splits", "open_cohort")
 _LAZY = dict.fromkeys(_COHORT, "lundprobe_zarr.cohort")
-_LAZY["CommonGrid"] = "lundprobe_zarr.geometry.common_grid"
-_LABELLED = ("Region", "to_xarray")
+_LABELLED = ("Region", "accessor", "to_xarray")
 _LAZY |= dict.fromkeys(_LABELLED, "lundprobe_zarr.labelled.accessor")
+_LAZY["CommonGrid"] = "lundprobe_zarr.geometry.common_grid"
 _LAZY["Dataset"] = "lundprobe_zarr.dataset.dataset"
-_LAZY["Aggregator"] = "lundprobe_zarr.patches"
+_PATCHES = (
+    "Aggregator", "BalancedSampling", "CentredSampling", "GridSampling", "Prediction", "Sample",
+    "SliceSampling", "UniformSampling",
+)  # fmt: skip
+_LAZY |= dict.fromkeys(_PATCHES, "lundprobe_zarr.patches")
 _LAZY["PatchStream"] = "lundprobe_zarr.stream.stream"
-_LAZY["torch_dataset"] = "lundprobe_zarr.stream.torch"
+_TORCH = ("to_monai", "to_torchio", "torch_dataset")
+_LAZY |= dict.fromkeys(_TORCH, "lundprobe_zarr.stream.torch")
 _LAZY["write_phantom"] = "lundprobe_zarr.phantom"
 _LAZY["load_dataset"] = "lundprobe_zarr.huggingface.loading"
 extend_trees("lundprobe_zarr.labelled.accessor")  # the accessor `.lp`, with the first opened tree
@@ -77,4 +101,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+    return sorted({*__all__, *(name for name in globals() if name.startswith("__"))})

@@ -87,15 +87,15 @@ def _shard(store: Path, image: Any) -> Path:
     return store / "mri" / _IMAGE / "c" / "0" / "0" / "0" / "0"
 
 
-def _centre(store: Path) -> list[int]:
-    """Voxel (z, y, x) in the middle of the planning target."""
+def _centre(store: Path) -> list[float]:
+    """Centroid (z, y, x) of the planning target, voxels."""
     masks = xr.open_zarr(store, group="mri/clinical", chunks=None)["mask"]
     inside = np.argwhere(masks.sel(structure="PTVT_427").values)
-    return [int(v) for v in inside.mean(axis=0)]
+    return [float(v) for v in inside.mean(axis=0)]
 
 
-def _box(centre: Sequence[int], size: Sequence[int]) -> tuple[slice, ...]:
-    starts = [max(0, c - s // 2) for c, s in zip(centre, size, strict=True)]
+def _box(centre: Sequence[float], size: Sequence[int]) -> tuple[slice, ...]:
+    starts = [max(0, round(c - (s - 1) / 2)) for c, s in zip(centre, size, strict=True)]
     return tuple(slice(a, a + s) for a, s in zip(starts, size, strict=True))
 
 

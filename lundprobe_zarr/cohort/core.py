@@ -153,6 +153,22 @@ class Cohort:
     def __iter__(self) -> Iterator[Patient]:
         return (Patient(self.dataset, i) for i in self.ids)
 
+    def __eq__(self, other: object) -> bool:
+        """Whether both have the same patients of the same dataset, wherever its copies are.
+
+        How they were chosen does not matter. Datasets are the same as `load_cohort` says.
+        """
+        if not isinstance(other, Cohort):
+            return NotImplemented
+        return self.ids == other.ids and self.dataset.is_same(other.dataset)
+
+    def __hash__(self) -> int:
+        return hash(tuple(self.ids))
+
+    def _ipython_key_completions_(self) -> list[str]:
+        """What a notebook offers after `cohort["`."""
+        return self.ids
+
     def __contains__(self, patient: object) -> bool:
         """Whether a patient, or a patient id, is in the cohort."""
         return (patient.patient_id if isinstance(patient, Patient) else patient) in self._row_of
@@ -348,19 +364,24 @@ class Cohort:
     def split(
         self,
         test: float = 0.15,
-        folds: int = 5,
+        folds: int | None = None,
         stratify: Sequence[str] = ("protocol",),
         seed: int = 0,
+        *,
+        val: float | None = None,
     ) -> Splits:
         """A test set and `folds` folds of the rest, by patient, each stratum spread evenly.
 
-        `test` is the share of patients held out, rounded to a whole number of them; `stratify`
+        `test` is the share of patients held out, rounded to a whole number of them. `folds` is 5
+        unless it is given. With `val`, a share of all patients too, there are no folds but one
+        division of the rest, `splits.train` and `splits.val` (which `splits.folds` has as its only
+        one): it excludes `folds`, and the test set is the same as with them. `stratify`
         names columns of the patients table whose values make up a stratum. The same ids, columns
         and seed give the same splits on any machine and with any version of any library. Raises
         `UsageError` for a share, a number of folds or a seed that makes no sense, for an unknown
         column, and for columns of so many values that most patients are alone in their stratum.
         """
-        return make_splits(self, test, folds, stratify, seed)
+        return make_splits(self, test, folds, stratify, seed, val)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write who is in this cohort, how they were chosen and from which dataset, as JSON.

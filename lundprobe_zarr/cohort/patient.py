@@ -27,6 +27,15 @@ class Patient:
     def __repr__(self) -> str:
         return f"<Patient {self.patient_id} of {self.location.url}>"
 
+    def __eq__(self, other: object) -> bool:
+        """Whether both are the same patient of the same dataset, wherever its copies are."""
+        if not isinstance(other, Patient):
+            return NotImplemented
+        return self.patient_id == other.patient_id and self.dataset.is_same(other.dataset)
+
+    def __hash__(self) -> int:
+        return hash(self.patient_id)
+
     @property
     def location(self) -> Location:
         """Where the patient's dataset is."""

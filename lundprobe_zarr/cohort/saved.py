@@ -18,7 +18,9 @@ from lundprobe_zarr.errors import UsageError
 from lundprobe_zarr.schema.document import parse_json, reasons
 from lundprobe_zarr.vocabulary.version import UPGRADE
 
-FORMAT_VERSION = 1
+#: Newest format read. Files say the oldest that has all they hold, so that older versions of
+#: this package read what they can: only splits with a validation share are of format 2.
+FORMAT_VERSION = 2
 
 
 class SavedFile(BaseModel):
@@ -28,13 +30,15 @@ class SavedFile(BaseModel):
 
     KIND: ClassVar[str]
     kind: str
-    format_version: int = FORMAT_VERSION
+    format_version: int = 1
     dataset: DatasetIdentity
     sha256: str = ""
 
     def seal(self) -> str:
         """Hash of the contents; the same wherever and with whatever versions it is computed."""
-        contents = self.model_dump(mode="json", exclude={"sha256": True, "dataset": {"created"}})
+        contents = self.model_dump(
+            mode="json", exclude={"sha256": True, "dataset": {"created"}}, exclude_none=True
+        )
         text = json.dumps(contents, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
         return hashlib.sha256(text.encode()).hexdigest()
 
@@ -44,7 +48,9 @@ class SavedFile(BaseModel):
 
     def write(self, path: str | os.PathLike[str]) -> None:
         """Write the file, sealed."""
-        text = json.dumps(self.sealed().model_dump(mode="json"), indent=2, ensure_ascii=False)
+        text = json.dumps(
+            self.sealed().model_dump(mode="json", exclude_none=True), indent=2, ensure_ascii=False
+        )
         Path(path).write_text(text + "\n", encoding="utf-8")
 
 
@@ -58,7 +64,10 @@ class SavedCohort(SavedFile):
 
 
 class SavedSplits(SavedFile):
-    """Test set and folds: the patients who validate each, the others training."""
+    """Test set and folds: the patients who validate each, the others training.
+
+    With a validation share there is one fold, and `train` says who trains.
+    """
 
     KIND: ClassVar[str] = "lundprobe splits"
     kind: str = KIND
@@ -68,6 +77,8 @@ class SavedSplits(SavedFile):
     stratify: list[str]
     test: list[str]
     validation: list[list[str]]
+    val_share: float | None = None
+    train: list[str] | None = None
 
 
 Saved = TypeVar("Saved", bound=SavedFile)

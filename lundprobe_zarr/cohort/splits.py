@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from lundprobe_zarr.cohort.saved import SavedSplits, check_dataset, check_patients, read_saved
 from lundprobe_zarr.errors import UsageError
@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 #: Stratum -> its patients' ids; a stratum is the JSON text of its values.
 #: So many classes are never too many, whoever is in them: small cohorts have a few of one.
 _FEW_CLASSES = 8
+#: Folds unless it is said how many, or which share validates.
+_FOLDS = 5
 Strata = Mapping[str, Sequence[str]]
 
 
@@ -37,13 +39,16 @@ class Fold:
 
 
 class Splits:
-    """A test set, and folds of the patients who are not in it. Made by `Cohort.split`."""
+    """A test set, and folds of the patients who are not in it. Made by `Cohort.split`.
+
+    Equal are those of one dataset with the same hash.
+    """
 
     def __init__(self, cohort: Cohort, saved: SavedSplits) -> None:
         self._saved = saved.sealed()
         name = f"seed {saved.seed}"
         validation = [set(ids) for ids in saved.validation]
-        everyone = set[str]().union(*validation)
+        everyone = set(saved.train or ()).union(*validation)
         self.test: Cohort = cohort._pick(saved.test, (*saved.selection, f"[test set, {name}]"))
         self.folds: tuple[Fold, ...] = tuple(
             Fold(
@@ -56,6 +61,30 @@ class Splits:
     def __repr__(self) -> str:
         sizes = ", ".join(f"{len(f.train)} + {len(f.val)}" for f in self.folds)
         return f"<Splits: test {len(self.test)}, folds (train + val) {sizes}, {self.sha256[:12]}>"
+
+    def __eq__(self, other: object) -> bool:
+        return self.sha256 == other.sha256 if isinstance(other, Splits) else NotImplemented
+
+    def __hash__(self) -> int:
+        return hash(self.sha256)
+
+    @property
+    def train(self) -> Cohort:
+        """Who trains, of splits made with `val=`. Raises `UsageError` for folds."""
+        return self._only().train
+
+    @property
+    def val(self) -> Cohort:
+        """Who validates, of splits made with `val=`. Raises `UsageError` for folds."""
+        return self._only().val
+
+    def _only(self) -> Fold:
+        if len(self.folds) != 1:
+            raise UsageError(
+                f"train and val of {len(self.folds)} folds; expected splits made with val=, or "
+                "splits.folds[0].train and splits.folds[0].val"
+            )
+        return self.folds[0]
 
     @property
     def seed(self) -> int:
@@ -94,7 +123,7 @@ def load_splits(path: str | os.PathLike[str], cohort: Cohort) -> Splits:
         )
     saved = read_saved(path, SavedSplits)
     seen: set[str] = set()
-    for patient_id in chain(saved.test, *saved.validation):
+    for patient_id in chain(saved.test, saved.train or (), *saved.validation):
         if patient_id in seen:
             raise UsageError(
                 f"{path}: patient {patient_id} is in two of its sets; expected test set and folds "
@@ -108,22 +137,25 @@ def load_splits(path: str | os.PathLike[str], cohort: Cohort) -> Splits:
 
 
 def make_splits(
-    cohort: Cohort, test: float, folds: int, stratify: Sequence[str], seed: int
+    cohort: Cohort,
+    test: float,
+    folds: int | None,
+    stratify: Sequence[str],
+    seed: int,
+    val: float | None,
 ) -> Splits:
     """Splits of a cohort's patients; see `Cohort.split`, which documents and raises the same."""
-    _check_arguments(test, folds, seed)
+    _check_arguments(test, folds, seed, val)
     columns = [stratify] if isinstance(stratify, str) else list(stratify)
     classes = _strata(cohort, columns)
     _require_classes(columns, classes)
     strata = {key: order_patients(ids, seed) for key, ids in sorted(classes.items())}
     held_out = _held_out(strata, test)
-    remaining = [ids[held_out[key] :] for key, ids in strata.items()]
-    validation = deal(chain(*remaining), folds)
-    if not all(validation):
-        raise UsageError(
-            f"folds={folds}: more than the {sum(map(len, remaining))} patients that are not in the "
-            "test set; ask for fewer folds or a smaller test set"
-        )
+    remaining = {key: ids[held_out[key] :] for key, ids in strata.items()}
+    if val is None:
+        divided = _in_folds(remaining, _FOLDS if folds is None else folds)
+    else:
+        divided = _in_two(remaining, val, len(cohort))
     saved = SavedSplits(
         dataset=cohort.dataset.identity,
         selection=list(cohort.selection),
@@ -131,14 +163,52 @@ def make_splits(
         test_share=float(test),
         stratify=columns,
         test=sorted(chain(*(ids[: held_out[key]] for key, ids in strata.items()))),
-        validation=[sorted(ids) for ids in validation],
+        **divided,
     )
     return Splits(cohort, saved)
 
 
-def _check_arguments(test: float, folds: int, seed: int) -> None:
-    if isinstance(test, bool) or not isinstance(test, (int, float)) or not 0 <= test < 1:
-        raise UsageError(f"test={test!r}; expected a share of the patients, from 0 to below 1")
+def _in_folds(remaining: Strata, folds: int) -> dict[str, Any]:
+    """What the saved file says of patients dealt into folds."""
+    validation = deal(chain(*remaining.values()), folds)
+    if not all(validation):
+        raise UsageError(
+            f"folds={folds}: more than the {sum(map(len, remaining.values()))} patients that are "
+            "not in the test set; ask for fewer folds or a smaller test set"
+        )
+    return {"validation": [sorted(ids) for ids in validation]}
+
+
+def _in_two(remaining: Strata, val: float, everyone: int) -> dict[str, Any]:
+    """What the saved file says of patients of whom a share of `everyone` validates."""
+    left = sum(map(len, remaining.values()))
+    wanted = _rounded(Fraction(str(val)) * everyone)
+    if not 0 < wanted < left:
+        raise UsageError(
+            f"val={val!r}: {wanted} of the {left} patients that are not in the test set; expected "
+            "at least one to validate and one to train: choose other shares, or more patients"
+        )
+    counts = _held_out(remaining, Fraction(wanted, left))
+    return {
+        "validation": [sorted(chain(*(ids[: counts[key]] for key, ids in remaining.items())))],
+        "train": sorted(chain(*(ids[counts[key] :] for key, ids in remaining.items()))),
+        "val_share": float(val),
+        "format_version": 2,
+    }
+
+
+def _check_arguments(test: float, folds: int | None, seed: int, val: float | None) -> None:
+    for name, share in (("test", test), *([("val", val)] if val is not None else [])):
+        if isinstance(share, bool) or not isinstance(share, (int, float)) or not 0 <= share < 1:
+            raise UsageError(
+                f"{name}={share!r}; expected a share of the patients, from 0 to below 1"
+            )
+    if val is not None and folds is not None:
+        raise UsageError(
+            f"val={val!r} and folds={folds!r}; expected one of the two: every fold has its own "
+            "validation patients"
+        )
+    folds = _FOLDS if folds is None else folds
     for name, value, least in (("folds", folds, 2), ("seed", seed, None)):
         if isinstance(value, bool) or not isinstance(value, int):
             raise UsageError(f"{name}={value!r}; expected a whole number")
@@ -179,13 +249,17 @@ def order_patients(ids: Iterable[str], seed: int) -> list[str]:
     return sorted(ids, key=lambda i: (hashlib.sha256(f"{seed}:{i}".encode()).digest(), i))
 
 
-def _held_out(strata: Strata, share: float) -> dict[str, int]:
+def _rounded(number: Fraction) -> int:
+    return int(number + Fraction(1, 2))
+
+
+def _held_out(strata: Strata, share: float | Fraction) -> dict[str, int]:
     """Patients to hold out of every stratum; in all, the share rounded half up.
 
     Largest remainder, in fractions of the decimal number that was written: 0.15 of 20 is 3.
     """
     exact = Fraction(str(share))
-    total = int(exact * sum(map(len, strata.values())) + Fraction(1, 2))
+    total = _rounded(exact * sum(map(len, strata.values())))
     whole = {key: int(exact * len(ids)) for key, ids in strata.items()}
     rest = {key: exact * len(ids) - whole[key] for key, ids in strata.items()}
     for key in sorted(rest, key=lambda k: (-rest[k], k))[: total - sum(whole.values())]:

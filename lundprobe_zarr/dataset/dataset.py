@@ -184,6 +184,10 @@ class Dataset:
         )
         return row
 
+    def is_same(self, other: Dataset) -> bool:
+        """Whether both are of one dataset, wherever its copies are."""
+        return self is other or not self.identity.differences(other.identity)
+
     @cached_property
     def identity(self) -> DatasetIdentity:
         """What tells this dataset from any other; needs no more than the patients table."""

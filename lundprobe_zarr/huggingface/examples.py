@@ -20,6 +20,11 @@ _HAD = "shard_example_idx"
 Rows = Callable[..., Iterator[tuple[int, dict[str, Any]]]]
 
 
+def _number(generator: np.random.Generator) -> int:
+    """The number that stands for an epoch; never 0, that of the first."""
+    return int(deepcopy(generator).integers(1, 1 << 62))
+
+
 class SeekableExamples(ExamplesIterable):  # type: ignore[misc]
     """Examples of known features, of a generator that can begin anywhere.
 
@@ -54,7 +59,20 @@ class SeekableExamples(ExamplesIterable):  # type: ignore[misc]
         """In another order, that `generator` decides."""
         if EPOCH not in self.kwargs:
             return self._with(super().shuffle_data_sources(generator).kwargs)
-        number = int(deepcopy(generator).integers(1, 1 << 62))
+        return self._with(self.kwargs | {EPOCH: _number(generator)})
+
+    def shift_rngs(self, epoch: int) -> SeekableExamples:
+        """Those of an epoch that `set_epoch` set, also behind `take` and `skip`.
+
+        datasets calls this for every epoch but 0. Behind those two it does not call
+        `shuffle_data_sources`, and all epochs would be the same; else that came first.
+        """
+        before = self.kwargs.get(EPOCH)
+        number = _number(np.random.default_rng(epoch))
+        if before is None or before == number:
+            return self
+        if before:  # shuffled with a seed: another order for each of these
+            number = _number(np.random.default_rng([epoch, before]))
         return self._with(self.kwargs | {EPOCH: number})
 
     def shard_data_sources(

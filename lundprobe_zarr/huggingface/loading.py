@@ -52,6 +52,9 @@ def load_dataset(
     `datasets.load_dataset("lundprobe", config, data_files="<place>/lundprobe.json", …)` does the
     same.
 
+    Of a stream of patches `set_epoch` gives others, also behind `take` and `skip`; `repeat` gives
+    the same ones again.
+
     `options` are `where` (as of `Cohort.where`), `filters` (as of `pyarrow.parquet`, of the rows),
     `columns`, and of voxels `grid`, `modalities`, `structures`, `on_error` (`raise`, or `skip`
     rows of damaged stores and warn of them), `read_ahead` (rows of a stream) and what `patches`

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
     from lundprobe_zarr.cohort import Cohort
 
-__all__ = ["CommonGrid", "DataArrayAccessor", "DatasetAccessor", "Region", "to_xarray"]
+__all__ = ["CommonGrid", "DataArrayAccessor", "DatasetAccessor", "Region", "accessor", "to_xarray"]
 
 
 class _Accessor(Generic[Labelled]):
@@ -209,9 +209,9 @@ class DataArrayAccessor(_Accessor[xr.DataArray]):
         `Axes.imshow`; grey between the 1st and 99.7th percentile if not given.
 
         Every millimetre is as long in all directions; the patient's right is at the left, and
-        anterior or superior at the top. The figure has no pyplot state: `savefig`, or show it as
-        a notebook cell's value. Raises `UsageError` for an unknown view or a place outside, and
-        as `structure` and `to_nifti` do.
+        anterior or superior at the top. The figure has no pyplot state: `savefig` it, or have it
+        as a notebook cell's value, which shows it. Raises `UsageError` for an unknown view or a
+        place outside, and as `structure` and `to_nifti` do.
         """
         from lundprobe_zarr.labelled.plot import plot_slice
 
@@ -221,6 +221,20 @@ class DataArrayAccessor(_Accessor[xr.DataArray]):
 # Not as decorators: these are untyped in xarray, and would make the classes untyped too.
 xr.register_dataset_accessor("lp")(DatasetAccessor)  # type: ignore[no-untyped-call]
 xr.register_dataarray_accessor("lp")(DataArrayAccessor)  # type: ignore[no-untyped-call]
+
+
+@overload
+def accessor(data: xr.DataArray) -> DataArrayAccessor: ...
+
+
+@overload
+def accessor(data: xr.Dataset) -> DatasetAccessor: ...
+
+
+def accessor(data: xr.DataArray | xr.Dataset) -> DataArrayAccessor | DatasetAccessor:
+    """`data.lp` with its type, which xarray does not tell type checkers and editors."""
+    found: DataArrayAccessor | DatasetAccessor = data.lp
+    return found
 
 
 @overload

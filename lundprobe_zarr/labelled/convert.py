@@ -3,34 +3,25 @@
 from __future__ import annotations
 
 from importlib import import_module
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 import xarray as xr
-from nibabel.nifti1 import Nifti1Image
 
 from lundprobe_zarr.errors import UsageError
-from lundprobe_zarr.geometry.affine import SAME_GRID_MM, largest_shift, ras_to_lps, spacing
+from lundprobe_zarr.geometry.affine import ras_to_lps, spacing
+from lundprobe_zarr.geometry.nifti_image import nifti_image
 from lundprobe_zarr.labelled.grid import grid_of, single_volume
 
-#: "Scanner": positions are in the patient's frame as acquired (nifti1.h, NIFTI_XFORM_SCANNER_ANAT).
-_SCANNER = 1
+if TYPE_CHECKING:
+    from nibabel.nifti1 import Nifti1Image
 
 
 def to_nifti(data: xr.DataArray) -> Nifti1Image:
     """See `lp.to_nifti`."""
     volume = single_volume(data)
-    values, affine = _plain(volume).transpose(), grid_of(volume).affine
-    # nibabel wants 64-bit integers asked for: few readers know them
-    image = Nifti1Image(values, affine, dtype=values.dtype)
-    image.header.set_xyzt_units("mm")
-    # not update_affine: that would round the image's own affine to the header's float32
-    image.set_qform(affine, _SCANNER, update_affine=False)
-    image.set_sform(affine, _SCANNER, update_affine=False)
-    if largest_shift(image.get_qform(), affine, values.shape) > SAME_GRID_MM:
-        image.header["qform_code"] = 0  # a quaternion cannot say a sheared grid: no reader uses it
-    return image
+    return nifti_image(np.asarray(volume.values), grid_of(volume).affine)
 
 
 def to_sitk(data: xr.DataArray) -> Any:

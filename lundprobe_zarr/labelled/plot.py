@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from io import BytesIO
 from typing import Any
 
 import numpy as np
@@ -39,6 +40,19 @@ _LONGER, _CAPTION, _KEY, _LEAST = 6.0, 0.35, 2.4, 2.4
 _SAME_VOXEL = 0.01
 
 
+class SliceFigure(Figure):
+    """A figure that shows itself as a notebook cell's value, with no backend chosen before.
+
+    pyplot does not know of it, so nothing has to be closed, and nothing is shown twice.
+    """
+
+    def _repr_png_(self) -> bytes:
+        """The picture, for IPython's display protocol."""
+        picture = BytesIO()
+        self.savefig(picture, format="png")
+        return picture.getvalue()
+
+
 def plot_slice(
     data: xr.DataArray,
     view: str,
@@ -46,7 +60,7 @@ def plot_slice(
     masks: xr.DataArray | xr.Dataset | None,
     structures: Sequence[str] | None,
     **style: Any,
-) -> Figure:
+) -> SliceFigure:
     """See `lp.plot`."""
     volume, chosen = single_volume(data), _view(view)
     grid = grid_of(volume)
@@ -96,13 +110,13 @@ def _plane(volume: xr.DataArray, frame: Frame, view: View, index: int) -> Pixels
     return np.asarray(plane.transpose(along[view.rows], along[view.columns]).values)
 
 
-def _panel(frame: Frame, view: View, key: float) -> tuple[Figure, Axes]:
+def _panel(frame: Frame, view: View, key: float) -> tuple[SliceFigure, Axes]:
     ends = {a: sorted(frame.extent(a)) for a in (view.rows, view.columns)}
     window = Window({a: e[0] for a, e in ends.items()}, {a: e[1] for a, e in ends.items()})
     width, height = window.length(view.columns), window.length(view.rows)
     scale = _LONGER / max(width, height)
     size = width * scale + key, max(height * scale + _CAPTION, _LEAST)
-    figure = Figure(figsize=size, facecolor=PAPER)
+    figure = SliceFigure(figsize=size, facecolor=PAPER)
     FigureCanvasAgg(figure)  # no pyplot: nothing is kept open, no window system is needed
     share = height * scale / size[1]
     box = (0.0, 1 - _CAPTION / size[1] - share, width * scale / size[0], share)

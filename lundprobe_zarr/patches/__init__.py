@@ -5,9 +5,11 @@
 
 from lundprobe_zarr.patches.aggregate import Aggregator
 from lundprobe_zarr.patches.order import Order, Share
-from lundprobe_zarr.patches.patch import Pad, Sample, lattice_of, read_patch
+from lundprobe_zarr.patches.patch import Pad, RawSample, lattice_of, read_patch
 from lundprobe_zarr.patches.plan import Draw, Plan
+from lundprobe_zarr.patches.prediction import Prediction
 from lundprobe_zarr.patches.request import Content
+from lundprobe_zarr.patches.sample import Sample
 from lundprobe_zarr.patches.sampling import (
     BalancedSampling,
     CentredSampling,
@@ -27,6 +29,8 @@ __all__ = [
     "Order",
     "Pad",
     "Plan",
+    "Prediction",
+    "RawSample",
     "Sample",
     "Sampling",
     "Share",

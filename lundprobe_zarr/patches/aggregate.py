@@ -2,70 +2,112 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache, reduce
 from itertools import pairwise
-from typing import Any
+from typing import Any, Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
 
 from lundprobe_zarr.errors import UsageError
-from lundprobe_zarr.geometry.lattice import Box
+from lundprobe_zarr.geometry.lattice import Box, Shape
+from lundprobe_zarr.patches.patch import lattice_of, stored_grid
 from lundprobe_zarr.patches.plan import Plan
+from lundprobe_zarr.patches.prediction import Prediction
 from lundprobe_zarr.patches.sampling import GridSampling, Space
+from lundprobe_zarr.stores.opening import open_store
 
 Array = npt.NDArray[Any]
+Weights = npt.NDArray[np.float32]
+
+#: How overlaps are made one: see `Aggregator`.
+Blend = Literal["crop", "average", "hann", "gaussian"]
+#: Width of the Gaussian, parts of the patch, and its least weight, parts of the largest.
+_SIGMA, _LEAST = 0.125, 1e-3
 
 
 @dataclass
 class _Volume:
-    """One patient's volume as far as it is there."""
+    """One patient's volume as far as it is there; `weights` are summed up where it is blended."""
 
     space: Space
     owned: list[list[tuple[int, int]]]
     values: Array
+    dtype: np.dtype[Any]
+    weights: Weights | None
     seen: set[tuple[int, int, int]] = field(default_factory=set)
 
 
 class Aggregator:
-    """Puts predictions of `grid` patches together: each voxel from the patch it lies deepest in.
+    """Puts predictions of `grid` patches together into volumes; `blend` says how overlaps are one.
 
-    Two neighbours meet in the middle of their overlap, so an overlap of 2·h voxels leaves out a
-    halo of h where a network sees too little; at the volume's edges there is no neighbour, and the
-    patch counts up to there. Every voxel is taken from exactly one patch: what is put in unchanged
-    comes out unchanged. What lies outside the volume is left out.
+    - `crop`: each voxel from the patch it lies deepest in. Two neighbours meet in the middle of
+      their overlap, so an overlap of 2·h voxels leaves out a halo of h where a network sees too
+      little. Every voxel is taken from exactly one patch: what is put in unchanged comes out
+      unchanged, of any type.
+    - `average`: the mean of all patches that have the voxel.
+    - `hann`: their mean with weights sin²(π (i + 1) / (n + 1)) along each axis, as TorchIO's.
+    - `gaussian`: with a Gaussian about the patch's centre, of ⅛ of the patch size, at least 1e-3,
+      as MONAI's sliding window has it.
 
-        collected = Aggregator(stream.plan)
+    The last three are of floats, e.g. probabilities, not labels, and keep sums in float32 (of
+    float64 in float64). What lies outside the volume is left out.
+
+        collected = Aggregator(stream.plan, blend="gaussian")
         for sample in stream:
             collected.add(sample, predict(sample["image"]))
             if collected.complete(sample["patient_id"]):
-                volume = collected.pop(sample["patient_id"])
+                predicted = collected.finish(sample["patient_id"])
+                predicted.native().save("predicted.nii.gz")
     """
 
-    def __init__(self, plan: Plan) -> None:
+    def __init__(self, plan: Plan, blend: Blend = "crop") -> None:
         if not isinstance(plan.sampling, GridSampling):
             raise UsageError(
                 f"an aggregator of {plan.sampling.name} patches; expected sampling='grid', whose "
                 "patches cover the volume"
             )
+        if blend not in get_args(Blend):
+            raise UsageError(f"blend={blend!r}; expected one of {', '.join(get_args(Blend))}")
         self._plan = plan
         self._sampling = plan.sampling
+        self._blend = blend
         self._volumes: dict[str, _Volume] = {}
 
-    def add(self, sample: dict[str, Any], prediction: npt.ArrayLike) -> None:
+    def add(self, sample: Mapping[str, Any], prediction: npt.ArrayLike) -> None:
         """Take a prediction (…, z, y, x) for a sample, of the patch's size.
 
-        Raises `UsageError` if its shape is not the patch's, or not as that of the others, or if
-        the sample's place is none of the grid's.
+        Raises `UsageError` if its shape is not the patch's, or not as that of the others, if the
+        sample's place is none of the grid's, or, where patches are blended, for labels and for a
+        patch that was added before.
         """
         values, patient_id = np.asarray(prediction), str(sample["patient_id"])
         volume = self._volume(patient_id, values)
         start = tuple(int(v) for v in sample["start"])
         z, y, x = start
-        inside, target = self._boxes(volume, start)
-        volume.values[(..., *target)] = values[(..., *inside)]
+        if (summed := volume.weights) is None:
+            inside, target = self._boxes(volume, start)
+            volume.values[(..., *target)] = values[(..., *inside)]
+        else:
+            self._add_weighted(volume, summed, start, values)
         volume.seen.add((z, y, x))
+
+    def add_batch(self, batch: Mapping[str, Any], predictions: Any) -> None:
+        """Take predictions (batch, …, z, y, x) for a batch as `torch_dataset` gives it.
+
+        Raises `UsageError` for another number of them, and as `add` does.
+        """
+        if len(predictions) != len(batch["patient_id"]):
+            raise UsageError(
+                f"{len(predictions)} predictions for a batch of {len(batch['patient_id'])} "
+                "samples; expected one for each"
+            )
+        for patient_id, start, values in zip(
+            batch["patient_id"], batch["start"], predictions, strict=True
+        ):
+            self.add({"patient_id": patient_id, "start": start}, values)
 
     def _volume(self, patient_id: str, values: Array) -> _Volume:
         space = self._plan.space(patient_id)
@@ -75,21 +117,48 @@ class Aggregator:
                 "expected the patch's size at the end"
             )
         if patient_id not in self._volumes:
-            shape = (*values.shape[:-3], *space.shape)
-            owned = [
-                _owned(starts, size, length)
-                for starts, size, length in zip(
-                    self._sampling.axes(space), space.size, space.shape, strict=True
-                )
-            ]
-            self._volumes[patient_id] = _Volume(space, owned, np.zeros(shape, values.dtype))
+            self._volumes[patient_id] = self._new(patient_id, space, values)
         volume = self._volumes[patient_id]
-        if volume.values.shape[:-3] != values.shape[:-3] or volume.values.dtype != values.dtype:
+        if volume.values.shape[:-3] != values.shape[:-3] or volume.dtype != values.dtype:
             raise UsageError(
                 f"prediction of shape {values.shape}, {values.dtype}, after others of "
-                f"{volume.values.shape[:-3]} channels, {volume.values.dtype}; expected all alike"
+                f"{volume.values.shape[:-3]} channels, {volume.dtype}; expected all alike"
             )
         return volume
+
+    def _new(self, patient_id: str, space: Space, values: Array) -> _Volume:
+        axes = zip(self._sampling.axes(space), space.size, space.shape, strict=True)
+        owned = [_owned(starts, size, length) for starts, size, length in axes]
+        dtype, weights = values.dtype, None
+        if self._blend != "crop":
+            if dtype.kind != "f":
+                raise UsageError(
+                    f"blend={self._blend!r} of {dtype} predictions of patient {patient_id}; "
+                    "expected floats, such as probabilities: the mean of labels is none; or "
+                    "blend='crop'"
+                )
+            dtype = np.result_type(dtype, np.float32)
+            weights = np.zeros(space.shape, np.float32)
+        empty = np.zeros((*values.shape[:-3], *space.shape), dtype)
+        return _Volume(space, owned, empty, values.dtype, weights)
+
+    def _add_weighted(
+        self, volume: _Volume, summed: Weights, start: tuple[int, ...], values: Array
+    ) -> None:
+        if start in volume.seen:
+            raise UsageError(
+                f"the patch from {start} on was added before; expected each once, or "
+                "blend='crop', where the last counts"
+            )
+        self._boxes(volume, start)  # refuses what is none of the grid's
+        low = [max(0, a) for a in start]
+        ends = zip(start, volume.space.size, volume.space.shape, strict=True)
+        high = [min(a + s, n) for a, s, n in ends]
+        z, y, x = (slice(a, b) for a, b in zip(low, high, strict=True))
+        in_z, in_y, in_x = (slice(a - s, b - s) for a, b, s in zip(low, high, start, strict=True))
+        weights = _weights(self._blend, volume.space.size)[in_z, in_y, in_x]
+        volume.values[..., z, y, x] += weights * values[..., in_z, in_y, in_x]
+        summed[z, y, x] += weights
 
     def _boxes(self, volume: _Volume, start: Sequence[int]) -> tuple[Box, Box]:
         """Where a patch's own voxels are in the patch, and in the volume."""
@@ -125,7 +194,40 @@ class Aggregator:
                 f"patient {patient_id}: {there} patches were added; expected {expected}; add those "
                 "of the whole epoch first"
             )
-        return self._volumes.pop(patient_id).values
+        volume = self._volumes.pop(patient_id)
+        if volume.weights is not None:
+            volume.values /= volume.weights
+        return volume.values
+
+    def finish(self, patient_id: str) -> Prediction:
+        """As `pop`, with the affine, to go back to the stored voxels and to be saved.
+
+        Reads the metadata of the patient's store. Raises as `pop` does, and `DamagedStoreError`.
+        """
+        metadata = open_store(self._plan.cohort.location, patient_id)
+        stored = stored_grid(metadata, self._plan.content.grid)
+        content = self._plan.content
+        lattice = stored if content.spacing_mm is None else lattice_of(metadata, content)
+        return Prediction(patient_id, self.pop(patient_id), lattice, stored)
+
+
+@cache
+def _weights(blend: str, size: Shape) -> Weights:
+    """Weights (z, y, x) of a patch's voxels, all above 0."""
+    axes = [_weights_along(blend, n) for n in size]
+    product = reduce(np.multiply.outer, axes)
+    if blend == "gaussian":
+        product = np.maximum(product, _LEAST)
+    return np.asarray(product, np.float32)
+
+
+def _weights_along(blend: str, n: int) -> npt.NDArray[np.float64]:
+    places = np.arange(n, dtype=np.float64)
+    if blend == "hann":
+        return np.asarray(np.sin(np.pi * (places + 1) / (n + 1)) ** 2)
+    if blend == "gaussian":
+        return np.asarray(np.exp(-0.5 * ((places - (n - 1) / 2) / (_SIGMA * n)) ** 2))
+    return np.ones(n)
 
 
 def _owned(starts: Sequence[int], size: int, length: int) -> list[tuple[int, int]]:

@@ -30,7 +30,8 @@ from lundprobe_zarr.stores.reader import Part, PatchReader
 #: What is around the volume where a patch is longer than it: nothing is (an error), zeros, or
 #: the outermost voxel's value.
 Pad = Literal["error", "zero", "edge"]
-Sample = dict[str, Any]
+#: A sample while its arrays are put in by name; whoever gets one has it as a `Sample`.
+RawSample = dict[str, Any]
 
 
 def require_pad(pad: str) -> None:
@@ -109,7 +110,7 @@ def read_patch(
     start: Sequence[int],
     size: Sequence[int],
     pad: Pad = "error",
-) -> Sample:
+) -> RawSample:
     """A patch of `size` voxels (z, y, x) from voxel `start` of the patient's lattice on.
 
     The dict has the arrays of `content` (labels…, z, y, x), for each label axis a tuple of its

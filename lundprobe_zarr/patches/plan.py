@@ -24,7 +24,7 @@ from lundprobe_zarr.patches.locations import (
 from lundprobe_zarr.patches.order import Order, Words, key_of, order_of
 from lundprobe_zarr.patches.patch import (
     Pad,
-    Sample,
+    RawSample,
     lattice_of,
     read_patch,
     require_pad,
@@ -161,14 +161,23 @@ class Plan:
         space = self._located(self.space(draw.patient_id), reader.metadata)
         return self.sampling.start(space, draw.draw, Words(self._key("place", draw)))
 
-    def read(self, reader: PatchReader, draw: Draw) -> Sample:
-        """The patch of a draw; see `read_patch`, and `epoch`, `index` and `draw` beside it."""
+    def read(self, reader: PatchReader, draw: Draw) -> RawSample:
+        """The patch of a draw; see `read_patch`, and `epoch`, `index`, `draw`, `seed` beside it."""
         content = self.content
         if self.random_observer and content.observers:
             content = _one_observer(content, reader, Words(self._key("observer", draw)))
         start, size = self.start(reader, draw), self.size(draw.patient_id)
         about = {"epoch": draw.epoch, "index": draw.index, "draw": draw.draw}
-        return read_patch(reader, content, start, size, self.pad) | about
+        patch = read_patch(reader, content, start, size, self.pad)
+        return patch | about | {"seed": self.sample_seed(draw)}
+
+    def sample_seed(self, draw: Draw) -> int:
+        """What a random transform of this sample begins with, 0 ≤ seed < 2⁶³.
+
+        It follows from the plan's seed, the epoch and the position in it, so it is the same for
+        any workers and ranks and after resuming. 63 bits: an int64 tensor holds it.
+        """
+        return key_of("sample", self.seed, draw.epoch, draw.index) >> 1
 
     def _key(self, what: str, draw: Draw) -> int:
         # By the patient's id: the same patch whoever else is in the cohort.

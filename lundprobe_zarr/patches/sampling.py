@@ -24,6 +24,8 @@ from lundprobe_zarr.vocabulary.names import STRUCTURES
 from lundprobe_zarr.vocabulary.suggest import suggestion
 
 Start = tuple[int, int, int]
+#: Part of a voxel by which a place computed through two affines may miss a voxel's centre.
+_ROUNDING = 1e-6
 
 
 class Points(Protocol):
@@ -54,10 +56,16 @@ class Space:
         return _triple(_outside(n, s) if s > n else words.below(n - s + 1) for n, s in self._axes)
 
     def around(self, place: npt.ArrayLike) -> Start:
-        """First voxel of the patch whose middle, voxel size // 2, is nearest to a place (3,)."""
-        nearest = np.floor(np.asarray(place, np.float64) + 0.5)
+        """First voxel of the patch whose centre is nearest to a place (3,).
+
+        The centre of an even size lies between two voxels, at most half a voxel from the place.
+        Of two that are as near, the lower one, whose voxel size // 2 is then the place.
+        """
+        # The corner is rounded, not the place: that would move even sizes by up to a voxel.
+        corner = np.asarray(place, np.float64) - (np.asarray(self.size) - 1) / 2
+        nearest = np.ceil(corner - 0.5 - _ROUNDING)
         return _triple(
-            _outside(n, s) if s > n else min(max(int(c) - s // 2, 0), n - s)
+            _outside(n, s) if s > n else min(max(int(c), 0), n - s)
             for c, (n, s) in zip(nearest, self._axes, strict=True)
         )
 
@@ -206,7 +214,7 @@ class SliceSampling:
     def start(self, space: Space, draw: int, words: Words) -> Start:
         """First voxel of the patch."""
         z = draw if space.slices is None else int(space.slices[draw])
-        return space.around((z, space.shape[1] // 2, space.shape[2] // 2))
+        return space.around((z, (space.shape[1] - 1) / 2, (space.shape[2] - 1) / 2))
 
 
 @dataclass(frozen=True)

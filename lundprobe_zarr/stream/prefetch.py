@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from lundprobe_zarr.errors import DamagedStoreError, StreamError, UnknownLabelError, UsageError
-from lundprobe_zarr.patches import Draw, Plan, Sample
+from lundprobe_zarr.patches import Draw, Plan, RawSample
 from lundprobe_zarr.schema.tables import store_path
 from lundprobe_zarr.storage.cores import make_way, places, working
 from lundprobe_zarr.storage.location import Location
@@ -26,7 +26,7 @@ from lundprobe_zarr.stream.forks import reading
 _FAREWELL = 1.0
 
 #: A patch to read, and what will hold it.
-_Job = tuple[int, "Future[Sample | Failure]"]
+_Job = tuple[int, "Future[RawSample | Failure]"]
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class Loader:
 
     def load(
         self, epoch: int, index: int, is_over: Callable[[], bool] = lambda: False
-    ) -> Sample | Failure:
+    ) -> RawSample | Failure:
         """A patch, or what became of it in the last of all attempts.
 
         There are no more attempts once `is_over`.
@@ -57,7 +57,7 @@ class Loader:
         draw = self._plan.draw(epoch, index)
         attempts = 0
 
-        def read() -> Sample:
+        def read() -> RawSample:
             nonlocal attempts
             attempts += 1
             with reading(), working():
@@ -103,7 +103,7 @@ def _failed(draw: Draw, error: Exception, attempts: int) -> StreamError:
 
 def ahead(
     loader: Loader, epoch: int, indices: Iterable[int], threads: int, prefetch: int
-) -> Generator[tuple[int, Sample | Failure], None, None]:
+) -> Generator[tuple[int, RawSample | Failure], None, None]:
     """Each index with its patch, in order; `prefetch` of them are read before they are asked for.
 
     Raises `UsageError` in a process that was forked meanwhile, which has not got the threads.
@@ -200,7 +200,7 @@ class _Crew:
             return None
 
 
-def _next(ordered: deque[_Job], process: int) -> tuple[int, Sample | Failure]:
+def _next(ordered: deque[_Job], process: int) -> tuple[int, RawSample | Failure]:
     if os.getpid() != process:
         raise UsageError(
             "this iteration over the stream began in another process, before a fork, and its "

@@ -10,12 +10,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from operator import index
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NoReturn
+from typing import TYPE_CHECKING, Any, Literal, NoReturn, cast
 
 import numpy as np
 
 from lundprobe_zarr.errors import UsageError
-from lundprobe_zarr.patches import Content, Pad, Plan, Sample, Sampling, Share
+from lundprobe_zarr.patches import Content, Pad, Plan, RawSample, Sample, Sampling, Share
 from lundprobe_zarr.patches.request import Labels
 from lundprobe_zarr.storage.cache import CachedLocation
 from lundprobe_zarr.storage.cores import cores
@@ -64,6 +64,7 @@ class PatchStream:
             sample["image"]     # (modality, z, y, x)
             sample["mask"]      # (structure, z, y, x) bool; sample["present"] (structure) bool
             sample["affine"]    # (4, 4), voxel (i, j, k) of the patch -> mm, RAS
+            sample["seed"]      # of seed, epoch and n, for random transforms: the same if resumed
 
     What a sample holds: `grid`, `modalities`, `structures`, `dose`, `nnunet`, `folds`,
     `uncertainty`, `observers`, `steps`, `targets`, `spacing_mm`, `image_dtype`, as in `Content`,
@@ -207,7 +208,7 @@ class PatchStream:
             if not self._place.move(turn, epoch, position):
                 raise self.overtaken(epoch)
             if sample is not None:
-                yield sample
+                yield cast(Sample, sample)
         self._place.move(turn, epoch + 1, 0)
 
     def overtaken(self, epoch: int) -> UsageError:
@@ -222,7 +223,7 @@ class PatchStream:
 
     def read(
         self, share: Share, epoch: int, start: int, skip: int = 0
-    ) -> Iterator[tuple[int, Sample | None]]:
+    ) -> Iterator[tuple[int, RawSample | None]]:
         """A share's patches of an epoch from position `start` on, each with its position.
 
         This is what iterating does, without moving the stream. The first `skip` of the share are

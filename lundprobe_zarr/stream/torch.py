@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from functools import cached_property
+from importlib import import_module
 from inspect import signature
 from itertools import groupby
 from multiprocessing import get_context
@@ -15,7 +16,8 @@ from typing import Any, NamedTuple, NoReturn
 import numpy as np
 
 from lundprobe_zarr.errors import MissingPackageError, UsageError
-from lundprobe_zarr.patches import Sample, Share
+from lundprobe_zarr.patches import RawSample as Sample
+from lundprobe_zarr.patches import Share
 from lundprobe_zarr.patches.request import VOLUMES
 from lundprobe_zarr.stream.place import BEGUN, DUE, SOUGHT, Begun, Crew, Place
 from lundprobe_zarr.stream.state import VERSION, check, identity_of
@@ -444,20 +446,25 @@ def to_monai(sample: Sample) -> Sample:
 
 
 def to_torchio(sample: Sample) -> Any:
-    """A sample as a TorchIO `Subject`: images and dose as `ScalarImage`, masks as `LabelMap`.
+    """A sample as a TorchIO `Subject`: `image` as `ScalarImage`, masks as `LabelMap`.
 
-    Axes are (channel, x, y, z), the affine is voxel -> mm, RAS. Needs TorchIO.
+    Dose and uncertainty are plain `torchio.Image`s of the types `dose` and `uncertainty`: their
+    values mean something, so transforms of intensity (normalisation, noise, gamma …) leave them
+    alone. Spatial ones move them as they move label maps, by default to the nearest
+    voxel: resample with the stream's `spacing_mm` instead, which is linear. Axes are (channel, x,
+    y, z), the affine is voxel -> mm, RAS. Needs TorchIO.
     """
-    import torchio
-
+    torchio: Any = import_module("torchio")
     affine = np.asarray(sample["affine"])
     arrays = _channels_first(sample)
-    images = {
-        name: (torchio.LabelMap if name.endswith("mask") else torchio.ScalarImage)(
-            tensor=tensor.to(torch.uint8) if tensor.dtype == torch.bool else tensor, affine=affine
-        )
-        for name, tensor in arrays.items()
-    }
+    images: dict[str, Any] = {}
+    for name, tensor in arrays.items():
+        if name.endswith("mask"):
+            images[name] = torchio.LabelMap(tensor=tensor.to(torch.uint8), affine=affine)
+        elif name == "image":
+            images[name] = torchio.ScalarImage(tensor=tensor, affine=affine)
+        else:
+            images[name] = torchio.Image(tensor=tensor, affine=affine, type=name)
     return torchio.Subject(**{k: v for k, v in sample.items() if k not in images}, **images)
 
 

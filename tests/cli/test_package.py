@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import ast
 import subprocess
 import sys
 import zipfile
 from pathlib import Path
 
 import pytest
+
+import lundprobe_zarr
 
 ROOT = Path(__file__).parents[2]
 HEAVY = ("torch", "datasets", "duckdb", "distributed")
@@ -75,6 +78,33 @@ def test_the_converter_has_one_name():
         "print([m for m in sys.modules if m.partition('.')[0] == 'conversion'])"
     )
     assert run(sys.executable, "-c", code) == "[]\n"
+
+
+def test_the_public_names_are_all_that_dir_lists():
+    code = "import lundprobe_zarr as lp; print([n for n in dir(lp) if not n.startswith('__')])"
+    public = ast.literal_eval(run(sys.executable, "-c", code))
+    assert public == sorted(lundprobe_zarr.__all__)
+    assert {"BalancedSampling", "GridSampling", "to_monai", "to_torchio", "Sample"} <= set(public)
+    needs_torch = {"to_monai", "to_torchio", "torch_dataset"}
+    for name in set(public) - needs_torch:
+        assert getattr(lundprobe_zarr, name) is not None
+
+
+def test_a_type_checker_finds_the_types_of_an_editable_install(tmp_path):
+    """In an environment that holds nothing but the link that `make demo` makes."""
+    run(sys.executable, "-m", "venv", "--without-pip", str(tmp_path / "venv"))
+    python = tmp_path / "venv" / "bin" / "python"
+    run(str(python), str(ROOT / "scripts" / "link_types.py"), cwd=tmp_path)
+    code = (
+        "import lundprobe_zarr as lp; reveal_type(lp.open_cohort); "
+        "reveal_type(next(iter(lp.PatchStream(lp.open_cohort(''), (1, 1, 1))))['seed'])"
+    )
+    shown = run(
+        sys.executable, "-m", "mypy", "--python-executable", str(python),
+        "--cache-dir", str(tmp_path / "cache"), "-c", code, cwd=tmp_path,
+    )  # fmt: skip
+    assert "-> lundprobe_zarr.cohort.core.Cohort" in shown
+    assert 'Revealed type is "int"' in shown.replace("builtins.int", "int")
 
 
 def test_import_contracts_hold():

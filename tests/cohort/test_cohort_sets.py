@@ -207,3 +207,17 @@ def test_importing_the_package_stays_light() -> None:
     )
     run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert run.stdout == "[] lundprobe_zarr.cohort.core\n", run.stderr
+
+
+def test_the_same_patients_of_the_same_dataset_are_equal(phantom: Cohort, many: Cohort) -> None:
+    again = open_cohort(phantom.location.url)
+    assert again == phantom
+    assert hash(again) == hash(phantom)
+    assert phantom.where("true") == phantom[phantom.ids] == phantom, "however they were chosen"
+    assert phantom[:2] != phantom
+    assert phantom[:0] != many[:0], "nobody, of two datasets"
+    assert phantom != phantom.ids
+    assert again[0] == phantom[0]
+    assert again[0] != phantom[1]
+    assert len({again[0], phantom[0], phantom[1]}) == 2
+    assert phantom[:2]._ipython_key_completions_() == phantom.ids[:2]

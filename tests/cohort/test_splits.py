@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable
 from fractions import Fraction
@@ -235,3 +236,66 @@ def test_a_cohort_is_no_place_to_load_one_from(many: Cohort, tmp_path: Path) -> 
     many.save(tmp_path / "cohort.json")
     with pytest.raises(UsageError, match="was given a cohort for the dataset's path or URL"):
         lp.load_cohort(tmp_path / "cohort.json", many)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(("test", "val"), [(0.15, 0.15), (0, 0.2), (0.5, 0.45), (0.333, 0.1)])
+def test_a_validation_share_instead_of_folds(many: Cohort, test: float, val: float) -> None:
+    splits = many.split(test=test, val=val, seed=3)
+    assert len(splits.val) == int(Fraction(str(val)) * len(many) + Fraction(1, 2))
+    assert splits.test == many.split(test=test, seed=3).test, "the same as with folds"
+    sets = (splits.test, splits.train, splits.val)
+    assert sorted(i for s in sets for i in s.ids) == sorted(many.ids)
+    assert len(splits.folds) == 1
+    for stratum, count in by_stratum(many).items():
+        assert abs(by_stratum(splits.val).get(stratum, 0) - val * count) < 2
+    assert splits == many.split(test=test, val=val, seed=3)
+    assert splits != many.split(test=test, val=val, seed=4)
+
+
+def test_a_validation_share_is_saved_and_goes_to_nnunet(many: Cohort, tmp_path: Path) -> None:
+    splits = many.split(val=0.1)
+    splits.save(tmp_path / "splits.json")
+    again = lp.load_splits(tmp_path / "splits.json", many)
+    assert (again.sha256, again.train, again.val) == (splits.sha256, splits.train, splits.val)
+    assert again.test == splits.test
+    splits.save_nnunet(tmp_path / "final.json")
+    (fold,) = json.loads((tmp_path / "final.json").read_text())
+    assert fold == {"train": splits.train.ids, "val": splits.val.ids}
+    raw = json.loads((tmp_path / "splits.json").read_text())
+    assert (raw["format_version"], raw["val_share"]) == (2, 0.1), "older versions say: upgrade"
+    resealed(tmp_path / "splits.json", lambda r: r["train"].append(r["test"][0]))
+    with pytest.raises(UsageError, match="in two of its sets"):
+        lp.load_splits(tmp_path / "splits.json", many)
+
+
+def test_folds_are_saved_as_before(many: Cohort, tmp_path: Path) -> None:
+    many.split().save(tmp_path / "splits.json")
+    raw = json.loads((tmp_path / "splits.json").read_text())
+    assert raw["format_version"] == 1
+    assert not {"val_share", "train"} & set(raw)
+    body = {k: v for k, v in raw.items() if k != "sha256"}
+    del body["dataset"]["created"]
+    text = json.dumps(body, sort_keys=True, separators=(",", ":"))
+    assert hashlib.sha256(text.encode()).hexdigest() == raw["sha256"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"val": 1.0}, "val=1.0; expected a share"),
+        ({"val": True}, "val=True"),
+        ({"val": 0}, "val=0: 0 of the 397 patients"),
+        ({"test": 0.5, "val": 0.5}, "val=0.5: 234 of the 233 patients"),
+        ({"folds": 5, "val": 0.1}, "val=0.1 and folds=5; expected one of the two"),
+    ],
+)
+def test_bad_validation_shares_are_refused(
+    many: Cohort, arguments: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(UsageError, match=message):
+        many.split(**arguments)
+
+
+def test_folds_have_no_single_train_and_val(many: Cohort) -> None:
+    with pytest.raises(UsageError, match="train and val of 5 folds"):
+        _ = many.split().train

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from importlib.metadata import version
+
 import numpy as np
 import pytest
 
@@ -123,3 +125,35 @@ def test_filters_choose_patients_and_an_empty_part_has_no_patches(dataset):
 def test_options_that_make_no_sense(dataset, options, message):
     with pytest.raises(UsageError, match=message):
         lp.load_dataset(dataset, "patches", split="base", streaming=True, **options)
+
+
+@pytest.mark.skipif(
+    version("datasets") < "5.2", reason="an older datasets refuses set_epoch behind take and skip"
+)
+def test_what_was_taken_or_skipped_is_new_each_epoch(dataset):
+    """datasets lets neither be shuffled, so `set_epoch` would not reach the patches."""
+    options = {"split": "base", "streaming": True, "patch_size": (4, 16, 16), "seed": 1}
+    whole = lp.load_dataset(dataset, "patches", **options)
+    ways = {
+        "take": (whole.take(5), slice(0, 5)),
+        "skip": (whole.skip(5), slice(5, None)),
+        "both": (whole.skip(5).take(6), slice(5, 11)),
+    }
+    for epoch in (0, 1, 2, 1):
+        whole.set_epoch(epoch)
+        expected = [(r["patient_id"], tuple(r["start"])) for r in whole]
+        for stream, part in ways.values():
+            stream.set_epoch(epoch)
+            assert [(r["patient_id"], tuple(r["start"])) for r in stream] == expected[part]
+    shuffled = whole.shuffle(seed=7, buffer_size=1).take(5)
+    found = []
+    for epoch in (0, 1, 2):
+        shuffled.set_epoch(epoch)
+        found.append(tuple((r["patient_id"], tuple(r["start"])) for r in shuffled))
+    assert len(set(found)) == 3
+
+
+def test_repeating_gives_the_same_patches_again_as_the_guide_says(dataset):
+    options = {"split": "base", "streaming": True, "patch_size": (4, 16, 16), "seed": 1}
+    rows = [tuple(r["start"]) for r in lp.load_dataset(dataset, "patches", **options).repeat(2)]
+    assert rows[: len(rows) // 2] == rows[len(rows) // 2 :]

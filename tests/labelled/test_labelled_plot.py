@@ -139,6 +139,16 @@ def test_an_oblique_slice_says_so(askew: lp.Patient) -> None:
     assert {"CTVT_427", "BODY"} <= {c.get_label() for c in axes.collections}
 
 
+def test_a_notebook_shows_it_without_a_backend(extended: lp.Patient) -> None:
+    figure = lp.accessor(t2w(extended)).plot()
+    before = figure.get_size_inches().tolist()
+    picture = figure._repr_png_()
+    assert picture.startswith(b"\x89PNG\r\n")
+    width, height = (int.from_bytes(picture[n : n + 4], "big") for n in (16, 20))
+    assert (width, height) == pytest.approx(np.array(before) * figure.dpi, abs=1)
+    assert figure._repr_png_() == picture
+
+
 def test_uses_no_pyplot(extended: lp.Patient) -> None:
     before = "matplotlib.pyplot" in sys.modules
     t2w(extended).lp.plot()

@@ -45,13 +45,30 @@ def test_patches_around_a_place_lie_inside_and_hold_it(shape, size, place):
     assert inside(space, start)
     for a, s, n, c in zip(start, size, shape, place, strict=True):
         if -0.5 <= c < n - 0.5:
-            assert a - 0.5 <= c < a + s - 0.5 + 1e-9
+            assert a - 0.5 - 1e-5 <= c < a + s - 0.5 + 1e-5
 
 
-def test_the_middle_voxel_is_the_one_asked_for():
+def test_the_centre_is_nearest_to_the_place_asked_for():
+    """The centre of an even size is between two voxels; of equally near ones the lower counts."""
     space = Space((50, 50, 50), (4, 5, 1))
     assert space.around((20, 20, 20)) == (18, 18, 20)
-    assert space.around((20.4, 19.6, 19.5)) == (18, 18, 20)
+    assert space.around((20 + 1e-9, 20 - 1e-9, 20)) == (18, 18, 20), "rounding changes nothing"
+    assert space.around((20.4, 19.6, 19.6)) == (19, 18, 20)
+
+
+@given(LENGTHS, st.tuples(*[st.floats(15, 25)] * 3))
+def test_no_centre_is_more_than_half_a_voxel_off(size, place):
+    size = tuple(min(s, 20) for s in size)
+    start = Space((60, 60, 60), size).around(place)
+    for a, s, c in zip(start, size, place, strict=True):
+        assert abs(a + (s - 1) / 2 - c) <= 0.5 + 1e-5 or a == 0
+
+
+def test_slices_smaller_than_the_volume_are_in_its_middle():
+    starts = SliceSampling().start(Space((5, 20, 21), (1, 7, 6)), 3, Words(0))
+    assert starts[0] == 3
+    assert abs(starts[1] + 3 - 9.5) <= 0.5
+    assert abs(starts[2] + 2.5 - 10) <= 0.5
 
 
 def test_uniform_patches_lie_everywhere_alike():

@@ -78,3 +78,128 @@ def test_what_does_not_belong_together_is_refused(cohort):
         collected.pop(cohort.ids[0])
     with pytest.raises(UsageError, match="uniform patches; expected sampling='grid'"):
         lp.Aggregator(lp.PatchStream(cohort, (4, 4, 4)).plan)
+
+
+def random_predictions(stream, channels=2, seed=5):
+    rng = np.random.default_rng(seed)
+    return [(s, rng.random((channels, *s["dose"].shape), np.float32)) for s in stream]
+
+
+@pytest.mark.parametrize("blend", ["average", "hann", "gaussian"])
+@pytest.mark.parametrize("pad", ["error", "zero"])
+def test_blended_patches_are_the_weighted_mean(cohort, blend, pad):
+    """Against weights written out as TorchIO and MONAI have them, voxel by voxel."""
+    size = (9, 24, 20) if pad == "error" else (200, 24, 20)
+    stream = grid_stream(cohort[:1], (3, 8, 5), size, pad=pad)
+    collected, added = lp.Aggregator(stream.plan, blend=blend), random_predictions(stream)
+    along = {
+        "average": np.ones,
+        "hann": lambda n: np.hanning(n + 2)[1:-1],
+        "gaussian": lambda n: np.exp(-((np.arange(n) - (n - 1) / 2) ** 2) / (2 * (n / 8) ** 2)),
+    }[blend]
+    weights = np.einsum("z,y,x->zyx", *(along(n) for n in size))
+    weights = np.maximum(weights, 1e-3) if blend == "gaussian" else weights
+    shape = stream.plan.space(cohort.ids[0]).shape
+    margin = 200
+    total, sums = np.zeros([n + 2 * margin for n in shape]), None
+    sums = np.zeros((2, *total.shape))
+    for sample, prediction in added:
+        collected.add(sample, prediction)
+        box = tuple(
+            slice(int(a) + margin, int(a) + margin + s)
+            for a, s in zip(sample["start"], size, strict=True)
+        )
+        sums[(..., *box)] += weights * prediction
+        total[box] += weights
+    inner = tuple(slice(margin, margin + n) for n in shape)
+    expected = sums[(..., *inner)] / total[inner]
+    found = collected.pop(cohort.ids[0])
+    assert found.dtype == np.float32
+    np.testing.assert_allclose(found, expected, rtol=2e-5, atol=2e-6)
+
+
+def test_blending_refuses_labels_and_a_patch_twice(cohort):
+    stream = grid_stream(cohort[:1], (3, 8, 5))
+    sample = next(iter(stream))
+    collected = lp.Aggregator(stream.plan, blend="hann")
+    with pytest.raises(UsageError, match=r"of int64 predictions .* expected floats"):
+        collected.add(sample, np.ones((9, 24, 20), np.int64))
+    collected.add(sample, sample["dose"])
+    with pytest.raises(UsageError, match="was added before"):
+        collected.add(sample, sample["dose"])
+    with pytest.raises(UsageError, match="blend='mean'; expected one of crop, average, hann"):
+        lp.Aggregator(stream.plan, blend="mean")
+
+
+def finished(cohort, predict, **changes) -> lp.Prediction:
+    stream = grid_stream(cohort[:1], (2, 4, 4), **changes)
+    collected = lp.Aggregator(stream.plan)
+    for sample in stream:
+        collected.add(sample, predict(sample))
+    return collected.finish(cohort.ids[0])
+
+
+def test_a_prediction_is_saved_with_the_stored_affine_and_its_channels(cohort, tmp_path):
+    nibabel = pytest.importorskip("nibabel")
+    found = finished(cohort, lambda s: np.stack([s["dose"], 2 * s["dose"]]))
+    patient = cohort[0]
+    affine = np.array(patient.tree["mri"].attrs["affine"])
+    np.testing.assert_array_equal(found.affine, affine)
+    assert found.native() is found
+    found.save(tmp_path / "p.nii.gz")
+    image = nibabel.load(tmp_path / "p.nii.gz")
+    np.testing.assert_array_equal(image.affine, affine)
+    expected = patient.mri.dose.values.transpose()
+    np.testing.assert_array_equal(np.asarray(image.dataobj)[..., 0], expected)
+    np.testing.assert_array_equal(np.asarray(image.dataobj)[..., 1], 2 * expected)
+    assert [p.name for p in tmp_path.iterdir()] == ["p.nii.gz"]
+    with pytest.raises(UsageError, match=r"expected a name that ends in \.nii\.gz or \.nii"):
+        found.save(tmp_path / "p.mha")
+
+
+def test_back_from_a_resampled_lattice_every_value_is_in_its_place(cohort):
+    """Of a field linear in space, linear interpolation is exact but at the rim."""
+    changes = {"spacing_mm": 3.5, "size": (8, 16, 16), "pad": "zero"}
+
+    def place(sample):
+        k, j, i = np.indices(sample["dose"].shape)
+        at = np.einsum("ab,b...->a...", sample["affine"], np.stack([i, j, k, np.ones_like(i)]))
+        return (at[0] + 2 * at[1] - at[2]).astype(np.float32)
+
+    found = finished(cohort, place, **changes)
+    native = found.native()
+    image = cohort[0].mri.dose
+    assert native.values.shape == image.shape
+    np.testing.assert_array_equal(native.affine, cohort[0].tree["mri"].attrs["affine"])
+    k, j, i = np.indices(image.shape)
+    at = np.einsum("ab,b...->a...", native.affine, np.stack([i, j, k, np.ones_like(i)]))
+    inner = (slice(4, -4),) * 3
+    expected = at[0] + 2 * at[1] - at[2]
+    np.testing.assert_allclose(native.values[inner], expected[inner], atol=1e-3)
+
+
+def test_labels_go_back_to_the_nearest_voxel_and_masks_stay_masks(cohort):
+    changes = {"spacing_mm": 3.0, "size": (8, 16, 16), "pad": "zero"}
+    labels = finished(cohort, lambda s: (s["dose"] > 20).astype(np.uint8) * 7, **changes).native()
+    assert labels.values.dtype == np.uint8
+    assert set(np.unique(labels.values)) == {0, 7}
+    mask = finished(cohort, lambda s: s["dose"] > 20, **changes)
+    assert mask.native().values.dtype == bool
+    one = mask.map(lambda v: v.astype(np.float16))
+    assert one.native().values.dtype == np.float32
+    with pytest.raises(UsageError, match=r"on the lattice's"):
+        mask.map(lambda v: v[..., 1:])
+    with pytest.raises(UsageError, match="order=3"):
+        mask.native(order=3)
+
+
+def test_batches_are_added_whole(cohort):
+    torch = pytest.importorskip("torch")
+    stream = grid_stream(cohort[:1], 0, shuffle=False)
+    collected = lp.Aggregator(stream.plan)
+    for batch in lp.torch_dataset(stream, batch_size=3):
+        collected.add_batch(batch, batch["dose"][:, None])
+    expected = torch.from_numpy(whole(cohort, cohort.ids[0])["dose"])
+    assert torch.equal(torch.from_numpy(collected.pop(cohort.ids[0]))[0], expected)
+    with pytest.raises(UsageError, match="1 predictions for a batch of"):
+        collected.add_batch(batch | {"patient_id": ["a", "b"]}, batch["dose"][:1])

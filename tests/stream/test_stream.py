@@ -216,3 +216,20 @@ def test_without_torch_the_error_says_what_to_install():
     assert ran.stdout.decode().startswith("MissingPackageError torch is not installed")
     assert "pip install '.[torch]'" in ran.stdout.decode()
     assert issubclass(MissingPackageError, ImportError)
+
+
+def test_each_sample_has_a_seed_of_its_own_which_resuming_gives_again(cohort):
+    def made(**changes):
+        return lp.PatchStream(cohort, (4, 8, 8), seed=3, **changes)
+
+    stream = made()
+    epochs = [[s["seed"] for s in stream] for _ in range(2)]
+    every = [seed for epoch in epochs for seed in epoch]
+    assert len(set(every)) == len(every)
+    assert all(0 <= seed < 2**63 for seed in every)
+    resumed = made(threads=0)
+    resumed.seek(1, 5)
+    assert [s["seed"] for s in resumed] == epochs[1][5:]
+    ranks = [[s["seed"] for s in made(rank=r, ranks=2)] for r in range(2)]
+    assert ranks == [epochs[0][0::2], epochs[0][1::2]]
+    assert [s["seed"] for s in lp.PatchStream(cohort, (4, 8, 8), seed=4)] != epochs[0]

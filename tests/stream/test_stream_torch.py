@@ -276,3 +276,30 @@ def test_who_counts_batches_gets_every_epoch(cohort, drop_last, workers):
     for epoch in range(3):
         found = [batch["epoch"] for batch in islice(loader, len(loader))]
         assert found == [epoch] * len(loader)
+
+
+def test_torchio_normalises_images_and_leaves_the_dose_alone(cohort):
+    torchio = pytest.importorskip("torchio")
+    stream = lp.PatchStream(
+        cohort.where("part = 'extended'"), (4, 8, 8), structures=("Rectum",), dose=True,
+        uncertainty=True,
+    )  # fmt: skip
+    sample = next(iter(stream))
+    subject = lp.to_torchio(sample)
+    assert isinstance(subject["image"], torchio.ScalarImage)
+    assert isinstance(subject["mask"], torchio.LabelMap)
+    for transform in (torchio.ZNormalization(), torchio.RescaleIntensity((0, 1))):
+        after = transform(subject)
+        assert not torch.equal(after["image"].data, subject["image"].data)
+        for name in ("dose", "uncertainty", "mask"):
+            assert torch.equal(after[name].data, subject[name].data), name
+    flipped = torchio.Flip(axes=(0,))(subject)
+    assert torch.equal(flipped["dose"].data, subject["dose"].data.flip(1))
+
+
+def test_a_batch_has_the_seeds_of_its_samples(cohort):
+    stream = lp.PatchStream(cohort, (4, 8, 8), seed=3)
+    seeds = [s["seed"] for s in stream]
+    stream.seek(0)
+    batches = list(lp.torch_dataset(stream, batch_size=4))
+    assert torch.cat([b["seed"] for b in batches]).tolist() == seeds

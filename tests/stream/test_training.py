@@ -11,8 +11,11 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import nibabel
+import numpy as np
 import pytest
 
+import lundprobe_zarr as lp
 from lundprobe_zarr.integrity.copy import copy_dataset
 from lundprobe_zarr.storage.location import Location
 from tests.anywhere.servers import s3_server
@@ -36,7 +39,11 @@ def test_the_examples_run(dataset: Path, tmp_path, monkeypatch):
     namespace: dict[str, object] = {}
     for text in blocks()[:-1]:
         exec(compile(text, str(GUIDE), "exec"), namespace)
-    assert namespace["volume"].any()  # type: ignore[attr-defined]
+    labels = nibabel.load(tmp_path / "labels.nii.gz")
+    first = lp.open_cohort(dataset)[0].mri
+    assert labels.shape == first.dose.shape[::-1]
+    np.testing.assert_array_equal(labels.affine, first.lp.affine)
+    assert set(np.unique(np.asarray(labels.dataobj))) == {0, 1}
 
 
 @pytest.fixture
