@@ -82,8 +82,10 @@ def _compare(
         same = not expected.any() if chunk is None else np.array_equal(chunk.view(bits), expected)
         if not same:
             raise VerificationError(
-                f"{key}: voxels {box} read back differ from what was written; expected the same "
-                "bits; check the disk, then run the same command again"
+                f"voxels {box} read back differ from what was written",
+                where=key,
+                expected="the same bits",
+                remedy="check the disk, then run the same command again",
             )
         first = box if first is None and chunk is not None else first
     return first

@@ -56,8 +56,10 @@ def _require_two_values(
     others = np.unique(values[mask & (values != foreground)])[:4]
     found = ", ".join(str(v) for v in ([0] if has_zero else []) + [foreground, *others])
     raise SourceError(
-        f"{where}: holds {found}{'' if has_zero else ' and no 0'}; expected a mask of 0 and one "
-        "other, finite value; correct the file or leave it out"
+        f"holds {found}{'' if has_zero else ' and no 0'}",
+        where=where,
+        expected="a mask of 0 and one other, finite value",
+        remedy="correct the file or leave it out",
     )
 
 
@@ -68,7 +70,10 @@ def _require_plain_zeros(file: NiftiFile, voxels: int, where: str) -> None:
     bits = file.raw.view(f"u{file.raw.dtype.itemsize}")
     if int(np.count_nonzero(bits)) != voxels:
         raise SourceError(
-            f"{where}: holds 0 and -0.0; expected a mask of 0 and one other value; correct the file"
+            "holds 0 and -0.0",
+            where=where,
+            expected="a mask of 0 and one other value",
+            remedy="correct the file",
         )
 
 
@@ -82,7 +87,7 @@ def _require_recoverable_mask(
         numbers = unscale(np.array([0.0, foreground]), file.slope, file.inter, raw.dtype).view(bits)
     planes = zip(mask, raw, strict=True)
     if not all(np.array_equal(numbers[m.view(np.uint8)], r.view(bits)) for m, r in planes):
-        raise PrecisionError(_unrecoverable(file, where))
+        raise _unrecoverable(file, where)
 
 
 @dataclass(frozen=True)
@@ -124,14 +129,16 @@ def _require_recoverable(values: Volume, file: NiftiFile, precision: Precision, 
     if file.raw.dtype.kind == "f" and precision != "lossless":
         return
     if not recovers(values, file.raw, file.slope, file.inter):
-        raise PrecisionError(_unrecoverable(file, where))
+        raise _unrecoverable(file, where)
 
 
-def _unrecoverable(file: NiftiFile, where: str) -> str:
-    return (
-        f"{where}: scl_slope {file.slope!r} and scl_inter {file.inter!r} lose raw numbers of type "
-        f"{file.raw.dtype}: they do not come back from the physical values; expected a scaling "
-        "that can be undone; correct the header or rewrite the file unscaled"
+def _unrecoverable(file: NiftiFile, where: str) -> PrecisionError:
+    return PrecisionError(
+        f"scl_slope {file.slope!r} and scl_inter {file.inter!r} lose raw numbers of type "
+        f"{file.raw.dtype}: they do not come back from the physical values",
+        where=where,
+        expected="a scaling that can be undone",
+        remedy="correct the header or rewrite the file unscaled",
     )
 
 

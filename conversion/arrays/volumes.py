@@ -270,8 +270,10 @@ def _require_whole(mask: Mask, box: Box | None, where: str) -> None:
     inside = 0 if box is None else int(np.count_nonzero(mask.values[box]))
     if inside != mask.voxels:
         raise VerificationError(
-            f"{where}: {inside} voxels in the box {box} of {mask.voxels}; expected all of them; "
-            "please report this, with the version of numpy"
+            f"{inside} voxels in the box {box} of {mask.voxels}",
+            where=where,
+            expected="all of them",
+            remedy="please report this, with the version of numpy",
         )
 
 
@@ -295,6 +297,8 @@ def require_witnesses(arrays: list[WrittenArray], group: Any, where: str) -> Non
         for witness in array.witnesses:
             if digest(stored[witness.index], array.codec.dtype) != witness.sha256:
                 raise VerificationError(
-                    f"{where}: zarr reads other voxels at {array.plan.spec.path}{witness.index} "
-                    "than were written; please report this, with the versions of zarr and numcodecs"
+                    f"zarr reads other voxels at {array.plan.spec.path}{witness.index} "
+                    "than were written",
+                    where=where,
+                    remedy=("please report this, with the versions of zarr and numcodecs"),
                 )

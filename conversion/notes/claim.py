@@ -52,10 +52,15 @@ def announced(dataset: Location, patients: Iterable[str]) -> Iterator[str]:
         if other is not None:
             host, process = named(other.rpartition("/")[2])
             raise UsageError(
-                f"{dataset.url}: another conversion is at work there, process {process} on {host} "
-                f"since {others[other].get('since')}, on {shared[other]} of the "
-                f"{len(wanted)} patients asked for; expected one at a time; wait for it or stop "
-                "it, then run the same command again; to share the work give each a --part i/N"
+                f"another conversion is at work there, process {process} on "
+                f"{host} since {others[other].get('since')}, on {shared[other]} "
+                f"of the {len(wanted)} patients asked for",
+                where=dataset.url,
+                expected="one at a time",
+                remedy=(
+                    "wait for it or stop it, then run the same command again; to "
+                    "share the work give each a --part i/N"
+                ),
             )
         begin()
         yield claim
@@ -78,8 +83,10 @@ def claimed(dataset: Location, patient_id: str) -> Iterator[None]:
         other = _in_the_way(dataset, claim, _claims(dataset, folder, mine))
         if other is not None:
             raise DatasetError(
-                f"{dataset.path(other)}: another conversion is sending this patient just now; "
-                "expected one at a time; run again once it is done"
+                "another conversion is sending this patient just now",
+                where=dataset.path(other),
+                expected="one at a time",
+                remedy="run again once it is done",
             )
         begin()
         yield

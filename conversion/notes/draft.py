@@ -53,13 +53,15 @@ def require_usable(dataset: Location, scratch: Path | None = None) -> None:
     dataset.require_writable()
     if dataset.in_memory:
         raise UsageError(
-            f"{dataset.url}: memory of this process, which workers do not share; expected a path "
-            "or a bucket, e.g. s3://bucket/lund-probe"
+            "memory of this process, which workers do not share",
+            where=dataset.url,
+            expected="a path or a bucket, e.g. s3://bucket/lund-probe",
         )
     if scratch is not None and dataset.is_local:
         raise UsageError(
-            f"--scratch {scratch}: stores in {dataset.url} are written beside their place; "
-            "expected it for buckets alone; leave it out"
+            f"--scratch {scratch}: stores in {dataset.url} are written beside their place",
+            expected="it for buckets alone",
+            remedy="leave it out",
         )
     if not dataset.is_local:
         _make_scratch(scratch).rmdir()
@@ -78,9 +80,10 @@ def require_vacant(source: Path, dataset: Location) -> None:
     held = foreign_files(dataset)
     if held:
         raise UsageError(
-            f"destination {dataset.url} is no dataset and holds {', '.join(held)}, which a "
-            "dataset would replace; expected a new folder, an empty one or a dataset; choose "
-            "another destination, or move these away"
+            f"destination {dataset.url} is no dataset and holds "
+            f"{', '.join(held)}, which a dataset would replace",
+            expected="a new folder, an empty one or a dataset",
+            remedy="choose another destination, or move these away",
         )
 
 
@@ -88,7 +91,7 @@ def _require_apart(source: Path, destination: Path) -> None:
     target = destination.resolve()
     if target.is_relative_to(source) or source.is_relative_to(target):
         raise UsageError(
-            f"destination {target} and source {source} overlap; expected separate folders"
+            f"destination {target} and source {source} overlap", expected="separate folders"
         )
 
 
@@ -100,8 +103,10 @@ def _require_allowed(dataset: Location) -> None:
         listed = dataset.is_local or name in dataset.children(NOTES)
         if dataset.read(probe) != said or not listed:
             raise DatasetError(
-                f"{dataset.path(probe)}: an object just written is not listed, or not as written; "
-                "expected a place that gives back what it was given; choose another"
+                "an object just written is not listed, or not as written",
+                where=dataset.path(probe),
+                expected="a place that gives back what it was given",
+                remedy="choose another",
             )
     finally:
         dataset.delete(probe)

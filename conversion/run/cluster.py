@@ -65,7 +65,7 @@ def require_fit(needs: Needs) -> None:
         return
     reason = shortcoming(needs)
     if reason is not None:
-        raise MisfitError(_misfits([f"a worker on {socket.gethostname()}: {reason}"]))
+        raise _misfits([f"a worker on {socket.gethostname()}: {reason}"])
     _fits.add(needs.claim)
 
 
@@ -89,12 +89,17 @@ def _other_version(theirs: str | None, ours: str) -> str:
     return f"has {has}, this process {ours}"
 
 
-def _misfits(said: list[str]) -> str:
+def _misfits(said: list[str]) -> MisfitError:
     more = [f"… and {len(said) - _NAMED} more"] if len(said) > _NAMED else []
-    return (
-        f"{'; '.join([*said[:_NAMED], *more])}; expected of scheduler and workers the same version "
-        "of lundprobe-zarr, and of workers that they see source and destination under the same "
-        "names; mend or stop those named, then run the same command again: what is converted stays"
+    return MisfitError(
+        "; ".join([*said[:_NAMED], *more]),
+        expected=(
+            "of scheduler and workers the same version of lundprobe-zarr, and of workers that they "
+            "see source and destination under the same names"
+        ),
+        remedy=(
+            "mend or stop those named, then run the same command again: what is converted stays"
+        ),
     )
 
 
@@ -110,13 +115,11 @@ def require_fitting(client: Client, needs: Needs) -> None:
     found = {who: said["packages"].get(_PACKAGE) for who, said in theirs.items()}
     other = {who: v for who, v in found.items() if v != needs.version}
     if other:
-        raise MisfitError(
-            _misfits([f"{who} {_other_version(v, needs.version)}" for who, v in other.items()])
-        )
+        raise _misfits([f"{who} {_other_version(v, needs.version)}" for who, v in other.items()])
     reasons = client.run(shortcoming, needs, on_error="return")
     said = [f"worker {address} {reason}" for address, reason in reasons.items() if reason]
     if said:
-        raise MisfitError(_misfits(said))
+        raise _misfits(said)
 
 
 #: Options of glibc's malloc: how much that is free at the end of its memory it keeps, from what
@@ -149,17 +152,17 @@ def remote_client(address: str) -> Iterator[Client]:
             client = Client(address, timeout=_PATIENCE_SECONDS)
         except (OSError, ValueError, MemoryError) as error:
             raise UsageError(
-                f"--scheduler {address}: {_silence(error)}; expected the address of a running dask "
-                "scheduler, e.g. tcp://10.0.0.1:8786"
+                f"--scheduler {address}: {_silence(error)}",
+                expected=("the address of a running dask scheduler, e.g. tcp://10.0.0.1:8786"),
             ) from error
         try:
             with client:
                 yield client
         except (CommClosedError, CancelledError) as error:
             raise LundProbeError(
-                f"--scheduler {address}: the connection was lost; expected the scheduler to be "
-                "there to the end; start it anew, then run the same command again: what is "
-                "converted stays"
+                f"--scheduler {address}: the connection was lost",
+                expected="the scheduler to be there to the end",
+                remedy=("start it anew, then run the same command again: what is converted stays"),
             ) from error
 
 

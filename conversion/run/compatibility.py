@@ -111,10 +111,13 @@ def _require_schema(dataset: Location, version: int) -> None:
     """Require that what stays is of the schema that is written: one dataset, one schema."""
     if version < SCHEMA_VERSION:
         raise UsageError(
-            f"{dataset.url} is of schema version {version}, and this version of lundprobe-zarr "
-            f"writes {SCHEMA_VERSION}; expected one for all its patients; "
-            f"{upgrade_remedy(dataset)}, and convert then; or convert all again with --overwrite; "
-            "nothing was written"
+            f"{dataset.url} is of schema version {version}, and this version of "
+            f"lundprobe-zarr writes {SCHEMA_VERSION}",
+            expected="one for all its patients",
+            remedy=(
+                f"{upgrade_remedy(dataset)}, and convert then; or convert all again "
+                "with --overwrite; nothing was written"
+            ),
         )
 
 
@@ -122,8 +125,11 @@ def _require_precision_of(store: StoreMetadata, dataset: Location, precision: Pr
     there = store.attributes["precision"]
     if there != precision:
         raise UsageError(
-            f"{dataset.url} was converted with precision {there}, not {precision}; choose "
-            f"--precision {there}, another destination, or convert all again with --overwrite"
+            f"{dataset.url} was converted with precision {there}, not {precision}",
+            remedy=(
+                f"choose --precision {there}, another destination, or convert all "
+                "again with --overwrite"
+            ),
         )
 
 
@@ -132,9 +138,12 @@ def _require_headers_of(store: StoreMetadata, dataset: Location, stripped: bool)
     if there is not stripped:
         was, do = ("with", "give") if there else ("without", "leave out")
         raise UsageError(
-            f"{dataset.url} was converted {was} --strip-headers; expected the same for all its "
-            f"patients; {do} --strip-headers, choose another destination, or convert all again "
-            "with --overwrite"
+            f"{dataset.url} was converted {was} --strip-headers",
+            expected="the same for all its patients",
+            remedy=(
+                f"{do} --strip-headers, choose another destination, or convert all "
+                "again with --overwrite"
+            ),
         )
 
 
@@ -150,10 +159,14 @@ def _require_one_precision(
         return
     lines = [f"{i} ({other[i]}): {staying[i]}" for i in other]
     raise UsageError(
-        f"{dataset.url}: {len(other)} of its patients would keep another precision than "
-        f"{precision}; expected one precision; convert to a new folder, with the precision that is "
-        "there, or all patients at once; or, to do without these, remove their stores, such as "
-        f"{dataset.path(store_path(next(iter(other))))}; nothing was written{_listed(lines)}"
+        f"{len(other)} of its patients would keep another precision than {precision}",
+        where=dataset.url,
+        expected="one precision",
+        remedy=(
+            "convert to a new folder, with the precision that is there, or all "
+            "patients at once; or, to do without these, remove their stores, such "
+            f"as {dataset.path(store_path(next(iter(other))))}; nothing was written{_listed(lines)}"
+        ),
     )
 
 
@@ -166,9 +179,13 @@ def _require_one_kind_of_headers(
         return
     were, do = ("without", "leave out") if wanted else ("with", "give")
     raise UsageError(
-        f"{dataset.url}: {len(other)} of its patients were converted {were} --strip-headers and "
-        f"would stay; expected the same for all; {do} --strip-headers, or convert all patients at "
-        f"once, or to a new folder; nothing was written{_listed(other)}"
+        f"{len(other)} of its patients were converted {were} --strip-headers and would stay",
+        where=dataset.url,
+        expected="the same for all",
+        remedy=(
+            f"{do} --strip-headers, or convert all patients at once, or to a new "
+            f"folder; nothing was written{_listed(other)}"
+        ),
     )
 
 
@@ -181,9 +198,10 @@ def _require_one_kind(
         return
     there, here = ("patients", "a phantom") if synthetic else ("phantoms", "patients")
     raise UsageError(
-        f"{dataset.url} holds stores of {there}, {len(other)} in all, and {inventory.root} is "
-        f"of {here}; expected one kind; convert to a new folder; nothing was written"
-        f"{_listed(other)}"
+        f"{dataset.url} holds stores of {there}, {len(other)} in all, and "
+        f"{inventory.root} is of {here}",
+        expected="one kind",
+        remedy=f"convert to a new folder; nothing was written{_listed(other)}",
     )
 
 

@@ -209,14 +209,14 @@ def _publish(dataset: Location, report: Report) -> None:
 
 def _require_usable(inventory: Inventory, dataset: Location, options: Options) -> None:
     if options.precision not in PRECISIONS:
-        raise UsageError(f"precision {options.precision!r}; expected one of {PRECISIONS}")
+        raise UsageError(f"precision {options.precision!r}", expected=f"one of {PRECISIONS}")
     if options.workers is not None and options.workers < 1:
-        raise UsageError(f"--workers {options.workers}; expected at least 1")
+        raise UsageError(f"--workers {options.workers}", expected="at least 1")
     require_vacant(inventory.root, dataset)
     if options.scratch is not None and options.scratch.resolve().is_relative_to(inventory.root):
         raise UsageError(
-            f"--scratch {options.scratch} is in the source {inventory.root}; expected a folder "
-            "outside it"
+            f"--scratch {options.scratch} is in the source {inventory.root}",
+            expected="a folder outside it",
         )
     require_usable(dataset, options.scratch)
     if not options.allow_public:
@@ -352,8 +352,9 @@ def _result(future: Any, patient: PatientSource) -> PatientResult:
         raise error
     if isinstance(error, ImportError):  # of the task itself: a worker that came later
         raise MisfitError(
-            f"a worker cannot import the converter ({error}); expected the same version of "
-            "lundprobe-zarr on all; mend or stop it, then run the same command again"
+            f"a worker cannot import the converter ({error})",
+            expected="the same version of lundprobe-zarr on all",
+            remedy="mend or stop it, then run the same command again",
         ) from error
     return _crashed(patient, error) if error is not None else _converted(future)
 

@@ -25,15 +25,20 @@ def read_fiducials(path: Path, where: str) -> tuple[FloatArray, SourceRecord]:
         side = read_text(path, _MAX_BYTES)
     except FileNotFoundError as error:
         raise SourceNotFoundError(
-            f"{where}: vanished or a dangling link; expected a readable file; restore it"
+            "vanished or a dangling link",
+            where=where,
+            expected="a readable file",
+            remedy="restore it",
         ) from error
     except OSError as error:
         raise SourceError(
-            f"{where}: cannot be read ({error.strerror or error}); expected a readable file; check "
-            "its permissions and the disk"
+            f"cannot be read ({error.strerror or error})",
+            where=where,
+            expected="a readable file",
+            remedy="check its permissions and the disk",
         ) from error
     except ValueError as error:
-        raise SourceError(f"{where}: {error}; expected {_EXPECTED}") from error
+        raise SourceError(str(error), where=where, expected=_EXPECTED) from error
     positions = _positions(side, where)
     record = SourceRecord(
         labels={},
@@ -51,7 +56,7 @@ def _positions(side: SideText, where: str) -> FloatArray:
     lines = enumerate(side.text.split("\n"), 1)
     rows = [_row(line, f"{where}: line {n}") for n, line in lines if line.strip()]
     if not rows:
-        raise SourceError(f"{where}: no line with a position; expected {_EXPECTED}")
+        raise SourceError("no line with a position", where=where, expected=_EXPECTED)
     return np.array(rows, np.float64)
 
 
@@ -61,12 +66,12 @@ def _row(line: str, where: str) -> list[float]:
     try:
         numbers = [parse_number(cell) for cell in cells]
     except ValueError as error:
-        raise SourceError(f"{where}: not numbers: {error}; expected {_EXPECTED}") from None
+        raise SourceError(f"not numbers: {error}", where=where, expected=_EXPECTED) from None
     if ";" in line or len(numbers) == 6:
         hint = "semicolons" if ";" in line else "six numbers, as with decimal commas"
-        raise SourceError(f"{where}: {hint}; expected {_EXPECTED}")
+        raise SourceError(str(hint), where=where, expected=_EXPECTED)
     if len(numbers) != 3:
-        raise SourceError(f"{where}: not three numbers; expected {_EXPECTED}")
+        raise SourceError("not three numbers", where=where, expected=_EXPECTED)
     return numbers
 
 

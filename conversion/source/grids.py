@@ -34,6 +34,8 @@ def require_same(grid: Grid, here: Grid, where: str) -> None:
     if grid.unit != here.unit:
         finding += f" (lengths in {here.unit}, there in {grid.unit})"
     raise SourceError(
-        f"{where}: {finding}; expected the geometry of {grid.path}, within {SAME_GRID_MM:g} mm; "
-        "fetch the patient again"
+        str(finding),
+        where=where,
+        expected=f"the geometry of {grid.path}, within {SAME_GRID_MM:g} mm",
+        remedy="fetch the patient again",
     )

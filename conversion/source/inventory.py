@@ -128,12 +128,14 @@ def find_root(source: Path) -> Path:
     """
     if not source.is_dir():
         what = "a file" if source.is_file() else "no such folder"
-        raise SourceNotFoundError(f"{source}: {what}; expected the LUND-PROBE source tree")
+        raise SourceNotFoundError(str(what), where=source, expected="the LUND-PROBE source tree")
     level = [source]
     for _ in range(_NESTING + 1):
         found = [f for f in level if any((f / p).is_dir() for p in PART_FOLDERS.values())]
         if len(found) > 1:
-            raise UsageError(f"{source}: holds several source trees, {_names(found)}; name one")
+            raise UsageError(
+                f"holds several source trees, {_names(found)}", where=source, remedy="name one"
+            )
         if found:
             return found[0].resolve()
         level = [c for f in level for c in _subfolders(f)]
@@ -142,8 +144,9 @@ def find_root(source: Path) -> Path:
     if (source / MANIFEST_NAME).is_file():
         hint = "; it is a converted dataset: name the source first, the dataset after it"
     raise SourceNotFoundError(
-        f"{source}: neither basePart/ nor extendedPart/ in it or up to {_NESTING} folders below; "
-        f"expected the unpacked LUND-PROBE archive{hint}"
+        f"neither basePart/ nor extendedPart/ in it or up to {_NESTING} folders below",
+        where=source,
+        expected=f"the unpacked LUND-PROBE archive{hint}",
     )
 
 
@@ -305,13 +308,17 @@ def _require_usable(root: Path, file: Path, follow_links: bool) -> None:
         raise SourceNotFoundError(_dangling(file, place))
     if not file.is_file():
         raise SourceError(
-            f"{place}: not a file; expected a readable file; put the original in its place"
+            "not a file",
+            where=place,
+            expected="a readable file",
+            remedy="put the original in its place",
         )
     if not follow_links and not file.resolve().is_relative_to(root):
         raise SourceError(
-            f"{place}: leads outside the source tree, to {_printable(str(file.resolve()))}; "
-            "expected a file within "
-            f"{root}; allow it with --follow-links"
+            f"leads outside the source tree, to {_printable(str(file.resolve()))}",
+            where=place,
+            expected=f"a file within {root}",
+            remedy="allow it with --follow-links",
         )
 
 
@@ -408,8 +415,11 @@ def select(
         if absent:
             spaced = "; ids are separated by commas" if any(" " in i for i in absent) else ""
             raise UsageError(
-                f"no patient {', '.join(absent)} in {inventory.root}{spaced}; it holds "
-                f"{len(chosen)}, such as {', '.join(p.patient_id for p in chosen[:3]) or 'none'}"
+                f"no patient {', '.join(absent)} in {inventory.root}{spaced}",
+                remedy=(
+                    f"it holds {len(chosen)}, such as "
+                    f"{', '.join(p.patient_id for p in chosen[:3]) or 'none'}"
+                ),
             )
         unchosen = tuple(p for p in chosen if p.patient_id not in patients)
         chosen = tuple(p for p in chosen if p.patient_id in patients)
@@ -417,7 +427,7 @@ def select(
     if part is not None:
         share, shares = part
         if not 1 <= share <= shares:
-            raise UsageError(f"part {share}/{shares}; expected i/N with 1 <= i <= N, e.g. 3/16")
+            raise UsageError(f"part {share}/{shares}", expected="i/N with 1 <= i <= N, e.g. 3/16")
         others = tuple(p for n, p in enumerate(chosen) if n % shares != share - 1)
         chosen = chosen[share - 1 :: shares]
     return replace(inventory, patients=chosen, unchosen=unchosen, other_shares=others)

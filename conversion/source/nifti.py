@@ -184,13 +184,17 @@ class _Uncompressed:
             return int(self._gzip._buffer.readinto(piece))
         except EOFError as error:
             raise SourceError(
-                f"{self._where}: the gzip stream ends too early (truncated file, or stray bytes "
-                "behind it); expected it whole; fetch the file again"
+                "the gzip stream ends too early (truncated file, or stray bytes behind it)",
+                where=self._where,
+                expected="it whole",
+                remedy="fetch the file again",
             ) from error
         except _GZIP_ERRORS as error:
             raise SourceError(
-                f"{self._where}: not a sound gzip stream ({error}); expected .nii.gz; "
-                "fetch the file again"
+                f"not a sound gzip stream ({error})",
+                where=self._where,
+                expected=".nii.gz",
+                remedy="fetch the file again",
             ) from error
 
 
@@ -233,14 +237,19 @@ def _opened(path: Path, where: str) -> Iterator[tuple[Any, int]]:
                 yield file, size
     except FileNotFoundError as error:
         raise SourceNotFoundError(
-            f"{where}: vanished or a dangling link; expected a readable file; restore it"
+            "vanished or a dangling link",
+            where=where,
+            expected="a readable file",
+            remedy="restore it",
         ) from error
     except OSError as error:
         if isinstance(error, SourceError):
             raise
         raise SourceError(
-            f"{where}: cannot be read ({error.strerror or error}); expected a readable file; check "
-            "its permissions and the disk"
+            f"cannot be read ({error.strerror or error})",
+            where=where,
+            expected="a readable file",
+            remedy="check its permissions and the disk",
         ) from error
 
 
@@ -255,18 +264,22 @@ def _staying(file: Any, where: str) -> Iterator[int]:
         if (now.st_size, now.st_mtime_ns) == (before.st_size, before.st_mtime_ns):
             raise
         raise SourceError(
-            f"{where}: changed while it was read ({before.st_size} bytes, now {now.st_size}); "
-            "expected it to stay as it is; run again once nothing writes to it"
+            f"changed while it was read ({before.st_size} bytes, now {now.st_size})",
+            where=where,
+            expected="it to stay as it is",
+            remedy="run again once nothing writes to it",
         ) from error
 
 
 def _require_gzip(start: bytes, where: str) -> None:
     if not start:
-        raise SourceError(f"{where}: empty; expected .nii.gz; fetch the file again")
+        raise SourceError("empty", where=where, expected=".nii.gz", remedy="fetch the file again")
     if start != _GZIP_MAGIC:
         raise SourceError(
-            f"{where}: not gzip: starts with {start!r}; expected .nii.gz, which starts with "
-            f"{_GZIP_MAGIC!r}; fetch the file again"
+            f"not gzip: starts with {start!r}",
+            where=where,
+            expected=f".nii.gz, which starts with {_GZIP_MAGIC!r}",
+            remedy="fetch the file again",
         )
 
 
@@ -312,8 +325,10 @@ def _read_header(stream: _Uncompressed, where: str) -> bytes:
         if len(header) == found[0]:
             return header
     raise SourceError(
-        f"{where}: begins with bytes {start!r}, which no NIfTI header does, or ends within it; "
-        "expected NIfTI-1 or NIfTI-2; fetch the file again"
+        f"begins with bytes {start!r}, which no NIfTI header does, or ends within it",
+        where=where,
+        expected="NIfTI-1 or NIfTI-2",
+        remedy="fetch the file again",
     )
 
 
@@ -323,8 +338,12 @@ def _read_extensions(stream: _Uncompressed, header: bytes, offset: int, where: s
     end = len(header) + len(data)
     if end != offset:
         raise SourceError(
-            f"{where}: ends after {end} uncompressed bytes; vox_offset says that its voxels begin "
-            f"at {offset}; the header is damaged or the file truncated: fetch it again"
+            f"ends after {end} uncompressed bytes",
+            where=where,
+            remedy=(
+                f"vox_offset says that its voxels begin at {offset}; the header is "
+                "damaged or the file truncated: fetch it again"
+            ),
         )
     _require_extents(data, str(nifti_header(header).endianness), where)
     return data
@@ -337,9 +356,11 @@ def _require_extents(data: bytes, order: str, where: str) -> None:
         (size,) = struct.unpack_from(f"{order}i", data, place)
         if size > len(data) - place:
             raise SourceError(
-                f"{where}: a header extension says that it has {size} bytes, with "
-                f"{len(data) - place} before the voxels; expected it to end there; the header is "
-                "damaged: fetch the file again"
+                f"a header extension says that it has {size} bytes, with "
+                f"{len(data) - place} before the voxels",
+                where=where,
+                expected="it to end there",
+                remedy="the header is damaged: fetch the file again",
             )
         if size < _LEAST_EXTENSION:
             return  # padding, which some tools write
@@ -381,9 +402,10 @@ def _intent(header: Any, where: str) -> str:
     name = str(intent_codes.label[code]) if code in intent_codes else f"undefined ({code})"
     if any(code in codes for codes in _COMPOUND_INTENTS):
         raise SourceError(
-            f"{where}: intent_code {code} ({name}), header dim {header['dim'].tolist()}; expected "
-            "an image, a dose or a mask, of one number a voxel; correct intent_code if it is one, "
-            "or leave the file out"
+            f"intent_code {code} ({name}), header dim {header['dim'].tolist()}",
+            where=where,
+            expected="an image, a dose or a mask, of one number a voxel",
+            remedy="correct intent_code if it is one, or leave the file out",
         )
     return name
 
@@ -401,9 +423,11 @@ def _require_plausible_unit(unit: SpatialUnit, affine: FloatArray, where: str) -
     if unit.is_millimetre or ((sizes >= low) & (sizes <= high)).all():
         return
     raise SourceError(
-        f"{where}: xyzt_units says {unit.name}, which makes voxels of "
-        f"{' × '.join(f'{v:.6g}' for v in sizes)} mm; expected {low:g} to {high:g} mm; correct the "
-        "unit in the header (2 is mm), or fetch the file again"
+        f"xyzt_units says {unit.name}, which makes voxels of "
+        f"{' × '.join(f'{v:.6g}' for v in sizes)} mm",
+        where=where,
+        expected=f"{low:g} to {high:g} mm",
+        remedy="correct the unit in the header (2 is mm), or fetch the file again",
     )
 
 
@@ -411,8 +435,10 @@ def _require_single_file(header: Any, where: str) -> None:
     magic = bytes(header["magic"].item())
     if not magic.startswith((b"n+1", b"n+2")):
         raise SourceError(
-            f"{where}: NIfTI magic {magic!r}; expected b'n+1' or b'n+2' (header and voxels in one "
-            "file); rewrite it as a single .nii.gz"
+            f"NIfTI magic {magic!r}",
+            where=where,
+            expected="b'n+1' or b'n+2' (header and voxels in one file)",
+            remedy="rewrite it as a single .nii.gz",
         )
 
 
@@ -422,9 +448,10 @@ def _shape(header: Any, where: str) -> tuple[tuple[int, int, int], tuple[str, ..
     fits = len(sizes) >= 3 and all(1 <= n <= LONGEST_AXIS for n in sizes[:3])
     if not fits or any(n != 1 for n in sizes[3:]):
         raise SourceError(
-            f"{where}: header dim {dim}; expected one volume of three dimensions, all positive "
-            "and up to "
-            f"{LONGEST_AXIS}; fetch the file again, or correct its header"
+            f"header dim {dim}",
+            where=where,
+            expected=(f"one volume of three dimensions, all positive and up to {LONGEST_AXIS}"),
+            remedy="fetch the file again, or correct its header",
         )
     odd = (f"{dim[0]}-D with one volume",) if dim[0] > 3 else ()
     return (sizes[0], sizes[1], sizes[2]), odd
@@ -436,12 +463,17 @@ def _dtype(header: Any, where: str) -> np.dtype[Any]:
         dtype: np.dtype[Any] = header.get_data_dtype()
     except (HeaderDataError, KeyError) as error:
         raise SourceError(
-            f"{where}: unknown NIfTI datatype code {code}; expected {_TYPES}; fetch the file again"
+            f"unknown NIfTI datatype code {code}",
+            where=where,
+            expected=_TYPES,
+            remedy="fetch the file again",
         ) from error
     if dtype.kind not in "iuf" or dtype.itemsize > 8:
         raise SourceError(
-            f"{where}: NIfTI datatype {dtype} (code {code}); expected {_TYPES}; rewrite the file "
-            "with such a type"
+            f"NIfTI datatype {dtype} (code {code})",
+            where=where,
+            expected=_TYPES,
+            remedy="rewrite the file with such a type",
         )
     return dtype
 
@@ -450,14 +482,18 @@ def _offset(header: Any, header_size: int, where: str) -> int:
     offset = float(header["vox_offset"])
     if not header_size <= offset < np.inf or offset != int(offset):
         raise SourceError(
-            f"{where}: vox_offset {offset:g}; expected a whole number from {header_size} on; fetch "
-            "the file again, or correct its header"
+            f"vox_offset {offset:g}",
+            where=where,
+            expected=f"a whole number from {header_size} on",
+            remedy="fetch the file again, or correct its header",
         )
     if offset > header_size + _MAX_EXTENSIONS:
         raise SourceError(
-            f"{where}: vox_offset {offset:g}, which leaves {offset - header_size:.0f} bytes for "
-            f"header extensions; expected at most {_MAX_EXTENSIONS}, which a store can keep; "
-            "rewrite the file without its extensions, or fetch it again if it has none"
+            f"vox_offset {offset:g}, which leaves {offset - header_size:.0f} "
+            "bytes for header extensions",
+            where=where,
+            expected=f"at most {_MAX_EXTENSIONS}, which a store can keep",
+            remedy=("rewrite the file without its extensions, or fetch it again if it has none"),
         )
     return int(offset)
 
@@ -467,8 +503,10 @@ def _scaling(header: Any, where: str) -> tuple[float, float]:
         slope, inter = header.get_slope_inter()
     except HeaderDataError as error:
         raise SourceError(
-            f"{where}: scl_slope and scl_inter cannot be used ({error}); expected finite numbers, "
-            "or slope 0 for none; correct the header"
+            f"scl_slope and scl_inter cannot be used ({error})",
+            where=where,
+            expected="finite numbers, or slope 0 for none",
+            remedy="correct the header",
         ) from error
     return (1.0, 0.0) if slope is None else (float(slope), float(inter))
 
@@ -485,20 +523,26 @@ def _affine(header: Any, shape: tuple[int, ...], where: str) -> tuple[FloatArray
     """The affine in mm (sform before qform), and findings if others of its fields differ."""
     if not (has_sform(header) or has_qform(header)):
         raise SourceError(
-            f"{where}: qform_code and sform_code are both 0, so its place in the patient is "
-            "unknown; expected either above 0; write the orientation into the header"
+            "qform_code and sform_code are both 0, so its place in the patient is unknown",
+            where=where,
+            expected="either above 0",
+            remedy="write the orientation into the header",
         )
     try:
         affine = affine_mm(header)
     except (HeaderDataError, ValueError, np.linalg.LinAlgError) as error:
         raise SourceError(
-            f"{where}: its orientation cannot be used ({error}); expected a qform or sform that "
-            "places the voxels; fetch the file again, or correct its header"
+            f"its orientation cannot be used ({error})",
+            where=where,
+            expected="a qform or sform that places the voxels",
+            remedy="fetch the file again, or correct its header",
         ) from error
     if not np.isfinite(affine).all() or abs(np.linalg.det(affine[:3, :3])) < 1e-12:
         raise SourceError(
-            f"{where}: affine {affine.tolist()}; expected finite numbers and three independent "
-            "axes; fetch the file again, or correct its header"
+            f"affine {affine.tolist()}",
+            where=where,
+            expected="finite numbers and three independent axes",
+            remedy="fetch the file again, or correct its header",
         )
     if not has_sform(header):
         return affine, ()
@@ -532,9 +576,12 @@ def _require_plausible(layout: Layout, size: int, where: str) -> None:
     claimed, most = layout.offset + layout.voxel_bytes, _DEFLATE_MAX_RATIO * size
     if claimed > most:
         raise SourceError(
-            f"{where}: the header claims {layout.shape} voxels of {layout.dtype}, {claimed} bytes; "
-            f"its {size} compressed bytes can hold at most {most}; the header is damaged: fetch "
-            "the file again"
+            f"the header claims {layout.shape} voxels of {layout.dtype}, {claimed} bytes",
+            where=where,
+            remedy=(
+                f"its {size} compressed bytes can hold at most {most}; the header "
+                "is damaged: fetch the file again"
+            ),
         )
 
 
@@ -546,14 +593,19 @@ def _read_voxels(
         buffer = workspace.take(layout.voxel_bytes)
     except MemoryError as error:
         raise SourceError(
-            f"{where}: {layout.voxel_bytes} bytes of voxels, more than this machine's memory; "
-            "check the header, or convert on a larger machine"
+            f"{layout.voxel_bytes} bytes of voxels, more than this machine's memory",
+            where=where,
+            remedy="check the header, or convert on a larger machine",
         ) from error
     count = stream.fill(memoryview(buffer.data))
     if count != layout.voxel_bytes:
         raise SourceError(
-            f"{where}: {count} bytes of voxels; its header says {layout.shape} of {layout.dtype}, "
-            f"{layout.voxel_bytes} bytes; the file is truncated: fetch it again"
+            f"{count} bytes of voxels",
+            where=where,
+            remedy=(
+                f"its header says {layout.shape} of {layout.dtype}, "
+                f"{layout.voxel_bytes} bytes; the file is truncated: fetch it again"
+            ),
         )
     raw = buffer.view(layout.dtype).reshape(layout.shape[::-1])
     if not layout.dtype.isnative:
@@ -565,8 +617,10 @@ def _read_trailer(stream: _Uncompressed, where: str) -> bytes:
     trailer = stream.read(_MAX_TRAILER + 1)
     if len(trailer) > _MAX_TRAILER:
         raise SourceError(
-            f"{where}: more than {_MAX_TRAILER} bytes behind the last voxel; expected none; "
-            "the header does not describe this file: fetch it again"
+            f"more than {_MAX_TRAILER} bytes behind the last voxel",
+            where=where,
+            expected="none",
+            remedy="the header does not describe this file: fetch it again",
         )
     return trailer
 

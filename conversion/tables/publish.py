@@ -76,8 +76,10 @@ def finalise(dataset: Location | Path, rebuild: bool = False) -> Published:
 
 def _nothing_in(dataset: Location, left_out: Sequence[str]) -> NotADatasetError:
     return NotADatasetError(
-        f"{dataset.url}: no patient's store in {dataset.path('patients')}; expected at least one; "
-        "run `lundprobe-zarr convert` first" + "".join(f"\n  {line}" for line in left_out)
+        f"no patient's store in {dataset.path('patients')}",
+        where=dataset.url,
+        expected="at least one",
+        remedy="run `lundprobe-zarr convert` first" + "".join(f"\n  {line}" for line in left_out),
     )
 
 
@@ -137,9 +139,10 @@ def _require_present_schema(dataset: Location, stores: Sequence[StoreMetadata]) 
         version = store.attributes["schema_version"]
         if version < SCHEMA_VERSION:
             raise DatasetError(
-                f"{dataset.url}: the store of patient {store.patient_id} is of schema version "
-                f"{version}; expected {SCHEMA_VERSION}, as this version of lundprobe-zarr writes; "
-                f"{upgrade_remedy(dataset)}"
+                f"the store of patient {store.patient_id} is of schema version {version}",
+                where=dataset.url,
+                expected=f"{SCHEMA_VERSION}, as this version of lundprobe-zarr writes",
+                remedy=upgrade_remedy(dataset),
             )
 
 
@@ -237,9 +240,11 @@ def _is_synthetic(dataset: str, stores: list[_Store]) -> bool:
     phantom = [s.patient_id for s in stores if s.synthetic]
     if real and phantom:
         raise DatasetError(
-            f"{dataset}: holds synthetic patients ({phantom[0]}, {len(phantom)} in all) beside "
-            f"others ({real[0]}, {len(real)} in all); expected one kind; convert them to "
-            "destinations of their own"
+            f"holds synthetic patients ({phantom[0]}, {len(phantom)} in all) "
+            f"beside others ({real[0]}, {len(real)} in all)",
+            where=dataset,
+            expected="one kind",
+            remedy="convert them to destinations of their own",
         )
     return bool(phantom)
 

@@ -40,7 +40,7 @@ def bench(
 def _size(text: str) -> list[int]:
     parts = text.split(",")
     if len(parts) != 3 or not all(p.strip().isdigit() for p in parts):
-        raise UsageError(f"--patch {text!r}; expected voxels z,y,x, e.g. 32,192,192")
+        raise UsageError(f"--patch {text!r}", expected="voxels z,y,x, e.g. 32,192,192")
     return [int(p) for p in parts]
 
 

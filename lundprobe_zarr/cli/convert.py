@@ -128,7 +128,9 @@ def convert(
     from lundprobe_zarr.conversion.source.inventory import select, without_header_text
 
     if dry_run and report is not None:
-        raise UsageError(f"--dry-run writes nothing, so no --report {report}; leave out either")
+        raise UsageError(
+            f"--dry-run writes nothing, so no --report {report}", remedy="leave out either"
+        )
     require_file("--report", report)
     share = parse_share(part)
     dataset = locate(destination, storage_options)
@@ -159,8 +161,10 @@ def _inventory(source: Path, follow_links: bool) -> Inventory:
     inventory = take_inventory(source, follow_links)
     if not inventory.patients:
         raise SourceNotFoundError(
-            f"{inventory.root}: no patient in basePart/ or extendedPart/; expected folders named "
-            f"{PATIENT_ID_FORM}; check that the archive was unpacked"
+            "no patient in basePart/ or extendedPart/",
+            where=inventory.root,
+            expected=f"folders named {PATIENT_ID_FORM}",
+            remedy="check that the archive was unpacked",
         )
     return inventory
 
@@ -202,7 +206,7 @@ def parse_share(text: str | None) -> tuple[int, int] | None:
         return None
     match = re.fullmatch(r"(\d+)/(\d+)", text)
     if match is None:
-        raise UsageError(f"--part {text!r}; expected i/N with 1 <= i <= N, e.g. 3/16")
+        raise UsageError(f"--part {text!r}", expected="i/N with 1 <= i <= N, e.g. 3/16")
     return int(match[1]), int(match[2])
 
 
@@ -214,8 +218,9 @@ def split_ids(given: list[str]) -> list[str]:
     ids = [i.strip() for text in given for i in text.split(",") if i.strip()]
     if given and not ids:
         raise UsageError(
-            f"--patients {given[0]!r}: no id in it; expected ID[,ID...]; leave it out for all "
-            "patients; is a variable of the shell not set?"
+            f"--patients {given[0]!r}: no id in it",
+            expected="ID[,ID...]",
+            remedy="leave it out for all patients; is a variable of the shell not set?",
         )
     return ids
 

@@ -55,8 +55,9 @@ def _require_ours(folder: Path) -> None:
     require_folder(folder, str(folder))
     if folder.is_dir() and any(folder.iterdir()) and not (folder / "source").is_dir():
         raise UsageError(
-            f"{folder} holds something other than this demo; expected a folder that is empty, or "
-            "not there, or of an earlier run; choose another"
+            f"{folder} holds something other than this demo",
+            expected="a folder that is empty, or not there, or of an earlier run",
+            remedy="choose another",
         )
 
 

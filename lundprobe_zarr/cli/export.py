@@ -62,7 +62,7 @@ def preview(
     from lundprobe_zarr.figures.preview import save_preview
 
     if out.suffix.lower() != ".png":
-        raise UsageError(f"{out}: expected a name that ends in .png")
+        raise UsageError("expected a name that ends in .png", where=out)
     known = open_cohort(dataset, parse_options(storage_options))[patient].patient_id
     with named(out):
         save_preview(locate(dataset, storage_options), known, out)

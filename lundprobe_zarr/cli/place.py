@@ -40,13 +40,16 @@ def parse_options(text: str | None, option: str = "--storage-options") -> dict[s
         held = Path(text[1:]).read_text(encoding="utf-8-sig") if text.startswith("@") else text
         options = json.loads(held)
     except OSError as error:
-        raise UsageError(f"{where}: {error.strerror}; expected a file that can be read") from error
+        raise UsageError(
+            str(error.strerror), where=where, expected="a file that can be read"
+        ) from error
     except ValueError:
         options = None
     if not isinstance(options, dict):
         raise UsageError(
-            f"{where}: not a JSON object; expected one, e.g. "
-            '\'{"endpoint_url": "https://minio.example.org"}\''
+            "not a JSON object",
+            where=where,
+            expected='one, e.g. \'{"endpoint_url": "https://minio.example.org"}\'',
         )
     return options
 
@@ -57,8 +60,9 @@ def locate(url: str, storage_options: str | None, option: str = "--storage-optio
 
     if not url.strip():  # which would be the folder one is in
         raise UsageError(
-            "the dataset's path or URL is empty; expected one, or . for this folder; is a variable "
-            "of the shell not set?"
+            "the dataset's path or URL is empty",
+            expected="one, or . for this folder",
+            remedy="is a variable of the shell not set?",
         )
     return Location(url, parse_options(storage_options, option))
 
@@ -72,11 +76,11 @@ def require_file(option: str, path: Path | None) -> None:
         return
     there = next(p for p in (path, *path.absolute().parents) if p.exists())
     if path.is_dir():
-        raise UsageError(f"{option} {path}: a folder; expected the name of a file to write")
+        raise UsageError(f"{option} {path}: a folder", expected="the name of a file to write")
     if there != path and not there.is_dir():
-        raise UsageError(f"{option} {path}: {there} is a file; expected a folder")
+        raise UsageError(f"{option} {path}: {there} is a file", expected="a folder")
     if not os.access(there if there != path else path.absolute().parent, os.W_OK):
-        raise UsageError(f"{option} {path}: may not be written; choose another place")
+        raise UsageError(f"{option} {path}: may not be written", remedy="choose another place")
 
 
 @contextmanager

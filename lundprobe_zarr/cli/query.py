@@ -101,11 +101,13 @@ def _form(form: Format | None, output: Path | None) -> Format:
     chosen = named.get(suffix, Format.table) if form is None else form
     if output is not None and chosen is Format.table:
         raise UsageError(
-            f"--output {output}: a table is for people to read; expected a name that ends in "
-            f"{', '.join(named)}, or one of these as --format"
+            f"--output {output}: a table is for people to read",
+            expected=(f"a name that ends in {', '.join(named)}, or one of these as --format"),
         )
     if chosen is Format.parquet and output is None and sys.stdout.isatty():
-        raise UsageError("parquet is binary: not for a terminal; give a file with --output")
+        raise UsageError(
+            "parquet is binary: not for a terminal", remedy="give a file with --output"
+        )
     return chosen
 
 
@@ -116,8 +118,11 @@ def _columns(given: str | None, known: Sequence[str], form: Format) -> list[str]
     unknown = [c for c in names if c not in known]
     if unknown:
         raise UnknownLabelError(
-            f"--columns: no column {', '.join(unknown)} in the patients table; "
-            f"{suggestion(unknown[0], known)}; `lundprobe-zarr info DATASET --columns` lists all"
+            f"--columns: no column {', '.join(unknown)} in the patients table",
+            remedy=(
+                f"{suggestion(unknown[0], known)}; `lundprobe-zarr info DATASET "
+                "--columns` lists all"
+            ),
         )
     return names
 
@@ -128,8 +133,8 @@ def _named_once(found: pa.Table) -> pa.Table:
     twice = sorted({n for n in names if names.count(n) > 1})
     if twice:
         raise QueryError(
-            f"two columns of the result are named {', '.join(twice)}; expected a name each: "
-            "write … AS another_name"
+            f"two columns of the result are named {', '.join(twice)}",
+            expected="a name each: write … AS another_name",
         )
     return found
 

@@ -46,7 +46,7 @@ def repair(
 
     require_file("--report", report)
     if workers is not None and workers < 1:
-        raise UsageError(f"--workers {workers}; expected at least 1")
+        raise UsageError(f"--workers {workers}", expected="at least 1")
     location = locate(dataset, storage_options)
     location.require_writable()
     inventory = take_inventory(source, follow_links)

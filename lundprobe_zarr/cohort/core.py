@@ -68,9 +68,9 @@ def load_cohort(
     """
     if isinstance(url, Cohort):
         raise UsageError(
-            "load_cohort was given a cohort for the dataset's path or URL; expected that, e.g. "
-            f"lp.load_cohort(path, {url.location.url!r}); of a cohort that is open, "
-            "cohort[list_of_ids] chooses patients"
+            "load_cohort was given a cohort for the dataset's path or URL",
+            expected=f"that, e.g. lp.load_cohort(path, {url.location.url!r})",
+            remedy="of a cohort that is open, cohort[list_of_ids] chooses patients",
         )
     saved = read_saved(path, SavedCohort)
     cohort = open_cohort(url, storage_options)
@@ -203,9 +203,12 @@ class Cohort:
         ids: list[Any] = list(key) if isinstance(key, Iterable) else [key]
         if wrong := [i for i in ids if not isinstance(i, str)]:
             raise UsageError(
-                f"cohort[...] was given {wrong[0]!r}, {type(wrong[0]).__name__}; expected a "
-                "patient's id or number, a slice, or several ids, e.g. "
-                "cohort[list(frame.patient_id)]; by values, cohort.where(...) chooses"
+                f"cohort[...] was given {wrong[0]!r}, {type(wrong[0]).__name__}",
+                expected=(
+                    "a patient's id or number, a slice, or several ids, e.g. "
+                    "cohort[list(frame.patient_id)]"
+                ),
+                remedy="by values, cohort.where(...) chooses",
             )
         return [self._known(i) for i in ids]
 
@@ -214,18 +217,19 @@ class Cohort:
             return patient_id
         if patient_id in self.dataset.row_of:
             raise UnknownLabelError(
-                f"patient {patient_id!r} is in the dataset but not in this cohort of {len(self)}"
+                f"patient {patient_id!r} is in the dataset but not in this cohort of {len(self)}",
+                patient=patient_id,
             )
         raise UnknownLabelError(
-            f"no patient {patient_id!r} in {self.location.url}; "
-            f"{suggestion(patient_id, self.dataset.ids)}"
+            f"no patient {patient_id!r} in {self.location.url}",
+            remedy=suggestion(patient_id, self.dataset.ids),
         )
 
     def _numbered(self, number: int) -> str:
         if -len(self) <= number < len(self):
             return self.ids[number]
         raise PatientIndexError(
-            f"no patient number {number} in this cohort of {len(self)}; numbers begin at 0"
+            f"no patient number {number} in this cohort of {len(self)}", remedy="numbers begin at 0"
         )
 
     def where(
@@ -342,8 +346,9 @@ class Cohort:
             differences = self.dataset.identity.differences(other.dataset.identity)
             if differences:
                 raise UsageError(
-                    f"cohorts of two datasets: {self.location.url} has {'; '.join(differences)} as "
-                    f"{other.location.url} has; combine cohorts of one dataset"
+                    f"cohorts of two datasets: {self.location.url} has "
+                    f"{'; '.join(differences)} as {other.location.url} has",
+                    remedy="combine cohorts of one dataset",
                 )
         ids = how(set(self.ids), set(other.ids))
         if self.predicate is None or other.predicate is None:

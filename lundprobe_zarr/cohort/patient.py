@@ -100,13 +100,13 @@ class Patient:
             return self.tree[group].to_dataset()
         if extra and self.tree.attrs["part"] == "base":
             raise UnknownLabelError(
-                f"patient {self.patient_id} has no {extra}: base patients have none; choose others "
-                "with cohort.where(\"part = 'extended'\")"
+                f"patient {self.patient_id} has no {extra}: base patients have none",
+                remedy="choose others with cohort.where(\"part = 'extended'\")",
             )
         groups = ", ".join(g.strip("/") for g in self.tree.groups if g != "/")
         raise UnknownLabelError(
-            f"patient {self.patient_id} has no group {group!r}: its dataset had none of its files; "
-            f"it has {groups}"
+            f"patient {self.patient_id} has no group {group!r}: its dataset had none of its files",
+            remedy=f"it has {groups}",
         )
 
     def mask(self, structure: str, grid: str = "mri") -> xr.DataArray:
@@ -116,14 +116,15 @@ class Patient:
         `UnknownLabelError` for one that nobody has, `UsageError` for another grid.
         """
         if grid not in ("mri", "sct"):
-            raise UsageError(f"grid {grid!r} has no masks; expected 'mri' or 'sct'")
+            raise UsageError(f"grid {grid!r} has no masks", expected="'mri' or 'sct'")
         if structure not in STRUCTURES:
             raise unknown_label("structure", structure, STRUCTURES)
         present = self._present(grid)
         if structure not in present:
             raise MissingStructureError(
-                f"patient {self.patient_id} lacks {structure} on the {grid} grid: it was not "
-                f"delineated; there are {', '.join(present) or 'none'}"
+                f"patient {self.patient_id} lacks {structure} on the {grid} "
+                "grid: it was not delineated",
+                remedy=f"there are {', '.join(present) or 'none'}",
             )
         mask: xr.DataArray = self.tree[f"{grid}/clinical"].to_dataset().mask
         return mask.sel(structure=structure)

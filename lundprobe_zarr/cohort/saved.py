@@ -93,8 +93,9 @@ def read_saved(path: str | os.PathLike[str], expected: type[Saved]) -> Saved:
     saved = _parse(Path(path), expected)
     if saved.seal() != saved.sha256:
         raise UsageError(
-            f"{path}: its contents have the hash {saved.seal()}, not {saved.sha256!r} as it says; "
-            "it was changed or damaged since it was saved; get the original again"
+            f"its contents have the hash {saved.seal()}, not {saved.sha256!r} as it says",
+            where=path,
+            remedy=("it was changed or damaged since it was saved; get the original again"),
         )
     return saved
 
@@ -104,23 +105,25 @@ def _parse(path: Path, expected: type[Saved]) -> Saved:
         raw: Any = parse_json(path.read_text(encoding="utf-8-sig"))
     except (OSError, ValueError) as error:
         raise UsageError(
-            f"{path}: cannot be read ({error}); expected a file of {expected.KIND}"
+            f"cannot be read ({error})", where=path, expected=f"a file of {expected.KIND}"
         ) from error
     found = raw.get("kind") if isinstance(raw, dict) else None
     if found != expected.KIND:
-        raise UsageError(f"{path}: kind {found!r}; expected {expected.KIND!r}")
+        raise UsageError(f"kind {found!r}", where=path, expected=repr(expected.KIND))
     version = raw.get("format_version")
     if isinstance(version, int) and version > FORMAT_VERSION:
         raise UsageError(
-            f"{path}: format version {version}; this version of lundprobe-zarr reads "
-            f"up to {FORMAT_VERSION}; {UPGRADE}"
+            f"format version {version}",
+            where=path,
+            remedy=(f"this version of lundprobe-zarr reads up to {FORMAT_VERSION}; {UPGRADE}"),
         )
     try:
         return expected.model_validate(raw)
     except ValidationError as error:
         raise UsageError(
-            f"{path}: not a sound file of {expected.KIND}: {reasons(error)}; it was changed or "
-            "damaged since it was saved; get the original again"
+            f"not a sound file of {expected.KIND}: {reasons(error)}",
+            where=path,
+            remedy=("it was changed or damaged since it was saved; get the original again"),
         ) from error
 
 
@@ -129,8 +132,9 @@ def check_dataset(path: object, saved: SavedFile, dataset: DatasetIdentity, wher
     differences = saved.dataset.differences(dataset)
     if differences:
         raise UsageError(
-            f"{path}: saved from another dataset than {where}: it had {'; '.join(differences)}; "
-            "open the dataset it names, or choose the patients anew"
+            f"saved from another dataset than {where}: it had {'; '.join(differences)}",
+            where=path,
+            remedy="open the dataset it names, or choose the patients anew",
         )
 
 
@@ -139,6 +143,8 @@ def check_patients(path: object, ids: list[str], known: set[str], where: str) ->
     absent = sorted(set(ids) - known)
     if absent:
         raise UsageError(
-            f"{path}: {len(absent)} of its {len(ids)} patients are not in {where}, e.g. "
-            f"{', '.join(absent[:3])}; open the dataset it was saved from"
+            f"{len(absent)} of its {len(ids)} patients are not in {where}, e.g. "
+            f"{', '.join(absent[:3])}",
+            where=path,
+            remedy="open the dataset it was saved from",
         )

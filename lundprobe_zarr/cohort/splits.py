@@ -81,8 +81,10 @@ class Splits:
     def _only(self) -> Fold:
         if len(self.folds) != 1:
             raise UsageError(
-                f"train and val of {len(self.folds)} folds; expected splits made with val=, or "
-                "splits.folds[0].train and splits.folds[0].val"
+                f"train and val of {len(self.folds)} folds",
+                expected=(
+                    "splits made with val=, or splits.folds[0].train and splits.folds[0].val"
+                ),
             )
         return self.folds[0]
 
@@ -118,16 +120,18 @@ def load_splits(path: str | os.PathLike[str], cohort: Cohort) -> Splits:
     """
     if isinstance(cohort, (str, os.PathLike)):
         raise UsageError(
-            f"load_splits was given {cohort!r} for a cohort; expected one, e.g. "
-            f"lp.load_splits(path, lp.open_cohort({os.fspath(cohort)!r}))"
+            f"load_splits was given {cohort!r} for a cohort",
+            expected=f"one, e.g. lp.load_splits(path, lp.open_cohort({os.fspath(cohort)!r}))",
         )
     saved = read_saved(path, SavedSplits)
     seen: set[str] = set()
     for patient_id in chain(saved.test, saved.train or (), *saved.validation):
         if patient_id in seen:
             raise UsageError(
-                f"{path}: patient {patient_id} is in two of its sets; expected test set and folds "
-                "without a common patient; make the splits anew with Cohort.split"
+                f"patient {patient_id} is in two of its sets",
+                where=path,
+                expected="test set and folds without a common patient",
+                remedy="make the splits anew with Cohort.split",
             )
         seen.add(patient_id)
     where = cohort.location.url
@@ -173,8 +177,9 @@ def _in_folds(remaining: Strata, folds: int) -> dict[str, Any]:
     validation = deal(chain(*remaining.values()), folds)
     if not all(validation):
         raise UsageError(
-            f"folds={folds}: more than the {sum(map(len, remaining.values()))} patients that are "
-            "not in the test set; ask for fewer folds or a smaller test set"
+            f"folds={folds}: more than the {sum(map(len, remaining.values()))} "
+            "patients that are not in the test set",
+            remedy="ask for fewer folds or a smaller test set",
         )
     return {"validation": [sorted(ids) for ids in validation]}
 
@@ -185,8 +190,10 @@ def _in_two(remaining: Strata, val: float, everyone: int) -> dict[str, Any]:
     wanted = _rounded(Fraction(str(val)) * everyone)
     if not 0 < wanted < left:
         raise UsageError(
-            f"val={val!r}: {wanted} of the {left} patients that are not in the test set; expected "
-            "at least one to validate and one to train: choose other shares, or more patients"
+            f"val={val!r}: {wanted} of the {left} patients that are not in the test set",
+            expected=(
+                "at least one to validate and one to train: choose other shares, or more patients"
+            ),
         )
     counts = _held_out(remaining, Fraction(wanted, left))
     return {
@@ -201,19 +208,19 @@ def _check_arguments(test: float, folds: int | None, seed: int, val: float | Non
     for name, share in (("test", test), *([("val", val)] if val is not None else [])):
         if isinstance(share, bool) or not isinstance(share, (int, float)) or not 0 <= share < 1:
             raise UsageError(
-                f"{name}={share!r}; expected a share of the patients, from 0 to below 1"
+                f"{name}={share!r}", expected="a share of the patients, from 0 to below 1"
             )
     if val is not None and folds is not None:
         raise UsageError(
-            f"val={val!r} and folds={folds!r}; expected one of the two: every fold has its own "
-            "validation patients"
+            f"val={val!r} and folds={folds!r}",
+            expected="one of the two: every fold has its own validation patients",
         )
     folds = _FOLDS if folds is None else folds
     for name, value, least in (("folds", folds, 2), ("seed", seed, None)):
         if isinstance(value, bool) or not isinstance(value, int):
-            raise UsageError(f"{name}={value!r}; expected a whole number")
+            raise UsageError(f"{name}={value!r}", expected="a whole number")
         if least is not None and value < least:
-            raise UsageError(f"{name}={value}; expected at least {least}")
+            raise UsageError(f"{name}={value}", expected=f"at least {least}")
 
 
 def _strata(cohort: Cohort, columns: list[str]) -> Strata:
@@ -221,7 +228,8 @@ def _strata(cohort: Cohort, columns: list[str]) -> Strata:
     for column in columns:
         if column not in known:
             raise UsageError(
-                f"stratify: no column {column!r} in the patients table; {suggestion(column, known)}"
+                f"stratify: no column {column!r} in the patients table",
+                remedy=suggestion(column, known),
             )
     rows = cohort.dataset.columns("patients", ["patient_id", *columns]).take(cohort._rows)
     strata: dict[str, list[str]] = {}
@@ -237,10 +245,12 @@ def _require_classes(columns: list[str], classes: Strata) -> None:
     alone = sum(len(ids) == 1 for ids in classes.values())
     if len(classes) > _FEW_CLASSES and 2 * alone > patients:
         raise UsageError(
-            f"stratify={columns}: {len(classes)} classes, {alone} of the {patients} patients alone "
-            "in theirs, which no split spreads evenly; expected columns of a few values, such as "
-            "protocol or missing_PenileBulb; by a measured number, split "
-            'cohort.where("dose_max_gy > 44") and the rest apart'
+            f"stratify={columns}: {len(classes)} classes, {alone} of the "
+            f"{patients} patients alone in theirs, which no split spreads evenly",
+            expected="columns of a few values, such as protocol or missing_PenileBulb",
+            remedy=(
+                'by a measured number, split cohort.where("dose_max_gy > 44") and the rest apart'
+            ),
         )
 
 

@@ -16,7 +16,7 @@ import pyarrow.compute as pc
 from lundprobe_zarr.dataset.arrow import text_array, to_arrow, to_numpy
 from lundprobe_zarr.dataset.identity import DatasetIdentity
 from lundprobe_zarr.dataset.opening import open_manifest, read_table
-from lundprobe_zarr.errors import DatasetError
+from lundprobe_zarr.errors import Command, DatasetError
 from lundprobe_zarr.schema.manifest import Manifest
 from lundprobe_zarr.schema.tables import PATIENTS, STRUCTURES_TABLE
 from lundprobe_zarr.storage.location import Location
@@ -123,8 +123,11 @@ class Dataset:
         absent = [c for c in columns if c not in table.column_names]
         if absent:
             raise DatasetError(
-                f"{self.location.url}: the table {name} has no column {', '.join(absent)}; expected"
-                " every column of its schema; rebuild it with `lundprobe-zarr finalise --rebuild`"
+                f"the table {name} has no column {', '.join(absent)}",
+                where=self.location.url,
+                expected="every column of its schema",
+                remedy="rebuild it with {command}",
+                command=Command("finalise", ("--rebuild",)),
             )
         return table.select(list(columns))
 

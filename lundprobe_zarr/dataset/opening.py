@@ -16,6 +16,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from lundprobe_zarr.errors import (
+    Command,
     DatasetError,
     NotADatasetError,
     UnknownLabelError,
@@ -60,11 +61,16 @@ def read_manifest(location: Location) -> tuple[Manifest, bytes]:
     except (FileNotFoundError, NotADirectoryError) as error:
         if location.url.endswith(f"/{MANIFEST_NAME}"):
             raise NotADatasetError(
-                f"{location.url}: a manifest; expected the root of a converted dataset, which is "
-                "the folder that holds it; leave out the last part"
+                "a manifest",
+                where=location.url,
+                expected=("the root of a converted dataset, which is the folder that holds it"),
+                remedy="leave out the last part",
             ) from error
         raise NotADatasetError(
-            f"{where}: not there; expected the root of a converted dataset; {_instead(location)}"
+            "not there",
+            where=where,
+            expected="the root of a converted dataset",
+            remedy=_instead(location),
         ) from error
 
 
@@ -113,7 +119,8 @@ def read_table(
     """
     if name not in manifest.tables:
         raise UnknownLabelError(
-            f"no table {name!r} in {location.url}; it has {', '.join(sorted(manifest.tables))}"
+            f"no table {name!r} in {location.url}",
+            remedy=f"it has {', '.join(sorted(manifest.tables))}",
         )
     files = [f for files in manifest.tables[name].values() for f in files]
     if name == PATIENTS.name and manifest.cohort is not None:
@@ -127,8 +134,11 @@ def read_table(
         table = pa.concat_tables(tables)
     except pa.ArrowException as error:
         raise DatasetError(
-            f"{location.url}: files of the table {name} differ in their columns; expected the same "
-            "in all; rebuild it with `lundprobe-zarr finalise --rebuild`"
+            f"files of the table {name} differ in their columns",
+            where=location.url,
+            expected="the same in all",
+            remedy="rebuild it with {command}",
+            command=Command("finalise", ("--rebuild",)),
         ) from error
     if name == PATIENTS.name and "patient_id" in table.column_names:
         _require_ids(table.column("patient_id"), location.url)
@@ -141,13 +151,19 @@ def _require_ids(ids: pa.ChunkedArray, where: str) -> None:
     if not pc.all(fits, min_count=0).as_py():
         wrong = ids.filter(pc.invert(fits))[0].as_py()
         raise DatasetError(
-            f"{where}: the patients table has a patient {wrong[:_SHOWN]!r}; expected ids, which "
-            f"are {PATIENT_ID_FORM}; do not use it: write it anew with `lundprobe-zarr finalise`"
+            f"the patients table has a patient {wrong[:_SHOWN]!r}",
+            where=where,
+            expected=f"ids, which are {PATIENT_ID_FORM}",
+            remedy="do not use it: write it anew with {command}",
+            command=Command("finalise"),
         )
     if len(ids) and pc.count_distinct(ids).as_py() < len(ids):
         raise DatasetError(
-            f"{where}: the patients table has a patient twice; expected a row each; write it anew "
-            "with `lundprobe-zarr finalise`"
+            "the patients table has a patient twice",
+            where=where,
+            expected="a row each",
+            remedy="write it anew with {command}",
+            command=Command("finalise"),
         )
 
 
@@ -175,8 +191,10 @@ def _footer(location: Location, file: str) -> pq.FileMetaData:
 
 def _no_table(where: str, error: Exception) -> DatasetError:
     return DatasetError(
-        f"{where}: not there, or no sound Parquet file ({error}); rebuild it with `lundprobe-zarr "
-        "finalise`"
+        f"not there, or no sound Parquet file ({error})",
+        where=where,
+        remedy="rebuild it with {command}",
+        command=Command("finalise"),
     )
 
 
@@ -229,9 +247,13 @@ def _read_file(location: Location, manifest: Manifest, wanted: _Wanted, file: st
 def _parquet(data: bytes, wanted: _Wanted, sha256: str | None, where: str) -> pa.Table:
     if sha256 not in (None, hashlib.sha256(data).hexdigest()):
         raise DatasetError(
-            f"{where}: {len(data)} bytes that are not those the manifest knows (SHA-256 {sha256}); "
-            "if the dataset has been written anew meanwhile, open it again; else rebuild it with "
-            "`lundprobe-zarr finalise`"
+            f"{len(data)} bytes that are not those the manifest knows (SHA-256 {sha256})",
+            where=where,
+            remedy=(
+                "if the dataset has been written anew meanwhile, open it again; "
+                "else rebuild it with {command}"
+            ),
+            command=Command("finalise"),
         )
     columns = list(wanted.columns) if wanted.columns else None
     try:
@@ -246,14 +268,19 @@ def _parquet(data: bytes, wanted: _Wanted, sha256: str | None, where: str) -> pa
         raise
     except _UNSOUND as error:
         raise DatasetError(
-            f"{where}: not a sound Parquet file ({error}); rebuild it with `lundprobe-zarr "
-            "finalise`"
+            f"not a sound Parquet file ({error})",
+            where=where,
+            remedy="rebuild it with {command}",
+            command=Command("finalise"),
         ) from error
     absent = [c for c in columns or () if c not in table.column_names]
     if absent:
         raise DatasetError(
-            f"{where}: has no column {', '.join(absent)}; expected every column of its schema; "
-            "rebuild it with `lundprobe-zarr finalise --rebuild`"
+            f"has no column {', '.join(absent)}",
+            where=where,
+            expected="every column of its schema",
+            remedy="rebuild it with {command}",
+            command=Command("finalise", ("--rebuild",)),
         )
     _require_values(table, wanted.name, where)
     return table
@@ -266,9 +293,11 @@ def _require_types(found: pa.Schema, name: str, where: str) -> None:
         kinds = [f.type for f in expected if f.name == field.name]
         if found.names.count(field.name) > 1 or not all(_alike(field.type, k) for k in kinds):
             raise DatasetError(
-                f"{where}: column {field.name!r} is {field.type}, or there twice; expected "
-                f"{' or '.join(map(str, kinds)) or 'it once'}; rebuild it with `lundprobe-zarr "
-                "finalise --rebuild`"
+                f"column {field.name!r} is {field.type}, or there twice",
+                where=where,
+                expected=" or ".join(map(str, kinds)) or "it once",
+                remedy="rebuild it with {command}",
+                command=Command("finalise", ("--rebuild",)),
             )
 
 
@@ -294,11 +323,16 @@ def _require_values(table: pa.Table, name: str, where: str) -> None:
         table.validate(full=True)
     except pa.ArrowException as error:
         raise DatasetError(
-            f"{where}: not a sound Parquet file ({error}); rebuild it with `lundprobe-zarr "
-            "finalise --rebuild`"
+            f"not a sound Parquet file ({error})",
+            where=where,
+            remedy="rebuild it with {command}",
+            command=Command("finalise", ("--rebuild",)),
         ) from error
     if lacking:
         raise DatasetError(
-            f"{where}: rows without {', '.join(lacking)}; expected it in every row; rebuild it "
-            "with `lundprobe-zarr finalise --rebuild`"
+            f"rows without {', '.join(lacking)}",
+            where=where,
+            expected="it in every row",
+            remedy="rebuild it with {command}",
+            command=Command("finalise", ("--rebuild",)),
         )

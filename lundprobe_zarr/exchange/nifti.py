@@ -56,8 +56,8 @@ def export_patient(
     require_folder(out, f"output folder {out}")
     if root := dataset_around(out):
         raise UsageError(
-            f"output folder {out} is in the dataset {root}, which holds no NIfTI files; choose "
-            "another output folder"
+            f"output folder {out} is in the dataset {root}, which holds no NIfTI files",
+            remedy="choose another output folder",
         )
     store = open_store(location, patient_id)
     homes = _homes(store, out)
@@ -80,8 +80,9 @@ def _homes(store: StoreMetadata, out: Path) -> list[PurePosixPath]:
     for home in homes:
         if (out / home).exists():
             raise UsageError(
-                f"{out / home} is there already; expected nothing in its place; choose another "
-                "output folder or remove it"
+                f"{out / home} is there already",
+                expected="nothing in its place",
+                remedy="choose another output folder or remove it",
             )
     return homes
 
@@ -113,8 +114,10 @@ def _target(out: Path, store: StoreMetadata, record: SourceRecord) -> Path:
     home = f"{store.attributes['part']}Part/{store.patient_id}/"
     if not record.path.startswith(home) or parse_path(record.path[len(home) :]) is None:
         raise DamagedStoreError(
-            f"{store.where}: source path {record.path!r} is none of the source tree's; expected "
-            f"one below {home}; the store is damaged or was tampered with"
+            f"source path {record.path!r} is none of the source tree's",
+            where=store.where,
+            expected=f"one below {home}",
+            remedy="the store is damaged or was tampered with",
         )
     return out / record.path
 

@@ -32,11 +32,11 @@ def save_preview(location: Location, patient_id: str, out: Path, *, dpi: int = 1
     """
     if out.suffix.lower() != ".png":
         raise UsageError(
-            f"{str(out)!r} does not end in .png; expected the name of a PNG picture, e.g. "
-            f"{str(out.with_suffix('.png'))!r}"
+            f"{str(out)!r} does not end in .png",
+            expected=f"the name of a PNG picture, e.g. {str(out.with_suffix('.png'))!r}",
         )
     if dpi <= 0:
-        raise UsageError(f"dpi is {dpi}; expected a positive number of pixels an inch, e.g. 150")
+        raise UsageError(f"dpi is {dpi}", expected="a positive number of pixels an inch, e.g. 150")
     figure = draw_preview(read_preview(location, patient_id))
     out.parent.mkdir(parents=True, exist_ok=True)
     # Under another name first: nobody ever sees half a picture.

@@ -30,7 +30,7 @@ class CommonGrid:
         voxel_sizes(self.spacing_mm)
         shape = np.asarray(self.shape)
         if shape.shape != (3,) or shape.dtype.kind not in "iu" or (shape < 1).any():
-            raise UsageError(f"shape is {self.shape!r}; expected three voxel counts (z, y, x)")
+            raise UsageError(f"shape is {self.shape!r}", expected="three voxel counts (z, y, x)")
         require_structure(self.centre)
 
     @property

@@ -83,7 +83,7 @@ def voxel_sizes(mm: float | Sequence[float], name: str = "spacing_mm") -> FloatA
     numbers = sizes.dtype.kind in "iuf" and sizes.shape in ((), (3,))  # no texts, no truths
     if not numbers or not (np.isfinite(sizes) & (sizes > 0)).all():
         raise UsageError(
-            f"{name} is {mm!r}; expected positive millimetres, (z, y, x) or one number"
+            f"{name} is {mm!r}", expected="positive millimetres, (z, y, x) or one number"
         )
     return np.array(np.broadcast_to(sizes, (3,)), np.float64)
 

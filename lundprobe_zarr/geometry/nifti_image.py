@@ -30,7 +30,7 @@ def nifti_image(values: npt.NDArray[Any], affine: npt.NDArray[np.float64]) -> Ni
 
     if values.ndim > _MOST_AXES:
         raise UsageError(
-            f"an array of shape {values.shape} as NIfTI; expected at most {_MOST_AXES} axes"
+            f"an array of shape {values.shape} as NIfTI", expected=f"at most {_MOST_AXES} axes"
         )
     if values.dtype == bool:
         values = values.astype(np.uint8)

@@ -130,8 +130,11 @@ class LundProbe(datasets.GeneratorBasedBuilder):  # type: ignore[misc]
         streaming = isinstance(dl_manager, datasets.StreamingDownloadManager)
         if self.config.on_error != "raise" and not streaming:
             raise UsageError(
-                f"on_error={self.config.on_error!r} without streaming=True; expected both: rows of "
-                "a dataset in memory are references, whose voxels nobody has read yet"
+                f"on_error={self.config.on_error!r} without streaming=True",
+                expected=(
+                    "both: rows of a dataset in memory are references, whose "
+                    "voxels nobody has read yet"
+                ),
             )
         cohort = self.cohort or open_cohort_at(self.location)
         self.info.license = cohort.manifest.access
@@ -263,8 +266,11 @@ def _place_of(data_files: Mapping[Any, list[str]] | None) -> str:
     if not path.endswith(f"/{MANIFEST_NAME}"):
         named = redacted(", ".join(files[:_NAMED])) + (" …" if len(files) > _NAMED else "")
         raise UsageError(
-            f"{len(files)} data files: {named or 'none'}; expected the manifest of one converted "
-            f'dataset, e.g. data_files="s3://bucket/lund-probe/{MANIFEST_NAME}"; data_dir, or '
-            "neither of the two, finds other files, too"
+            f"{len(files)} data files: {named or 'none'}",
+            expected=(
+                "the manifest of one converted dataset, e.g. "
+                f'data_files="s3://bucket/lund-probe/{MANIFEST_NAME}"'
+            ),
+            remedy="data_dir, or neither of the two, finds other files, too",
         )
     return path.removesuffix(f"/{MANIFEST_NAME}") + mark + query

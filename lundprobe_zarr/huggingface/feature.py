@@ -37,8 +37,9 @@ class Voxels:
         """The reference, as a record, that a handle or a record is. Raises `UsageError`."""
         if not isinstance(value, Mapping) or any(name not in value for name in FIELDS):
             raise UsageError(
-                f"{type(value).__name__} in a column of references to voxels; expected a handle or "
-                "a reference; give voxels that were computed a column of another name"
+                f"{type(value).__name__} in a column of references to voxels",
+                expected="a handle or a reference",
+                remedy="give voxels that were computed a column of another name",
             )
         return Reference.of(value).record()
 

@@ -58,9 +58,12 @@ class LazyVoxels(Handle, Mapping[str, Any]):
             return self._reference.field(key)
         at = f", e.g. [0] for {self.labels[0]}" if self.labels else ""
         raise UnknownLabelError(
-            f"{self!r}[{key!r}]: no such field; expected numbers and slices for voxels{at}, or, of "
-            f"the reference that it is, one of {', '.join(FIELDS)}; labels of the first axis are "
-            "in `.labels`"
+            f"{self!r}[{key!r}]: no such field",
+            expected=(
+                f"numbers and slices for voxels{at}, or, of the reference that it "
+                f"is, one of {', '.join(FIELDS)}"
+            ),
+            remedy="labels of the first axis are in `.labels`",
         )
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -194,7 +197,7 @@ def _lines(key: Any, shape: tuple[int, ...]) -> list[Array]:
     """Places along every axis: () for an integer, (n,) for a slice."""
     keys = list(key) if isinstance(key, tuple) else [key]
     if any(isinstance(k, bool) or not isinstance(k, _KEYS) for k in keys):
-        raise UsageError(f"voxels at {key!r}; expected integers, slices or ..., e.g. [0, 10:20]")
+        raise UsageError(f"voxels at {key!r}", expected="integers, slices or ..., e.g. [0, 10:20]")
     if sum(k is Ellipsis for k in keys) > 1 or len(keys) - (Ellipsis in keys) > len(shape):
         raise IndexError(f"voxels at {key!r} of shape {shape}: too many axes")
     if Ellipsis not in keys:

@@ -130,10 +130,13 @@ def require_datasets() -> None:
     remedy = f"pip install 'datasets>={wanted}'"
     if importlib.util.find_spec("datasets") is None:
         raise MissingPackageError(
-            f"this needs Hugging Face datasets, which is not installed; install it: {remedy}"
+            "this needs Hugging Face datasets, which is not installed",
+            remedy=f"install it: {remedy}",
         )
     found = version("datasets")
     if tuple(int(n) for n in found.split(".")[:2]) < OLDEST:
         raise MissingPackageError(
-            f"datasets {found} is installed; expected {wanted} or later; upgrade: {remedy}"
+            f"datasets {found} is installed",
+            expected=f"{wanted} or later",
+            remedy=f"upgrade: {remedy}",
         )

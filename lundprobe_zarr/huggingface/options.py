@@ -85,7 +85,7 @@ def schema_of(config: str, grid: str, columns: Sequence[str] | None) -> pa.Schem
         if name not in fields:
             raise _unknown(f"columns: no column {name!r} in {config}", name, fields)
     if not chosen or len(set(chosen)) != len(chosen):
-        raise UsageError(f"columns={chosen}; expected at least one, each once")
+        raise UsageError(f"columns={chosen}", expected="at least one, each once")
     return pa.schema([fields[name] for name in chosen])
 
 
@@ -113,27 +113,30 @@ def require_grid(config: str, grid: str) -> None:
     """Raises `UsageError` unless a configuration is to be had on a grid."""
     allowed = ("mri",) if config in ("slices", *TABLE_CONFIGS) else GRIDS
     if grid not in allowed:
-        raise UsageError(f"grid={grid!r} of {config}; expected one of {', '.join(allowed)}")
+        raise UsageError(f"grid={grid!r} of {config}", expected=f"one of {', '.join(allowed)}")
 
 
 def require_on_error(on_error: str) -> None:
     """Raises `UsageError` unless it is known what to do about a row that cannot be read."""
     if on_error not in ON_ERROR:
-        raise UsageError(f"on_error={on_error!r}; expected one of {', '.join(ON_ERROR)}")
+        raise UsageError(f"on_error={on_error!r}", expected=f"one of {', '.join(ON_ERROR)}")
 
 
 def require_read_ahead(rows: Any) -> None:
     """Raises `UsageError` unless `rows` is None or a number of rows."""
     if rows is not None and (isinstance(rows, bool) or not isinstance(rows, int) or rows < 0):
-        raise UsageError(f"read_ahead={rows!r}; expected a number of rows, from 0 on")
+        raise UsageError(f"read_ahead={rows!r}", expected="a number of rows, from 0 on")
 
 
 def require_one_process(num_proc: int | None) -> None:
     """Raises `UsageError` for a stream with a number of processes to prepare it by."""
     if num_proc is not None:
         raise UsageError(
-            f"num_proc={num_proc!r} with streaming=True; expected one of the two: a stream is read "
-            "by the workers of a DataLoader, and ahead by threads, as read_ahead says"
+            f"num_proc={num_proc!r} with streaming=True",
+            expected=(
+                "one of the two: a stream is read by the workers of a DataLoader, "
+                "and ahead by threads, as read_ahead says"
+            ),
         )
 
 
@@ -143,30 +146,32 @@ def require_options(given: Iterable[str], known: Sequence[str]) -> None:
         if name in known:
             continue
         if name in _ELSEWHERE:
-            raise UsageError(f"{name}: not an option here: {_ELSEWHERE[name]}")
+            raise UsageError(f"not an option here: {_ELSEWHERE[name]}", where=name)
         near = "".join(f"nearest: {', '.join(n)}; " for n in [nearest(name, known)] if n)
-        raise UsageError(f"{name}: no such option; {near}expected one of {', '.join(known)}")
+        raise UsageError(
+            "no such option", where=name, remedy=f"{near}expected one of {', '.join(known)}"
+        )
 
 
 def require_patches_alone(config: str, given: Mapping[str, Any], spacing_mm: Any) -> None:
     """Raises `UsageError` for options of `patches` with another configuration."""
     names = [*given, *([] if spacing_mm is None else ["spacing_mm"])]
     if config != "patches" and names:
-        raise UsageError(f"{', '.join(names)} of {config}; expected with patches alone")
+        raise UsageError(f"{', '.join(names)} of {config}", expected="with patches alone")
 
 
 def _sequence(name: str, given: Any) -> list[str]:
     if isinstance(given, str):
-        raise UsageError(f"{name}={given!r}; expected a list, e.g. [{given!r}]")
+        raise UsageError(f"{name}={given!r}", expected=f"a list, e.g. [{given!r}]")
     if not isinstance(given, Sequence) or not all(isinstance(label, str) for label in given):
-        raise UsageError(f"{name}={given!r}; expected a list of names")
+        raise UsageError(f"{name}={given!r}", expected="a list of names")
     return list(given)
 
 
 def _unknown(text: str, name: str, known: Iterable[str]) -> UnknownLabelError:
     names = list(known)
     near = "".join(f"nearest: {', '.join(n)}; " for n in [nearest(name, names)] if n)
-    return UnknownLabelError(f"{text}; {near}there are {', '.join(names) or 'none'}")
+    return UnknownLabelError(str(text), remedy=f"{near}there are {', '.join(names) or 'none'}")
 
 
 def _labels(
@@ -177,5 +182,5 @@ def _labels(
         if label not in known:
             raise _unknown(f"{name}: no {label!r}{where}", label, known)
     if len(set(chosen)) != len(chosen):
-        raise UsageError(f"{name}={list(chosen)}; expected each once")
+        raise UsageError(f"{name}={list(chosen)}", expected="each once")
     return chosen

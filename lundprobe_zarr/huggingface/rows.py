@@ -148,9 +148,11 @@ def filter_of(filters: Any, table: str) -> pc.Expression | None:
         TABLES[table].schema.empty_table().filter(expression)
     except (pa.ArrowException, ValueError, TypeError, IndexError) as error:
         raise UsageError(
-            f"filters={filters!r}: {_mistake(filters, TABLES[table].schema)}; expected tuples such "
-            f"as [('protocol', '==', 'newAcq')] of columns of the table {table}: "
-            f"{', '.join(TABLES[table].schema.names)}"
+            f"filters={filters!r}: {_mistake(filters, TABLES[table].schema)}",
+            expected=(
+                "tuples such as [('protocol', '==', 'newAcq')] of columns of the "
+                f"table {table}: {', '.join(TABLES[table].schema.names)}"
+            ),
         ) from error
     return expression
 

@@ -140,8 +140,9 @@ def _require_place(destination: Location) -> None:
     require_folder(destination.local(), f"destination {destination.url}")
     if holds_source(destination.local()):
         raise UsageError(
-            f"destination {destination.url} is a LUND-PROBE source tree; expected a folder of its "
-            "own for the dataset; choose another destination"
+            f"destination {destination.url} is a LUND-PROBE source tree",
+            expected="a folder of its own for the dataset",
+            remedy="choose another destination",
         )
 
 
@@ -154,8 +155,9 @@ def _require_apart(source: Location, destination: Location) -> None:
         within = end.startswith(start) and _server(source) == _server(destination)
     if within:
         raise UsageError(
-            f"{destination.url} is {source.url} itself or lies within it; expected a place outside "
-            "the dataset that is copied; choose another destination"
+            f"{destination.url} is {source.url} itself or lies within it",
+            expected="a place outside the dataset that is copied",
+            remedy="choose another destination",
         )
 
 
@@ -208,9 +210,12 @@ class _Copier:
             return
         if not overwrite:
             raise UsageError(
-                f"{self._destination.path(MANIFEST_NAME)}: another dataset, or another version of "
-                f"{self._source.url}; expected that one or none; choose another destination, or "
-                "replace it with --overwrite (overwrite=True)"
+                f"another dataset, or another version of {self._source.url}",
+                where=self._destination.path(MANIFEST_NAME),
+                expected="that one or none",
+                remedy=(
+                    "choose another destination, or replace it with --overwrite (overwrite=True)"
+                ),
             )
         self._destination.delete(MANIFEST_NAME)
 
@@ -223,9 +228,12 @@ class _Copier:
         ]
         if held:
             raise UsageError(
-                f"{self._destination.url} is no dataset and holds {', '.join(held)}, which the "
-                "copy would replace; expected a new folder, an empty one or a copy that was broken "
-                "off; choose another destination, or replace them with --overwrite (overwrite=True)"
+                f"{self._destination.url} is no dataset and holds "
+                f"{', '.join(held)}, which the copy would replace",
+                expected="a new folder, an empty one or a copy that was broken off",
+                remedy=(
+                    "choose another destination, or replace them with --overwrite (overwrite=True)"
+                ),
             )
 
     def store(self, patient_id: str) -> CopiedStore:
@@ -372,8 +380,10 @@ class _Copier:
         self._destination.write(sent.name, self._source.read(sent.name, sent.size))
         if not self._holds(sent, None):
             raise VerificationError(
-                f"{self._destination.path(sent.name)}: other bytes arrived than the {sent.size} "
-                "that were sent; expected the same; run the copy again"
+                f"other bytes arrived than the {sent.size} that were sent",
+                where=self._destination.path(sent.name),
+                expected="the same",
+                remedy="run the copy again",
             )
 
     def _holds(self, wanted: _Sent, known: bytes | None) -> bool:
@@ -403,8 +413,10 @@ def _require_no_way_out(source: Location, name: str) -> None:
         return
     if not file.resolve().is_relative_to(source.local().resolve()):
         raise DatasetError(
-            f"{source.path(name)}: a link that leads out of the dataset; expected a file; put the "
-            "file itself in its place"
+            "a link that leads out of the dataset",
+            where=source.path(name),
+            expected="a file",
+            remedy="put the file itself in its place",
         )
 
 

@@ -284,7 +284,9 @@ def to_xarray(
     structure or column there is none of, `UsageError` for a grid or cohort of nothing.
     """
     if not len(cohort):
-        raise UsageError("the cohort has no patients; expected one or more; widen its predicate")
+        raise UsageError(
+            "the cohort has no patients", expected="one or more", remedy="widen its predicate"
+        )
     if grid is None:
         return cohort_tree(cohort)
     return cohort_on_grid(cohort, grid, structures, columns, fill)

@@ -52,7 +52,7 @@ def cohort_on_grid(
 ) -> xr.Dataset:
     """All patients on one grid; see `to_xarray`. Opens no store: that is left to computing."""
     if not isinstance(grid, CommonGrid):
-        raise UsageError(f"grid is {grid!r}; expected a CommonGrid(spacing_mm=…, shape=…)")
+        raise UsageError(f"grid is {grid!r}", expected="a CommonGrid(spacing_mm=…, shape=…)")
     names = STRUCTURES if structures is None else _names(structures)
     patients = list(cohort)
     centres = _centres(cohort, grid.centre)
@@ -81,7 +81,7 @@ def _names(structures: Sequence[str]) -> tuple[str, ...]:
     for name in names:
         require_structure(name)
     if not names or len(set(names)) < len(names):
-        raise UsageError(f"structures={structures!r}; expected at least one, each once")
+        raise UsageError(f"structures={structures!r}", expected="at least one, each once")
     return names
 
 
@@ -100,9 +100,13 @@ def _centres(cohort: Cohort, structure: str) -> list[list[float]]:
     lacking = [patient for patient in patients if patient not in known]
     if lacking:
         raise MissingStructureError(
-            f"{len(lacking)} of {len(patients)} patients have no {structure} to centre on: "
-            f"{', '.join(lacking[:3])} …; expected all to have it; leave them out with "
-            f'`cohort.where("NOT missing_{structure}")`, or choose another `centre`'
+            f"{len(lacking)} of {len(patients)} patients have no {structure} to "
+            f"centre on: {', '.join(lacking[:3])} …",
+            expected="all to have it",
+            remedy=(
+                f'leave them out with `cohort.where("NOT missing_{structure}")`, '
+                "or choose another `centre`"
+            ),
         )
     return [list(known[patient]) for patient in patients]
 
@@ -119,7 +123,8 @@ def _coordinates(
     unknown = [c for c in columns if c not in table.columns]
     if unknown:
         raise UnknownLabelError(
-            f"no column {unknown[0]!r} in the patients table; it has {', '.join(table.columns)}"
+            f"no column {unknown[0]!r} in the patients table",
+            remedy=f"it has {', '.join(table.columns)}",
         )
     coords: dict[str, Any] = {
         name: ("patient", _column(table[name])) for name in ("patient_id", *columns)

@@ -30,8 +30,8 @@ def to_sitk(data: xr.DataArray) -> Any:
         sitk: Any = import_module("SimpleITK")
     except ImportError as error:
         raise UsageError(
-            f"to_sitk needs SimpleITK ({error}); install it with `pip install SimpleITK`, or use "
-            "`.lp.to_nifti()`"
+            f"to_sitk needs SimpleITK ({error})",
+            remedy="install it with `pip install SimpleITK`, or use `.lp.to_nifti()`",
         ) from error
     volume = single_volume(data)
     lps = ras_to_lps(grid_of(volume).affine)

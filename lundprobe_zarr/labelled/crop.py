@@ -97,8 +97,8 @@ def region_of(data: AnyLabelled, target: Target, tables: Tables | None) -> Regio
     start, stop = np.asarray(target[0]), np.asarray(target[1])
     if start.shape != (3,) or stop.shape != (3,) or (start >= stop).any():
         raise UsageError(
-            f"box {target!r}; expected first and end voxel, ((z, y, x), (z, y, x)), each end "
-            "above the first"
+            f"box {target!r}",
+            expected=("first and end voxel, ((z, y, x), (z, y, x)), each end above the first"),
         )
     return Region.of_voxels(grid_of(data), start, stop)
 
@@ -107,15 +107,21 @@ def _region_of_structure(data: AnyLabelled, structure: str, tables: Tables | Non
     require_structure(structure)
     if tables is None:
         raise UsageError(
-            f"where {structure!r} is, the tables know; expected the patient or a cohort too, e.g. "
-            f"`crop({structure!r}, patient)`, or the structure's row"
+            f"where {structure!r} is, the tables know",
+            expected=(
+                f"the patient or a cohort too, e.g. `crop({structure!r}, patient)`, "
+                "or the structure's row"
+            ),
         )
     home = _home(data)
     if home.patient_id is None or home.name not in ("mri", "sct"):
         raise UsageError(
-            f"no table has bounding boxes on grid {home.name!r} of patient {home.patient_id!r}; "
-            "expected voxels of the mri or sct grid; find the region there, with e.g. "
-            f"`patient.mri.lp.region({structure!r}, patient)`, and crop to it"
+            f"no table has bounding boxes on grid {home.name!r} of patient {home.patient_id!r}",
+            expected="voxels of the mri or sct grid",
+            remedy=(
+                f"find the region there, with e.g. `patient.mri.lp.region({structure!r}, "
+                "patient)`, and crop to it"
+            ),
         )
     patient = tables if isinstance(tables, Patient) else tables[home.patient_id]
     return _region_of_row(data, clinical_row(patient, structure, home.name))
@@ -125,8 +131,10 @@ def _home(data: AnyLabelled) -> Home:
     home = home_of(data)
     if home is None:
         raise UsageError(
-            "these voxels carry no attribute that tells whose they are (arithmetic drops them); "
-            "find the region before it, with e.g. `patient.mri.lp.region(…)`, and crop to that"
+            "these voxels carry no attribute that tells whose they are (arithmetic drops them)",
+            remedy=(
+                "find the region before it, with e.g. `patient.mri.lp.region(…)`, and crop to that"
+            ),
         )
     return home
 
@@ -137,14 +145,16 @@ def _region_of_row(data: AnyLabelled, row: Mapping[str, Any]) -> Region:
     for column, known in (("patient_id", home.patient_id), ("grid", home.name)):
         if known is not None and row.get(column, known) != known:
             raise UsageError(
-                f"the row's {column} is {row[column]!r}; expected {known!r}, as these voxels are "
-                "of; take that row, or a region: `patient.mri.lp.region(row)`"
+                f"the row's {column} is {row[column]!r}",
+                expected=f"{known!r}, as these voxels are of",
+                remedy="take that row, or a region: `patient.mri.lp.region(row)`",
             )
     start, stop = (row[column] for column in ("bbox_start", "bbox_stop"))
     if np.ndim(start) != 1 or np.ndim(stop) != 1:
         raise MissingStructureError(
-            f"mask {row.get('structure')!r} of patient {row.get('patient_id')!r} is empty, it has "
-            "no bounding box; choose another structure"
+            f"mask {row.get('structure')!r} of patient {row.get('patient_id')!r} "
+            "is empty, it has no bounding box",
+            remedy="choose another structure",
         )
     return Region.of_voxels(home.grid, start, stop)
 
@@ -153,15 +163,17 @@ def crop_to(data: Labelled, region: Region, margin_mm: float, fill: float | None
     """`data` around a region, clipped to the volume, or padded if there is a `fill`."""
     if not isinstance(margin_mm, Real) or not margin_mm >= 0:
         raise UsageError(
-            f"margin_mm is {margin_mm!r}; expected one number of millimetres, 0 or more"
+            f"margin_mm is {margin_mm!r}", expected="one number of millimetres, 0 or more"
         )
     grid = grid_of(require_volume(data))
     start, stop = _voxels(grid, region, margin_mm)
     first, last = np.maximum(start, 0), np.minimum(stop, grid.shape)
     if (first >= last).any():
         raise UsageError(
-            f"the region, {region.low_mm} to {region.high_mm} mm (z, y, x; LPS), lies beside these "
-            f"{grid.shape} voxels; expected it to overlap them; was the array cropped before?"
+            f"the region, {region.low_mm} to {region.high_mm} mm (z, y, x; "
+            f"LPS), lies beside these {grid.shape} voxels",
+            expected="it to overlap them",
+            remedy="was the array cropped before?",
         )
     box = {d: slice(int(a), int(b)) for d, a, b in zip(SPATIAL_DIMS, first, last, strict=True)}
     cropped = traceable(data, grid).isel(box)

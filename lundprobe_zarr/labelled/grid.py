@@ -135,19 +135,26 @@ def _axis(data: AnyLabelled, name: str) -> tuple[float, float | None, int]:
     values = np.atleast_1d(np.asarray(data.coords[name].values, dtype=np.float64))
     if not values.size:
         raise UsageError(
-            f"no voxels along {name!r}; expected at least one; a slice in mm goes in the order of "
-            f"the coordinate: where that descends, it is .sel({name}=slice(high, low))"
+            f"no voxels along {name!r}",
+            expected="at least one",
+            remedy=(
+                "a slice in mm goes in the order of the coordinate: where that "
+                f"descends, it is .sel({name}=slice(high, low))"
+            ),
         )
     if values.ndim > 1:
-        raise UsageError(f"coordinate {name!r} has shape {values.shape}; expected voxels in a row")
+        raise UsageError(
+            f"coordinate {name!r} has shape {values.shape}", expected="voxels in a row"
+        )
     if values.size == 1:
         return float(values[0]), None, 1
     step = (values[-1] - values[0]) / (values.size - 1)
     uneven = float(np.abs(values - values[0] - step * np.arange(values.size)).max())
     if not np.isfinite(values).all() or step == 0 or uneven > SAME_GRID_MM:
         raise UsageError(
-            f"voxels are not evenly spaced along {name!r}: steps of {np.unique(np.diff(values))}; "
-            "expected equal ones; select a slice, start:stop:step"
+            f"voxels are not evenly spaced along {name!r}: steps of {np.unique(np.diff(values))}",
+            expected="equal ones",
+            remedy="select a slice, start:stop:step",
         )
     return float(values[0]), float(step), int(values.size)
 
@@ -174,8 +181,8 @@ def _step(dim: str, step: float | None, reference: Grid | None) -> float:
         return step
     if reference is None:
         raise UsageError(
-            f"one voxel along {dim!r} and no attribute that tells how thick it is; expected two "
-            "voxels, or an array with the attributes it was opened with"
+            f"one voxel along {dim!r} and no attribute that tells how thick it is",
+            expected="two voxels, or an array with the attributes it was opened with",
         )
     row = "xyz".index(dim)
     return float(ras_to_lps(reference.affine)[row, row])
@@ -208,9 +215,12 @@ def _grid_of_whole(data: AnyLabelled) -> Grid:
     if reference is None or sizes != reference.shape:
         whole = "unknown" if reference is None else reference.shape
         raise UsageError(
-            f"voxels (z, y, x) = {sizes} without mm coordinates, and the stored grid is {whole}: "
-            "which of its voxels they are cannot be told; on such a grid call `.lp.track()` on "
-            "the whole array before slicing it, or `.lp.crop`"
+            f"voxels (z, y, x) = {sizes} without mm coordinates, and the stored "
+            f"grid is {whole}: which of its voxels they are cannot be told",
+            remedy=(
+                "on such a grid call `.lp.track()` on the whole array before "
+                "slicing it, or `.lp.crop`"
+            ),
         )
     return reference
 
@@ -294,8 +304,9 @@ def require_volume(data: Labelled) -> Labelled:
     if not set(SPATIAL_DIMS) <= set(data.dims):
         name = repr(data.name) if isinstance(data, xr.DataArray) else list(data.data_vars)
         raise UsageError(
-            f"{name} has dimensions {tuple(data.dims)}; expected z, y and x among them; keep a "
-            "slice as a dimension with e.g. `.isel(z=[3])`"
+            f"{name} has dimensions {tuple(data.dims)}",
+            expected="z, y and x among them",
+            remedy="keep a slice as a dimension with e.g. `.isel(z=[3])`",
         )
     return data
 
@@ -309,8 +320,8 @@ def single_volume(data: xr.DataArray) -> xr.DataArray:
     if left:
         choices = "; ".join(f"{d} is one of {data[d].values.tolist()}" for d in left)
         raise UsageError(
-            f"array {data.name!r} holds several volumes: {choices}; select one, e.g. "
-            f"`.sel({left[0]}={data[left[0]].values.tolist()[0]!r})`"
+            f"array {data.name!r} holds several volumes: {choices}",
+            remedy=f"select one, e.g. `.sel({left[0]}={data[left[0]].values.tolist()[0]!r})`",
         )
     for dim in SPATIAL_DIMS:
         if dim not in data.dims:
@@ -321,7 +332,8 @@ def single_volume(data: xr.DataArray) -> xr.DataArray:
 def _as_axis(data: xr.DataArray, dim: str) -> xr.DataArray:
     if dim not in data.coords and INDEX_NAMES[dim] not in data.coords:
         raise UsageError(
-            f"array {data.name!r} has neither dimension nor coordinate {dim!r}; expected one; "
-            f"keep a slice as a dimension with e.g. `.isel({dim}=[3])`"
+            f"array {data.name!r} has neither dimension nor coordinate {dim!r}",
+            expected="one",
+            remedy=f"keep a slice as a dimension with e.g. `.isel({dim}=[3])`",
         )
     return data.expand_dims(dim)

@@ -87,7 +87,7 @@ def _view(name: str) -> View:
     for view in VIEWS:
         if view.name == name:
             return view
-    raise UsageError(f"view {name!r}; expected one of {', '.join(v.name for v in VIEWS)}")
+    raise UsageError(f"view {name!r}", expected=f"one of {', '.join(v.name for v in VIEWS)}")
 
 
 def _index(frame: Frame, view: View, at: float | None) -> int:
@@ -97,8 +97,8 @@ def _index(frame: Frame, view: View, at: float | None) -> int:
     nearest = int(np.abs(positions - at).argmin())
     if not abs(positions[nearest] - at) <= abs(frame.steps[view.normal]):
         raise UsageError(
-            f"no {view.name} slice at {view.normal} = {at!r} mm; expected "
-            f"{positions.min():.1f} to {positions.max():.1f} mm"
+            f"no {view.name} slice at {view.normal} = {at!r} mm",
+            expected=f"{positions.min():.1f} to {positions.max():.1f} mm",
         )
     return nearest
 
@@ -148,9 +148,9 @@ def _require_same(image: Grid, mask: Grid) -> None:
         largest_shift(image.affine, mask.affine, image.shape[::-1]) > limit
     ):
         raise UsageError(
-            f"masks of {mask.shape} voxels from {mask.affine[:3, 3]} do not lie on the image's, "
-            f"{image.shape} from {image.affine[:3, 3]}; crop and resample both alike, e.g. "
-            "`masks.lp.resample_like(image)`"
+            f"masks of {mask.shape} voxels from {mask.affine[:3, 3]} do not lie "
+            f"on the image's, {image.shape} from {image.affine[:3, 3]}",
+            remedy="crop and resample both alike, e.g. `masks.lp.resample_like(image)`",
         )
 
 

@@ -40,15 +40,20 @@ def resample_to(
 ) -> Labelled:
     """`data` on the voxels of `grid`; see `lp.resample` and `lp.resample_like`."""
     if order is not None and order not in range(_HIGHEST_ORDER + 1):
-        raise UsageError(f"order is {order!r}; expected 0 (nearest), 1 (linear) … {_HIGHEST_ORDER}")
+        raise UsageError(
+            f"order is {order!r}", expected=f"0 (nearest), 1 (linear) … {_HIGHEST_ORDER}"
+        )
     _require_sane(grid)
     source = grid_of(require_volume(data))
     move = Move.between(source, grid)
     if fill is None and move.leaves():
         raise UsageError(
-            f"the grid asked for, {grid.shape} voxels (z, y, x) of {grid.spacing_mm} mm, reaches "
-            f"beyond the volume, {source.shape} voxels of {source.spacing_mm} mm; expected one "
-            "inside it, or `fill=` with the value to put there, e.g. fill=float('nan')"
+            f"the grid asked for, {grid.shape} voxels (z, y, x) of "
+            f"{grid.spacing_mm} mm, reaches beyond the volume, {source.shape} "
+            f"voxels of {source.spacing_mm} mm",
+            expected=(
+                "one inside it, or `fill=` with the value to put there, e.g. fill=float('nan')"
+            ),
         )
     return over_volumes(data, partial(_resample_array, move=move, order=order, fill=fill), grid)
 
@@ -57,9 +62,11 @@ def _require_sane(grid: Grid) -> None:
     voxels = prod(int(n) for n in grid.shape)
     if voxels > _MOST_VOXELS:
         raise UsageError(
-            f"the grid asked for has {grid.shape} voxels (z, y, x) of {grid.spacing_mm} mm, "
-            f"{voxels:.3g} in all or {4 * voxels:.3g} bytes a volume of float32; expected at most "
-            f"2**31 voxels; is the spacing in mm? Choose a larger one, or crop first"
+            f"the grid asked for has {grid.shape} voxels (z, y, x) of "
+            f"{grid.spacing_mm} mm, {voxels:.3g} in all or {4 * voxels:.3g} "
+            "bytes a volume of float32",
+            expected="at most 2**31 voxels",
+            remedy="is the spacing in mm? Choose a larger one, or crop first",
         )
 
 

@@ -20,8 +20,9 @@ def select_labels(data: Labelled, labels: Mapping[str, Label | Sequence[Label]])
         if dim not in LABEL_ORDER or dim not in data.coords:
             there = [d for d in LABEL_ORDER if d in data.coords]
             raise UsageError(
-                f"no labels {dim!r} here; expected one of {', '.join(there) or 'none'}; select "
-                "positions with `.sel`"
+                f"no labels {dim!r} here",
+                expected=f"one of {', '.join(there) or 'none'}",
+                remedy="select positions with `.sel`",
             )
         present = np.atleast_1d(data[dim].values).tolist()
         for wanted in np.atleast_1d(np.asarray(label)).tolist():
@@ -40,8 +41,8 @@ def select_structure(data: AnyLabelled, structure: str) -> xr.DataArray:
     array = _mask_of(data) if isinstance(data, xr.Dataset) else data
     if "structure" not in array.coords:
         raise UsageError(
-            f"array {array.name!r} has no coordinate 'structure', only {list(array.coords)}; "
-            "expected masks or uncertainty by structure, e.g. `patient.clinical`"
+            f"array {array.name!r} has no coordinate 'structure', only {list(array.coords)}",
+            expected="masks or uncertainty by structure, e.g. `patient.clinical`",
         )
     return select_labels(array, {"structure": structure})
 
@@ -49,7 +50,8 @@ def select_structure(data: AnyLabelled, structure: str) -> xr.DataArray:
 def _mask_of(data: xr.Dataset) -> xr.DataArray:
     if "mask" not in data:
         raise UsageError(
-            f"no variable 'mask' among {list(data.data_vars)}; expected a Dataset with one, e.g. "
-            "`patient.clinical`; for others select first, e.g. `nnunet.fold_mask.lp.structure(…)`"
+            f"no variable 'mask' among {list(data.data_vars)}",
+            expected="a Dataset with one, e.g. `patient.clinical`",
+            remedy="for others select first, e.g. `nnunet.fold_mask.lp.structure(…)`",
         )
     return data["mask"]

@@ -49,6 +49,6 @@ def missing(dim: str, label: object, there: Iterable[object], where: str) -> Unk
     if label not in real:
         return unknown_label(dim, label, real)
     return MissingStructureError(
-        f"{dim} {label!r} is missing: {where} has no such data; there are "
-        f"{', '.join(map(str, there)) or 'none'}"
+        f"{dim} {label!r} is missing: {where} has no such data",
+        remedy=f"there are {', '.join(map(str, there)) or 'none'}",
     )

@@ -66,11 +66,11 @@ class Aggregator:
     def __init__(self, plan: Plan, blend: Blend = "crop") -> None:
         if not isinstance(plan.sampling, GridSampling):
             raise UsageError(
-                f"an aggregator of {plan.sampling.name} patches; expected sampling='grid', whose "
-                "patches cover the volume"
+                f"an aggregator of {plan.sampling.name} patches",
+                expected="sampling='grid', whose patches cover the volume",
             )
         if blend not in get_args(Blend):
-            raise UsageError(f"blend={blend!r}; expected one of {', '.join(get_args(Blend))}")
+            raise UsageError(f"blend={blend!r}", expected=f"one of {', '.join(get_args(Blend))}")
         self._plan = plan
         self._sampling = plan.sampling
         self._blend = blend
@@ -101,8 +101,8 @@ class Aggregator:
         """
         if len(predictions) != len(batch["patient_id"]):
             raise UsageError(
-                f"{len(predictions)} predictions for a batch of {len(batch['patient_id'])} "
-                "samples; expected one for each"
+                f"{len(predictions)} predictions for a batch of {len(batch['patient_id'])} samples",
+                expected="one for each",
             )
         for patient_id, start, values in zip(
             batch["patient_id"], batch["start"], predictions, strict=True
@@ -113,16 +113,17 @@ class Aggregator:
         space = self._plan.space(patient_id)
         if values.shape[-3:] != space.size:
             raise UsageError(
-                f"prediction of shape {values.shape} for a patch of {space.size} voxels (z, y, x); "
-                "expected the patch's size at the end"
+                f"prediction of shape {values.shape} for a patch of {space.size} voxels (z, y, x)",
+                expected="the patch's size at the end",
             )
         if patient_id not in self._volumes:
             self._volumes[patient_id] = self._new(patient_id, space, values)
         volume = self._volumes[patient_id]
         if volume.values.shape[:-3] != values.shape[:-3] or volume.dtype != values.dtype:
             raise UsageError(
-                f"prediction of shape {values.shape}, {values.dtype}, after others of "
-                f"{volume.values.shape[:-3]} channels, {volume.dtype}; expected all alike"
+                f"prediction of shape {values.shape}, {values.dtype}, after "
+                f"others of {volume.values.shape[:-3]} channels, {volume.dtype}",
+                expected="all alike",
             )
         return volume
 
@@ -133,9 +134,9 @@ class Aggregator:
         if self._blend != "crop":
             if dtype.kind != "f":
                 raise UsageError(
-                    f"blend={self._blend!r} of {dtype} predictions of patient {patient_id}; "
-                    "expected floats, such as probabilities: the mean of labels is none; or "
-                    "blend='crop'"
+                    f"blend={self._blend!r} of {dtype} predictions of patient {patient_id}",
+                    expected="floats, such as probabilities: the mean of labels is none",
+                    remedy="or blend='crop'",
                 )
             dtype = np.result_type(dtype, np.float32)
             weights = np.zeros(space.shape, np.float32)
@@ -147,8 +148,8 @@ class Aggregator:
     ) -> None:
         if start in volume.seen:
             raise UsageError(
-                f"the patch from {start} on was added before; expected each once, or "
-                "blend='crop', where the last counts"
+                f"the patch from {start} on was added before",
+                expected="each once, or blend='crop', where the last counts",
             )
         self._boxes(volume, start)  # refuses what is none of the grid's
         low = [max(0, a) for a in start]
@@ -167,8 +168,8 @@ class Aggregator:
         for first, starts, owned in zip(start, axes, volume.owned, strict=True):
             if first not in starts:
                 raise UsageError(
-                    f"a patch from {tuple(start)} on is none of the grid's; expected samples of "
-                    "the stream that the aggregator was made for"
+                    f"a patch from {tuple(start)} on is none of the grid's",
+                    expected="samples of the stream that the aggregator was made for",
                 )
             low, high = owned[starts.index(first)]
             inside.append(slice(low - first, high - first))
@@ -191,8 +192,9 @@ class Aggregator:
                 (len(volume.seen), self._sampling.draws(volume.space)) if volume else (0, "all")
             )
             raise UsageError(
-                f"patient {patient_id}: {there} patches were added; expected {expected}; add those "
-                "of the whole epoch first"
+                f"patient {patient_id}: {there} patches were added",
+                expected=str(expected),
+                remedy="add those of the whole epoch first",
             )
         volume = self._volumes.pop(patient_id)
         if volume.weights is not None:

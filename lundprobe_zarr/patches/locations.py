@@ -104,8 +104,8 @@ def _centroids(cohort: Cohort, grid: str, structure: str) -> dict[str, FloatArra
 def _slices(cohort: Cohort, grid: str, structure: str) -> dict[str, npt.NDArray[np.int64]]:
     if grid != "mri":
         raise UsageError(
-            f"slices with {structure} on grid {grid!r}; expected grid='mri', which the table of "
-            "slices is about"
+            f"slices with {structure} on grid {grid!r}",
+            expected="grid='mri', which the table of slices is about",
         )
     column = f"voxels_{structure}"
     table = _of(cohort, cohort.dataset.columns("slices", ["patient_id", "z_index", column]))
@@ -128,6 +128,7 @@ def require_somebody(cohort: Cohort, grid: str, structures: Sequence[str]) -> No
 
 def _nobody(cohort: Cohort, structure: str, grid: str) -> MissingStructureError:
     return MissingStructureError(
-        f"none of the {len(cohort)} patients of this cohort has a voxel of {structure} on the "
-        f'{grid} grid; choose others, e.g. with cohort.where("NOT missing_{structure}")'
+        f"none of the {len(cohort)} patients of this cohort has a voxel of "
+        f"{structure} on the {grid} grid",
+        remedy=f'choose others, e.g. with cohort.where("NOT missing_{structure}")',
     )

@@ -101,7 +101,7 @@ class Order:
         for name in ("block", "window"):
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise UsageError(f"{name}={value!r}; expected a whole number, at least 1")
+                raise UsageError(f"{name}={value!r}", expected="a whole number, at least 1")
 
     def __len__(self) -> int:
         """Items of an epoch."""
@@ -110,7 +110,7 @@ class Order:
     def item(self, epoch: int, n: int) -> tuple[int, int]:
         """Number of the patient and of its draw that come n-th (from 0) in an epoch."""
         if not 0 <= n < len(self):
-            raise UsageError(f"item {n} of an epoch; expected 0 to {len(self) - 1}")
+            raise UsageError(f"item {n} of an epoch", expected=f"0 to {len(self) - 1}")
         patient, draw = self.epoch(epoch)[n]
         return int(patient), int(draw)
 
@@ -163,11 +163,11 @@ class Share:
             number, total = getattr(self, one), getattr(self, many)
             if total < 1 or not 0 <= number < total:
                 raise UsageError(
-                    f"{one} {number} of {many}={total}; expected 0 ≤ {one} < {many}, e.g. "
-                    f"{one}=0, {many}=1"
+                    f"{one} {number} of {many}={total}",
+                    expected=f"0 ≤ {one} < {many}, e.g. {one}=0, {many}=1",
                 )
         if self.run < 1:
-            raise UsageError(f"runs of {self.run}; expected at least 1")
+            raise UsageError(f"runs of {self.run}", expected="at least 1")
 
     def positions(self, start: int, stop: int) -> Indices:
         """Those of the positions start … stop − 1 that are this share's, ascending."""
@@ -182,5 +182,5 @@ class Share:
 def order_of(counts: Sequence[int], seed: int, shuffle: bool, block: int, window: int) -> Order:
     """An order of whole numbers; raises `UsageError` for a seed that is none."""
     if isinstance(seed, bool) or not isinstance(seed, int):
-        raise UsageError(f"seed={seed!r}; expected a whole number")
+        raise UsageError(f"seed={seed!r}", expected="a whole number")
     return Order(tuple(int(c) for c in counts), seed, shuffle, block, window)

@@ -37,15 +37,15 @@ RawSample = dict[str, Any]
 def require_pad(pad: str) -> None:
     """Raises `UsageError` for a padding policy there is none of."""
     if pad not in get_args(Pad):
-        raise UsageError(f"pad={pad!r}; expected one of {', '.join(get_args(Pad))}")
+        raise UsageError(f"pad={pad!r}", expected=f"one of {', '.join(get_args(Pad))}")
 
 
 def stored_grid(metadata: StoreMetadata, name: str) -> Grid:
     """The lattice of a stored grid; raises `UnknownLabelError` if the patient has none."""
     if name not in metadata.groups:
         raise UnknownLabelError(
-            f"patient {metadata.patient_id} has no {name!r} grid; it has "
-            f"{', '.join(g for g in metadata.groups if '/' not in g)}"
+            f"patient {metadata.patient_id} has no {name!r} grid",
+            remedy=f"it has {', '.join(g for g in metadata.groups if '/' not in g)}",
         )
     attributes = metadata.groups[name]
     z, y, x = (int(n) for n in attributes["shape"])
@@ -150,9 +150,9 @@ def _require_inside(
         return
     beyond = "reaches beyond" if all(lengths) else "lies outside"
     raise UsageError(
-        f"a patch of {tuple(size)} voxels (z, y, x) from {tuple(start)} on {beyond} the volume of "
-        f"patient {patient_id}, {span.lattice.shape}; expected one inside, or, for what of it is "
-        "outside, pad='zero' or pad='edge'"
+        f"a patch of {tuple(size)} voxels (z, y, x) from {tuple(start)} on "
+        f"{beyond} the volume of patient {patient_id}, {span.lattice.shape}",
+        expected="one inside, or, for what of it is outside, pad='zero' or pad='edge'",
     )
 
 
@@ -194,8 +194,10 @@ def _as_type(image: npt.NDArray[Any], dtype: str, patient: StoreMetadata) -> npt
         cast = image.astype(dtype, copy=False)
     if cast.dtype.kind in "iu" and not np.array_equal(cast, image):
         raise UsageError(
-            f"image_dtype={dtype!r} cannot hold the images of patient {patient.patient_id}: "
-            f"values {image.min()} to {image.max()} of {image.dtype}; expected e.g. 'float32'"
+            f"image_dtype={dtype!r} cannot hold the images of patient "
+            f"{patient.patient_id}: values {image.min()} to {image.max()} of "
+            f"{image.dtype}",
+            expected="e.g. 'float32'",
         )
     return cast
 
@@ -231,7 +233,8 @@ def _indices(
         elif not block.present:
             raise MissingStructureError(
                 f"{named or 'volume'} of {block.path} of patient {reader.metadata.patient_id}: "
-                "missing here"
+                "missing here",
+                patient=reader.metadata.patient_id,
             )
 
 

@@ -66,7 +66,7 @@ def _require_cohort(value: object) -> None:
     else:
         hint = "lp.open_cohort(path_or_url) opens one"
     raise UsageError(
-        f"patches of a {type(value).__name__}, {str(value)[:80]!r}; expected a cohort: {hint}"
+        f"patches of a {type(value).__name__}, {str(value)[:80]!r}", expected=f"a cohort: {hint}"
     )
 
 
@@ -111,7 +111,7 @@ class Plan:
         require_somebody(cohort, content.grid, content.structures)
         self.cohort = _complete(cohort, content) if complete else cohort
         if not len(self.cohort):
-            raise UsageError(f"no patients: {self.cohort!r}; expected at least one")
+            raise UsageError(f"no patients: {self.cohort!r}", expected="at least one")
         self._places: Places = places_of(self.cohort, content.grid, self.sampling)
         counts = [self.sampling.draws(self.space(i)) for i in self.cohort.ids]
         self.order: Order = order_of(counts, seed, shuffle, block, window)
@@ -204,9 +204,10 @@ class Plan:
         )
         if self.pad == "error" and any(s > n for s, n in zip(space.size, shape, strict=True)):
             raise UsageError(
-                f"patches of {space.size} voxels (z, y, x) are longer than the volume of patient "
-                f"{patient_id}, {shape} voxels of {tuple(space.spacing_mm)} mm; expected smaller "
-                "ones (or, in Python, pad='zero' or pad='edge')"
+                f"patches of {space.size} voxels (z, y, x) are longer than the "
+                f"volume of patient {patient_id}, {shape} voxels of "
+                f"{tuple(space.spacing_mm)} mm",
+                expected="smaller ones (or, in Python, pad='zero' or pad='edge')",
             )
         return space
 
@@ -260,8 +261,8 @@ def _size_of(
     whole = isinstance(sampling, SliceSampling) and voxels is None and mm is None
     if not whole and (voxels is None) == (mm is None):
         raise UsageError(
-            f"patch_size={voxels!r} and patch_size_mm={mm!r}; expected one of the two, e.g. "
-            "patch_size=(32, 192, 192) voxels (z, y, x)"
+            f"patch_size={voxels!r} and patch_size_mm={mm!r}",
+            expected="one of the two, e.g. patch_size=(32, 192, 192) voxels (z, y, x)",
         )
     if mm is not None:
         return _Size(None, voxel_sizes(mm, "patch_size_mm"))
@@ -270,8 +271,8 @@ def _size_of(
     size = tuple(voxels) if np.ndim(voxels) == 1 else ()
     if len(size) != 3 or any(not isinstance(n, (int, np.integer)) or n < 1 for n in size):
         raise UsageError(
-            f"patch_size={voxels!r}; expected three whole numbers of voxels (z, y, x), from 1 on, "
-            "e.g. (32, 192, 192)"
+            f"patch_size={voxels!r}",
+            expected=("three whole numbers of voxels (z, y, x), from 1 on, e.g. (32, 192, 192)"),
         )
     return _Size(tuple(int(n) for n in size), None)
 
@@ -285,8 +286,8 @@ def _lattice(
 ) -> tuple[Shape, FloatArray]:
     if shape is None or mm is None:
         raise UsageError(
-            f"patient {patient_id} has no {name} grid; choose others, e.g. with "
-            f'cohort.where("{name}_shape IS NOT NULL")'
+            f"patient {patient_id} has no {name} grid",
+            remedy=f'choose others, e.g. with cohort.where("{name}_shape IS NOT NULL")',
         )
     z, y, x = (int(n) for n in shape)
     grid = Grid(np.diag([*mm[::-1], 1.0]), (z, y, x))

@@ -52,8 +52,8 @@ class Prediction:
         values = np.asarray(function(self.values))
         if values.shape[-3:] != self.lattice.shape:
             raise UsageError(
-                f"values of shape {values.shape} of patient {self.patient_id}; expected (…, z, y, "
-                f"x) on the lattice's {self.lattice.shape} voxels"
+                f"values of shape {values.shape} of patient {self.patient_id}",
+                expected=f"(…, z, y, x) on the lattice's {self.lattice.shape} voxels",
             )
         return replace(self, values=values)
 
@@ -68,7 +68,7 @@ class Prediction:
         coarser voxels it samples. Float16 becomes float32. Raises `UsageError` for another order.
         """
         if order not in (None, 0, 1):
-            raise UsageError(f"order={order!r}; expected 0 (nearest), 1 (linear) or None")
+            raise UsageError(f"order={order!r}", expected="0 (nearest), 1 (linear) or None")
         if self.lattice is self.stored:
             return self
         kind = self.values.dtype.kind
@@ -97,7 +97,7 @@ class Prediction:
         target = Path(path)
         ending = next((e for e in (".nii.gz", ".nii") if target.name.endswith(e)), None)
         if ending is None:
-            raise UsageError(f"{target}: expected a name that ends in .nii.gz or .nii")
+            raise UsageError("expected a name that ends in .nii.gz or .nii", where=target)
         draft = target.with_name(f".{target.name.removesuffix(ending)}.{os.getpid()}{ending}")
         try:
             self.to_nifti().to_filename(draft)

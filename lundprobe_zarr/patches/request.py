@@ -90,7 +90,7 @@ class Content:
 
     def __post_init__(self) -> None:
         if self.grid not in GRIDS:
-            raise UsageError(f"grid={self.grid!r}; expected one of {', '.join(GRIDS)}")
+            raise UsageError(f"grid={self.grid!r}", expected=f"one of {', '.join(GRIDS)}")
         modalities = _OWN_MODALITY[self.grid] if self.modalities is None else self.modalities
         self._set(
             "modalities",
@@ -116,20 +116,20 @@ class Content:
         extended = self.nnunet or self.uncertainty or self.folds or self.observers
         if self.grid != "mri" and extended:
             raise UsageError(
-                f"folds, uncertainty or observers on grid {self.grid!r}; expected grid='mri', on "
-                "which they are"
+                f"folds, uncertainty or observers on grid {self.grid!r}",
+                expected="grid='mri', on which they are",
             )
         if self.grid == "dose" and self.structures:
             raise UsageError(
-                "masks on grid 'dose'; expected grid='mri' or 'sct', on which they are"
+                "masks on grid 'dose'", expected="grid='mri' or 'sct', on which they are"
             )
         if not self.blocks:
             raise UsageError(
-                "patches of nothing; expected modalities, structures or dose, e.g. dose=True"
+                "patches of nothing", expected="modalities, structures or dose, e.g. dose=True"
             )
         if self.image_dtype is not None and _kind(self.image_dtype) not in "iuf":
             raise UsageError(
-                f"image_dtype={self.image_dtype!r}; expected a type of numbers, e.g. 'float32'"
+                f"image_dtype={self.image_dtype!r}", expected="a type of numbers, e.g. 'float32'"
             )
 
     @property
@@ -182,14 +182,15 @@ def _labels(name: str, given: Any, known: Sequence[Label]) -> tuple[Label, ...]:
     """Labels as a tuple; raises `UnknownLabelError`, or `UsageError` for one given twice."""
     if isinstance(given, bool) and name in ("folds", "steps"):  # else True is fold 1
         raise UsageError(
-            f"{name}={given}; expected which of {', '.join(map(str, known))}, e.g. {name}={known}"
+            f"{name}={given}",
+            expected=f"which of {', '.join(map(str, known))}, e.g. {name}={known}",
         )
     labels = (given,) if isinstance(given, (str, int)) else tuple(given)
     for label in labels:
         if label not in known:
             raise UnknownLabelError(
-                f"{name}: unknown {label!r}; {suggestion(str(label), map(str, known))}"
+                f"unknown {label!r}", where=name, remedy=suggestion(str(label), map(str, known))
             )
     if len(set(labels)) != len(labels):
-        raise UsageError(f"{name}={labels}; expected each once")
+        raise UsageError(f"{name}={labels}", expected="each once")
     return labels

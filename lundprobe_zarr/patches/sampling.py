@@ -89,8 +89,8 @@ def require_structures(structures: Sequence[str]) -> None:
     for structure in structures:
         if structure not in STRUCTURES:
             raise UnknownLabelError(
-                f"unknown structure {structure!r}; {suggestion(str(structure), STRUCTURES)}; "
-                f"expected one of {', '.join(STRUCTURES)}"
+                f"unknown structure {structure!r}; {suggestion(str(structure), STRUCTURES)}",
+                expected=f"one of {', '.join(STRUCTURES)}",
             )
 
 
@@ -131,9 +131,9 @@ class BalancedSampling:
         _require_count(self.per_patient)
         require_structures(self.structures)
         if not self.structures:
-            raise UsageError("balanced sampling of no structures; expected at least one")
+            raise UsageError("balanced sampling of no structures", expected="at least one")
         if not 0 <= self.foreground <= 1:
-            raise UsageError(f"foreground={self.foreground!r}; expected a share, from 0 to 1")
+            raise UsageError(f"foreground={self.foreground!r}", expected="a share, from 0 to 1")
 
     def draws(self, space: Space) -> int:
         """Patches of a patient in an epoch."""
@@ -171,8 +171,8 @@ class GridSampling:
         for n, s, o in zip(space.shape, space.size, self.overlaps, strict=True):
             if not 0 <= o < s:
                 raise UsageError(
-                    f"overlap {self.overlap} of patches of {space.size} voxels (z, y, x); expected "
-                    "from 0 to less than the patch size along each axis"
+                    f"overlap {self.overlap} of patches of {space.size} voxels (z, y, x)",
+                    expected="from 0 to less than the patch size along each axis",
                 )
             rest = n - s
             found.append([*range(0, rest, s - o), rest] if rest > 0 else [_outside(n, s)])
@@ -233,7 +233,7 @@ class CentredSampling:
         _require_count(self.per_patient)
         require_structures([self.structure])
         if not (np.isfinite(self.jitter_mm) and self.jitter_mm >= 0):
-            raise UsageError(f"jitter_mm={self.jitter_mm!r}; expected millimetres, 0 or more")
+            raise UsageError(f"jitter_mm={self.jitter_mm!r}", expected="millimetres, 0 or more")
 
     def draws(self, space: Space) -> int:
         """Patches of a patient in an epoch; none without the structure."""
@@ -266,11 +266,14 @@ def sampling_of(sampling: str | Sampling) -> Sampling:
     if isinstance(sampling, str) and sampling in _KINDS:
         return _KINDS[sampling]()
     raise UsageError(
-        f"sampling={sampling!r}; expected one of {', '.join(_KINDS)}, or one with settings of its "
-        "own, e.g. UniformSampling(per_patient=4)"
+        f"sampling={sampling!r}",
+        expected=(
+            f"one of {', '.join(_KINDS)}, or one with settings of its own, e.g. "
+            "UniformSampling(per_patient=4)"
+        ),
     )
 
 
 def _require_count(per_patient: int) -> None:
     if isinstance(per_patient, bool) or not isinstance(per_patient, int) or per_patient < 1:
-        raise UsageError(f"per_patient={per_patient!r}; expected a whole number from 1 on")
+        raise UsageError(f"per_patient={per_patient!r}", expected="a whole number from 1 on")

@@ -75,15 +75,21 @@ def _check(root: Path, patients: int, extended: int, size: str, seed: int, worke
         ("workers", workers, 1),
     ):  # fmt: skip
         if value < least:
-            raise UsageError(f"{name}={value} is too small; give {least} or more")
+            raise UsageError(f"{name}={value} is too small", remedy=f"give {least} or more")
     if patients == extended == 0:
-        raise UsageError("patients=0 and extended=0 leave nothing to write; give 1 or more of one")
+        raise UsageError(
+            "patients=0 and extended=0 leave nothing to write", remedy="give 1 or more of one"
+        )
     if size not in SIZES:
-        raise UsageError(f"size={size!r} is unknown; give one of {', '.join(SIZES)}")
+        raise UsageError(f"size={size!r} is unknown", remedy=f"give one of {', '.join(SIZES)}")
     if root.exists() and not root.is_dir():
-        raise UsageError(f"{root} is a file; give a folder that is empty or does not exist")
+        raise UsageError(
+            f"{root} is a file", remedy="give a folder that is empty or does not exist"
+        )
     if root.is_dir() and any(root.iterdir()):
-        raise UsageError(f"{root} is not empty; give an empty folder, or remove what is in it")
+        raise UsageError(
+            f"{root} is not empty", remedy="give an empty folder, or remove what is in it"
+        )
 
 
 def plan_cases(seed: int, size: Size, patients: int, extended: int) -> list[Case]:

@@ -8,7 +8,7 @@ from pathlib import PurePosixPath
 
 from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
 
-from lundprobe_zarr.errors import DatasetError, SchemaVersionError
+from lundprobe_zarr.errors import Command, DatasetError, SchemaVersionError
 from lundprobe_zarr.schema.checksum import SEAL, is_broken, seal
 from lundprobe_zarr.schema.document import parse_json, reasons
 from lundprobe_zarr.schema.layout import SCHEMA_VERSION
@@ -119,24 +119,33 @@ def parse_manifest(text: str | bytes, where: str) -> Manifest:
         raw = parse_json(text)
     except ValueError as error:
         raise DatasetError(
-            f"{where}: not readable as JSON ({error}); expected the manifest of a converted "
-            "dataset; write it anew with `lundprobe-zarr finalise`"
+            f"not readable as JSON ({error})",
+            where=where,
+            expected="the manifest of a converted dataset",
+            remedy="write it anew with {command}",
+            command=Command("finalise"),
         ) from error
     version = raw.get("schema_version") if isinstance(raw, dict) else None
     if isinstance(version, int) and version > SCHEMA_VERSION:
         raise SchemaVersionError(
-            f"{where}: schema version {version}; this version of lundprobe-zarr reads up to "
-            f"{SCHEMA_VERSION}; {UPGRADE}"
+            f"schema version {version}",
+            where=where,
+            remedy=(f"this version of lundprobe-zarr reads up to {SCHEMA_VERSION}; {UPGRADE}"),
         )
     if isinstance(raw, dict) and is_broken(raw, raw):
         raise DatasetError(
-            f"{where}: not as it was written: it fails its own checksum ({SEAL}); expected the "
-            "manifest of a converted dataset; write it anew with `lundprobe-zarr finalise`"
+            f"not as it was written: it fails its own checksum ({SEAL})",
+            where=where,
+            expected="the manifest of a converted dataset",
+            remedy="write it anew with {command}",
+            command=Command("finalise"),
         )
     try:
         return Manifest.model_validate(raw)
     except ValidationError as error:
         raise DatasetError(
-            f"{where}: not a valid manifest: {reasons(error)}; write it anew with "
-            "`lundprobe-zarr finalise`"
+            f"not a valid manifest: {reasons(error)}",
+            where=where,
+            remedy="write it anew with {command}",
+            command=Command("finalise"),
         ) from error

@@ -145,8 +145,10 @@ def common_type(candidates: Iterable[Rounded], ladder: Iterable[str], where: str
             return np.dtype(dtype)
     types = " and ".join(", ".join(sorted(held)) or "none" for held in each)
     raise PrecisionError(
-        f"{where}: no type holds all of its volumes exactly (they fit {types}); expected values "
-        "that share one of the types " + ", ".join(ladder) + "; check the source files' data types"
+        f"no type holds all of its volumes exactly (they fit {types})",
+        where=where,
+        expected=f"values that share one of the types {', '.join(ladder)}",
+        remedy="check the source files' data types",
     )
 
 
@@ -180,16 +182,21 @@ def _require_finite(volume: Volume, where: str) -> None:
         if bad.any():
             z, y, x = (int(i) for i in np.argwhere(bad)[0])
             raise PrecisionError(
-                f"{where}: value {slab[z, y, x]} at voxel (z, y, x) = "
-                f"({start * _SLAB + z}, {y}, {x}); `compact` expects finite values; "
-                "convert with --precision standard or lossless, which keep it bit for bit"
+                f"value {slab[z, y, x]} at voxel (z, y, x) = ({start * _SLAB + z}, {y}, {x})",
+                where=where,
+                remedy=(
+                    "`compact` expects finite values; convert with --precision "
+                    "standard or lossless, which keep it bit for bit"
+                ),
             )
 
 
 def _overflow(where: str, value: float, dtype: str) -> PrecisionError:
     return PrecisionError(
-        f"{where}: value {value!r} does not fit {dtype}; expected finite values of magnitude up "
-        f"to {_largest(dtype)}; convert with --precision lossless"
+        f"value {value!r} does not fit {dtype}",
+        where=where,
+        expected=f"finite values of magnitude up to {_largest(dtype)}",
+        remedy="convert with --precision lossless",
     )
 
 
@@ -270,7 +277,9 @@ def _worst_bounded(rounded: Volume, original: Volume, bound: float, where: str) 
     if not worst <= bound:
         value = float(original.reshape(-1)[int(np.nanargmax(difference))])
         raise PrecisionError(
-            f"{where}: value {value!r} cannot be kept within {bound} in float32; expected "
-            f"magnitudes below {2.0**14:g}; convert with --precision standard or lossless"
+            f"value {value!r} cannot be kept within {bound} in float32",
+            where=where,
+            expected=f"magnitudes below {2.0**14:g}",
+            remedy="convert with --precision standard or lossless",
         )
     return worst

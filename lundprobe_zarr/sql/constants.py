@@ -193,8 +193,9 @@ class _Walk:
         close = nearest(value, domain.values)
         near = f"nearest: {', '.join(close)}; " if close else ""
         raise QueryError(
-            f"{shown(self._text)}: no {value!r} in {domain.column}; {near}expected one of "
-            f"{', '.join(domain.values)}"
+            f"no {value!r} in {domain.column}",
+            where=shown(self._text),
+            remedy=f"{near}expected one of {', '.join(domain.values)}",
         )
 
 

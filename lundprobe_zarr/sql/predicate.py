@@ -120,8 +120,10 @@ class Predicate:
         kind = described.column("column_type")[0].as_py()
         if kind != "BOOLEAN":
             raise QueryError(
-                f"{shown(self.text)}: is {kind_in_words(kind)}, not true or false; expected a "
-                f"condition; {self._remedy}"
+                f"is {kind_in_words(kind)}, not true or false",
+                where=shown(self.text),
+                expected="a condition",
+                remedy=self._remedy,
             )
 
     def _run(self, statements: list[str], patients: pa.Table) -> pa.Table:
@@ -179,8 +181,9 @@ def parse_predicate(text: str, bounds: Limits = _BOUNDS) -> Predicate:
     """
     if not isinstance(text, str):
         raise UsageError(
-            f"the predicate is {type(text).__name__}; expected SQL text such as "
-            "\"protocol = 'newAcq'\"; choose patients by id with cohort[[...]]"
+            f"the predicate is {type(text).__name__}",
+            expected="SQL text such as \"protocol = 'newAcq'\"",
+            remedy="choose patients by id with cohort[[...]]",
         )
     try:
         condition = _condition(text)
@@ -194,8 +197,10 @@ def parse_predicate(text: str, bounds: Limits = _BOUNDS) -> Predicate:
     except QueryError as error:
         if is_statement(text):  # `ATTACH 'x.db'` parses as a condition, too
             raise QueryError(
-                f"{shown(text)}: is a whole statement; expected a condition such as n_fiducials = "
-                "3; ask a SELECT with cohort.sql(...); nothing can be written or attached"
+                "is a whole statement",
+                where=shown(text),
+                expected="a condition such as n_fiducials = 3",
+                remedy=("ask a SELECT with cohort.sql(...); nothing can be written or attached"),
             ) from error
         raise
     return predicate
@@ -204,13 +209,14 @@ def parse_predicate(text: str, bounds: Limits = _BOUNDS) -> Predicate:
 def _condition(text: str) -> Node:
     """Syntax tree of a predicate; anything around the WHERE clause is more than a predicate."""
     if not text.strip():
-        raise QueryError(f"the predicate is empty; {_CONDITION}")
+        raise QueryError("the predicate is empty", remedy=_CONDITION)
     tree = parse_select(text, _SHELL.format(text), _SYNTAX)
     found: Node = tree.pop("where_clause", None)
     if tree != _bare_shell():
         raise QueryError(
-            f"{shown(text)}: holds more than a condition; expected what comes after WHERE, without "
-            "ORDER BY, LIMIT, GROUP BY or UNION"
+            "holds more than a condition",
+            where=shown(text),
+            expected="what comes after WHERE, without ORDER BY, LIMIT, GROUP BY or UNION",
         )
     return found
 
@@ -226,8 +232,9 @@ def _bare_shell() -> Node:
 def _check_node(node: Node, text: str) -> None:
     if node.get("class") == "SUBQUERY":
         raise QueryError(
-            f"{shown(text)}: holds a subquery; ask with cohort.sql(...), then choose by id: "
-            "cohort[list(frame.patient_id)]"
+            "holds a subquery",
+            where=shown(text),
+            remedy=("ask with cohort.sql(...), then choose by id: cohort[list(frame.patient_id)]"),
         )
     if node.get("class") == "PARAMETER":
         check_parameter(node, text)
@@ -236,8 +243,9 @@ def _check_node(node: Node, text: str) -> None:
         name = str(node["function_name"]).lower()
         if is_changing(name):
             raise QueryError(
-                f"{shown(text)}: the value of {name}() changes from run to run; expected a "
-                "condition on the tables alone, so that a cohort stays the same"
+                f"the value of {name}() changes from run to run",
+                where=shown(text),
+                expected=("a condition on the tables alone, so that a cohort stays the same"),
             )
 
 
@@ -288,14 +296,14 @@ def _mentioned(names: list[str], text: str, whole: tuple[str, ...]) -> set[Menti
     prefix = names[0].lower() if names[0].lower() in SEGMENTATIONS else ""
     path = names[1:] if prefix else names
     if not path or path[0].lower() not in _STRUCTURES:
-        raise QueryError(f"{shown(text)}: {_unknown(prefix, path, text)}")
+        raise QueryError(str(_unknown(prefix, path, text)), where=shown(text))
     structure = _STRUCTURES[path[0].lower()]
     if len(path) == 1:
         return {Mention(prefix, structure, f) for f in whole}
     fields = [f for f in FIELDS if f == path[1].lower()]
     if not fields:
         raise QueryError(
-            f"{shown(text)}: {structure} has no {path[1]!r}; {suggestion(path[1], FIELDS)}"
+            f"{structure} has no {path[1]!r}", where=shown(text), remedy=suggestion(path[1], FIELDS)
         )
     return {Mention(prefix, structure, fields[0])}
 

@@ -94,10 +94,10 @@ def session(
         yield connection
     except duckdb.Error as error:
         end = f"; {remedy}" if remedy else ""
-        raise QueryError(f"{shown(text)}: {reason(str(error))}{end}") from error
+        raise QueryError(f"{reason(str(error))}{end}", where=shown(text)) from error
     except UnicodeDecodeError as error:  # DuckDB cuts the text that it quotes amid a character
         end = f"; {remedy}" if remedy else ""
-        raise QueryError(f"{shown(text)}: not SQL that DuckDB takes{end}") from error
+        raise QueryError(f"not SQL that DuckDB takes{end}", where=shown(text)) from error
     except RuntimeError as error:
         if str(error) != _INTERRUPTED:
             raise
@@ -144,10 +144,10 @@ def parse_select(
     """
     tree = _parsed(text, text if whole is None else whole)
     if tree["error"]:
-        raise QueryError(f"{shown(text)}: {_complaint(tree, expected)}")
+        raise QueryError(str(_complaint(tree, expected)), where=shown(text))
     if len(tree["statements"]) != 1:
         raise QueryError(
-            f"{shown(text)}: {len(tree['statements'])} statements; expected one SELECT"
+            f"{len(tree['statements'])} statements", where=shown(text), expected="one SELECT"
         )
     node: Node = tree["statements"][0]["node"]
     return node
@@ -169,8 +169,9 @@ def check_index(node: Node, text: str) -> None:
         return
     if constant(node["children"][1]) == "0":
         raise QueryError(
-            f"{shown(text)}: element [0] of a list; in SQL the first is [1], so of z, y, x these "
-            "are [1], [2], [3]"
+            "element [0] of a list",
+            where=shown(text),
+            remedy="in SQL the first is [1], so of z, y, x these are [1], [2], [3]",
         )
 
 
@@ -183,8 +184,10 @@ def is_statement(text: str) -> bool:
 def _parsed(text: str, query: str) -> Node:
     if len(query) > _MOST_CHARACTERS:
         raise QueryError(
-            f"{shown(text)}: {len(text)} characters; expected at most {_MOST_CHARACTERS}; choose "
-            "patients by id with cohort[[...]]"
+            f"{len(text)} characters",
+            where=shown(text),
+            expected=f"at most {_MOST_CHARACTERS}",
+            remedy="choose patients by id with cohort[[...]]",
         )
     with session(text, {}) as connection:
         found = connection.execute("SELECT json_serialize_sql(?::VARCHAR)", [query]).fetchone()
@@ -192,7 +195,9 @@ def _parsed(text: str, query: str) -> Node:
     try:
         tree: Node = json.loads(found[0])
     except RecursionError as error:
-        raise QueryError(f"{shown(text)}: nested too deeply; write it in simpler parts") from error
+        raise QueryError(
+            "nested too deeply", where=shown(text), remedy="write it in simpler parts"
+        ) from error
     return tree
 
 
@@ -229,7 +234,7 @@ def tables_of(tree: Node, known: Collection[str], text: str) -> list[str]:
             reads.add(table)
         elif table and table not in named:
             raise QueryError(
-                f"{shown(text)}: no table {table!r} to read; {suggestion(table, known)}"
+                f"no table {table!r} to read", where=shown(text), remedy=suggestion(table, known)
             )
     return sorted(reads)
 
@@ -256,15 +261,20 @@ def _table_read(node: Node) -> str:
 
 def _check_node(node: Node, text: str) -> None:
     if _kind(node).endswith("_NODE") and _kind(node) not in QUERY_NODES:
-        raise QueryError(f"{shown(text)}: holds more than SELECT; the tables can only be read")
+        raise QueryError(
+            "holds more than SELECT", where=shown(text), remedy="the tables can only be read"
+        )
 
 
 def _check_table_function(node: Node, text: str) -> None:
     name = str(node["function"].get("function_name", "")).lower()
     if name not in _TABLE_FUNCTIONS:
         raise QueryError(
-            f"{shown(text)}: the table function {name!r} is not available; only the dataset's "
-            f"tables and {', '.join(sorted(_TABLE_FUNCTIONS))} can be read"
+            f"the table function {name!r} is not available",
+            where=shown(text),
+            remedy=(
+                f"only the dataset's tables and {', '.join(sorted(_TABLE_FUNCTIONS))} can be read"
+            ),
         )
 
 
@@ -272,13 +282,15 @@ def _check_function(node: Node, text: str) -> None:
     name = str(node["function_name"]).lower()
     if not node["is_operator"] and name not in _HARMLESS and is_changing(name):
         raise QueryError(
-            f"{shown(text)}: the function {name!r} is not available; it reaches beyond the tables"
+            f"the function {name!r} is not available",
+            where=shown(text),
+            remedy="it reaches beyond the tables",
         )
 
 
 def check_parameter(node: Node, text: str) -> None:
     """Refuse a placeholder; raises `QueryError`."""
-    raise QueryError(f"{shown(text)}: holds a parameter; write the value itself")
+    raise QueryError("holds a parameter", where=shown(text), remedy="write the value itself")
 
 
 _CHECKS: dict[str, Callable[[Node, str], None]] = {

@@ -70,13 +70,13 @@ def limits(timeout: float = TIMEOUT, memory: int | str = MEMORY) -> Limits:
     number = isinstance(timeout, (int, float)) and not isinstance(timeout, bool)
     if not number or not math.isfinite(timeout) or not 0 < timeout <= _MOST_SECONDS:
         raise UsageError(
-            f"timeout={timeout!r}; expected seconds, more than 0 and at most {_MOST_SECONDS:g}"
+            f"timeout={timeout!r}", expected=f"seconds, more than 0 and at most {_MOST_SECONDS:g}"
         )
     size = _bytes(memory)
     if size is None or not _LEAST_MEMORY <= size <= _MOST_MEMORY:
         raise UsageError(
-            f"memory={memory!r}; expected at least 10 MB, as a number of bytes or as text such as "
-            "'500MB' or '4GB'"
+            f"memory={memory!r}",
+            expected=("at least 10 MB, as a number of bytes or as text such as '500MB' or '4GB'"),
         )
     return Limits(float(timeout), size)
 
@@ -139,7 +139,7 @@ class SqlWorker:
             except (EOFError, OSError) as error:
                 why = self._ended or _died(process, bounds)
                 self._replace()
-                raise QueryLimitError(f"{shown(text)}: {why}") from error
+                raise QueryLimitError(str(why), where=shown(text)) from error
             except BaseException:
                 self._replace()
                 raise
@@ -148,7 +148,7 @@ class SqlWorker:
                 self._finish()
             if answer.get("memory"):
                 self._replace()
-                raise QueryLimitError(f"{shown(text)}: {_too_much(bounds)}")
+                raise QueryLimitError(str(_too_much(bounds)), where=shown(text))
         if "error" in answer:
             raise QueryError(answer["error"])
         return from_stream(stream)
@@ -181,8 +181,9 @@ class SqlWorker:
                 read_message(_pipe(process.stdout))
             except EOFError as error:
                 raise QueryError(
-                    f"the process for SQL ({sys.executable}) did not start: exit status "
-                    f"{process.wait()}; is there memory left, and the same environment?"
+                    f"the process for SQL ({sys.executable}) did not start: "
+                    f"exit status {process.wait()}",
+                    remedy="is there memory left, and the same environment?",
                 ) from error
             finally:
                 late.cancel()

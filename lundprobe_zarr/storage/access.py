@@ -29,11 +29,17 @@ def require_private(location: Location) -> None:
     try:
         if _read(public, name) == said:
             raise UsageError(
-                f"{location.url}: anyone can read what is written there: an object was, without "
-                "credentials; expected a private place, since LUND-PROBE is under controlled "
-                "access and a conversion stays under the terms of its source; make the bucket "
-                "private or choose another, or, if all of it may be public, as a phantom may, say "
-                "--allow-public (allow_public=True)"
+                "anyone can read what is written there: an object was, without credentials",
+                where=location.url,
+                expected=(
+                    "a private place, since LUND-PROBE is under controlled access "
+                    "and a conversion stays under the terms of its source"
+                ),
+                remedy=(
+                    "make the bucket private or choose another, or, if all of it "
+                    "may be public, as a phantom may, say --allow-public "
+                    "(allow_public=True)"
+                ),
             )
     finally:
         location.delete(name)

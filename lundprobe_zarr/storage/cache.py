@@ -58,7 +58,7 @@ class CachedLocation(Location):
     ) -> None:
         self.__dict__.update(inner.__dict__)
         if limit < 1:
-            raise UsageError(f"a cache of {limit} bytes; expected some, e.g. 50 * 10**9")
+            raise UsageError(f"a cache of {limit} bytes", expected="some, e.g. 50 * 10**9")
         self._folder = Path(folder)
         self._limit = limit
         digest = hashlib.sha256(f"{inner.url}\n{identity}".encode()).hexdigest()
@@ -70,7 +70,7 @@ class CachedLocation(Location):
             self._home.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise UsageError(
-                f"cache folder {self._folder}: {error}; expected a folder that can be written to"
+                f"cache folder {self._folder}: {error}", expected="a folder that can be written to"
             ) from error
         self._trim()
 
@@ -193,8 +193,8 @@ class CachedLocation(Location):
                 yield
         except OSError as error:
             raise DatasetError(
-                f"cache folder {self._folder}: cannot be written ({error}); make room there, or "
-                "choose another folder or a smaller limit"
+                f"cache folder {self._folder}: cannot be written ({error})",
+                remedy="make room there, or choose another folder or a smaller limit",
             ) from error
         with self._lock:
             self._written += size

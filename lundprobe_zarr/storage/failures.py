@@ -191,11 +191,11 @@ def explain(error: BaseException, where: str, secrets: Iterable[str], local: boo
     """The error to raise for anything but a missing object: URL, finding, remedy."""
     if local and isinstance(error, OSError):
         finding, remedy = meaning(error)
-        return DatasetError(f"{where}: cannot be read or written: {finding}; {remedy}")
+        return DatasetError(f"cannot be read or written: {finding}", where=where, remedy=remedy)
     finding, remedy = _finding(error, where)
     said = " ".join(redacted(str(error), secrets).split())
     detail = f"{type(error).__name__}: {said}" if said else type(error).__name__
-    return DatasetError(f"{where}: {finding} ({detail}); {remedy}")
+    return DatasetError(f"{finding} ({detail})", where=where, remedy=remedy)
 
 
 def _finding(error: BaseException, where: str) -> tuple[str, str]:

@@ -75,8 +75,8 @@ def require_folder(place: Path, named: str) -> None:
     if there is None or there.is_dir():
         return
     if there == place:
-        raise UsageError(f"{named} is a file; expected a folder or nothing")
-    raise UsageError(f"{named}: {there} is a file; expected a folder")
+        raise UsageError(f"{named} is a file", expected="a folder or nothing")
+    raise UsageError(f"{there} is a file", where=named, expected="a folder")
 
 
 def open_local(path: Path) -> int:

@@ -111,12 +111,17 @@ class Location:
             said = redacted(str(error), self._secrets)
         except OSError as error:  # ftp and the like connect at once
             raise DatasetError(
-                f"{self.url}: {redacted(error.strerror or str(error), self._secrets)}; expected a "
-                "server that answers; check the address and the network"
+                str(redacted(error.strerror or str(error), self._secrets)),
+                where=self.url,
+                expected="a server that answers",
+                remedy="check the address and the network",
             ) from None
         raise UsageError(
-            f"{self.url}: {said}; expected a path, or a URL whose protocol is installed, e.g. "
-            f"{with_extra(self._extra)}"
+            str(said),
+            where=self.url,
+            expected=(
+                f"a path, or a URL whose protocol is installed, e.g. {with_extra(self._extra)}"
+            ),
         )
 
     @property
@@ -192,15 +197,16 @@ class Location:
     def local(self, relative: str = "") -> Path:
         """Where an object is on a local disk; raises `UsageError` for any other place."""
         if not self.is_local:
-            raise UsageError(f"{self.path(relative)}: not on a local disk; expected a path")
+            raise UsageError("not on a local disk", where=self.path(relative), expected="a path")
         return Path(self._full(relative))
 
     def _full(self, relative: str) -> str:
         if _leads_out(relative):
             raise DatasetError(
-                f"{escaped(self.path(relative), keep='')}: a name that leads out of the dataset; "
-                "expected one below "
-                f"{self.url}; do not use what names it: a manifest, a table or a store"
+                "a name that leads out of the dataset",
+                where=escaped(self.path(relative), keep=""),
+                expected=f"one below {self.url}",
+                remedy="do not use what names it: a manifest, a table or a store",
             )
         root = self._current[2]
         return f"{root.rstrip('/')}/{relative}" if relative else root
@@ -220,9 +226,12 @@ class Location:
             if "unexpected keyword argument" not in str(error):
                 raise
             ours = UsageError(
-                f"{self.url}: {error}; expected storage options that "
-                f"{protocol_of_url(self._target)} takes, as the documentation of its file system "
-                "says"
+                str(error),
+                where=self.url,
+                expected=(
+                    f"storage options that {protocol_of_url(self._target)} takes, "
+                    "as the documentation of its file system says"
+                ),
             )
         raise ours
 
@@ -337,8 +346,10 @@ class Location:
         """Every object below a folder, by path relative to that folder; raises as `find` does."""
         if not self.can_list:
             raise DatasetError(
-                f"{self.path(relative)}: a web server gives no listing; expected a path or a "
-                "bucket; ask for objects by name"
+                "a web server gives no listing",
+                where=self.path(relative),
+                expected="a path or a bucket",
+                remedy="ask for objects by name",
             )
         base = self._full(relative).rstrip("/") + "/"
         try:
@@ -395,9 +406,13 @@ class Location:
             return None
         if size is None:  # a web server that compresses what it sends, or makes it up as it goes
             raise DatasetError(
-                f"{self.path(relative)}: the server does not say how many bytes it has; expected "
-                "one that gives files as they are, with a Content-Length and no Content-Encoding; "
-                "turn its compression off for this folder"
+                "the server does not say how many bytes it has",
+                where=self.path(relative),
+                expected=(
+                    "one that gives files as they are, with a Content-Length and "
+                    "no Content-Encoding"
+                ),
+                remedy="turn its compression off for this folder",
             )
         return int(size)
 
@@ -464,8 +479,9 @@ class Location:
         """Raise `UsageError` where nothing can ever be written."""
         if not self.can_list:
             raise UsageError(
-                f"{self.url}: a web server cannot be written to; expected a path or a bucket, e.g. "
-                "s3://bucket/lund-probe"
+                "a web server cannot be written to",
+                where=self.url,
+                expected="a path or a bucket, e.g. s3://bucket/lund-probe",
             )
 
     def _write(self, relative: str, action: Callable[[], Any]) -> None:
@@ -479,8 +495,10 @@ class Location:
                 else "no such bucket"
             )
             raise DatasetError(
-                f"{self.path(relative)}: cannot be written: {what}, or it is gone; expected one "
-                "that is there; create it, or check the path or URL"
+                f"cannot be written: {what}, or it is gone",
+                where=self.path(relative),
+                expected="one that is there",
+                remedy="create it, or check the path or URL",
             ) from error
 
     def zarr_store(self, relative: str) -> Any:

@@ -31,7 +31,7 @@ def read_object(
         return location.read(relative, size)
     except FileNotFoundError as error:
         raise DatasetError(
-            f"{location.path(relative)}: not there; expected {expected}; {remedy}"
+            "not there", where=location.path(relative), expected=expected, remedy=remedy
         ) from error
 
 
@@ -74,8 +74,10 @@ def write_sound(location: Location, relative: str, data: bytes) -> None:
     location.write(relative, data)
     if not _holds(location, relative, data):
         raise VerificationError(
-            f"{location.path(relative)}: other bytes arrived than the {len(data)} that were sent, "
-            "twice; expected the same; run this again, or ask whoever runs the server"
+            f"other bytes arrived than the {len(data)} that were sent, twice",
+            where=location.path(relative),
+            expected="the same",
+            remedy="run this again, or ask whoever runs the server",
         )
 
 

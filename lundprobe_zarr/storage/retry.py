@@ -76,8 +76,8 @@ class RetryPolicy:
             return cls()
         if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not seconds > 0:
             raise UsageError(
-                f"storage option {TIMEOUT}={seconds!r}; expected for how many seconds a server may "
-                f"say nothing, e.g. {_SILENCE:g}"
+                f"storage option {TIMEOUT}={seconds!r}",
+                expected=(f"for how many seconds a server may say nothing, e.g. {_SILENCE:g}"),
             )
         return cls(float(seconds))
 

@@ -47,7 +47,7 @@ def separate(url: str, options: dict[str, Any]) -> tuple[str, dict[str, Any]]:
         if not isinstance(options.get(name) or {}, Mapping):
             kind = type(options[name]).__name__
             raise UsageError(
-                f"storage option {name} is a {kind}; expected a dict of what the client takes"
+                f"storage option {name} is a {kind}", expected="a dict of what the client takes"
             )
     protocol = protocol_of_url(url)
     if protocol in S3:
@@ -75,26 +75,32 @@ def _require_url(url: str) -> None:
     if begun is not None and begun[1].lower() in _PROTOCOLS:
         right = escaped(redacted(f"{begun[1]}://{begun[2]}", whole=True), keep="")
         raise UsageError(
-            f"a URL of {begun[1]} without its two slashes; expected {right}; write that, or, if it "
-            "is a folder of that name, ./ before it"
+            f"a URL of {begun[1]} without its two slashes",
+            expected=right,
+            remedy="write that, or, if it is a folder of that name, ./ before it",
         )
     if any(c < " " or c == "\x7f" for c in url):
-        raise UsageError(f"{shown}: holds a control code; expected a path or a URL without")
+        raise UsageError("holds a control code", where=shown, expected="a path or a URL without")
     try:
         urlsplit(url)
     except ValueError as error:
-        raise UsageError(f"{shown}: no URL ({error}); expected a path or a URL") from None
+        raise UsageError(f"no URL ({error})", where=shown, expected="a path or a URL") from None
     protocol = protocol_of_url(url)
     if protocol in EXTRAS and not urlsplit(url.rpartition("::")[2]).netloc:
         what = "server" if protocol in WEB else "bucket"
-        raise UsageError(f"{shown}: no {what} in it; expected e.g. {protocol}://{what}/lund-probe")
+        raise UsageError(
+            f"no {what} in it", where=shown, expected=f"e.g. {protocol}://{what}/lund-probe"
+        )
 
 
 def _refuse_password(url: str, protocol: str) -> None:
     if protocol in EXTRAS and redacted(url) != url and "@" in url:
         raise UsageError(
-            f"{redacted(url, whole=True)}: credentials in the URL of a bucket; expected them as "
-            "`storage_options`, or set up as the provider's own tools expect them"
+            "credentials in the URL of a bucket",
+            where=redacted(url, whole=True),
+            expected=(
+                "them as `storage_options`, or set up as the provider's own tools expect them"
+            ),
         )
 
 

@@ -172,8 +172,9 @@ def parse_store_of(text: str | bytes, where: StorePlace) -> StoreMetadata:
 def _require_readable(version: int, where: StorePlace) -> None:
     if version > SCHEMA_VERSION:
         raise SchemaVersionError(
-            f"{where}: schema version {version}; this version of lundprobe-zarr reads up to "
-            f"{SCHEMA_VERSION}; {UPGRADE}"
+            f"schema version {version}",
+            where=where,
+            remedy=(f"this version of lundprobe-zarr reads up to {SCHEMA_VERSION}; {UPGRADE}"),
         )
 
 

@@ -155,8 +155,8 @@ class PatchReader:
         """The array of volumes at `path`; raises `UnknownLabelError` if this store has none."""
         if path not in self.metadata.arrays:
             raise UnknownLabelError(
-                f"no array {path!r} in the store of {self.metadata.patient_id}; it has "
-                f"{', '.join(self.metadata.arrays)}"
+                f"no array {path!r} in the store of {self.metadata.patient_id}",
+                remedy=f"it has {', '.join(self.metadata.arrays)}",
             )
         return self.metadata.arrays[path]
 
@@ -165,8 +165,8 @@ class PatchReader:
         spec, there = array.spec, self.metadata.labels(array.spec.group)
         if set(labels) != set(spec.label_dims):
             raise UsageError(
-                f"array {spec.path!r} with labels {sorted(labels)}; expected a label for each of "
-                f"{list(spec.label_dims)}"
+                f"array {spec.path!r} with labels {sorted(labels)}",
+                expected=f"a label for each of {list(spec.label_dims)}",
             )
         for dim in spec.label_dims:
             if labels[dim] not in there[dim]:
@@ -183,8 +183,10 @@ class PatchReader:
         real = LABEL_ORDER[dim]
         text = f"{dim} {label!r} in {path} of patient {self.metadata.patient_id}"
         if label in real:
-            return MissingStructureError(f"{text}: missing here; there are {_listed(there)}")
-        return UnknownLabelError(f"{text}: unknown; expected one of {_listed(real)}")
+            return MissingStructureError(
+                "missing here", where=text, remedy=f"there are {_listed(there)}"
+            )
+        return UnknownLabelError("unknown", where=text, expected=f"one of {_listed(real)}")
 
     def read_parts(
         self, parts: Sequence[Part], into: Sequence[Volume] | None = None
@@ -473,7 +475,7 @@ def _merged(chunks: Sequence[_Chunk], gap: int) -> Iterator[list[_Chunk]]:
 
 def _clipped(array: VolumeArray, box: Sequence[slice]) -> Box:
     if len(box) != 3 or any(s.step not in (None, 1) for s in box):
-        raise UsageError(f"box {tuple(box)}; expected three slices (z, y, x) without a step")
+        raise UsageError(f"box {tuple(box)}", expected="three slices (z, y, x) without a step")
     z, y, x = (s.indices(n)[:2] for s, n in zip(box, array.volume_shape, strict=True))
     return slice(z[0], max(z)), slice(y[0], max(y)), slice(x[0], max(x))
 

@@ -75,7 +75,8 @@ class Unchanged:
 
     def _error(self, finding: str) -> ChangedStoreError:
         return ChangedStoreError(
-            f"{self._location.path(self._place)}: {finding} since this store was opened; expected "
-            "the same as long as it is read; open the dataset again, once no conversion replaces "
-            "its patients"
+            f"{finding} since this store was opened",
+            where=self._location.path(self._place),
+            expected="the same as long as it is read",
+            remedy="open the dataset again, once no conversion replaces its patients",
         )

@@ -126,7 +126,7 @@ def benchmark(
     disk, what the system keeps in memory counts as read. Raises as a stream does.
     """
     if patches < 1:
-        raise UsageError(f"{patches} patches; expected at least 1")
+        raise UsageError(f"{patches} patches", expected="at least 1")
     each = -(-patches // len(cohort))
     content = Content(structures=structures)
     plan = Plan(cohort, content, patch_size, sampling=UniformSampling(each), seed=seed)

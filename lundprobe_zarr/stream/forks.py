@@ -70,8 +70,9 @@ def reading() -> Iterator[None]:
     """Around everything that reads in a thread; raises `UsageError` where that could hang."""
     if _GATE.torn:
         raise UsageError(
-            f"this process was forked while a thread of its parent was reading, for {PATIENCE:g} s "
-            "on end; expected workers to be started before, or by spawn or forkserver"
+            "this process was forked while a thread of its parent was reading, "
+            f"for {PATIENCE:g} s on end",
+            expected="workers to be started before, or by spawn or forkserver",
         )
     entered = False
     try:

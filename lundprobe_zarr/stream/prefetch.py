@@ -92,11 +92,11 @@ def _open(location: Location, decoders: int | None, patient_id: str) -> PatchRea
 
 
 def _failed(draw: Draw, error: Exception, attempts: int) -> StreamError:
-    text = (
+    failed = StreamError(
         f"patch {draw.index} of epoch {draw.epoch}, of patient {draw.patient_id}, could not be "
-        f"read in {attempts} attempt{'s' if attempts > 1 else ''}: {error}"
+        f"read in {attempts} attempt{'s' if attempts > 1 else ''}: {error}",
+        patient=draw.patient_id,
     )
-    failed = StreamError(text)
     failed.__cause__ = error
     return failed
 
@@ -203,8 +203,9 @@ class _Crew:
 def _next(ordered: deque[_Job], process: int) -> tuple[int, RawSample | Failure]:
     if os.getpid() != process:
         raise UsageError(
-            "this iteration over the stream began in another process, before a fork, and its "
-            "threads are there; begin a new one here: iter(stream)"
+            "this iteration over the stream began in another process, before a "
+            "fork, and its threads are there",
+            remedy="begin a new one here: iter(stream)",
         )
     index, future = ordered.popleft()
     return index, future.result()

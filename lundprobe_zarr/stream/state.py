@@ -36,24 +36,26 @@ def check(state: Mapping[str, Any], mine: Mapping[str, Any], length: int) -> tup
     """
     if not isinstance(state, Mapping):
         raise UsageError(
-            f"a state that is a {type(state).__name__}; expected the dict that state_dict gave"
+            f"a state that is a {type(state).__name__}", expected="the dict that state_dict gave"
         )
     if state.get("version") != VERSION:
         raise UsageError(
-            f"a state of version {state.get('version')!r}; expected {VERSION}, as "
-            "PatchStream.state_dict of this version of lundprobe-zarr gives it"
+            f"a state of version {state.get('version')!r}",
+            expected=(
+                f"{VERSION}, as PatchStream.state_dict of this version of lundprobe-zarr gives it"
+            ),
         )
     try:
         differences = list(_differences(state, mine))
     except ValidationError as error:
         raise UsageError(
-            f"the state's dataset is not sound: {error.errors()[0]['msg']}; expected the dict that "
-            "state_dict gave, unchanged"
+            f"the state's dataset is not sound: {error.errors()[0]['msg']}",
+            expected="the dict that state_dict gave, unchanged",
         ) from error
     if differences:
         raise UsageError(
-            f"the state is of another stream: it has {'; '.join(differences)}; make the stream as "
-            "it was when the state was taken"
+            f"the state is of another stream: it has {'; '.join(differences)}",
+            remedy="make the stream as it was when the state was taken",
         )
     return _number(state, "epoch", sys.maxsize), _number(state, "position", length)
 
@@ -61,7 +63,7 @@ def check(state: Mapping[str, Any], mine: Mapping[str, Any], length: int) -> tup
 def _number(state: Mapping[str, Any], name: str, most: int) -> int:
     value = state.get(name)
     if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= most:
-        raise UsageError(f"the state's {name} is {value!r}; expected 0 to {most}")
+        raise UsageError(f"the state's {name} is {value!r}", expected=f"0 to {most}")
     return value
 
 

@@ -122,7 +122,7 @@ class PatchStream:
         ranks: int = 1,
     ) -> None:
         if on_error not in ("raise", "skip"):
-            raise UsageError(f"on_error={on_error!r}; expected 'raise' or 'skip'")
+            raise UsageError(f"on_error={on_error!r}", expected="'raise' or 'skip'")
         content = Content(
             grid, modalities, structures, dose, nnunet, folds, uncertainty,
             OBSERVERS if observers == "random" else observers,
@@ -215,10 +215,14 @@ class PatchStream:
         """The error for an iteration of an epoch that may not go on."""
         at, position = self.place
         return UsageError(
-            f"this iteration over epoch {epoch} of the stream was overtaken: another one began, or "
-            f"seek, set_epoch or load_state_dict moved the stream, which is at epoch {at}, patch "
-            f"{position} now; expected one iteration at a time. Go on with the newer one, or make "
-            "a stream for each, with seeds of their own if they shall not give the same patches"
+            f"this iteration over epoch {epoch} of the stream was overtaken: "
+            "another one began, or seek, set_epoch or load_state_dict moved "
+            f"the stream, which is at epoch {at}, patch {position} now",
+            expected=(
+                "one iteration at a time. Go on with the newer one, or make a "
+                "stream for each, with seeds of their own if they shall not give "
+                "the same patches"
+            ),
         )
 
     def read(
@@ -282,7 +286,9 @@ class PatchStream:
         most = len(self.plan)
         epoch, position = _index("epoch", epoch), _index("position", position)
         if epoch < 0 or not 0 <= position <= most:
-            raise UsageError(f"epoch {epoch}, position {position}; expected 0 on, and 0 to {most}")
+            raise UsageError(
+                f"epoch {epoch}, position {position}", expected=f"0 on, and 0 to {most}"
+            )
         self._place.seek(epoch, position)
 
     def state_dict(self) -> dict[str, Any]:
@@ -297,10 +303,13 @@ class PatchStream:
         epoch, position = self.place
         if self._place.state == GIVEN:
             raise UsageError(
-                f"no state: workers of a DataLoader read ahead in epoch {epoch}, and which of "
-                "their batches were taken is not known here; expected "
-                "torch_dataset(stream, batch_size=…).loader(…), whose state_dict counts them, or "
-                "stream.seek(batch['epoch'], batch['position']) of the last batch before this"
+                f"no state: workers of a DataLoader read ahead in epoch {epoch}, "
+                "and which of their batches were taken is not known here",
+                expected=(
+                    "torch_dataset(stream, batch_size=…).loader(…), whose "
+                    "state_dict counts them, or stream.seek(batch['epoch'], "
+                    "batch['position']) of the last batch before this"
+                ),
             )
         return {"version": VERSION, "epoch": epoch, "position": position} | identity_of(self.plan)
 
@@ -328,17 +337,20 @@ def _threads(location: Location) -> int:
 
 def _whole(name: str, value: int, least: int) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise UsageError(f"{name}={value!r}; expected a whole number from {least} on")
+        raise UsageError(f"{name}={value!r}", expected=f"a whole number from {least} on")
     return value
 
 
 def numbered(key: object) -> UsageError:
     """The error for a patch or batch that is asked for by its number."""
     return UsageError(
-        f"number {key!r} of a stream of patches; expected an iteration: for sample in stream, or "
-        "stream.seek(epoch, position) before it. For a DataLoader expected batches: "
-        "lp.torch_dataset(stream, batch_size=4).loader(num_workers=2), or "
-        "DataLoader(lp.torch_dataset(stream, batch_size=4), batch_size=None)"
+        f"number {key!r} of a stream of patches",
+        expected=(
+            "an iteration: for sample in stream, or stream.seek(epoch, position) "
+            "before it. For a DataLoader expected batches: "
+            "lp.torch_dataset(stream, batch_size=4).loader(num_workers=2), or "
+            "DataLoader(lp.torch_dataset(stream, batch_size=4), batch_size=None)"
+        ),
     )
 
 
@@ -349,4 +361,4 @@ def _index(name: str, value: object) -> int:
             return index(value)  # type: ignore[arg-type]
     except TypeError:
         pass
-    raise UsageError(f"{name}={value!r}; expected a whole number")
+    raise UsageError(f"{name}={value!r}", expected="a whole number")

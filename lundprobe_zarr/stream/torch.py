@@ -31,7 +31,7 @@ try:
     from torch.utils.data._utils.collate import default_collate_fn_map
 except ImportError as error:
     raise MissingPackageError(
-        f"torch is not installed; torch datasets need it: {with_extra('torch')}"
+        "torch is not installed", remedy=f"torch datasets need it: {with_extra('torch')}"
     ) from error
 
 Transform = Callable[[Sample], Sample]
@@ -62,9 +62,12 @@ class Batch(dict[str, Any]):
 
 def _refuse(batch: Sequence[Sample], **_: Any) -> NoReturn:
     raise UsageError(
-        f"{len(batch)} batches to be made a batch of: the dataset makes batches already; expected "
-        "dataset.loader(num_workers=…), or DataLoader(dataset, batch_size=None), or samples, of "
-        "torch_dataset(stream) without a batch size"
+        f"{len(batch)} batches to be made a batch of: the dataset makes batches already",
+        expected=(
+            "dataset.loader(num_workers=…), or DataLoader(dataset, "
+            "batch_size=None), or samples, of torch_dataset(stream) without a "
+            "batch size"
+        ),
     )
 
 
@@ -123,16 +126,21 @@ class TorchPatches(IterableDataset[Any]):
     ) -> None:
         if not isinstance(stream, PatchStream):
             raise UsageError(
-                f"a torch dataset of a {type(stream).__name__}; expected a PatchStream: "
-                "lp.torch_dataset(lp.PatchStream(lp.open_cohort(path_or_url), patch_size), …)"
+                f"a torch dataset of a {type(stream).__name__}",
+                expected=(
+                    "a PatchStream: "
+                    "lp.torch_dataset(lp.PatchStream(lp.open_cohort(path_or_url), "
+                    "patch_size), …)"
+                ),
             )
         whole = isinstance(batch_size, int) and not isinstance(batch_size, bool)
         if batch_size is not None and not (whole and batch_size >= 1):
             raise UsageError(
-                f"batch_size={batch_size!r}; expected a whole number from 1 on, or None for samples"
+                f"batch_size={batch_size!r}",
+                expected="a whole number from 1 on, or None for samples",
             )
         if transform is not None and not callable(transform):
-            raise UsageError(f"transform={transform!r}; expected a function of a sample, or None")
+            raise UsageError(f"transform={transform!r}", expected="a function of a sample, or None")
         self.stream = stream
         self.batch_size = batch_size
         self.drop_last = drop_last
@@ -164,8 +172,8 @@ class TorchPatches(IterableDataset[Any]):
         found = self.transform(sample) if self.transform else sample
         if not isinstance(found, dict):
             raise UsageError(
-                f"the transform made a {type(found).__name__} of a sample; expected a dict: does "
-                "it return the sample?"
+                f"the transform made a {type(found).__name__} of a sample",
+                expected="a dict: does it return the sample?",
             )
         return found
 
@@ -187,9 +195,12 @@ class TorchPatches(IterableDataset[Any]):
             return
         if place.state == SOUGHT:
             raise UsageError(
-                f"set_epoch({epoch}) would undo seek or load_state_dict, to epoch {at}, patch "
-                f"{position}, before anything was read there; expected set_epoch({at}). A loader "
-                f"of Accelerate counts epochs itself: loader.set_epoch({at}) once, before the first"
+                f"set_epoch({epoch}) would undo seek or load_state_dict, to "
+                f"epoch {at}, patch {position}, before anything was read there",
+                expected=(
+                    f"set_epoch({at}). A loader of Accelerate counts epochs itself: "
+                    f"loader.set_epoch({at}) once, before the first"
+                ),
             )
         self.stream.seek(epoch)
         place.seek(epoch, 0, DUE)
@@ -301,8 +312,11 @@ class Epoch(Iterator[Any]):
         mine = asdict(self._share)
         if self._given is not None or state.get("share") != mine:
             raise UsageError(
-                f"a state of the share {state.get('share')}; expected one of {mine}, before the "
-                "first batch: as many ranks and workers as when it was taken"
+                f"a state of the share {state.get('share')}",
+                expected=(
+                    f"one of {mine}, before the first batch: as many ranks and "
+                    "workers as when it was taken"
+                ),
             )
         self._epoch, self._start, self._passed = epoch, start, int(state["passed"])
         self._turn = stream._place.correct(self._crew, epoch, start)
@@ -315,8 +329,10 @@ class PatchLoader(DataLoader[Any]):
         # Lightning makes a loader anew from its attributes, `batch_size` among them.
         if dataset.batch_size is None:
             raise UsageError(
-                "a loader of single samples; expected a batch size, e.g. "
-                "torch_dataset(stream, batch_size=4).loader(num_workers=2)"
+                "a loader of single samples",
+                expected=(
+                    "a batch size, e.g. torch_dataset(stream, batch_size=4).loader(num_workers=2)"
+                ),
             )
         # Batches are made; torch's own conversion would turn tuples of labels into lists.
         super().__init__(dataset, batch_size=batch_size, **{"collate_fn": _unchanged} | options)
@@ -423,8 +439,11 @@ def _stacked(name: str, values: Sequence[Any]) -> Any:
         if len(kinds) > 1:
             found = ", ".join(sorted(f"{shape} {dtype}" for shape, dtype in kinds))
             raise UsageError(
-                f"{name!r} differs within a batch: {found}; expected arrays alike: give the stream "
-                "a patch_size in voxels, or spacing_mm, and image_dtype='float32'"
+                f"{name!r} differs within a batch: {found}",
+                expected=(
+                    "arrays alike: give the stream a patch_size in voxels, or "
+                    "spacing_mm, and image_dtype='float32'"
+                ),
             )
         return torch.from_numpy(np.stack(values))
     if isinstance(first, (bool, int, float)):

@@ -27,8 +27,8 @@ def require_arguments(
             raise UsageError(f"{name}= is no argument of {function}: {elsewhere[name]}")
         if name not in names:
             raise UsageError(
-                f"{name}= is no argument of {function}; {suggestion(name, names)}; expected one of "
-                "those it documents"
+                f"{name}= is no argument of {function}; {suggestion(name, names)}",
+                expected="one of those it documents",
             )
 
 

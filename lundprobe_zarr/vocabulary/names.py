@@ -80,7 +80,7 @@ def protocol_of(patient_id: str) -> str:
     """
     match = _PATIENT_ID.fullmatch(patient_id)
     if match is None:
-        raise UnknownLabelError(f"{patient_id!r} is no patient id; expected {PATIENT_ID_FORM}")
+        raise UnknownLabelError(f"{patient_id!r} is no patient id", expected=PATIENT_ID_FORM)
     return match.group(1)
 
 
@@ -90,5 +90,5 @@ def structure_order(label: str) -> int:
         return STRUCTURES.index(label)
     except ValueError:
         raise UnknownLabelError(
-            f"unknown structure {label!r}; expected one of {', '.join(STRUCTURES)}"
+            f"unknown structure {label!r}", expected=f"one of {', '.join(STRUCTURES)}"
         ) from None

@@ -66,7 +66,9 @@ def unknown_label(dim: str, label: object, known: Iterable[object]) -> UnknownLa
     names = [str(k) for k in known]
     close = nearest(label, names) if isinstance(label, str) else []
     hint = f"nearest: {', '.join(close)}; " if close else ""
-    return UnknownLabelError(f"unknown {dim} {label!r}; {hint}expected one of {', '.join(names)}")
+    return UnknownLabelError(
+        f"unknown {dim} {label!r}", remedy=f"{hint}expected one of {', '.join(names)}"
+    )
 
 
 def require_structure(structure: str) -> None:
