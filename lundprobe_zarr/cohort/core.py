@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import operator
 import os
 from collections import Counter
@@ -13,8 +14,14 @@ import numpy as np
 import pyarrow as pa
 
 from lundprobe_zarr.cohort.patient import Patient
-from lundprobe_zarr.cohort.saved import SavedCohort, check_dataset, check_patients, read_saved
-from lundprobe_zarr.cohort.splits import Splits, make_splits
+from lundprobe_zarr.cohort.saved import (
+    SavedCohort,
+    SavedSplits,
+    check_dataset,
+    check_patients,
+    read_saved,
+)
+from lundprobe_zarr.cohort.splits import Splits, divide, read_splits
 from lundprobe_zarr.dataset.arrow import to_arrow
 from lundprobe_zarr.dataset.dataset import Dataset, Rows
 from lundprobe_zarr.errors import UnknownLabelError, UsageError
@@ -78,6 +85,28 @@ def load_cohort(
     check_patients(path, saved.patient_ids, set(dataset.row_of), where)
     check_dataset(path, saved, dataset.identity, where)
     return cohort._pick(saved.patient_ids, tuple(saved.selection))
+
+
+def load_splits(path: str | os.PathLike[str], cohort: Cohort) -> Splits[Cohort]:
+    """The splits saved in a local file, of the patients of `cohort`.
+
+    The dataset has to be the one they were saved from, as `load_cohort` says; `cohort` may hold
+    more patients than the splits do.
+
+    Raises `UsageError` if the file was changed or is none, if its sets overlap, if it was saved
+    from another dataset (the message says what differs), if a patient is not in `cohort`, or if
+    that is a path or URL.
+    """
+    if isinstance(cohort, (str, os.PathLike)):
+        raise UsageError(
+            f"load_splits was given {cohort!r} for a cohort",
+            expected=f"one, e.g. lp.load_splits(path, lp.open_cohort({os.fspath(cohort)!r}))",
+        )
+    saved, ids = read_splits(path)
+    where = cohort.location.url
+    check_dataset(path, saved, cohort.dataset.identity, where)
+    check_patients(path, ids, set(cohort.ids), f"the cohort of {where}")
+    return Splits(saved, cohort._pick)
 
 
 class PatientIndexError(UnknownLabelError, IndexError):
@@ -374,7 +403,7 @@ class Cohort:
         seed: int = 0,
         *,
         val: float | None = None,
-    ) -> Splits:
+    ) -> Splits[Cohort]:
         """A test set and `folds` folds of the rest, by patient, each stratum spread evenly.
 
         `test` is the share of patients held out, rounded to a whole number of them. `folds` is 5
@@ -386,7 +415,27 @@ class Cohort:
         `UsageError` for a share, a number of folds or a seed that makes no sense, for an unknown
         column, and for columns of so many values that most patients are alone in their stratum.
         """
-        return make_splits(self, test, folds, stratify, seed, val)
+        columns = [stratify] if isinstance(stratify, str) else list(stratify)
+        divided = divide(self._strata(columns), columns, test, folds, seed, val)
+        identity, selection = self.dataset.identity, list(self.selection)
+        saved = SavedSplits(dataset=identity, selection=selection, **divided)
+        return Splits(saved, self._pick)
+
+    def _strata(self, columns: list[str]) -> dict[str, list[str]]:
+        """Ids of the patients by stratum, which is the JSON text of their values in `columns`."""
+        known = self.dataset.table("patients").column_names
+        for column in columns:
+            if column not in known:
+                raise UsageError(
+                    f"stratify: no column {column!r} in the patients table",
+                    remedy=suggestion(column, known),
+                )
+        rows = self.dataset.columns("patients", ["patient_id", *columns]).take(self._rows)
+        strata: dict[str, list[str]] = {}
+        for row in rows.to_pylist():
+            key = json.dumps([row[c] for c in columns], default=str)
+            strata.setdefault(key, []).append(row["patient_id"])
+        return strata
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write who is in this cohort, how they were chosen and from which dataset, as JSON.

@@ -1,6 +1,7 @@
 """Test set and cross-validation folds by patient, the same on every machine, for good.
 
-Patients are put in order by a hash of seed and id, which no library's generator can change.
+Patients are put in order by a hash of seed and id, which no library's generator can change. All
+here works on ids and strata; who makes cohorts of ids gives the function `pick` that does.
 """
 
 from __future__ import annotations
@@ -8,19 +9,15 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, Generic, Protocol, TypeVar
 
-from lundprobe_zarr.cohort.saved import SavedSplits, check_dataset, check_patients, read_saved
+from lundprobe_zarr.cohort.saved import SavedSplits, read_saved
 from lundprobe_zarr.errors import UsageError
-from lundprobe_zarr.vocabulary.suggest import suggestion
-
-if TYPE_CHECKING:
-    from lundprobe_zarr.cohort.core import Cohort
 
 #: Stratum -> its patients' ids; a stratum is the JSON text of its values.
 #: So many classes are never too many, whoever is in them: small cohorts have a few of one.
@@ -30,30 +27,45 @@ _FOLDS = 5
 Strata = Mapping[str, Sequence[str]]
 
 
+class Patients(Protocol):
+    """Several patients, such as a cohort."""
+
+    @property
+    def ids(self) -> list[str]:
+        """Their ids."""
+
+    def __len__(self) -> int: ...
+
+
+C = TypeVar("C", bound=Patients)
+#: Makes a cohort of ids; the second argument says in words how they were chosen.
+Pick = Callable[[Iterable[str], tuple[str, ...]], C]
+
+
 @dataclass(frozen=True)
-class Fold:
+class Fold(Generic[C]):
     """One fold: who trains and who validates; nobody of the test set."""
 
-    train: Cohort
-    val: Cohort
+    train: C
+    val: C
 
 
-class Splits:
+class Splits(Generic[C]):
     """A test set, and folds of the patients who are not in it. Made by `Cohort.split`.
 
     Equal are those of one dataset with the same hash.
     """
 
-    def __init__(self, cohort: Cohort, saved: SavedSplits) -> None:
+    def __init__(self, saved: SavedSplits, pick: Pick[C]) -> None:
         self._saved = saved.sealed()
         name = f"seed {saved.seed}"
         validation = [set(ids) for ids in saved.validation]
         everyone = set(saved.train or ()).union(*validation)
-        self.test: Cohort = cohort._pick(saved.test, (*saved.selection, f"[test set, {name}]"))
-        self.folds: tuple[Fold, ...] = tuple(
+        self.test: C = pick(saved.test, (*saved.selection, f"[test set, {name}]"))
+        self.folds: tuple[Fold[C], ...] = tuple(
             Fold(
-                cohort._pick(everyone - ids, (*saved.selection, f"[train {n}, {name}]")),
-                cohort._pick(ids, (*saved.selection, f"[val {n}, {name}]")),
+                pick(everyone - ids, (*saved.selection, f"[train {n}, {name}]")),
+                pick(ids, (*saved.selection, f"[val {n}, {name}]")),
             )
             for n, ids in enumerate(validation)
         )
@@ -69,16 +81,16 @@ class Splits:
         return hash(self.sha256)
 
     @property
-    def train(self) -> Cohort:
+    def train(self) -> C:
         """Who trains, of splits made with `val=`. Raises `UsageError` for folds."""
         return self._only().train
 
     @property
-    def val(self) -> Cohort:
+    def val(self) -> C:
         """Who validates, of splits made with `val=`. Raises `UsageError` for folds."""
         return self._only().val
 
-    def _only(self) -> Fold:
+    def _only(self) -> Fold[C]:
         if len(self.folds) != 1:
             raise UsageError(
                 f"train and val of {len(self.folds)} folds",
@@ -108,21 +120,11 @@ class Splits:
         Path(path).write_text(json.dumps(folds, indent=4) + "\n", encoding="utf-8")
 
 
-def load_splits(path: str | os.PathLike[str], cohort: Cohort) -> Splits:
-    """The splits saved in a local file, of the patients of `cohort`.
+def read_splits(path: str | os.PathLike[str]) -> tuple[SavedSplits, list[str]]:
+    """Read splits from a local file, and the ids of all their patients in order.
 
-    The dataset has to be the one they were saved from, as `load_cohort` says; `cohort` may hold
-    more patients than the splits do.
-
-    Raises `UsageError` if the file was changed or is none, if its sets overlap, if it was saved
-    from another dataset (the message says what differs), if a patient is not in `cohort`, or if
-    that is a path or URL.
+    Raises `UsageError` if the file was changed or is none, or if its sets overlap.
     """
-    if isinstance(cohort, (str, os.PathLike)):
-        raise UsageError(
-            f"load_splits was given {cohort!r} for a cohort",
-            expected=f"one, e.g. lp.load_splits(path, lp.open_cohort({os.fspath(cohort)!r}))",
-        )
     saved = read_saved(path, SavedSplits)
     seen: set[str] = set()
     for patient_id in chain(saved.test, saved.train or (), *saved.validation):
@@ -134,24 +136,22 @@ def load_splits(path: str | os.PathLike[str], cohort: Cohort) -> Splits:
                 remedy="make the splits anew with Cohort.split",
             )
         seen.add(patient_id)
-    where = cohort.location.url
-    check_dataset(path, saved, cohort.dataset.identity, where)
-    check_patients(path, sorted(seen), set(cohort.ids), f"the cohort of {where}")
-    return Splits(cohort, saved)
+    return saved, sorted(seen)
 
 
-def make_splits(
-    cohort: Cohort,
+def divide(
+    classes: Strata,
+    columns: list[str],
     test: float,
     folds: int | None,
-    stratify: Sequence[str],
     seed: int,
     val: float | None,
-) -> Splits:
-    """Splits of a cohort's patients; see `Cohort.split`, which documents and raises the same."""
+) -> dict[str, Any]:
+    """Divide patients, by class of the values of `columns`, as the saved file has it.
+
+    Arguments and errors are those of `Cohort.split`, which documents them.
+    """
     _check_arguments(test, folds, seed, val)
-    columns = [stratify] if isinstance(stratify, str) else list(stratify)
-    classes = _strata(cohort, columns)
     _require_classes(columns, classes)
     strata = {key: order_patients(ids, seed) for key, ids in sorted(classes.items())}
     held_out = _held_out(strata, test)
@@ -159,17 +159,13 @@ def make_splits(
     if val is None:
         divided = _in_folds(remaining, _FOLDS if folds is None else folds)
     else:
-        divided = _in_two(remaining, val, len(cohort))
-    saved = SavedSplits(
-        dataset=cohort.dataset.identity,
-        selection=list(cohort.selection),
-        seed=seed,
-        test_share=float(test),
-        stratify=columns,
-        test=sorted(chain(*(ids[: held_out[key]] for key, ids in strata.items()))),
-        **divided,
-    )
-    return Splits(cohort, saved)
+        divided = _in_two(remaining, val, sum(map(len, strata.values())))
+    return divided | {
+        "seed": seed,
+        "test_share": float(test),
+        "stratify": columns,
+        "test": sorted(chain(*(ids[: held_out[key]] for key, ids in strata.items()))),
+    }
 
 
 def _in_folds(remaining: Strata, folds: int) -> dict[str, Any]:
@@ -221,22 +217,6 @@ def _check_arguments(test: float, folds: int | None, seed: int, val: float | Non
             raise UsageError(f"{name}={value!r}", expected="a whole number")
         if least is not None and value < least:
             raise UsageError(f"{name}={value}", expected=f"at least {least}")
-
-
-def _strata(cohort: Cohort, columns: list[str]) -> Strata:
-    known = cohort.dataset.table("patients").column_names
-    for column in columns:
-        if column not in known:
-            raise UsageError(
-                f"stratify: no column {column!r} in the patients table",
-                remedy=suggestion(column, known),
-            )
-    rows = cohort.dataset.columns("patients", ["patient_id", *columns]).take(cohort._rows)
-    strata: dict[str, list[str]] = {}
-    for row in rows.to_pylist():
-        key = json.dumps([row[c] for c in columns], default=str)
-        strata.setdefault(key, []).append(row["patient_id"])
-    return strata
 
 
 def _require_classes(columns: list[str], classes: Strata) -> None:

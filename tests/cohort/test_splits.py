@@ -220,7 +220,7 @@ def test_another_dataset_is_refused(many: Cohort, phantom: Cohort, tmp_path: Pat
 
 
 def test_a_small_cohort_splits(phantom: Cohort) -> None:
-    splits: Splits = phantom.split(test=0.25, folds=3)
+    splits: Splits[Cohort] = phantom.split(test=0.25, folds=3)
     assert len(splits.test) == 1
     assert [len(f.val) for f in splits.folds] == [1, 1, 1]
     with pytest.raises(UsageError, match="more than the 0 patients"):
