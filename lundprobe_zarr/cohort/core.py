@@ -65,7 +65,7 @@ def load_cohort(
 ) -> Cohort:
     """The cohort that `Cohort.save` wrote to the local file `path`, of the dataset at `url`.
 
-    The dataset has to be the one it was saved from: the same name, DOI, schema version and
+    The dataset has to be the one it was saved from: the same name, DOI and
     precision, and the same patients, each with the same id, part, protocol, store and bytes of
     source files. Where it is and when it was converted does not matter; values are not compared.
 

@@ -8,8 +8,9 @@ from pydantic import BaseModel, ConfigDict
 class DatasetIdentity(BaseModel):
     """What tells one converted dataset from another.
 
-    `digest` is the SHA-256 of the patients' ids, parts, protocols, stores and source sizes;
-    `created` is for the record, since finalising a dataset again changes nothing else.
+    `digest` is the SHA-256 of the patients' ids, parts, protocols, stores and source sizes.
+    `created` and `schema_version` are for the record: finalising a dataset again, or upgrading it
+    to a newer schema, leaves the patients and their voxels as they are.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -31,4 +32,5 @@ class DatasetIdentity(BaseModel):
         return found
 
 
-_UNTOLD = ("created", "digest")
+#: Fields that do not tell datasets apart in words of their own.
+_UNTOLD = ("created", "digest", "schema_version")

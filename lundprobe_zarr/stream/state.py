@@ -13,7 +13,8 @@ from lundprobe_zarr.dataset.identity import DatasetIdentity
 from lundprobe_zarr.errors import UsageError
 from lundprobe_zarr.patches import Plan
 
-VERSION = 1
+#: Version 2: patches of even size lie around their centre to half a voxel.
+VERSION = 2
 
 
 def identity_of(plan: Plan) -> dict[str, Any]:
