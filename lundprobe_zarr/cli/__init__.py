@@ -1,4 +1,4 @@
-"""Floor 5: the command line, `lundprobe-zarr`.
+"""The command line, `lundprobe-zarr`.
 
 Modules here import the standard library and typer alone; whatever a command needs is imported
 when it runs, so that `--help` answers at once.

@@ -94,7 +94,7 @@ def _root(
             "--verbose",
             "-v",
             count=True,
-            help="Log to standard error what is done; twice, every request too.",
+            help="Log each step to standard error; twice: log each request too.",
         ),
     ] = 0,
     quiet: Annotated[

@@ -55,7 +55,9 @@ Part = Annotated[
     str | None,
     typer.Option(metavar="i/N", help="Only share i of N, for job arrays; then run `finalise`."),
 ]
-Overwrite = Annotated[bool, typer.Option("--overwrite", help="Convert again what is there.")]
+Overwrite = Annotated[
+    bool, typer.Option("--overwrite", help="Convert patients again that were converted before.")
+]
 FollowLinks = Annotated[
     bool, typer.Option("--follow-links", help="Follow links that lead outside SRC.")
 ]
@@ -71,12 +73,14 @@ Checksum = Annotated[
     bool,
     typer.Option(
         "--checksum",
-        help="Tell by their hashes which source files have changed since they were converted, not "
-        "by size and time; reads all of them.",
+        help="Compare source files by their hashes, not by size and time; reads all of them.",
     ),
 ]
 DryRun = Annotated[
-    bool, typer.Option("--dry-run", help="Say what is there and what would be done; write nothing.")
+    bool,
+    typer.Option(
+        "--dry-run", help="Show what the source holds and what would be done; write nothing."
+    ),
 ]
 ReportFile = Annotated[
     Path | None, typer.Option("--report", help="Write the outcome of every patient here, as JSON.")
@@ -118,11 +122,11 @@ def convert(
 ) -> None:
     """Convert a copy of LUND-PROBE into a dataset, on disk or in a bucket (s3://, gs://, az://).
 
-    Patients converted before are skipped unless their source has changed, by the sizes and times
-    of its files, so the same command continues a run that was broken off. A patient that fails
-    fails alone. Exit status 1 if any did, 3 if there is a store that cannot be read.
-    To a bucket, each patient is written and verified in a scratch folder, then sent, its root
-    metadata last: `lundprobe-zarr convert SOURCE s3://bucket/lund-probe --scratch /fast/disk`.
+    Patients converted before are skipped unless their source files have changed in size or time.
+    So the same command continues an interrupted run. A patient that fails does not stop the
+    others. Exit status 1 if any failed, 3 if a store cannot be read.
+    For a bucket, each patient is written and verified in a scratch folder, then sent, with its
+    root metadata last: `lundprobe-zarr convert SOURCE s3://bucket/lund-probe --scratch /fast/disk`.
     """
     from lundprobe_zarr.conversion.run.run import Options
     from lundprobe_zarr.conversion.source.inventory import select, without_header_text
@@ -254,7 +258,7 @@ def finalise(
         say(f"Incomplete: {published.absent}.", "yellow")
         how = kind_options(published.manifest.precision, published.manifest.headers_stripped)
         command = Command("convert", how, location.url)
-        say(f"  {command} converts who is missing.")
+        say(f"  {command} converts the missing patients.")
     if published.left_out:
         kind = published.manifest.precision, published.manifest.headers_stripped
         show_left_out(location, published.left_out, *kind)

@@ -32,7 +32,7 @@ def copy(
     destination: Annotated[
         str, typer.Argument(help="Folder, or URL of a bucket's folder.", metavar="DEST")
     ],
-    workers: Annotated[int, typer.Option(min=1, help="Objects on their way at a time.")] = 8,
+    workers: Annotated[int, typer.Option(min=1, help="Objects sent at a time.")] = 8,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace another dataset that is there.")
     ] = False,

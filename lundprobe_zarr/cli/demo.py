@@ -31,7 +31,7 @@ def demo(
     ] = Path(".demo"),
     workers: Annotated[int, typer.Option(min=1, help="Processes.")] = 2,
 ) -> None:
-    """Show everything once, on synthetic patients.
+    """Run every step once on synthetic patients.
 
     Write a phantom, convert it, check it, choose patients with SQL, read a patch, draw. Each step
     says which command line and which Python do the same.

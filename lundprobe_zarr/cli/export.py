@@ -16,7 +16,7 @@ PatientId = Annotated[str, typer.Argument(help="A patient's id.", metavar="PATIE
 def export(
     dataset: Dataset,
     patient: PatientId,
-    out: Annotated[Path, typer.Argument(help="Folder to write below; may hold other patients.")],
+    out: Annotated[Path, typer.Argument(help="Folder to write into. It may hold other patients.")],
     storage_options: StorageOptions = None,
 ) -> None:
     """Write a patient back as the NIfTI files it came from.

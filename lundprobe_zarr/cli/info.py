@@ -24,7 +24,7 @@ def info(
         str | None, typer.Argument(help="A patient's id, or the name of a column.")
     ] = None,
     columns: Annotated[
-        bool, typer.Option("--columns", help="Every column of every table, with its meaning.")
+        bool, typer.Option("--columns", help="List every column of every table with its meaning.")
     ] = False,
     storage_options: StorageOptions = None,
 ) -> None:

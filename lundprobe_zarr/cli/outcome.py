@@ -65,22 +65,22 @@ def show_left_out(
     say(f"Left out of the tables: {count(len(left_out), 'store')}", "red")
     listing(left_out)
     named = {line.partition(".zarr: ")[0]: line for line in left_out}
-    say(f"To convert again: {convert_again(named, dataset.url, precision, stripped)}")
+    say(f"Convert these again: {convert_again(named, dataset.url, precision, stripped)}")
     for patient_id in (i for i, line in named.items() if HOLDS_ANOTHER in line):
         place = dataset.path(store_path(patient_id))
-        say(f"Or, if there is no such patient, to be moved away: {place}")
+        say(f"If there is no such patient, move the store away: {place}")
 
 
 def _show_findings(report: Report) -> None:
     of_patients = [f"{r.patient_id}: {f}" for r in report.results for f in r.findings]
     lines = [*report.findings, *of_patients]
     if lines:
-        heading(f"Odd, and converted all the same: {count(len(lines), 'finding')}")
+        heading(f"Recoverable anomalies, converted and reported: {count(len(lines), 'finding')}")
         listing(short := grouped(lines))
         if len(short) < len(lines):
-            say("  Each by itself: convert with --report FILE.")
+            say("  The full list: convert with --report FILE.")
     if report.skipped_folders:
-        heading(f"Passed over, not converted: {count(len(report.skipped_folders), 'entry')}")
+        heading(f"Skipped, not converted: {count(len(report.skipped_folders), 'entry')}")
         listing(report.skipped_folders)
     if report.not_in_source:
         heading(not_in_source(report.not_in_source))

@@ -33,8 +33,8 @@ def show_plan(inventory: Inventory, destination: Location, how: Options) -> None
     _section("Organs without a clinical mask", _missing(inventory.patients), by_cause=False)
     _section("Absent files", _absent(inventory.patients), by_cause=False)
     _section("Unknown files, left out", _unknown(inventory.patients))
-    _section("Passed over, not converted", inventory.skipped)
-    _section("Odd in the side files", inventory.findings)
+    _section("Skipped, not converted", inventory.skipped)
+    _section("Findings in the side files", inventory.findings)
     bad = [p for p in inventory.patients if p.problem is not None]
     _section("Would fail", (f"{p.patient_id}: {p.problem}" for p in bad))
     _show_intent(inventory, destination, how, len(bad))

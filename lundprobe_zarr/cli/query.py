@@ -46,22 +46,23 @@ def query(
     form: Annotated[
         Format | None,
         typer.Option(
-            "--format", help="table if not given, or what the name of the --output file says."
+            "--format",
+            help="Form of the result [default: table, or by the name of the --output file].",
         ),
     ] = None,
     columns: Annotated[
         str | None,
-        typer.Option(metavar="NAME[,NAME...]", help="Of the patients chosen, just these columns."),
+        typer.Option(metavar="NAME[,NAME...]", help="Columns to show of the chosen patients."),
     ] = None,
     output: Annotated[
         Path | None, typer.Option("--output", help="Write to this file, replacing it.")
     ] = None,
     storage_options: StorageOptions = None,
     timeout: Annotated[
-        float, typer.Option(metavar="SECONDS", help="The query is ended after so long.")
+        float, typer.Option(metavar="SECONDS", help="End the query after this time.")
     ] = 60.0,
     memory: Annotated[
-        str, typer.Option(metavar="SIZE", help="What the query may take, e.g. 500MB or 4GB.")
+        str, typer.Option(metavar="SIZE", help="Memory limit of the query, e.g. 500MB or 4GB.")
     ] = "2GB",
 ) -> None:
     """List the patients for whom a predicate holds, or ask all tables with SQL.

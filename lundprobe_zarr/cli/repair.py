@@ -23,9 +23,7 @@ if TYPE_CHECKING:
 def repair(
     source: Source,
     dataset: Dataset,
-    deep: Annotated[
-        bool, typer.Option("--deep", help="Look for damage in every byte, not in sizes alone.")
-    ] = False,
+    deep: Annotated[bool, typer.Option("--deep", help="Check every byte, not only sizes.")] = False,
     workers: Workers = None,
     follow_links: FollowLinks = False,
     report: Annotated[
@@ -34,7 +32,7 @@ def repair(
     scratch: Scratch = None,
     storage_options: StorageOptions = None,
 ) -> None:
-    """Mend a dataset: convert again just the patients whose stores are damaged or gone.
+    """Repair a dataset: convert only the patients again whose stores are damaged or missing.
 
     Looks as `validate` does, then converts those patients from the source, as the dataset was
     converted before, and writes tables and manifest anew. Sound stores are not touched.
@@ -116,10 +114,13 @@ def _show(done: Repair, url: str) -> None:
             say(f"  {result.patient_id}", "red")
             say(f"    {result.error}")
     if done.changed:
-        heading("Their source has changed since they were converted; they hold other data now:")
+        heading("The source of these patients has changed since; they hold the new data now:")
         listing(done.changed)
     mended = len(done.results) - len(done.failures)
-    say(f"Converted {count(mended, 'patient')} again; wrote tables and manifest anew.", "bold")
+    say(
+        f"Converted {count(mended, 'patient')} again; wrote the tables and the manifest again.",
+        "bold",
+    )
     if done.left:
         heading(f"Still wrong: {count(len(done.left), 'problem')}")
         listing(str(problem) for problem in done.left)

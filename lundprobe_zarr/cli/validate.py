@@ -23,13 +23,13 @@ def validate(
         bool,
         typer.Option("--deep", help="Read every byte: checksums, hashes, and the NIfTI files."),
     ] = False,
-    workers: Annotated[int, typer.Option(min=1, help="Stores looked at at a time.")] = 2,
+    workers: Annotated[int, typer.Option(min=1, help="Stores checked at a time.")] = 2,
     report: Annotated[
         Path | None, typer.Option("--report", help="Write what was found here, as JSON.")
     ] = None,
     storage_options: StorageOptions = None,
 ) -> None:
-    """Look whether a dataset is whole and sound.
+    """Check that a dataset is complete and undamaged.
 
     The quick look compares metadata, tables and the sizes of objects. The deep one decodes every
     chunk, hashes every shard and rebuilds every NIfTI file that was stored exactly.
@@ -76,7 +76,7 @@ def _show_remedy(url: str, problems: Sequence[Problem], deep: bool, kind: tuple[
         say("Remedy: convert these patients again, or copy their stores again:")
         say(f"  {convert_again(damaged, url, *kind)}")
     if any(p.patient_id is None for p in problems):
-        say("Remedy for the tables: write them anew:")
+        say("Remedy for the tables: write them again:")
         say(f"  lundprobe-zarr finalise {shlex.quote(url)} --rebuild")
-    say("Or all of it, given the source:")
+    say("Or repair everything from the source:")
     say(f"  lundprobe-zarr repair SOURCE {shlex.quote(url)}{' --deep' if deep else ''}")

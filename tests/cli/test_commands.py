@@ -415,7 +415,7 @@ def test_finalise_names_a_store_that_cannot_be_read(cli, dataset, extended, tmp_
     assert ran.status == 3
     assert f"{extended}.zarr" in ran.out
     command = f"lundprobe-zarr convert SOURCE {copy} --patients {extended} --overwrite"
-    assert f"To convert again: {command}\n" in ran.out
+    assert f"Convert these again: {command}\n" in ran.out
 
 
 def test_outputs_and_reports_get_their_folders(cli, dataset, tmp_path):

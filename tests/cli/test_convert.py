@@ -168,10 +168,10 @@ def test_who_left_the_source_and_what_was_passed_over_are_said(cli, dataset, sou
         assert ran.status == 0
         absent = "1 patient in the dataset is not in this source; it stays as it is:"
         assert f"{absent}\n  {gone.name}\n" in ran.out
-        passed = ran.out.partition("Passed over, not converted: 1")[2]
+        passed = ran.out.partition("Skipped, not converted: 1")[2]
         named = "basePart/Patient7: its name is no patient id; expected oldAcq_ or newAcq_ and 16"
         assert named in passed
-        assert named not in ran.out.partition("Passed over")[0]
+        assert named not in ran.out.partition("Skipped, not converted")[0]
     others = sorted(p.name for p in (source / "basePart").glob("*Acq_*"))
     assert absent not in cli("convert", source, copy, "--patients", others[0]).out
     ran = cli("convert", source, copy, "--dry-run", "--overwrite", "--precision", "compact")

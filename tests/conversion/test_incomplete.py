@@ -50,7 +50,7 @@ def test_commands_say_who_is_missing(
 ) -> None:
     out = said(capfd, "finalise", partial.dataset)
     assert f"Incomplete: {LINE}." in out
-    assert f"lundprobe-zarr convert SOURCE {partial.dataset} converts who is missing" in out
+    assert f"lundprobe-zarr convert SOURCE {partial.dataset} converts the missing patients" in out
     assert LINE in said(capfd, "info", partial.dataset)
     report = tmp_path / "v.json"
     assert f"Incomplete: {LINE}." in said(capfd, "validate", partial.dataset, "--report", report)

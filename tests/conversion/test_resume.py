@@ -119,7 +119,7 @@ def test_a_store_that_nobody_can_read_ends_the_command_with_its_own_status(
     assert ended.value.code == 3
     said = capsys.readouterr()
     assert f"the store of patient {NEW}, not of this one" in said.out + said.err
-    assert f"if there is no such patient, to be moved away: {stranger}" in said.out + said.err
+    assert f"If there is no such patient, move the store away: {stranger}" in said.out + said.err
 
 
 def test_a_changed_time_alone_does_not_convert_again(work: Workplace) -> None:
