@@ -35,9 +35,12 @@ class SeekableExamples(ExamplesIterable):  # type: ignore[misc]
     the order of the shards: it then gives another order, of everything and not of shards.
     """
 
-    def __init__(self, rows: Rows, kwargs: dict[str, Any], features: Features) -> None:
+    def __init__(
+        self, rows: Rows, kwargs: dict[str, Any], features: Features, is_share: bool = False
+    ) -> None:
         super().__init__(rows, kwargs)
         self._features = features
+        self._is_share = is_share
 
     @property
     def features(self) -> Features:
@@ -52,8 +55,9 @@ class SeekableExamples(ExamplesIterable):  # type: ignore[misc]
                 state[_HAD] = number + 1
             yield number, example
 
-    def _with(self, kwargs: dict[str, Any]) -> SeekableExamples:
-        return SeekableExamples(self.generate_examples_fn, kwargs, self._features)
+    def _with(self, kwargs: dict[str, Any], is_share: bool = False) -> SeekableExamples:
+        is_share = is_share or self._is_share
+        return SeekableExamples(self.generate_examples_fn, kwargs, self._features, is_share)
 
     def shuffle_data_sources(self, generator: np.random.Generator) -> SeekableExamples:
         """In another order, that `generator` decides."""
@@ -62,11 +66,15 @@ class SeekableExamples(ExamplesIterable):  # type: ignore[misc]
         return self._with(self.kwargs | {EPOCH: _number(generator)})
 
     def shift_rngs(self, epoch: int) -> SeekableExamples:
-        """Those of an epoch that `set_epoch` set, also behind `take` and `skip`.
+        """Return those of an epoch that `set_epoch` set, also behind `take` and `skip`.
 
         datasets calls this for every epoch but 0. Behind those two it does not call
-        `shuffle_data_sources`, and all epochs would be the same; else that came first.
+        `shuffle_data_sources`, and all epochs would be the same; else that came first. datasets
+        also calls it with the number of a worker, for its share of the shards: which patches there
+        are does not depend on workers, so a share stays as it is.
         """
+        if self._is_share:
+            return self
         before = self.kwargs.get(EPOCH)
         number = _number(np.random.default_rng(epoch))
         if before is None or before == number:
@@ -80,7 +88,7 @@ class SeekableExamples(ExamplesIterable):  # type: ignore[misc]
     ) -> SeekableExamples:
         """Those of one share of the shards."""
         shard = super().shard_data_sources(num_shards, index, contiguous=contiguous)
-        return self._with(shard.kwargs)
+        return self._with(shard.kwargs, is_share=True)
 
     def reshard_data_sources(self) -> SeekableExamples:
         """The same: shards are as small as they can be."""
