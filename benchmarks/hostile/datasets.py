@@ -102,10 +102,12 @@ class Datasets:
                 shape[rng.randrange(len(shape))] = rng.choice(NUMBERS)
             elif kind == 2 and "affine" in nodes[path]["attributes"]:
                 affine = nodes[path]["attributes"]["affine"]
-                affine[rng.randrange(4)][rng.randrange(4)] = rng.choice(NUMBERS)
+                affine[rng.randrange(16)] = rng.choice(NUMBERS)
             elif kind == 3 and nodes[path]["attributes"].get("sources"):
-                source = rng.choice(nodes[path]["attributes"]["sources"])
+                sources = json.loads(nodes[path]["attributes"]["sources"])
+                source = rng.choice(sources)
                 source[rng.choice(sorted(source))] = odd_value(rng)
+                nodes[path]["attributes"]["sources"] = json.dumps(sources)
             elif kind == 4:
                 whole["attributes"] = changed_json(rng, whole["attributes"], 1)
             elif kind == 5 and path in nodes:

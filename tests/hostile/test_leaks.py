@@ -139,7 +139,7 @@ def test_the_text_of_a_side_file_is_in_no_finding(source, tmp_path):
     (source / "StructuresMoreThan1ConComp_basePart.txt").write_text("\n".join(lines))
     said = "\n".join(said_of(source, tmp_path / "dataset"))
     assert "line 2: names no patient id" in said
-    assert f"line 3 ({patient.name}): sCTMatrixSizeOrig is something else" in said
+    assert f"line 3 ({patient.name}): sCTMatrixSizeOrig holds no number" in said
     assert "2 of its keys are no patient id" in said
     assert f"{patient.name}: 1 of its names are no structure's" in said
     assert "Doe^Jane" not in said

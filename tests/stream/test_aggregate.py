@@ -143,7 +143,7 @@ def test_a_prediction_is_saved_with_the_stored_affine_and_its_channels(cohort, t
     nibabel = pytest.importorskip("nibabel")
     found = finished(cohort, lambda s: np.stack([s["dose"], 2 * s["dose"]]))
     patient = cohort[0]
-    affine = np.array(patient.tree["mri"].attrs["affine"])
+    affine = np.reshape(patient.tree["mri"].attrs["affine"], (4, 4))
     np.testing.assert_array_equal(found.affine, affine)
     assert found.native() is found
     found.save(tmp_path / "p.nii.gz")
@@ -170,7 +170,9 @@ def test_back_from_a_resampled_lattice_every_value_is_in_its_place(cohort):
     native = found.native()
     image = cohort[0].mri.dose
     assert native.values.shape == image.shape
-    np.testing.assert_array_equal(native.affine, cohort[0].tree["mri"].attrs["affine"])
+    np.testing.assert_array_equal(
+        native.affine, np.reshape(cohort[0].tree["mri"].attrs["affine"], (4, 4))
+    )
     k, j, i = np.indices(image.shape)
     at = np.einsum("ab,b...->a...", native.affine, np.stack([i, j, k, np.ones_like(i)]))
     inner = (slice(4, -4),) * 3
