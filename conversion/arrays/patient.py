@@ -14,7 +14,7 @@ import numpy as np
 import zarr
 
 from lundprobe_zarr.conversion.arrays.metadata import write_metadata
-from lundprobe_zarr.conversion.arrays.plan import plan_store
+from lundprobe_zarr.conversion.arrays.plan import ArrayPlan, plan_store
 from lundprobe_zarr.conversion.arrays.volumes import Contents, VolumeWriter, require_witnesses
 from lundprobe_zarr.conversion.notes.draft import Draft, drafted, located, written_to
 from lundprobe_zarr.conversion.notes.state import forget, remember, side_digest
@@ -114,17 +114,23 @@ def _convert(
 def _write_store(
     patient: PatientSource, folder: Path, precision: Precision, writer: VolumeWriter
 ) -> tuple[tuple[str, ...], dict[str, list[Row]]]:
-    # Images and uncertainty first, which take most memory: no dose is kept for masks yet.
-    for plan in sorted(plan_store(patient), key=lambda p: p.spec.is_mask or p.is_dose):
+    # Images and uncertainty first, which take most memory: no dose is kept for masks yet. Then the
+    # planned dose, by whose grid masks are measured.
+    for plan in sorted(plan_store(patient), key=_turn):
         writer.write(plan)
     writer.read_fiducials()
     contents = writer.contents
     found = component_findings(writer.measurements.components(), patient.multi_component)
+    found += writer.measurements.coverage_findings()
     findings = (*patient.findings, *contents.findings, *found)
     write_metadata(folder, contents, _root_attributes(patient, contents, precision, findings))
     require_witnesses(contents.arrays, zarr.open_group(str(folder), mode="r"), patient.patient_id)
     grid = contents.grids["mri"]
     return findings, writer.measurements.rows(grid.shape, grid.affine)
+
+
+def _turn(plan: ArrayPlan) -> tuple[bool, bool]:
+    return plan.spec.is_mask or plan.is_dose, plan.spec.group != "dose"
 
 
 def _root_attributes(

@@ -28,6 +28,7 @@ from lundprobe_zarr.conversion.tables.measure import Measurements, bounding_box
 from lundprobe_zarr.dataset.content import voxels_sha256
 from lundprobe_zarr.errors import VerificationError
 from lundprobe_zarr.geometry.affine import FloatArray
+from lundprobe_zarr.geometry.lattice import Grid as Lattice
 from lundprobe_zarr.schema.encoding import MASK_BLOSC, inner_chunk
 from lundprobe_zarr.schema.precision import Precision, common_type, ladder_of
 from lundprobe_zarr.schema.records import SourceRecord
@@ -146,23 +147,25 @@ class VolumeWriter:
 
     def _write_masks(self, plan: ArrayPlan) -> WrittenArray:
         codec = self._codec(plan, np.dtype(bool))  # the grid's image, written before, fixes it
-        stored = []
+        stored, grid, planned = [], plan.spec.grid, self._planned()
         for entry in plan.entries:
             file = self._read(entry)
             mask = read_mask(file, self._where(entry))
             if mask.voxels == 0:
                 self._find(entry, "all-zero mask")
-            affine, dose = (
-                self.contents.grids[plan.spec.grid].affine,
-                self._dose.get(plan.spec.grid),
-            )
             box = bounding_box(mask.values)
             _require_whole(mask, box, self._where(entry))
-            self.measurements.add(entry.record, mask.values, box, affine, dose)
+            affine, dose = self.contents.grids[grid].affine, self._dose.get(grid)
+            self.measurements.add(entry.record, mask.values, box, affine, dose, planned)
             facts = {"foreground": mask.foreground, "voxels": mask.voxels}
             stored.append(self._store(plan, codec, entry, file, mask.values, facts, box))
             self._release()
         return self._written(plan, codec, stored)
+
+    def _planned(self) -> Lattice | None:
+        """Return the planning dose grid, whose dose is written before masks; None without one."""
+        grid = self.contents.grids.get("dose")
+        return None if grid is None else Lattice(grid.affine, grid.shape)
 
     def _write_quantities(self, plan: ArrayPlan) -> WrittenArray:
         self._reserve(plan)

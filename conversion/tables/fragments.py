@@ -20,6 +20,7 @@ from lundprobe_zarr.conversion.notes.draft import located
 from lundprobe_zarr.conversion.tables.measure import Measurements, Row, bounding_box
 from lundprobe_zarr.dataset.content import rows_sha256
 from lundprobe_zarr.dataset.converter_notes import NOTES
+from lundprobe_zarr.geometry.lattice import Grid
 from lundprobe_zarr.schema.tables import MEASURED, TABLES
 from lundprobe_zarr.storage.location import Location
 from lundprobe_zarr.stores.metadata import StoreMetadata
@@ -108,6 +109,7 @@ def measure_store(location: Location, store: StoreMetadata) -> dict[str, list[Ro
     """Measured rows of a store's voxels, by table; every mask is read back and checked."""
     measurements = Measurements(store.patient_id, str(store.attributes["part"]))
     doses: dict[str, Any] = {}
+    planned = planned_grid(store)
     for array, record, _ in store.shards():
         grid = array.spec.grid
         if array.spec.variable == "dose":
@@ -116,9 +118,17 @@ def measure_store(location: Location, store: StoreMetadata) -> dict[str, list[Ro
             source = SourceFile(array.spec.group, array.spec.variable, record.labels)
             volume = read_volume(location, store, array, record)
             affine, box = _affine(store, grid), bounding_box(volume)
-            measurements.add(source, volume, box, affine, doses.get(grid))
+            measurements.add(source, volume, box, affine, doses.get(grid), planned)
     z, y, x = store.groups["mri"]["shape"]
     return measurements.rows((z, y, x), _affine(store, "mri"))
+
+
+def planned_grid(store: StoreMetadata) -> Grid | None:
+    """The planning dose grid; None if the patient has none."""
+    if "dose" not in store.groups:
+        return None
+    z, y, x = store.groups["dose"]["shape"]
+    return Grid(_affine(store, "dose"), (z, y, x))
 
 
 def _affine(store: StoreMetadata, grid: str) -> Any:

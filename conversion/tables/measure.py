@@ -7,7 +7,7 @@ volumes read back from the stores. Volumes are (z, y, x), affines voxel (i, j, k
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import cc3d
@@ -15,14 +15,20 @@ import numpy as np
 import numpy.typing as npt
 
 from lundprobe_zarr.geometry.affine import FloatArray, axis_coordinates, index_to_lps
+from lundprobe_zarr.geometry.lattice import Grid
+from lundprobe_zarr.measures.coverage import Covered, covered
+from lundprobe_zarr.measures.dose_volume import dose_columns, doses
+from lundprobe_zarr.measures.masks import Outline, margin_mm, mask_sha256
 from lundprobe_zarr.schema.layout import SEGMENTATION_SOURCES
-from lundprobe_zarr.schema.tables import D_LEVELS, FOREGROUND_SAMPLE, V_LEVELS
+from lundprobe_zarr.schema.tables import FOREGROUND_SAMPLE
 from lundprobe_zarr.vocabulary.files import SourceFile
-from lundprobe_zarr.vocabulary.names import PRESCRIPTION_GY, STRUCTURES, protocol_of
+from lundprobe_zarr.vocabulary.names import STRUCTURES, protocol_of
 
 Mask = npt.NDArray[np.bool_]
 Box = tuple[slice, slice, slice]
 Row = dict[str, Any]
+#: The target that is another with a margin, and that other.
+_EXPANDED, _TARGET = "PTVT_427", "CTVT_427"
 
 
 class Measurements:
@@ -30,6 +36,7 @@ class Measurements:
 
     def __init__(self, patient_id: str, part: str) -> None:
         self._who = {"patient_id": patient_id, "part": part}
+        self._targets: dict[str, Outline] = {}
         self._protocol = {"protocol": protocol_of(patient_id)}
         self._slice_counts: dict[str, npt.NDArray[np.int64]] = {}
         self._structures: list[Row] = []
@@ -42,10 +49,12 @@ class Measurements:
         box: Box | None,
         affine: FloatArray,
         dose: npt.NDArray[Any] | None,
+        planned: Grid | None,
     ) -> None:
         """Measure one mask, whose `bounding_box` is `box`.
 
-        `dose` is that of its grid in Gy, None if the patient has none.
+        `dose` is that of its grid in Gy, `planned` the planning dose grid; None if the patient has
+        none. A PTV is compared with the CTV of the same kind that was measured before.
 
         Fiducial masks are no structures and are passed over.
         """
@@ -59,11 +68,24 @@ class Measurements:
             | {"grid": record.grid, "source": source, "structure": structure}
             | {name: record.labels.get(name) for name in ("fold", "step", "observer")}
             | shape_columns(mask, box, affine)
-            | dose_columns(mask, box, dose)
+            | {"mask_sha256": mask_sha256(mask, box)}
+            | self._margin(record, mask, box, affine)
+            | covered_columns(mask, box, affine, dose, planned)
         )
         if record.group == "mri/clinical":
             self._slice_counts[structure] = slice_counts(mask)
             self._foreground.append(self._foreground_row(structure, mask, box))
+
+    def _margin(self, record: SourceFile, mask: Mask, box: Box | None, affine: FloatArray) -> Row:
+        """Columns of a clinical PTV's margin about its CTV, which is kept until then."""
+        structure = record.labels["structure"]
+        found: tuple[float, float] | tuple[None, None] = (None, None)
+        if box is not None and record.group in ("mri/clinical", "sct/clinical"):
+            if structure == _TARGET:
+                self._targets[record.grid] = Outline.of(mask, box)
+            elif structure == _EXPANDED and record.grid in self._targets:
+                found = margin_mm(self._targets.pop(record.grid), Outline.of(mask, box), affine)
+        return dict(zip(("margin_min_mm", "margin_max_mm"), found, strict=True))
 
     def _foreground_row(self, structure: str, mask: Mask, box: Box | None) -> Row:
         seed = f"{self._who['patient_id']}/{structure}"
@@ -77,6 +99,10 @@ class Measurements:
             if row["source"] == "clinical":
                 most[row["structure"]] = max(most.get(row["structure"], 0), row["components"])
         return most
+
+    def coverage_findings(self) -> list[str]:
+        """Which clinical targets reach out of the planning dose grid; see `coverage_findings`."""
+        return list(coverage_findings(self._structures))
 
     def rows(self, shape: tuple[int, int, int], affine: FloatArray) -> dict[str, list[Row]]:
         """All rows by table; `shape` and `affine` are those of the MRI grid."""
@@ -151,34 +177,44 @@ def _mean_index(part: Mask) -> FloatArray:
     return np.array([float(np.average(np.arange(len(c)), weights=c)) for c in counts])
 
 
-def dose_columns(mask: Mask, box: Box | None, dose: npt.NDArray[Any] | None) -> Row:
-    """Dose statistics in the mask, Gy and percent; all None without dose or voxels.
+def covered_columns(
+    mask: Mask,
+    box: Box | None,
+    affine: FloatArray,
+    dose: npt.NDArray[Any] | None,
+    planned: Grid | None,
+) -> Row:
+    """How much of a mask the planning dose grid covers, and the statistics of the dose there.
 
-    They are None, too, where a voxel's dose is inf or NaN: NaN in a table would make every mean
-    over patients NaN, and SQL has it greater than any number, so "above 60 Gy" would find it.
-
-    Dx is `numpy.percentile(dose, 100 - x)`; Vx the percent of voxels at or above x % of 42.7 Gy.
+    Without planning grid (`planned`) it is not known what is covered: None, and the statistics are
+    over the whole mask. See `measures.coverage` for what is covered, `measures.dose_volume` for
+    the statistics, which are None where nothing is, and without `dose`.
     """
-    names = ["dose_mean_gy", "dose_min_gy", "dose_max_gy"]
-    names += [f"d{x}_gy" for x in D_LEVELS] + [f"v{x}_pct" for x in V_LEVELS]
-    if dose is None or box is None:
-        return dict.fromkeys(names)
-    values = dose[box][mask[box]]
-    if not np.isfinite(values).all():
-        return dict.fromkeys(names)
-    mean = float(values.mean(dtype=np.float64))
-    percentiles = np.percentile(values, [100 - x for x in D_LEVELS])
-    volumes = [100.0 * _share_at_or_above(values, PRESCRIPTION_GY * x / 100) for x in V_LEVELS]
-    found = [mean, values.min(), values.max(), *percentiles, *volumes]
-    return {name: float(value) for name, value in zip(names, found, strict=True)}
+    share: float | None = None
+    values: npt.NDArray[Any] | None = None
+    if box is not None:
+        inside = Covered(box, mask[box])
+        if planned is not None:
+            voxels = inside.voxels
+            z, y, x = mask.shape
+            inside = covered(mask, box, Grid(affine, (z, y, x)), planned)
+            share = 100.0 * inside.voxels / voxels
+        values = None if dose is None else doses(dose, inside)
+    voxel_cc = abs(float(np.linalg.det(affine[:3, :3]))) / 1000.0
+    return {"dose_covered_pct": share} | dose_columns(values, voxel_cc)
 
 
-def _share_at_or_above(values: npt.NDArray[Any], threshold: float) -> float:
-    """Share of values >= threshold, compared exactly although `values` may be float32."""
-    least = values.dtype.type(threshold)
-    if float(least) < threshold:
-        least = np.nextafter(least, values.dtype.type(np.inf))
-    return float(np.count_nonzero(values >= least)) / values.size
+def coverage_findings(rows: Iterable[Row]) -> Iterable[str]:
+    """Which clinical targets, of rows of `structures`, the planning dose grid does not cover."""
+    for row in rows:
+        share = row["dose_covered_pct"]
+        of_target = row["source"] == "clinical" and row["structure"] in (_TARGET, _EXPANDED)
+        if of_target and share is not None and share < 100:
+            inside = round(row["voxels"] * share / 100)
+            yield (
+                f"{row['structure']} ({row['grid']} grid): {inside} of {row['voxels']} voxels "
+                "lie in the planning dose grid; its dose statistics are over these"
+            )
 
 
 def foreground_sample(mask: Mask, box: Box | None, seed: str) -> tuple[int, list[list[int]]]:

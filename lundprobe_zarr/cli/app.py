@@ -72,7 +72,7 @@ COMMANDS: tuple[tuple[Callable[..., Any], str], ...] = (
     (copy, "copy DATASET COPY"),
     (info, "info DATASET"),
     (query, "query DATASET \"protocol = 'newAcq' AND NOT missing_PenileBulb\""),
-    (query, 'query DATASET "SELECT structure, avg(volume_cc) FROM structures GROUP BY ALL"'),
+    (query, 'query DATASET "SELECT structure, avg(volume_cc) FROM clinical GROUP BY ALL"'),
     (export, "export DATASET newAcq_cba26d19714d0247 OUT"),
     (bench, "bench DATASET --patch 8,32,32 --structures Rectum --patches 8"),
     (preview, "preview DATASET newAcq_cba26d19714d0247 picture.png"),

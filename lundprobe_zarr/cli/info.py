@@ -109,8 +109,8 @@ def _is_column(name: str | None) -> bool:
 
 
 def _show_columns(manifest: Manifest, only: str | None) -> None:
-    from lundprobe_zarr.cli.console import heading, table
-    from lundprobe_zarr.schema.tables import TABLES
+    from lundprobe_zarr.cli.console import heading, say, table
+    from lundprobe_zarr.schema.tables import TABLES, VIEWS
 
     for name in (n for n in manifest.tables if n in TABLES):
         rows = [
@@ -127,6 +127,11 @@ def _show_columns(manifest: Manifest, only: str | None) -> None:
             continue
         heading(f"{name}: a row is {TABLES[name].row}")
         table(("column", "type", "unit", "meaning"), rows)
+    if only is None:
+        for view in VIEWS.values():
+            where = " and ".join(f"{c} = '{v}'" for c, v in view.values.items())
+            heading(f"{view.name}: a row is {view.row}")
+            say(f"  In SQL: the rows of {view.table} with {where}.")
 
 
 def type_name(arrow: Any) -> str:

@@ -299,7 +299,7 @@ class Cohort:
         cohort's patients; those that the query names are read, once. Nothing else can be reached,
         and nothing written.
 
-            cohort.sql("SELECT protocol, avg(volume_cc) FROM structures GROUP BY ALL")
+            cohort.sql("SELECT structure, avg(volume_cc) FROM clinical GROUP BY ALL")
 
         It runs in a process of its own, which is ended after `timeout` seconds and gets `memory`
         (bytes, or text such as "2GB") beyond the tables; the first query waits for its start.

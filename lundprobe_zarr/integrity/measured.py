@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from lundprobe_zarr.dataset.opening import read_table
 from lundprobe_zarr.dataset.rows import Row, RowsByPatient
+from lundprobe_zarr.measures.masks import mask_sha256
 from lundprobe_zarr.schema.layout import SEGMENTATION_SOURCES
 from lundprobe_zarr.schema.manifest import Manifest
 from lundprobe_zarr.schema.records import SourceRecord
@@ -78,6 +79,8 @@ def read_measured(location: Location, manifest: Manifest) -> AllMeasured:
 
     def read(name: str) -> RowsByPatient:
         wanted = ["patient_id", *_COLUMNS[name]]
+        if name == "structures" and manifest.schema_version > 1:
+            wanted.append("mask_sha256")
         return RowsByPatient(read_table(location, manifest, name, wanted).select(wanted))
 
     return AllMeasured({name: read(name) for name in _COLUMNS})
@@ -131,12 +134,17 @@ def mask_finding(row: Row | None, mask: npt.NDArray[np.bool_]) -> str | None:
         return None
     axes = [np.flatnonzero(mask.any(axis=others)) for others in ((1, 2), (0, 2), (0, 1))]
     is_empty = not len(axes[0])
-    counted = {
+    counted: dict[str, Any] = {
         "voxels": int(np.count_nonzero(mask)),
         "bbox_start": None if is_empty else [int(a[0]) for a in axes],
         "bbox_stop": None if is_empty else [int(a[-1]) + 1 for a in axes],
     }
     recorded = {name: row[name] for name in _MEASURED}
+    if row.get("mask_sha256") is not None:  # schema 1 has none
+        z, y, x = ((0, 0) if is_empty else (int(a[0]), int(a[-1]) + 1) for a in axes)
+        box = None if is_empty else (slice(*z), slice(*y), slice(*x))
+        counted["mask_sha256"] = mask_sha256(mask, box)
+        recorded["mask_sha256"] = row["mask_sha256"]
     if counted == recorded:
         return None
     return f"the structures table says {recorded}; its mask has {counted}; {_REMEDY}"

@@ -153,9 +153,43 @@ ARRAYS = Table(
 )
 
 #: Percent of the prescribed 42.7 Gy at or above which the V-columns count volume.
-V_LEVELS = (65, 75, 90, 95, 100)
+V_LEVELS = (65, 75, 90, 95, 100, 107)
 #: Percent of the volume that receives at least the dose of the D-columns.
-D_LEVELS = (2, 50, 95, 98)
+D_LEVELS = (1, 2, 50, 95, 98, 99)
+#: Volumes, cm3, that receive at least the dose of the D-columns named by them.
+D_VOLUMES = (0.03, 1)
+
+_COVERED = "over the covered part"
+
+
+def _dose_columns() -> Iterable[Column]:
+    """Statistics of the dose in a structure, over its voxels in the planning dose grid."""
+    where = (
+        f"{_COVERED}; null where nothing is covered, without dose, and where a dose is no number"
+    )
+    for name, what in (("mean", "mean"), ("min", "smallest"), ("max", "largest")):
+        yield Column(f"dose_{name}_gy", pa.float64(), f"{what} dose, {where}", "Gy", True)
+    for x in D_LEVELS:
+        meaning = f"D{x}: largest dose that at least {x} % of the volume receives, {_COVERED}"
+        yield Column(f"d{x}_gy", pa.float64(), meaning, "Gy", True)
+    for cc in D_VOLUMES:
+        meaning = (
+            f"D{cc}cc: largest dose that at least {cc} cm3 receive, {_COVERED}; "
+            "null where it is smaller"
+        )
+        yield Column(f"d{cc}cc_gy".replace(".", "_"), pa.float64(), meaning, "Gy", True)
+    for unit, kind, of in (("%", "pct", "percent of the volume"), ("cm3", "cc", "volume")):
+        for x in V_LEVELS:
+            meaning = (
+                f"V{x}: {of} at or above {x} % of {PRESCRIPTION_GY} Gy "
+                f"({PRESCRIPTION_GY * x / 100:.3f} Gy), {_COVERED}"
+            )
+            yield Column(f"v{x}_{kind}", pa.float64(), meaning, unit, True)
+
+
+_DOSE = tuple(_dose_columns())
+#: Names of the dose statistics, in the order of the table.
+DOSE_COLUMNS = tuple(c.name for c in _DOSE)
 
 STRUCTURES_TABLE = Table(
     "structures",
@@ -180,31 +214,36 @@ STRUCTURES_TABLE = Table(
         Column("centroid_mm", _TRIPLE_OR_NONE, "mean voxel centre (z, y, x), LPS", "mm", True),
         Column("components", pa.int64(), "26-connected components", "1"),
         Column("empty_slices", pa.int64(), "axial slices without a voxel inside the extent", "1"),
-        Column("dose_mean_gy", pa.float64(), "mean dose; null without dose or voxels", "Gy", True),
-        Column("dose_min_gy", pa.float64(), "smallest dose", "Gy", True),
-        Column("dose_max_gy", pa.float64(), "largest dose", "Gy", True),
-        *(
-            Column(
-                f"d{x}_gy",
-                pa.float64(),
-                f"D{x}: dose that {x} % of the volume receives at least, "
-                f"numpy.percentile(dose, {100 - x})",
-                "Gy",
-                True,
-            )
-            for x in D_LEVELS
+        Column(
+            "mask_sha256",
+            pa.string(),
+            "hash of the mask's voxels: equal masks of one grid, whoever drew them, have the same",
         ),
-        *(
-            Column(
-                f"v{x}_pct",
-                pa.float64(),
-                f"V{x}: percent of the volume at or above {x} % of {PRESCRIPTION_GY} Gy "
-                f"({PRESCRIPTION_GY * x / 100:.3f} Gy)",
-                "%",
-                True,
-            )
-            for x in V_LEVELS
+        Column(
+            "margin_min_mm",
+            pa.float64(),
+            "of a PTV: smallest distance of its border voxels' centres from its CTV's; 0 where "
+            "they touch or CTV is outside; null for others, and without CTV",
+            "mm",
+            True,
         ),
+        Column(
+            "margin_max_mm",
+            pa.float64(),
+            "of a PTV: largest distance of its border voxels' centres from its CTV's",
+            "mm",
+            True,
+        ),
+        Column(
+            "dose_covered_pct",
+            pa.float64(),
+            "percent of the volume whose voxel centres lie between the outermost voxel centres of "
+            "the planning dose grid, the covered part; null without planning grid (then dose "
+            "statistics are over all of the structure) or voxels",
+            "%",
+            True,
+        ),
+        *_DOSE,
     ),
 )
 
@@ -251,6 +290,36 @@ FOREGROUND = Table(
 #: Every table of a dataset, by name.
 TABLES: dict[str, Table] = {
     table.name: table for table in (PATIENTS, STRUCTURES_TABLE, SLICES, FOREGROUND, ARRAYS)
+}
+
+
+@dataclass(frozen=True)
+class View:
+    """Some rows of a table under a name of their own, in SQL alone: those with these values."""
+
+    name: str
+    row: str
+    table: str
+    values: Mapping[str, str]
+
+
+#: One source and one grid of `structures` each, so that no mean is taken over several.
+VIEWS: dict[str, View] = {
+    view.name: view
+    for view in (
+        View(
+            "clinical",
+            "a clinical structure of a patient on the MRI grid",
+            "structures",
+            {"source": "clinical", "grid": "mri"},
+        ),
+        View(
+            "planning",
+            "a clinical structure of a patient on the sCT grid, on which the plan was made",
+            "structures",
+            {"source": "clinical", "grid": "sct"},
+        ),
+    )
 }
 #: Tables whose rows come from voxels, not from a store's metadata.
 MEASURED: tuple[str, ...] = ("structures", "slices", "foreground")

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 
 from lundprobe_zarr.errors import QueryError
-from lundprobe_zarr.schema.tables import PATIENTS, TABLES, Column
+from lundprobe_zarr.schema.tables import PATIENTS, TABLES, VIEWS, Column
 from lundprobe_zarr.sql.session import QUERY_NODES, Node, constant, nodes, shown
 from lundprobe_zarr.vocabulary.names import FOLDS, OBSERVERS, PARTS, PROTOCOLS, STEPS, STRUCTURES
 from lundprobe_zarr.vocabulary.suggest import nearest
@@ -62,6 +62,7 @@ def _domain(column: Column) -> Domain | None:
 _TABLES: dict[str, Columns] = {
     name: {c.name: _domain(c) for c in table.columns} for name, table in TABLES.items()
 }
+_TABLES |= {name: _TABLES[view.table] for name, view in VIEWS.items()}
 
 
 @dataclass

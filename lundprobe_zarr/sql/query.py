@@ -7,9 +7,10 @@ import pyarrow.compute as pc
 
 from lundprobe_zarr.dataset.arrow import empty, to_arrow
 from lundprobe_zarr.dataset.dataset import Dataset, Rows
-from lundprobe_zarr.schema.tables import TABLES
+from lundprobe_zarr.errors import Command, QueryError
+from lundprobe_zarr.schema.tables import TABLES, VIEWS
 from lundprobe_zarr.sql.constants import check_query_values
-from lundprobe_zarr.sql.session import check_index, nodes, parse_select, tables_of
+from lundprobe_zarr.sql.session import Node, check_index, nodes, parse_select, shown, tables_of
 from lundprobe_zarr.sql.worker import Limits, worker
 
 _SYNTAX = "a SELECT as DuckDB has it; a condition alone goes to cohort.where(...)"
@@ -24,11 +25,12 @@ def run_query(dataset: Dataset, text: str, rows: Rows, bounds: Limits) -> pa.Tab
     tree = parse_select(text, expected=_SYNTAX)
     for node in nodes(tree):
         check_index(node, text)
-    names = tables_of(tree, TABLES, text)
+    names = tables_of(tree, (*TABLES, *VIEWS), text)
     check_query_values(tree, text)
-    blank = {name: empty(TABLES[name].schema) for name in names}
+    blank = {name: empty(TABLES[_table_of(name)].schema) for name in names}
     worker().run(text, [f"EXPLAIN\n{text}"], blank, bounds)
     tables = {name: restricted(dataset, name, rows) for name in names}
+    _require_columns(tree, tables, text)
     result = worker().run(text, [text], tables, bounds)
     return pa.table([_plain(c) for c in result.columns], names=result.column_names)
 
@@ -42,8 +44,36 @@ def _plain(column: pa.ChunkedArray) -> pa.ChunkedArray:
     return column.cast(pa.int64() if whole else pa.float64())
 
 
+def _table_of(name: str) -> str:
+    return VIEWS[name].table if name in VIEWS else name
+
+
+def _require_columns(tree: Node, tables: dict[str, pa.Table], text: str) -> None:
+    """Raise `QueryError` for a column that the tables of an older schema have not got."""
+    absent = {
+        column: name
+        for name, table in tables.items()
+        for column in TABLES[_table_of(name)].schema.names
+        if column not in table.column_names
+    }
+    named = {n["column_names"][-1] for n in nodes(tree) if n.get("column_names")} if absent else ()
+    for column in sorted(set(absent).intersection(named)):
+        raise QueryError(
+            f"no column {column!r} in the table {absent[column]} of this dataset",
+            where=shown(text),
+            expected="every column of the present schema",
+            remedy="upgrade the dataset with {command}, which needs no source",
+            command=Command("finalise", ("--rebuild",)),
+        )
+
+
 def restricted(dataset: Dataset, name: str, rows: Rows) -> pa.Table:
     """The rows of a table that are of the patients in `rows`; raises as `Dataset.table` does."""
+    if name in VIEWS:
+        found = restricted(dataset, VIEWS[name].table, rows)
+        for column, value in VIEWS[name].values.items():
+            found = found.filter(pc.equal(found.column(column), value))
+        return found
     table = dataset.table(name)
     if len(rows) == len(dataset.ids):
         return table

@@ -14,7 +14,7 @@ from lundprobe_zarr.cli import main
 from lundprobe_zarr.conversion.run.compatibility import require_unmixed
 from lundprobe_zarr.conversion.tables.publish import finalise
 from lundprobe_zarr.dataset.opening import open_manifest
-from lundprobe_zarr.errors import DatasetError, UsageError
+from lundprobe_zarr.errors import Command, DatasetError, QueryError, UsageError
 from lundprobe_zarr.integrity.validate import validate
 from lundprobe_zarr.schema.layout import SCHEMA_VERSION
 from lundprobe_zarr.storage.location import Location
@@ -126,3 +126,14 @@ def test_convert_neither_mixes_nor_converts_all_again_unasked(old: Path) -> None
     (old / "lundprobe.json").unlink()
     with pytest.raises(UsageError, match="of schema version 1"):
         require_unmixed(Nobody(), Location(old), "standard", False)  # type: ignore[arg-type]
+
+
+def test_a_column_that_came_later_says_how_to_get_it(old: Path) -> None:
+    cohort = lp.open_cohort(old)
+    with pytest.raises(QueryError, match="no column 'dose_covered_pct'") as raised:
+        cohort.sql("SELECT avg(dose_covered_pct) FROM clinical")
+    assert raised.value.command == Command("finalise", ("--rebuild",))
+    assert len(cohort.sql("SELECT * FROM clinical"))
+    finalise(old, rebuild=True)
+    rows = lp.open_cohort(old).sql("SELECT dose_covered_pct, mask_sha256 FROM clinical")
+    assert rows.notna().all(axis=None)
