@@ -2,7 +2,11 @@
 #
 #   make demo     convert a synthetic LUND-PROBE into .demo and show what can be done with it
 #   make test     run the tests            make check   run linters, types, docs
+#   make test-fast                         run the fast tier of the tests
+#   make coverage                          run the tests and report what they cover
+#   make mutation                          test the tests of the pure cores by mutants
 #   make test-oldest-datasets              run the Hugging Face tests on the oldest datasets
+#   make test-nightly                      run the tests on pre-releases; may fail
 #   make bench    run the benchmarks       make format  format the code
 #   make clean    remove what these make
 
@@ -16,15 +20,44 @@ WORKERS ?= 2
 # For the tests of torch datasets, on Python 3.11; with others they run if torch is there already.
 TORCH ?= torch==2.13.0
 MINIMUM := $(VENV)/minimum
+NIGHTLY := $(VENV)/nightly
+# More options of pip for test-nightly, such as an index of nightly wheels.
+NIGHTLY_PIP ?=
+PRERELEASES := numpy scipy pandas pyarrow zarr numcodecs xarray dask distributed fsspec s3fs \
+  datasets duckdb nibabel pydantic
+# The fast tier: tests of pure functions, and one way through each room.
+FAST := $(addprefix tests/,test_public_api.py vocabulary geometry schema storage stores dataset sql \
+  cohort patches conversion/test_roundtrip.py conversion/test_store_contract.py \
+  conversion/test_values_rules.py conversion/test_measure_rules.py labelled/test_labelled_crop.py \
+  stream/test_stream.py huggingface/test_hf_rows.py phantom/test_phantom_files.py \
+  figures/test_preview.py::test_saves_a_png_and_leaves_nothing_else cli/test_catalog.py \
+  anywhere/test_damage.py)
 BENCHMARKS := $(filter-out __init__ record,$(basename $(notdir $(wildcard benchmarks/*.py))))
 
-.PHONY: demo test test-minimum test-oldest-datasets check bench format clean
+.PHONY: demo test test-fast test-minimum test-nightly test-oldest-datasets coverage mutation check \
+  bench format clean
 
 demo: $(INSTALLED)
 	$(BIN)/lundprobe-zarr demo .demo --workers $(WORKERS)
 
 test: $(INSTALLED_DEV)
 	$(BIN)/python -m pytest -n $(WORKERS) --dist loadscope $(PYTEST_ARGS)
+
+test-fast: $(INSTALLED_DEV)
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadscope $(FAST) $(PYTEST_ARGS)
+
+# Branches too, and what subprocesses run; fails below the share that pyproject.toml sets.
+coverage: $(INSTALLED_DEV)
+	rm -rf build/coverage
+	mkdir -p build/coverage
+	$(BIN)/python -m coverage run -m pytest -n $(WORKERS) --dist loadscope $(PYTEST_ARGS)
+	$(BIN)/python -m coverage combine --quiet
+	$(BIN)/python -m coverage report
+
+# For developers, not for continuous integration: see docs/testing.md.
+mutation: $(INSTALLED_DEV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check 'cosmic-ray>=8.7'
+	$(BIN)/python scripts/mutation.py --jobs $(WORKERS) --at-least 85 $(MUTATION_ARGS)
 
 check: $(INSTALLED_DEV)
 	$(BIN)/ruff check .
@@ -53,6 +86,18 @@ test-minimum:
 	$(MINIMUM)/bin/python -m pip install --quiet --disable-pip-version-check \
 	  --constraint $(MINIMUM)/constraints.txt --editable '.[dev]'
 	PATH="$(CURDIR)/$(MINIMUM)/bin:$$PATH" $(MINIMUM)/bin/python -m pytest -n $(WORKERS) \
+	  --dist loadscope -W default $(PYTEST_ARGS)
+
+# All tests on pre-releases of what we build on, in an environment beside. What fails there is news
+# and no error of ours yet: the target succeeds all the same.
+test-nightly:
+	$(PYTHON) -m venv --clear $(NIGHTLY)
+	$(NIGHTLY)/bin/python -m pip install --quiet --disable-pip-version-check 'pip>=25.1'
+	$(NIGHTLY)/bin/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	-$(NIGHTLY)/bin/python -m pip install --quiet --disable-pip-version-check --pre --upgrade \
+	  $(NIGHTLY_PIP) $(PRERELEASES)
+	$(NIGHTLY)/bin/python -m pip list --disable-pip-version-check
+	-PATH="$(CURDIR)/$(NIGHTLY)/bin:$$PATH" $(NIGHTLY)/bin/python -m pytest -n $(WORKERS) \
 	  --dist loadscope -W default $(PYTEST_ARGS)
 
 bench: $(INSTALLED_DEV)

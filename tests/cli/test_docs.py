@@ -20,7 +20,7 @@ from minimum_versions import constraints  # noqa: E402
 
 _BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 #: What a block may hold that is run by hand, in an environment of its own.
-_SETTING_UP = re.compile(r"make (\w+)|pip install \.")
+_SETTING_UP = re.compile(r"make ([\w-]+)|pip install \.")
 
 
 def blocks() -> list[tuple[str, str]]:

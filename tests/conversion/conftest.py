@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -12,45 +11,12 @@ from trees import (
     MRI,
     NEW,
     OLD,
-    PART_FOLDER,
     SCT,
+    Workplace,
     convert_tree,
     write_patient,
     write_side_files,
 )
-
-from lundprobe_zarr.conversion.arrays.patient import PatientResult, convert_patient
-from lundprobe_zarr.conversion.source.inventory import take_inventory
-from lundprobe_zarr.schema.precision import Precision
-
-
-@dataclass(frozen=True)
-class Workplace:
-    """A source tree, the dataset it was converted into, and the patient a test is about."""
-
-    source: Path
-    dataset: Path
-    patient_id: str = NEW
-    part: str = "base"
-
-    @property
-    def folder(self) -> Path:
-        return self.source / PART_FOLDER[self.part] / self.patient_id
-
-    @property
-    def store(self) -> Path:
-        return self.dataset / "patients" / f"{self.patient_id}.zarr"
-
-    def convert(
-        self, precision: Precision = "standard", follow_links: bool = False
-    ) -> dict[str, PatientResult]:
-        return convert_tree(self.source, self.dataset, precision, follow_links)
-
-    def convert_one(self, precision: Precision = "standard") -> PatientResult:
-        """Convert the patient the test is about, alone."""
-        patients = take_inventory(self.source).patients
-        (patient,) = [p for p in patients if p.patient_id == self.patient_id]
-        return convert_patient(patient, self.dataset, precision)
 
 
 @pytest.fixture(scope="session")

@@ -14,8 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from conftest import Workplace
-from trees import NEW, OLD, convert_tree, snapshot
+from trees import NEW, OLD, Workplace, convert_tree, snapshot
 
 from lundprobe_zarr.conversion.arrays.patient import convert_patient
 from lundprobe_zarr.conversion.notes.claim import announced, publishing

@@ -15,8 +15,18 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import Workplace
-from trees import AFFINES, MRI, NEW, OLD, edit, patch, snapshot, uncompressed, write_nifti
+from trees import (
+    AFFINES,
+    MRI,
+    NEW,
+    OLD,
+    Workplace,
+    edit,
+    patch,
+    snapshot,
+    uncompressed,
+    write_nifti,
+)
 
 from lundprobe_zarr.conversion.source.nifti import read_nifti
 from lundprobe_zarr.errors import SourceError

@@ -10,8 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import Workplace
-from trees import MRI, NEW, OLD, SCT, convert_tree, snapshot, write_patient
+from trees import MRI, NEW, OLD, SCT, Workplace, convert_tree, snapshot, write_patient
 
 from lundprobe_zarr.conversion.arrays.patient import convert_patient
 from lundprobe_zarr.conversion.source.inventory import find_root, take_inventory

@@ -10,8 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import xarray as xr
-from conftest import Workplace
-from trees import AFFINES, FIDUCIALS, MRI, NEW, OLD, SCT, SHAPES, snapshot, write_nifti
+from trees import AFFINES, FIDUCIALS, MRI, NEW, OLD, SCT, SHAPES, Workplace, snapshot, write_nifti
 
 from lundprobe_zarr.conversion.tables.measure import bounding_box
 from lundprobe_zarr.exchange.nifti import export_patient

@@ -12,8 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from conftest import Workplace
-from trees import AFFINES, MRI, NEW, SCT, SHAPES, patch, uncompressed, write_nifti
+from trees import AFFINES, MRI, NEW, SCT, SHAPES, Workplace, patch, uncompressed, write_nifti
 
 from lundprobe_zarr.cohort import open_cohort
 from lundprobe_zarr.conversion.arrays.patient import convert_patient

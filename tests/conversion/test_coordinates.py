@@ -12,9 +12,19 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 import xarray as xr
-from conftest import Workplace
 from scipy.spatial.transform import Rotation
-from trees import AFFINES, MRI, NEW, SCT, SHAPES, convert_tree, nifti, write_nifti, write_patient
+from trees import (
+    AFFINES,
+    MRI,
+    NEW,
+    SCT,
+    SHAPES,
+    Workplace,
+    convert_tree,
+    nifti,
+    write_nifti,
+    write_patient,
+)
 
 from lundprobe_zarr.geometry.affine import index_to_lps
 from lundprobe_zarr.schema.layout import SCHEMA_VERSION

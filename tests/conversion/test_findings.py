@@ -13,13 +13,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import xarray as xr
-from conftest import Workplace
 from trees import (
     AFFINES,
     MRI,
     NEW,
     SCT,
     SHAPES,
+    Workplace,
     edit,
     nifti,
     patch,

@@ -8,8 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from conftest import Workplace
-from trees import MRI, NEW, OLD, SCT, write_patient
+from trees import MRI, NEW, OLD, SCT, Workplace, write_patient
 
 from lundprobe_zarr.cli import main
 from lundprobe_zarr.conversion.arrays.patient import PatientResult, convert_patient

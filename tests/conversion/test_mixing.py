@@ -8,8 +8,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from conftest import Workplace
-from trees import LIGHT, MRI, NEW, OLD, SCT, snapshot, write_patient
+from trees import LIGHT, MRI, NEW, OLD, SCT, Workplace, snapshot, write_patient
 
 from lundprobe_zarr.conversion.arrays.patient import convert_patient
 from lundprobe_zarr.conversion.run.compatibility import require_unmixed, strangers

@@ -8,8 +8,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 import xarray as xr
-from conftest import Workplace
-from trees import AFFINES, MRI, NEW, SHAPES, patch, snapshot, uncompressed, write_nifti
+from trees import AFFINES, MRI, NEW, SHAPES, Workplace, patch, snapshot, uncompressed, write_nifti
 
 import lundprobe_zarr as lp
 from lundprobe_zarr.conversion.tables.publish import finalise

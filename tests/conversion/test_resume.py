@@ -10,9 +10,8 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import Workplace
 from distributed import Client
-from trees import FIDUCIALS, MRI, NEW, OLD, SCT, convert_tree, snapshot, write_patient
+from trees import FIDUCIALS, MRI, NEW, OLD, SCT, Workplace, convert_tree, snapshot, write_patient
 
 from lundprobe_zarr.cli import main
 from lundprobe_zarr.conversion.arrays.patient import convert_patient

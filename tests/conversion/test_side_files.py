@@ -6,8 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
-from conftest import Workplace
-from trees import NEW, OLD
+from trees import NEW, OLD, Workplace
 
 from lundprobe_zarr.conversion.source.inventory import take_inventory
 from lundprobe_zarr.conversion.source.side_files import (

@@ -14,10 +14,9 @@ import nibabel as nib
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from conftest import Workplace
 from nibabel.nifti1 import Nifti1Header
 from nibabel.nifti2 import Nifti2Header
-from trees import MRI, NEW, SCT, uncompressed
+from trees import MRI, NEW, SCT, Workplace, uncompressed
 
 from lundprobe_zarr.conversion.arrays.patient import convert_patient
 from lundprobe_zarr.conversion.notes.state import is_current

@@ -12,8 +12,7 @@ import nibabel as nib
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from conftest import Workplace
-from trees import NEW, OLD, PART_FOLDER, convert_tree, write_patient, write_side_files
+from trees import NEW, OLD, PART_FOLDER, Workplace, convert_tree, write_patient, write_side_files
 
 from lundprobe_zarr.conversion.tables.publish import finalise
 from lundprobe_zarr.dataset.opening import open_manifest, read_table

@@ -12,6 +12,7 @@ import json
 import struct
 import zlib
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -200,3 +201,32 @@ def snapshot(folder: Path) -> dict[str, str]:
         for file in sorted(folder.rglob("*"))
         if file.is_file()
     }
+
+
+@dataclass(frozen=True)
+class Workplace:
+    """A source tree, the dataset it was converted into, and the patient a test is about."""
+
+    source: Path
+    dataset: Path
+    patient_id: str = NEW
+    part: str = "base"
+
+    @property
+    def folder(self) -> Path:
+        return self.source / PART_FOLDER[self.part] / self.patient_id
+
+    @property
+    def store(self) -> Path:
+        return self.dataset / "patients" / f"{self.patient_id}.zarr"
+
+    def convert(
+        self, precision: Precision = "standard", follow_links: bool = False
+    ) -> dict[str, PatientResult]:
+        return convert_tree(self.source, self.dataset, precision, follow_links)
+
+    def convert_one(self, precision: Precision = "standard") -> PatientResult:
+        """Convert the patient the test is about, alone."""
+        patients = take_inventory(self.source).patients
+        (patient,) = [p for p in patients if p.patient_id == self.patient_id]
+        return convert_patient(patient, self.dataset, precision)

@@ -1,0 +1,334 @@
+"""Measured columns by hand: what each counts, to the voxel and to the dose level itself."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+from scipy import ndimage
+
+from lundprobe_zarr.conversion.tables.measure import (
+    Measurements,
+    bounding_box,
+    component_findings,
+    dose_columns,
+    foreground_sample,
+    shape_columns,
+    slice_counts,
+)
+from lundprobe_zarr.geometry.affine import index_to_lps
+from lundprobe_zarr.schema.tables import D_LEVELS, FOREGROUND_SAMPLE, V_LEVELS
+from lundprobe_zarr.vocabulary.files import SourceFile
+from lundprobe_zarr.vocabulary.names import PRESCRIPTION_GY, STRUCTURES
+
+AFFINE = np.array([[-2.0, 0, 0, 10], [0, -3, 0, 20], [0, 0, 5, 30], [0, 0, 0, 1]])
+SHAPE = (4, 5, 6)
+MASKS = arrays(bool, st.tuples(*[st.integers(1, 6)] * 3))
+FEW = settings(max_examples=60, deadline=None)
+
+
+def mask_of(*voxels: tuple[int, int, int], shape: tuple[int, int, int] = SHAPE) -> np.ndarray:
+    mask = np.zeros(shape, bool)
+    for voxel in voxels:
+        mask[voxel] = True
+    return mask
+
+
+# Shape
+
+
+@FEW
+@given(MASKS)
+def test_a_box_is_the_smallest_that_holds_every_voxel(mask: np.ndarray) -> None:
+    box = bounding_box(mask)
+    if not mask.any():
+        assert box is None
+        return
+    places = np.argwhere(mask)
+    expected = zip(places.min(axis=0), places.max(axis=0) + 1, strict=True)
+    assert box == tuple(slice(int(a), int(b)) for a, b in expected)
+    assert slice_counts(mask).tolist() == mask.sum(axis=(1, 2)).tolist()
+
+
+@FEW
+@given(MASKS)
+def test_size_and_place_are_those_of_the_voxels(mask: np.ndarray) -> None:
+    row = shape_columns(mask, bounding_box(mask), AFFINE)
+    places = np.argwhere(mask)
+    assert row["voxels"] == len(places)
+    assert row["volume_cc"] == pytest.approx(len(places) * 0.03)  # 2 · 3 · 5 mm
+    assert row["components"] == ndimage.label(mask, np.ones((3, 3, 3)))[1]
+    if not len(places):
+        assert [row[c] for c in ("bbox_start", "bbox_stop", "centroid_mm")] == [None] * 3
+        assert row["empty_slices"] == 0
+        return
+    assert row["bbox_start"] == places.min(axis=0).tolist()
+    assert row["bbox_stop"] == (places.max(axis=0) + 1).tolist()
+    expected = index_to_lps(AFFINE, places).mean(axis=0)
+    assert row["centroid_mm"] == pytest.approx(expected.tolist())
+    slices = {int(z) for z in places[:, 0]}
+    assert row["empty_slices"] == max(slices) - min(slices) + 1 - len(slices)
+
+
+def test_a_volume_is_positive_whatever_the_orientation() -> None:
+    mask = mask_of((1, 1, 1), (1, 1, 2))
+    flipped = AFFINE @ np.diag([-1.0, 1, 1, 1])
+    for affine in (AFFINE, flipped):
+        assert shape_columns(mask, bounding_box(mask), affine)["volume_cc"] == pytest.approx(0.06)
+
+
+@pytest.mark.parametrize(
+    "voxels",
+    [
+        [(1, 1, 1), (2, 2, 2)],  # a shared corner connects
+        [(0, 1, 1), (1, 2, 1)],  # a shared edge
+        [(0, 0, 0), (0, 0, 1), (0, 0, 2)],  # a row
+        [(0, 0, 0), (1, 0, 0), (2, 0, 0)],
+    ],
+)
+def test_neighbours_are_one_component(voxels: list[tuple[int, int, int]]) -> None:
+    mask = mask_of(*voxels)
+    assert shape_columns(mask, bounding_box(mask), AFFINE)["components"] == 1
+
+
+@pytest.mark.parametrize("axis", range(3))
+@pytest.mark.parametrize("length", [1, 3])
+def test_a_row_of_voxels_has_its_components(axis: int, length: int) -> None:
+    """Two voxels with a gap between them, and a single one."""
+    first, last = [1, 1, 1], [1, 1, 1]
+    last[axis] += length - 1
+    mask = mask_of((first[0], first[1], first[2]), (last[0], last[1], last[2]))
+    assert shape_columns(mask, bounding_box(mask), AFFINE)["components"] == (2 if length > 1 else 1)
+
+
+def test_a_centroid_is_exact_for_many_voxels() -> None:
+    mask = np.ones((3, 300, 7), bool)
+    row = shape_columns(mask, bounding_box(mask), np.eye(4))
+    assert row["centroid_mm"] == [1, -149.5, -3]
+
+
+# Dose
+
+
+def dosed(values: Any, dtype: str = "f4") -> dict[str, Any]:
+    """Columns of a row of voxels with these doses."""
+    dose = np.asarray(values, dtype).reshape(1, 1, -1)
+    mask = np.ones(dose.shape, bool)
+    return dose_columns(mask, bounding_box(mask), dose)
+
+
+@pytest.mark.parametrize("level", V_LEVELS)
+@pytest.mark.parametrize("dtype", ["f4", "f8"])
+def test_a_volume_is_at_or_above_its_dose(level: int, dtype: str) -> None:
+    """The least number of the type that is not below the level counts, the one before not."""
+    exact = PRESCRIPTION_GY * level / 100
+    kind = np.dtype(dtype).type
+    least = kind(exact)
+    while float(least) < exact:
+        least = np.nextafter(least, kind(np.inf))
+    while float(np.nextafter(least, kind(0))) >= exact:
+        least = np.nextafter(least, kind(0))
+    below = np.nextafter(least, kind(0))
+    assert dosed([least], dtype)[f"v{level}_pct"] == 100
+    assert dosed([below], dtype)[f"v{level}_pct"] == 0
+    assert dosed([least, below, below, below], dtype)[f"v{level}_pct"] == 25
+    assert dosed([99, 0, least], dtype)[f"v{level}_pct"] == pytest.approx(200 / 3)
+
+
+@pytest.mark.parametrize("factor", [1 + 2**-22, 1 - 2**-22])
+def test_a_dose_that_float32_rounds_up_or_down_counts_as_it_is(factor: float) -> None:
+    """Of whole multiples of 5 % of the prescription, some are rounded up and some down."""
+    for level in V_LEVELS:
+        exact = PRESCRIPTION_GY * level / 100
+        near = float(np.float32(exact * factor))
+        assert dosed([near])[f"v{level}_pct"] == 100 * (near >= exact)
+
+
+@FEW
+@given(st.lists(st.floats(0, 60, width=32), min_size=1, max_size=30))
+def test_dose_columns_are_numpys_percentiles(values: list[float]) -> None:
+    columns = dosed(values)
+    assert columns["dose_mean_gy"] == pytest.approx(np.mean(values), rel=1e-6, abs=1e-9)
+    assert columns["dose_min_gy"] == min(values)
+    assert columns["dose_max_gy"] == max(values)
+    for x in D_LEVELS:
+        expected = np.percentile(np.float32(values), 100 - x)
+        assert columns[f"d{x}_gy"] == pytest.approx(expected, rel=1e-5, abs=1e-6)
+    assert all(type(columns[n]) is float for n in ("dose_min_gy", "d50_gy", "v95_pct"))
+
+
+def test_only_the_dose_in_the_structure_counts() -> None:
+    dose = np.full(SHAPE, 50, np.float32)
+    mask = mask_of((1, 1, 1), (2, 2, 3))
+    dose[1, 1, 1], dose[2, 2, 3] = 10, 20
+    columns = dose_columns(mask, bounding_box(mask), dose)
+    assert (columns["dose_min_gy"], columns["dose_max_gy"]) == (10, 20)
+    assert (columns["dose_mean_gy"], columns["v100_pct"]) == (15, 0)
+    # what is not finite elsewhere does not matter
+    dose[1, 1, 2] = np.nan
+    assert dose_columns(mask, bounding_box(mask), dose)["dose_max_gy"] == 20
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_a_dose_that_is_not_finite_leaves_no_figure(value: float) -> None:
+    columns = dosed([1, 2, value])
+    assert columns["dose_mean_gy"] is columns["d50_gy"] is columns["v95_pct"] is None
+    assert columns.keys() == dosed([1]).keys()
+
+
+def test_without_dose_or_voxels_there_is_no_figure() -> None:
+    mask = mask_of((1, 1, 1))
+    dose = np.ones(SHAPE, np.float32)
+    nothing = [
+        dose_columns(mask, bounding_box(mask), None),
+        dose_columns(np.zeros(SHAPE, bool), None, dose),
+    ]
+    for columns in nothing:
+        assert set(columns) == set(dosed([1]))
+        assert columns["dose_mean_gy"] is columns["v100_pct"] is None
+
+
+# Foreground
+
+
+@FEW
+@given(MASKS)
+def test_a_small_structure_is_listed_whole_and_in_order(mask: np.ndarray) -> None:
+    total, places = foreground_sample(mask, bounding_box(mask), "any")
+    assert total == mask.sum()
+    assert places == np.argwhere(mask).tolist()
+
+
+def test_a_large_structure_is_sampled_by_its_seed() -> None:
+    """The sample is NumPy's choice of ranks, of a generator that the seed's SHA-256 starts."""
+    mask = np.random.default_rng(0).random((7, 30, 40)) < 0.4
+    mask[3] = False
+    places = np.argwhere(mask)
+    total, found = foreground_sample(mask, bounding_box(mask), "newAcq_0/Rectum")
+    number = int.from_bytes(hashlib.sha256(b"newAcq_0/Rectum").digest()[:8], "little")
+    generator = np.random.Generator(np.random.PCG64(number))
+    ranks = generator.choice(len(places), FOREGROUND_SAMPLE, replace=False, shuffle=False)
+    assert total == len(places) > FOREGROUND_SAMPLE
+    assert found == places[np.sort(ranks)].tolist()
+
+
+@pytest.mark.parametrize("more", [0, 1])
+def test_up_to_a_thousand_voxels_are_all_listed(more: int) -> None:
+    mask = np.zeros((2, 30, 40), bool)
+    mask.reshape(-1)[100 : 100 + FOREGROUND_SAMPLE + more] = True
+    total, found = foreground_sample(mask, bounding_box(mask), "seed")
+    assert (total, len(found)) == (FOREGROUND_SAMPLE + more, FOREGROUND_SAMPLE)
+    assert FOREGROUND_SAMPLE == 1000
+
+
+# Findings
+
+
+@pytest.mark.parametrize(
+    ("components", "listed", "said"),
+    [
+        ({"Bladder": 2}, None, []),
+        ({"Bladder": 1, "Rectum": 1}, (), []),
+        ({"Bladder": 2}, ("Bladder",), []),
+        ({"Bladder": 2}, (), ["Bladder: 2 connected components, not on the authors' list"]),
+        ({"Bladder": 1}, ("Bladder",), ["Bladder: on the authors' list .* has 1"]),
+        ({"Bladder": 0}, ("Bladder",), ["Bladder: on the authors' list .* has 0"]),
+        ({}, ("Bladder",), ["Bladder: on the authors' list .* has 0"]),
+        ({"Bladder": 3, "Rectum": 2}, ("BODY",), ["Bladder: 3", "Rectum: 2", "BODY: .* has 0"]),
+    ],
+)
+def test_a_list_of_components_is_compared_both_ways(
+    components: dict[str, int], listed: tuple[str, ...] | None, said: list[str]
+) -> None:
+    found = component_findings(components, listed)
+    assert len(found) == len(said)
+    assert all(re.match(pattern, one) for pattern, one in zip(said, found, strict=True))
+
+
+# A patient
+
+
+def clinical(structure: str, grid: str = "mri") -> SourceFile:
+    return SourceFile(f"{grid}/clinical", "mask", {"structure": structure})
+
+
+@pytest.fixture
+def measured() -> Measurements:
+    """Two clinical masks on the MRI grid, one on the planning grid, and a fold of nnU-Net."""
+    measurements = Measurements("newAcq_00000000000000a1", "extended")
+    fold = SourceFile("mri/nnunet", "fold_mask", {"structure": "Rectum", "fold": 3})
+    fiducials = SourceFile("mri/clinical", "fiducial_mask", {})
+    for record, mask in (
+        (clinical("Rectum"), mask_of((1, 1, 1), (3, 3, 3))),
+        (clinical("Bladder"), mask_of((0, 0, 0))),
+        (clinical("Bladder", "sct"), mask_of((0, 0, 0), (0, 0, 2), (3, 0, 0))),
+        (fold, mask_of((0, 0, 0), (0, 0, 2), (0, 2, 0), (3, 4, 5))),
+        (fiducials, mask_of((2, 2, 2))),
+    ):
+        dose = np.full(SHAPE, 40, np.float32)
+        measurements.add(record, mask, bounding_box(mask), AFFINE, dose)
+    return measurements
+
+
+def test_components_are_the_most_of_a_clinical_mask_on_either_grid(measured: Measurements) -> None:
+    assert measured.components() == {"Rectum": 2, "Bladder": 3}
+    measured.add(clinical("BODY"), np.zeros(SHAPE, bool), None, AFFINE, None)
+    assert measured.components()["BODY"] == 0
+
+
+def test_every_mask_has_a_row_and_the_fiducials_none(measured: Measurements) -> None:
+    rows = measured.rows(SHAPE, AFFINE)["structures"]
+    keys = ("grid", "source", "structure", "fold", "step", "observer", "voxels")
+    assert [tuple(row[k] for k in keys) for row in rows] == [
+        ("mri", "clinical", "Rectum", None, None, None, 2),
+        ("mri", "clinical", "Bladder", None, None, None, 1),
+        ("sct", "clinical", "Bladder", None, None, None, 3),
+        ("mri", "nnunet_fold", "Rectum", 3, None, None, 4),
+    ]
+    for row in rows:
+        assert row["patient_id"] == "newAcq_00000000000000a1"
+        assert (row["part"], row["protocol"]) == ("extended", "newAcq")
+        assert row["dose_mean_gy"] == 40
+
+
+def test_slices_count_clinical_masks_of_the_mri_grid(measured: Measurements) -> None:
+    rows = measured.rows(SHAPE, AFFINE)["slices"]
+    assert [row["z_index"] for row in rows] == [0, 1, 2, 3]
+    assert [row["z_mm"] for row in rows] == [30, 35, 40, 45]
+    assert [row["voxels_Rectum"] for row in rows] == [0, 1, 0, 1]
+    assert [row["voxels_Bladder"] for row in rows] == [1, 0, 0, 0]
+    for row in rows:
+        others = {f"voxels_{s}" for s in STRUCTURES} - {"voxels_Rectum", "voxels_Bladder"}
+        assert all(row[name] is None for name in others)
+        assert (row["protocol"], row["part"]) == ("newAcq", "extended")
+
+
+def test_an_oblique_grid_has_no_place_along_z(measured: Measurements) -> None:
+    tilted = AFFINE.copy()
+    tilted[2, 1] = 1
+    assert [r["z_mm"] for r in measured.rows(SHAPE, tilted)["slices"]] == [None] * 4
+
+
+def test_foreground_is_of_clinical_masks_of_the_mri_grid(measured: Measurements) -> None:
+    rows = measured.rows(SHAPE, AFFINE)["foreground"]
+    assert [(r["structure"], r["total"], r["indices"]) for r in rows] == [
+        ("Rectum", 2, [[1, 1, 1], [3, 3, 3]]),
+        ("Bladder", 1, [[0, 0, 0]]),
+    ]
+    assert all(r["part"] == "extended" for r in rows)
+
+
+def test_a_patients_sample_is_by_id_and_structure() -> None:
+    """The seed is `<patient_id>/<structure>`, so a table can be made again."""
+    mask = np.random.default_rng(0).random((4, 30, 40)) < 0.5
+    measurements = Measurements("oldAcq_00000000000000b2", "base")
+    measurements.add(clinical("BODY"), mask, bounding_box(mask), AFFINE, None)
+    [row] = measurements.rows(mask.shape, AFFINE)["foreground"]
+    expected = foreground_sample(mask, bounding_box(mask), "oldAcq_00000000000000b2/BODY")
+    assert (row["total"], row["indices"]) == expected
