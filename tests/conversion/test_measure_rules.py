@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import re
-from typing import Any
 
 import numpy as np
 import pytest
@@ -17,15 +16,14 @@ from lundprobe_zarr.conversion.tables.measure import (
     Measurements,
     bounding_box,
     component_findings,
-    dose_columns,
     foreground_sample,
     shape_columns,
     slice_counts,
 )
 from lundprobe_zarr.geometry.affine import index_to_lps
-from lundprobe_zarr.schema.tables import D_LEVELS, FOREGROUND_SAMPLE, V_LEVELS
+from lundprobe_zarr.schema.tables import FOREGROUND_SAMPLE
 from lundprobe_zarr.vocabulary.files import SourceFile
-from lundprobe_zarr.vocabulary.names import PRESCRIPTION_GY, STRUCTURES
+from lundprobe_zarr.vocabulary.names import STRUCTURES
 
 AFFINE = np.array([[-2.0, 0, 0, 10], [0, -3, 0, 20], [0, 0, 5, 30], [0, 0, 0, 1]])
 SHAPE = (4, 5, 6)
@@ -116,87 +114,6 @@ def test_a_centroid_is_exact_for_many_voxels() -> None:
 # Dose
 
 
-def dosed(values: Any, dtype: str = "f4") -> dict[str, Any]:
-    """Columns of a row of voxels with these doses."""
-    dose = np.asarray(values, dtype).reshape(1, 1, -1)
-    mask = np.ones(dose.shape, bool)
-    return dose_columns(mask, bounding_box(mask), dose)
-
-
-@pytest.mark.parametrize("level", V_LEVELS)
-@pytest.mark.parametrize("dtype", ["f4", "f8"])
-def test_a_volume_is_at_or_above_its_dose(level: int, dtype: str) -> None:
-    """The least number of the type that is not below the level counts, the one before not."""
-    exact = PRESCRIPTION_GY * level / 100
-    kind = np.dtype(dtype).type
-    least = kind(exact)
-    while float(least) < exact:
-        least = np.nextafter(least, kind(np.inf))
-    while float(np.nextafter(least, kind(0))) >= exact:
-        least = np.nextafter(least, kind(0))
-    below = np.nextafter(least, kind(0))
-    assert dosed([least], dtype)[f"v{level}_pct"] == 100
-    assert dosed([below], dtype)[f"v{level}_pct"] == 0
-    assert dosed([least, below, below, below], dtype)[f"v{level}_pct"] == 25
-    assert dosed([99, 0, least], dtype)[f"v{level}_pct"] == pytest.approx(200 / 3)
-
-
-@pytest.mark.parametrize("factor", [1 + 2**-22, 1 - 2**-22])
-def test_a_dose_that_float32_rounds_up_or_down_counts_as_it_is(factor: float) -> None:
-    """Of whole multiples of 5 % of the prescription, some are rounded up and some down."""
-    for level in V_LEVELS:
-        exact = PRESCRIPTION_GY * level / 100
-        near = float(np.float32(exact * factor))
-        assert dosed([near])[f"v{level}_pct"] == 100 * (near >= exact)
-
-
-@FEW
-@given(st.lists(st.floats(0, 60, width=32), min_size=1, max_size=30))
-def test_dose_columns_are_numpys_percentiles(values: list[float]) -> None:
-    columns = dosed(values)
-    assert columns["dose_mean_gy"] == pytest.approx(np.mean(values), rel=1e-6, abs=1e-9)
-    assert columns["dose_min_gy"] == min(values)
-    assert columns["dose_max_gy"] == max(values)
-    for x in D_LEVELS:
-        expected = np.percentile(np.float32(values), 100 - x)
-        assert columns[f"d{x}_gy"] == pytest.approx(expected, rel=1e-5, abs=1e-6)
-    assert all(type(columns[n]) is float for n in ("dose_min_gy", "d50_gy", "v95_pct"))
-
-
-def test_only_the_dose_in_the_structure_counts() -> None:
-    dose = np.full(SHAPE, 50, np.float32)
-    mask = mask_of((1, 1, 1), (2, 2, 3))
-    dose[1, 1, 1], dose[2, 2, 3] = 10, 20
-    columns = dose_columns(mask, bounding_box(mask), dose)
-    assert (columns["dose_min_gy"], columns["dose_max_gy"]) == (10, 20)
-    assert (columns["dose_mean_gy"], columns["v100_pct"]) == (15, 0)
-    # what is not finite elsewhere does not matter
-    dose[1, 1, 2] = np.nan
-    assert dose_columns(mask, bounding_box(mask), dose)["dose_max_gy"] == 20
-
-
-@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
-def test_a_dose_that_is_not_finite_leaves_no_figure(value: float) -> None:
-    columns = dosed([1, 2, value])
-    assert columns["dose_mean_gy"] is columns["d50_gy"] is columns["v95_pct"] is None
-    assert columns.keys() == dosed([1]).keys()
-
-
-def test_without_dose_or_voxels_there_is_no_figure() -> None:
-    mask = mask_of((1, 1, 1))
-    dose = np.ones(SHAPE, np.float32)
-    nothing = [
-        dose_columns(mask, bounding_box(mask), None),
-        dose_columns(np.zeros(SHAPE, bool), None, dose),
-    ]
-    for columns in nothing:
-        assert set(columns) == set(dosed([1]))
-        assert columns["dose_mean_gy"] is columns["v100_pct"] is None
-
-
-# Foreground
-
-
 @FEW
 @given(MASKS)
 def test_a_small_structure_is_listed_whole_and_in_order(mask: np.ndarray) -> None:
@@ -272,13 +189,13 @@ def measured() -> Measurements:
         (fiducials, mask_of((2, 2, 2))),
     ):
         dose = np.full(SHAPE, 40, np.float32)
-        measurements.add(record, mask, bounding_box(mask), AFFINE, dose)
+        measurements.add(record, mask, bounding_box(mask), AFFINE, dose, None)
     return measurements
 
 
 def test_components_are_the_most_of_a_clinical_mask_on_either_grid(measured: Measurements) -> None:
     assert measured.components() == {"Rectum": 2, "Bladder": 3}
-    measured.add(clinical("BODY"), np.zeros(SHAPE, bool), None, AFFINE, None)
+    measured.add(clinical("BODY"), np.zeros(SHAPE, bool), None, AFFINE, None, None)
     assert measured.components()["BODY"] == 0
 
 
@@ -328,7 +245,7 @@ def test_a_patients_sample_is_by_id_and_structure() -> None:
     """The seed is `<patient_id>/<structure>`, so a table can be made again."""
     mask = np.random.default_rng(0).random((4, 30, 40)) < 0.5
     measurements = Measurements("oldAcq_00000000000000b2", "base")
-    measurements.add(clinical("BODY"), mask, bounding_box(mask), AFFINE, None)
+    measurements.add(clinical("BODY"), mask, bounding_box(mask), AFFINE, None, None)
     [row] = measurements.rows(mask.shape, AFFINE)["foreground"]
     expected = foreground_sample(mask, bounding_box(mask), "oldAcq_00000000000000b2/BODY")
     assert (row["total"], row["indices"]) == expected

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from fractions import Fraction
+from typing import Any
 
 import numpy as np
 import pytest
@@ -22,6 +23,7 @@ from lundprobe_zarr.measures.dose_volume import (
 )
 from lundprobe_zarr.measures.masks import Outline, margin_mm, mask_sha256
 from lundprobe_zarr.schema.tables import D_LEVELS, DOSE_COLUMNS, V_LEVELS
+from lundprobe_zarr.vocabulary.names import PRESCRIPTION_GY
 
 SPACING = (2.5, 0.5, 0.5)  # z y x, mm
 AFFINE = np.diag([-SPACING[2], -SPACING[1], SPACING[0], 1.0])
@@ -167,3 +169,42 @@ class TestMasks:
             Outline.of(target, box_of(target)), Outline.of(expanded, box_of(expanded)), AFFINE
         )
         assert low == 0.0
+
+
+def dosed(values: Any, dtype: str = "f4") -> dict[str, Any]:
+    """Columns of voxels with these doses."""
+    return dose_columns(np.asarray(values, dtype), 0.01)
+
+
+@pytest.mark.parametrize("level", V_LEVELS)
+@pytest.mark.parametrize("dtype", ["f4", "f8"])
+def test_a_volume_is_at_or_above_its_dose(level: int, dtype: str) -> None:
+    """The least number of the type that is not below the level counts, the one before not."""
+    exact = PRESCRIPTION_GY * level / 100
+    kind = np.dtype(dtype).type
+    least = kind(exact)
+    while float(least) < exact:
+        least = np.nextafter(least, kind(np.inf))
+    while float(np.nextafter(least, kind(0))) >= exact:
+        least = np.nextafter(least, kind(0))
+    below = np.nextafter(least, kind(0))
+    assert dosed([least], dtype)[f"v{level}_pct"] == 100
+    assert dosed([below], dtype)[f"v{level}_pct"] == 0
+    assert dosed([least, below, below, below], dtype)[f"v{level}_pct"] == 25
+    assert dosed([99, 0, least], dtype)[f"v{level}_pct"] == pytest.approx(200 / 3)
+
+
+@pytest.mark.parametrize("factor", [1 + 2**-22, 1 - 2**-22])
+def test_a_dose_that_float32_rounds_up_or_down_counts_as_it_is(factor: float) -> None:
+    """Of whole multiples of 5 % of the prescription, some are rounded up and some down."""
+    for level in V_LEVELS:
+        exact = PRESCRIPTION_GY * level / 100
+        near = float(np.float32(exact * factor))
+        assert dosed([near])[f"v{level}_pct"] == 100 * (near >= exact)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_a_dose_that_is_not_finite_leaves_no_figure(value: float) -> None:
+    columns = dosed([1, 2, value])
+    assert columns["dose_mean_gy"] is columns["d50_gy"] is columns["v95_pct"] is None
+    assert columns.keys() == dosed([1]).keys()
