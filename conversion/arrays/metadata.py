@@ -16,6 +16,7 @@ import numpy as np
 import zarr
 from zarr.codecs import BloscCodec, Crc32cCodec
 from zarr.dtype import VariableLengthUTF8
+from zarr.storage import LocalStore
 
 from lundprobe_zarr.conversion.arrays.volumes import Contents, WrittenArray
 from lundprobe_zarr.conversion.source.grids import Grid
@@ -45,7 +46,7 @@ def write_metadata(folder: Path, contents: Contents, attributes: Mapping[str, An
     needs no directory listing, which an HTTP server cannot give.
     """
     root = zarr.create_group(
-        str(folder), attributes={"Conventions": CONVENTIONS} | plain(attributes)
+        LocalStore(folder), attributes={"Conventions": CONVENTIONS} | plain(attributes)
     )
     groups = _groups(contents)
     for path in groups:

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import zarr
+from zarr.storage import LocalStore
 
 from lundprobe_zarr.conversion.arrays.metadata import write_metadata
 from lundprobe_zarr.conversion.arrays.plan import ArrayPlan, plan_store
@@ -124,7 +125,11 @@ def _write_store(
     found += writer.measurements.coverage_findings()
     findings = (*patient.findings, *contents.findings, *found)
     write_metadata(folder, contents, _root_attributes(patient, contents, precision, findings))
-    require_witnesses(contents.arrays, zarr.open_group(str(folder), mode="r"), patient.patient_id)
+    require_witnesses(
+        contents.arrays,
+        zarr.open_group(LocalStore(folder, read_only=True), mode="r"),
+        patient.patient_id,
+    )
     grid = contents.grids["mri"]
     return findings, writer.measurements.rows(grid.shape, grid.affine)
 

@@ -10,6 +10,7 @@ from lundprobe_zarr.cli.place import Dataset, StorageOptions, parse_options
 from lundprobe_zarr.errors import UsageError
 
 if TYPE_CHECKING:
+    from lundprobe_zarr.cohort import Cohort
     from lundprobe_zarr.stream.benchmark import Benchmark
 
 
@@ -34,7 +35,9 @@ def bench(
 
     names = [s.strip() for s in structures.split(",") if s.strip()]
     cohort = open_cohort(dataset, parse_options(storage_options))
-    _show(benchmark(cohort, _size(patch), names, patches))
+    size = _size(patch)
+    _require_shorter(size, cohort)
+    _show(benchmark(cohort, size, names, patches))
 
 
 def _size(text: str) -> list[int]:
@@ -42,6 +45,16 @@ def _size(text: str) -> list[int]:
     if len(parts) != 3 or not all(p.strip().isdigit() for p in parts):
         raise UsageError(f"--patch {text!r}", expected="voxels z,y,x, e.g. 32,192,192")
     return [int(p) for p in parts]
+
+
+def _require_shorter(size: list[int], cohort: Cohort) -> None:
+    """Raises `UsageError` for patches longer than a volume; here nothing can be put around it."""
+    most = [min(axis) for axis in zip(*cohort.patients["mri_shape"], strict=True)]
+    if any(s > m for s, m in zip(size, most, strict=True)):
+        raise UsageError(
+            f"--patch {','.join(map(str, size))}: longer than a patient's volume",
+            expected=f"at most {','.join(map(str, most))}",
+        )
 
 
 def _show(found: Benchmark) -> None:

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from lundprobe_zarr.cli.place import Dataset, StorageOptions, locate, named, parse_options
+from lundprobe_zarr.cli.place import Dataset, StorageOptions, locate, parse_options
 from lundprobe_zarr.errors import UsageError
 
 PatientId = Annotated[str, typer.Argument(help="A patient's id.", metavar="PATIENT")]
@@ -36,7 +36,7 @@ def export(
     location = locate(dataset, storage_options)
     known = open_cohort(dataset, parse_options(storage_options))[patient].patient_id
     total = len(open_store(location, known).records)
-    with steps("Exporting", total) as step, named(out):
+    with steps("Exporting", total) as step:
         exported = export_patient(location, known, out, on_file=step)
     say(f"Wrote {count(total, 'file')} to {out.resolve()}.")
     say(f"{len(exported.identical)} byte for byte the original's (uncompressed, SHA-256 compared)")
@@ -64,6 +64,5 @@ def preview(
     if out.suffix.lower() != ".png":
         raise UsageError("expected a name that ends in .png", where=out)
     known = open_cohort(dataset, parse_options(storage_options))[patient].patient_id
-    with named(out):
-        save_preview(locate(dataset, storage_options), known, out)
+    save_preview(locate(dataset, storage_options), known, out)
     say(f"Drew {known} into {out.resolve()}.")

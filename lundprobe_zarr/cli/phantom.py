@@ -10,7 +10,6 @@ from typing import Annotated
 
 import typer
 
-from lundprobe_zarr.cli.place import named
 from lundprobe_zarr.cli.verbosity import is_quiet
 
 
@@ -37,6 +36,7 @@ def phantom(
     """Write a synthetic LUND-PROBE: no patient, every detail."""
     from lundprobe_zarr.cli.console import count, say
     from lundprobe_zarr.phantom import write_phantom
+    from lundprobe_zarr.storage.local import named
 
     with steps("Writing", patients + extended) as step, named(destination):
         write_phantom(

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from lundprobe_zarr.errors import LundProbeError, UsageError
+from lundprobe_zarr.errors import UsageError
 
 if TYPE_CHECKING:
     from lundprobe_zarr.storage.location import Location
@@ -45,13 +43,27 @@ def parse_options(text: str | None, option: str = "--storage-options") -> dict[s
         ) from error
     except ValueError:
         options = None
+    if options is None and _is_file(text):
+        raise UsageError(
+            f"{option} {text}: a file without @ before it", expected=f"{option} @{text}"
+        )
     if not isinstance(options, dict):
         raise UsageError(
             "not a JSON object",
             where=where,
-            expected='one, e.g. \'{"endpoint_url": "https://minio.example.org"}\'',
+            expected=(
+                'one, e.g. \'{"endpoint_url": "https://minio.example.org"}\', or '
+                "@ and the name of a file"
+            ),
         )
     return options
+
+
+def _is_file(text: str) -> bool:
+    try:
+        return Path(text).is_file()
+    except (OSError, ValueError):  # longer than a name may be, or no name at all
+        return False
 
 
 def locate(url: str, storage_options: str | None, option: str = "--storage-options") -> Location:
@@ -83,20 +95,6 @@ def require_file(option: str, path: Path | None) -> None:
         raise UsageError(f"{option} {path}: may not be written", remedy="choose another place")
 
 
-@contextmanager
-def named(place: Path) -> Iterator[None]:
-    """Within, an operating system's error that says of no file, such as of a full disk, says this.
-
-    Raises `OSError`.
-    """
-    try:
-        yield
-    except OSError as error:
-        if isinstance(error, LundProbeError) or error.filename is not None:
-            raise
-        raise OSError(error.errno, error.strerror, str(place)) from error
-
-
 def shown(location: Location) -> str:
     """A location for a message: a path in full, or a URL without credentials."""
     return str(location.local().resolve()) if location.is_local else location.url
@@ -105,6 +103,8 @@ def shown(location: Location) -> str:
 def write_report(path: Path | None, contents: str) -> None:
     """Write a report, if one was asked for, and the folders that lead to it."""
     if path is not None:
+        from lundprobe_zarr.storage.local import named
+
         with named(path):
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(contents, encoding="utf-8")

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from lundprobe_zarr.cli.place import Dataset, StorageOptions, named, parse_options
+from lundprobe_zarr.cli.place import Dataset, StorageOptions, parse_options
 from lundprobe_zarr.errors import QueryError, UnknownLabelError, UsageError
 from lundprobe_zarr.vocabulary.suggest import suggestion
 
@@ -149,6 +149,8 @@ def _write(found: pa.Table, form: Format, output: Path | None, summary: str) -> 
         sys.stdout.buffer.write(data)
         sys.stdout.flush()
     else:
+        from lundprobe_zarr.storage.local import named
+
         with named(output):
             output.parent.mkdir(parents=True, exist_ok=True)
             output.write_bytes(data)

@@ -13,7 +13,7 @@ from zlib_ng import gzip_ng
 from lundprobe_zarr.dataset.opening import dataset_around
 from lundprobe_zarr.errors import DamagedStoreError, UsageError
 from lundprobe_zarr.schema.records import SourceRecord
-from lundprobe_zarr.storage.local import require_folder
+from lundprobe_zarr.storage.local import named, require_folder
 from lundprobe_zarr.storage.location import Location
 from lundprobe_zarr.stores.metadata import StoreMetadata, VolumeArray
 from lundprobe_zarr.stores.nifti_bytes import nifti_parts, read_volume
@@ -51,7 +51,7 @@ def export_patient(
     other patients. The patient's folder appears there once all its files are written: broken off,
     an export leaves nothing in the way of the next. Raises `UsageError` if that folder is there
     already, or if `out` is a file or in a dataset, `DamagedStoreError` if a rebuilt file is not the
-    original.
+    original, `OSError` if a file cannot be written.
     """
     require_folder(out, f"output folder {out}")
     if root := dataset_around(out):
@@ -65,9 +65,10 @@ def export_patient(
     shutil.rmtree(draft, ignore_errors=True)  # of an export that was killed
     try:
         exported = _write_files(location, store, draft, on_file)
-        for home in homes:
-            (out / home).parent.mkdir(parents=True, exist_ok=True)
-            (draft / home).rename(out / home)
+        with named(out):
+            for home in homes:
+                (out / home).parent.mkdir(parents=True, exist_ok=True)
+                (draft / home).rename(out / home)
     finally:
         shutil.rmtree(draft, ignore_errors=True)
     return exported
@@ -93,11 +94,14 @@ def _write_files(
     exported: dict[str, list[str]] = {"identical": [], "rounded": [], "stripped": []}
     for array, record in store.records:
         target = _target(out, store, record)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        if array is None:
-            target.write_bytes((record.text or "").encode(record.encoding))
+        shown = out.parent / record.path  # what it will be called, not what its draft is
+        with named(shown):
+            target.parent.mkdir(parents=True, exist_ok=True)
+        if array is not None:
+            _write_nifti(location, store, array, record, target, shown)
         else:
-            _write_nifti(location, store, array, record, target)
+            with named(shown):
+                target.write_bytes((record.text or "").encode(record.encoding))
         exported[_outcome(record)].append(record.path)
         on_file(record.path)
     return Exported(**{name: tuple(paths) for name, paths in exported.items()})
@@ -128,10 +132,12 @@ def _write_nifti(
     array: VolumeArray,
     record: SourceRecord,
     target: Path,
+    shown: Path,
 ) -> None:
     volume = read_volume(location, store, array, record)
     sha256 = hashlib.sha256()
     with (
+        named(shown),
         target.open("wb") as raw,
         # mtime 0: exporting twice gives the same file
         gzip_ng.GzipNGFile("", "wb", _COMPRESSION_LEVEL, raw, mtime=0) as file,

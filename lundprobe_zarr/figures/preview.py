@@ -5,7 +5,7 @@ Radiological convention: the patient's right is at the left of axial and coronal
 
 from __future__ import annotations
 
-import os
+import io
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -17,6 +17,7 @@ from lundprobe_zarr.figures.layout import MARGIN, WIDTH, Row, row_height
 from lundprobe_zarr.figures.paint import FAINT, PAPER, YELLOW
 from lundprobe_zarr.figures.panels import plan_rows
 from lundprobe_zarr.figures.planes import TARGET, Preview, read_preview
+from lundprobe_zarr.storage.local import named, write_local
 from lundprobe_zarr.storage.location import Location
 
 #: Heights of the header and of a note in it, and the space below notes, inches.
@@ -28,7 +29,7 @@ def save_preview(location: Location, patient_id: str, out: Path, *, dpi: int = 1
 
     Shows axial, coronal and sagittal slices through the CTV's centroid; see `draw_preview`.
     `dpi` is pixels an inch, at a width of 12 inches. Raises `UsageError` if `out` is no `.png`,
-    `DamagedStoreError` if the patient cannot be read.
+    `DamagedStoreError` if the patient cannot be read, `OSError` if `out` cannot be written.
     """
     if out.suffix.lower() != ".png":
         raise UsageError(
@@ -38,14 +39,10 @@ def save_preview(location: Location, patient_id: str, out: Path, *, dpi: int = 1
     if dpi <= 0:
         raise UsageError(f"dpi is {dpi}", expected="a positive number of pixels an inch, e.g. 150")
     figure = draw_preview(read_preview(location, patient_id))
-    out.parent.mkdir(parents=True, exist_ok=True)
-    # Under another name first: nobody ever sees half a picture.
-    temporary = out.with_name(f".{out.name}.{os.getpid()}.partial")
-    try:
-        figure.savefig(temporary, format="png", dpi=dpi, metadata={"Title": patient_id})
-        temporary.replace(out)
-    finally:
-        temporary.unlink(missing_ok=True)
+    picture = io.BytesIO()  # matplotlib looks into names, and a half-written one would be seen
+    figure.savefig(picture, format="png", dpi=dpi, metadata={"Title": patient_id})
+    with named(out):
+        write_local(out, picture.getvalue())
 
 
 def draw_preview(preview: Preview) -> Figure:

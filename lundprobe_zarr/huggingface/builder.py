@@ -40,6 +40,7 @@ from lundprobe_zarr.patches import Sampling
 from lundprobe_zarr.schema.manifest import CITATION, DOI, MANIFEST_NAME
 from lundprobe_zarr.storage.failures import public_options, redacted
 from lundprobe_zarr.storage.location import Location
+from lundprobe_zarr.storage.urls import path_of
 from lundprobe_zarr.vocabulary.names import PARTS
 
 #: Name of the split that a cohort is.
@@ -262,7 +263,9 @@ def _place_of(data_files: Mapping[Any, list[str]] | None) -> str:
     Raises `UsageError` for any other files.
     """
     files = [str(f) for files in (data_files or {}).values() for f in files]
-    path, mark, query = files[0].partition("?") if len(files) == 1 else ("", "", "")
+    file = files[0] if len(files) == 1 else ""
+    local = path_of(file)  # of which a ? is part of the name
+    path, mark, query = file.partition("?") if local is None else (local, "", "")
     if not path.endswith(f"/{MANIFEST_NAME}"):
         named = redacted(", ".join(files[:_NAMED])) + (" …" if len(files) > _NAMED else "")
         raise UsageError(

@@ -7,7 +7,6 @@ import importlib.util
 import os
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lundprobe_zarr.cohort import Cohort
@@ -21,7 +20,9 @@ from lundprobe_zarr.huggingface.options import (
     require_options,
 )
 from lundprobe_zarr.schema.manifest import MANIFEST_NAME
+from lundprobe_zarr.storage.local import absolute
 from lundprobe_zarr.storage.location import Location
+from lundprobe_zarr.storage.urls import path_of
 
 if TYPE_CHECKING:
     from datasets import Dataset, DatasetDict, IterableDataset, IterableDatasetDict
@@ -120,7 +121,8 @@ def _manifest_digest(
 def _absolute(place: str) -> str:
     """A path that workers find from wherever they are; a URL as it is. A manifest's place is its
     folder."""
-    whole = place if "://" in place else str(Path(place).expanduser().absolute())
+    path = path_of(place)
+    whole = place if path is None else str(absolute(path))
     return whole.removesuffix(f"/{MANIFEST_NAME}")
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import fsspec
 
-from lundprobe_zarr.storage.urls import S3, WEB
+from lundprobe_zarr.storage.urls import S3, WEB, is_chain
 
 
 def open_files(target: str, options: dict[str, Any]) -> tuple[Any, str]:
@@ -14,10 +14,12 @@ def open_files(target: str, options: dict[str, Any]) -> tuple[Any, str]:
 
     Raises `ImportError` if what it needs is not installed, `ValueError` for an unknown protocol.
     """
-    kind = None if "::" in target else _client(target.partition("://")[0])
-    if kind is None:
+    if is_chain(target):
         fs, root = fsspec.core.url_to_fs(target, **options)
         return fs, root
+    protocol = target.partition("://")[0]
+    # Not url_to_fs, for which `::` in a name begins another URL.
+    kind = _client(protocol) or fsspec.get_filesystem_class(protocol)
     return kind(**kind._get_kwargs_from_urls(target) | options), kind._strip_protocol(target)
 
 

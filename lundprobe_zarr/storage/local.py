@@ -10,11 +10,31 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from lundprobe_zarr.errors import UsageError
+from lundprobe_zarr.errors import LundProbeError, UsageError
 from lundprobe_zarr.storage.writers import writer
 
 #: Between the name of a file and that of who is writing it; hidden until it is complete.
 WRITING = ".writing-"
+
+
+def absolute(path: str) -> Path:
+    """A path from the root on, `~` being the user's home as in a shell."""
+    # Not Path.expanduser, which raises for `~name` where there is no such user.
+    return Path(os.path.expanduser(path)).absolute()  # noqa: PTH111
+
+
+@contextmanager
+def named(place: Path) -> Iterator[None]:
+    """Within, an operating system's error that says of no file, such as of a full disk, says this.
+
+    Only around what writes to `place`: an error of reading is none of it. Raises `OSError`.
+    """
+    try:
+        yield
+    except OSError as error:
+        if isinstance(error, LundProbeError) or error.filename is not None:
+            raise
+        raise OSError(error.errno, error.strerror or str(error), str(place)) from error
 
 
 @contextmanager
@@ -27,6 +47,10 @@ def _appearing(path: Path) -> Iterator[Any]:
             yield file
             _sync(file)
         temporary.replace(path)
+    except OSError as error:
+        if error.filename == str(temporary):  # a name that nobody has heard of
+            raise OSError(error.errno, error.strerror, str(path)) from error
+        raise
     finally:
         temporary.unlink(missing_ok=True)
 

@@ -7,6 +7,8 @@ import errno
 import hashlib
 import logging
 import os
+import shlex
+import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
@@ -15,6 +17,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
+from fsspec.implementations.asyn_wrapper import AsyncFileSystemWrapper
 from fsspec.implementations.local import LocalFileSystem
 
 from lundprobe_zarr.errors import DatasetError, UsageError
@@ -32,7 +35,14 @@ from lundprobe_zarr.storage.failures import (
     secrets_in,
 )
 from lundprobe_zarr.storage.forks import keep
-from lundprobe_zarr.storage.local import copy_local, read_local, read_whole, staged, write_local
+from lundprobe_zarr.storage.local import (
+    absolute,
+    copy_local,
+    read_local,
+    read_whole,
+    staged,
+    write_local,
+)
 from lundprobe_zarr.storage.retry import ONCE, TIMEOUT, UNKNOWN, RetryPolicy
 from lundprobe_zarr.storage.signed import range_reader
 from lundprobe_zarr.storage.urls import (
@@ -49,6 +59,8 @@ _LOG = logging.getLogger("lundprobe_zarr.storage")
 
 #: Requests at a time where the file system itself makes one after another.
 _THREADS = 16
+#: Servers that were warned of, which once is enough for.
+_SLOW_SERVERS: set[str] = set()
 #: What no name of ours has: servers and other systems find folders, escapes and queries there.
 _FOREIGN = frozenset("\\%?#")
 _T = TypeVar("_T")
@@ -100,11 +112,7 @@ class Location:
 
     def _open(self) -> tuple[int, Any, str]:
         if "://" not in self._target:  # a path, whatever else fsspec would take it for
-            return (
-                os.getpid(),
-                LocalFileSystem(),
-                LocalFileSystem._strip_protocol(self._target),
-            )
+            return os.getpid(), LocalFileSystem(), str(absolute(self._target))
         try:
             return os.getpid(), *open_files(self._target, self._limited)
         except (ValueError, ImportError) as error:
@@ -310,7 +318,22 @@ class Location:
         reader = range_reader(self._fs, self._options)
         limit = {"seconds": seconds} if takes_seconds(self._fs) else {}
         found: list[Any] = reader.cat_ranges(names, starts, stops, on_error="return", **limit)
+        for server in getattr(reader, "ignoring", ()):
+            self._warn_of(server)
         return found
+
+    def _warn_of(self, server: str) -> None:
+        """Say once of a server that it sends whole objects; what is read is right all the same."""
+        if server in _SLOW_SERVERS:
+            return
+        _SLOW_SERVERS.add(server)
+        text = (
+            f"{server}: ignores byte ranges and sends whole objects, so that every patch downloads "
+            "all of the files it is in; what we read is right, but slow, and other readers may "
+            "return wrong values; expected a server that takes ranges, such as nginx or a bucket, "
+            f"or a copy: lundprobe-zarr copy {shlex.quote(self.url)} FOLDER"
+        )
+        warnings.warn(text, UserWarning, stacklevel=2)
 
     def _settled(self, wanted: Range, result: Any) -> bytes:
         if isinstance(result, BaseException):
@@ -502,14 +525,16 @@ class Location:
             ) from error
 
     def zarr_store(self, relative: str) -> Any:
-        """What zarr and xarray open: a path on a local disk, else a read-only fsspec store."""
-        if self.is_local:
-            return str(self.local(relative))
-        from zarr.storage import FsspecStore
+        """What zarr and xarray open, read-only: a store, as a text would be taken for a URL."""
+        from zarr.storage import FsspecStore, LocalStore
 
-        self._full(relative)  # which must not lead out of the dataset
-        url = f"{self._target.rstrip('/')}/{relative}"
-        return FsspecStore.from_url(url, storage_options=self._limited, read_only=True)
+        if self.is_local:
+            return LocalStore(self.local(relative), read_only=True)
+        path = self._full(relative)
+        fs, _ = open_files(self._target, {"asynchronous": True, **self._limited})
+        if not fs.async_impl:
+            fs = AsyncFileSystemWrapper(fs, asynchronous=True)
+        return FsspecStore(fs, read_only=True, path=path)
 
 
 def _leads_out(relative: str) -> bool:

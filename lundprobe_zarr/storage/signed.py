@@ -69,6 +69,11 @@ class SignedReads:
         self._urls: dict[str, tuple[float, str]] = {}
         self._in_vain = 0
 
+    @property
+    def ignoring(self) -> set[str]:
+        """As of `WebFiles`."""
+        return set() if self._web is None else self._web.ignoring
+
     def cat_ranges(
         self,
         names: Sequence[str],

@@ -31,9 +31,36 @@ _POOL = 64
 _SIGNATURE = "s3v4"
 
 
+#: What is before the last URL of a chain, such as `simplecache::`; a name may hold `::` as well.
+_CHAIN = re.compile(r"(?:[A-Za-z][A-Za-z0-9+.-]*(?:://.*)?::)+(?=[A-Za-z][A-Za-z0-9+.-]*://)", re.S)
+_FILE_URL = re.compile(r"(?:file|local)://(?:localhost(?=/))?(.*)", re.S)
+
+
+def is_chain(url: str) -> bool:
+    """Whether a URL is several, as fsspec chains them: `simplecache::s3://bucket/lund-probe`."""
+    return _CHAIN.match(url) is not None
+
+
+def path_of(url: str) -> str | None:
+    """The local path that is meant, by a path or a `file://` URL; None for any other place.
+
+    A path is taken letter by letter, whatever fsspec would find in it: `::`, `?`, `#`, `%20`. In a
+    `file://` URL `%20` stands for a blank, as `pathlib.Path.as_uri` writes it.
+    """
+    if found := _FILE_URL.fullmatch(url):
+        return unquote(found[1]) or "/"
+    return url if "://" not in url else None
+
+
 def protocol_of_url(url: str) -> str:
     """Protocol of a URL, `file` for a path; of a chained one the last, where the bytes live."""
-    return url.rpartition("::")[2].partition("://")[0] if "://" in url else "file"
+    return _last(url).partition("://")[0] if "://" in url else "file"
+
+
+def _last(url: str) -> str:
+    """The last URL of a chain, or the only one."""
+    chain = _CHAIN.match(url)
+    return url[chain.end() :] if chain else url
 
 
 def separate(url: str, options: dict[str, Any]) -> tuple[str, dict[str, Any]]:
@@ -43,6 +70,9 @@ def separate(url: str, options: dict[str, Any]) -> tuple[str, dict[str, Any]]:
     `UsageError` for what is no URL, or one of a bucket with a password in it.
     """
     _require_url(url)
+    if (path := path_of(url)) is not None:
+        # As commands that we print may have it: they would take a - for an option.
+        return f"./{path}" if path.startswith("-") else path, options
     for name in ("client_kwargs", "config_kwargs"):
         if not isinstance(options.get(name) or {}, Mapping):
             kind = type(options[name]).__name__
@@ -86,7 +116,7 @@ def _require_url(url: str) -> None:
     except ValueError as error:
         raise UsageError(f"no URL ({error})", where=shown, expected="a path or a URL") from None
     protocol = protocol_of_url(url)
-    if protocol in EXTRAS and not urlsplit(url.rpartition("::")[2]).netloc:
+    if protocol in EXTRAS and not urlsplit(_last(url)).netloc:
         what = "server" if protocol in WEB else "bucket"
         raise UsageError(
             f"no {what} in it", where=shown, expected=f"e.g. {protocol}://{what}/lund-probe"

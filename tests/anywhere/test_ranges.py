@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
@@ -13,6 +13,8 @@ import pytest
 from lundprobe_zarr.storage.location import Location, Range
 
 pytest.importorskip("aiohttp")
+from lundprobe_zarr.storage.ranges import WebFiles
+
 _DATA = bytes(range(256)) * 4
 
 
@@ -25,9 +27,10 @@ def served(status: int, says_which: bool, ranges: bool) -> Iterator[Location]:
             pass
 
         def do_GET(self) -> None:
-            found = re.fullmatch(r"bytes=(\d+)-(\d+)", self.headers["Range"])
+            found = re.fullmatch(r"bytes=(\d*)-(\d*)", self.headers["Range"])
             assert found is not None
-            start, last = int(found[1]), min(int(found[2]), len(_DATA) - 1)
+            start = int(found[1] or len(_DATA) - int(found[2]))
+            last = min(int(found[2] or len(_DATA)), len(_DATA) - 1) if found[1] else len(_DATA) - 1
             body = _DATA[start : last + 1] if ranges else _DATA
             self.send_response(status)
             self.send_header("Content-Length", str(len(body)))
@@ -56,6 +59,34 @@ def served(status: int, says_which: bool, ranges: bool) -> Iterator[Location]:
     ],
 )
 def test_the_bytes_asked_for_are_given(status: int, says_which: bool, ranges: bool) -> None:
-    with served(status, says_which, ranges) as location:
+    heard = pytest.warns(UserWarning, match="ignores byte ranges")
+    ignored = nullcontext() if ranges else heard
+    with served(status, says_which, ranges) as location, ignored:
         found = location.read_ranges([Range("a", 100, 200), Range("a", 1000, 2000)])
     assert found == [_DATA[100:200], _DATA[1000:]]
+
+
+@pytest.mark.parametrize(
+    ("start", "stop", "expected"),
+    [
+        (None, 100, _DATA[:100]),
+        (900, None, _DATA[900:]),
+        (-100, None, _DATA[-100:]),
+        (100, 200, _DATA[100:200]),
+    ],
+)
+@pytest.mark.parametrize("ranges", [True, False])
+def test_zarr_gets_the_bytes_that_it_asks_for(
+    start: int | None, stop: int | None, expected: bytes, ranges: bool
+) -> None:
+    with served(206 if ranges else 200, ranges, ranges) as location:
+        client = WebFiles(skip_instance_cache=True)
+        assert client.cat_file(f"{location.url}/a", start=start, end=stop) == expected
+
+
+def test_a_server_without_ranges_is_warned_of_once() -> None:
+    with served(200, False, False) as location:
+        with pytest.warns(UserWarning, match=f"{location.url}: ignores byte ranges.*nginx"):
+            location.read_ranges([Range("a", 100, 200), Range("b", 100, 200)])
+        # A warning would be an error here.
+        Location(location.url).read_ranges([Range("a", 100, 200)])

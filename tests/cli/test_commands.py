@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -581,3 +582,23 @@ def test_ids_that_are_not_separated_by_commas(cli, phantom_source, extended, tmp
     ran = cli("convert", phantom_source, tmp_path / "d", "--patients", both)
     assert ran.status == 2
     assert "ids are separated by commas" in ran.err
+
+
+def test_storage_options_of_a_file_without_its_at_sign(cli, dataset, tmp_path):
+    file = tmp_path / "minio.json"
+    file.write_text("{}")
+    ran = cli("info", dataset, "--storage-options", file)
+    assert ran.status == 2
+    assert f"{file}: a file without @ before it; expected --storage-options @{file}" in ran.err
+    assert cli("info", dataset, "--storage-options", f"@{file}").status == 0
+    ran = cli("info", dataset, "--storage-options", "x" * 5000)
+    assert "not a JSON object; expected one" in ran.err
+
+
+def test_bench_of_volumes_shorter_than_its_patch(cli, dataset):
+    ran = cli("bench", dataset)
+    assert ran.status == 2
+    found = re.search(r"--patch 32,192,192: longer .*expected at most (\S+)", ran.err)
+    assert found is not None
+    assert "pad=" not in ran.err
+    assert cli("bench", dataset, "--patch", found[1], "--patches", 1).status == 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import shutil
 from collections.abc import Iterable
@@ -403,12 +404,11 @@ def test_a_failed_write_keeps_the_old_picture(
     out = tmp_path / "patient.png"
     out.write_bytes(b"old")
 
-    def half(self: Figure, file: Path, **options: object) -> None:
-        file.write_bytes(b"half")
-        raise OSError("disk full")
+    def full(file: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(Figure, "savefig", half)
-    with pytest.raises(OSError, match="disk full"):
+    monkeypatch.setattr("lundprobe_zarr.storage.local.os.fsync", full)
+    with pytest.raises(OSError, match=rf"No space left on device: '{out}'"):
         save_preview(Location(dataset), _patients(dataset, "base")[0], out)
     assert out.read_bytes() == b"old"
     assert list(tmp_path.iterdir()) == [out]

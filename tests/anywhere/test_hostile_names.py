@@ -1,0 +1,204 @@
+"""Folders whose names mean something to URLs, patterns or shells: every way in takes them."""
+
+from __future__ import annotations
+
+import errno
+import glob
+import shutil
+import warnings
+from pathlib import Path
+from typing import Any
+
+import datasets
+import numpy as np
+import pytest
+
+import lundprobe_zarr as lp
+from lundprobe_zarr.cli import main
+from lundprobe_zarr.conversion.arrays.patient import convert_patient
+from lundprobe_zarr.conversion.source.inventory import take_inventory
+from lundprobe_zarr.conversion.tables.publish import finalise
+from lundprobe_zarr.integrity.validate import validate
+from lundprobe_zarr.storage import local, local_files
+from lundprobe_zarr.storage.location import Location
+
+NAMES = [
+    "run::7",
+    "s3::x",
+    "a?b",
+    "a#b",
+    "a*b",
+    "[ab]",
+    "a%20b",
+    "a b ",
+    "~",
+    "é–日本",
+    "-x",
+    "{x}",
+    "$HOME",
+    "file:",
+    "a&b=c;d@e",
+    "'\"",
+]
+_SMALL = {"patch_size": (4, 8, 8), "seed": 0}
+
+
+@pytest.fixture(params=NAMES)
+def hostile(request, dataset, tmp_path, monkeypatch) -> Path:
+    """The converted phantom in a folder of such a name, relative to the current folder."""
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(dataset, tmp_path / request.param / "d")
+    return tmp_path / request.param / "d"
+
+
+@pytest.fixture
+def copied(dataset, tmp_path) -> Path:
+    """The converted phantom, to be changed."""
+    return Path(shutil.copytree(dataset, tmp_path / "copy"))
+
+
+@pytest.fixture
+def run(capsys):
+    def run(*words: object) -> str:
+        with pytest.raises(SystemExit) as ended:
+            main([str(w) for w in words])
+        printed = capsys.readouterr()
+        assert ended.value.code == 0, printed.out + printed.err
+        return printed.out
+
+    return run
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_conversion(name, phantom_source, dataset, tmp_path):
+    place = tmp_path / name / "d"
+    source = tmp_path / name / "s"
+    shutil.copytree(phantom_source, source)
+    patient = take_inventory(source).patients[0]
+    result = convert_patient(patient, place, "standard")
+    assert result.status == "converted", result.error
+    finalise(place)
+    assert lp.open_cohort(place).ids == [patient.patient_id]
+    assert validate(Location(place), deep=True).problems == ()
+
+
+def test_the_command_line(hostile, run, tmp_path, dataset, phantom_source):
+    patient = lp.open_cohort(dataset).ids[0]
+    run("validate", hostile, "--deep")
+    run("finalise", hostile)
+    run("info", hostile)
+    run("info", hostile, patient)
+    run("repair", phantom_source, hostile, "--workers", "1")
+    run("copy", hostile, hostile.parent / "copy")
+    run("validate", hostile.parent / "copy", "--deep")
+    run("bench", hostile, "--patch", "4,8,8", "--patches", "1")
+    assert patient in run("query", hostile, "true", "--format", "csv")
+    for suffix in ("csv", "json", "parquet"):
+        run("query", hostile, "true", "--output", hostile.parent / f"q.{suffix}")
+    run("preview", hostile, patient, hostile.parent / "p.png")
+    run("export", hostile, patient, hostile.parent / "out")
+
+
+def test_python(hostile, dataset):
+    for place in (hostile, str(hostile), hostile.as_uri(), f"{hostile}/"):
+        cohort = lp.open_cohort(place)
+        assert cohort.ids == lp.open_cohort(dataset).ids
+    image, expected = (lp.open_cohort(d)[0].mri.image for d in (hostile, dataset))
+    np.testing.assert_array_equal(image.values, expected.values)
+    here, there = (
+        next(iter(lp.PatchStream(lp.open_cohort(d), **_SMALL))) for d in (hostile, dataset)
+    )
+    np.testing.assert_array_equal(here["image"], there["image"])
+    cohort.save(hostile.parent / "cohort.json")
+    assert lp.load_cohort(hostile.parent / "cohort.json", hostile).ids == cohort.ids
+
+
+def test_a_relative_path(hostile, tmp_path):
+    relative = str(hostile.relative_to(tmp_path))
+    relative = f"./{relative}" if relative.startswith(("~", "file:", "s3:")) else relative
+    assert Location(relative).local() == hostile
+    assert len(lp.open_cohort(relative)) > 0
+
+
+@pytest.mark.parametrize("config", ["patients", "structures", "slices", "volumes", "patches"])
+def test_hugging_face(hostile, dataset, config):
+    options: dict[str, Any] = {"patch_size": (4, 8, 8)} if config == "patches" else {}
+    for place in (hostile, hostile.as_uri(), hostile / "lundprobe.json"):
+        row, expected = (
+            next(iter(lp.load_dataset(p, config, split="base", streaming=True, **options)))
+            for p in (place, dataset)
+        )
+        assert row["patient_id"] == expected["patient_id"]
+        if "image" in row:
+            np.testing.assert_array_equal(np.asarray(row["image"]), np.asarray(expected["image"]))
+
+
+def test_hugging_face_in_memory(hostile, tmp_path):
+    rows = lp.load_dataset(hostile, "volumes", split="base", cache_dir=tmp_path / "cache")
+    assert np.asarray(rows[0]["image"]).ndim == 4
+
+
+def test_hugging_faces_own_load_dataset(hostile):
+    files = glob.escape(str(hostile / "lundprobe.json"))
+    if "::" in files:  # a chain of URLs to datasets, whatever we do: docs/huggingface.md
+        with pytest.raises(FileNotFoundError):
+            datasets.load_dataset("lundprobe", "patients", data_files=files, streaming=True)
+        return
+    rows = datasets.load_dataset(
+        "lundprobe", "patients", data_files=files, split="base", streaming=True
+    )
+    assert len(list(rows)) == 3
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
+@pytest.mark.filterwarnings("ignore:Shell command not executed:UserWarning")
+def test_intake(hostile, dataset):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        import intake
+    if "::" in str(hostile):  # a chain of URLs to fsspec, which intake hands paths to
+        with pytest.raises(FileNotFoundError):
+            intake.open_catalog(str(hostile / "catalog.yaml"))
+        return
+    catalog = intake.open_catalog(str(hostile / "catalog.yaml"))
+    assert len(catalog.cohort.to_cohort()) == len(lp.open_cohort(dataset))
+    assert len(catalog.patients.read()) == len(lp.open_cohort(dataset))
+    assert catalog.patient.to_dask().image.ndim == 4
+
+
+@pytest.mark.parametrize("command", ["export", "preview"])
+def test_an_error_of_reading_names_what_was_read(command, copied, tmp_path, monkeypatch, capsys):
+    patient = lp.open_cohort(copied).ids[0]
+    read = local.open_local
+
+    def failing(path: Path) -> int:
+        if "/c/" in str(path):
+            raise OSError(errno.EIO, "Input/output error")  # which names no file
+        return read(path)
+
+    for module in (local, local_files):
+        monkeypatch.setattr(module, "open_local", failing)
+    with pytest.raises(SystemExit):
+        main([command, str(copied), patient, str(tmp_path / "out.png")])
+    said = capsys.readouterr().err
+    assert f"{copied}/patients/{patient}.zarr" in said
+    assert "out.png" not in said
+
+
+def test_an_error_of_writing_names_what_was_to_be_written(dataset, tmp_path, capsys):
+    patient = lp.open_cohort(dataset).ids[0]
+    (tmp_path / "p.png").mkdir()
+    with pytest.raises(SystemExit):
+        main(["preview", str(dataset), patient, str(tmp_path / "p.png")])
+    assert f"{tmp_path}/p.png: Is a directory" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["README.md", "metadata/patients/base-00000.parquet"])
+def test_a_folder_in_place_of_a_file_is_named(name, copied):
+    place = copied / name
+    place.unlink()
+    place.mkdir()
+    with pytest.raises(OSError, match="directory") as raised:
+        finalise(copied, rebuild=True)
+    assert str(place) in str(raised.value)
+    assert "writing-" not in str(raised.value)
