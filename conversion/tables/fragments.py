@@ -17,7 +17,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from lundprobe_zarr.conversion.notes.draft import located
-from lundprobe_zarr.conversion.tables.measure import Measurements, Row, bounding_box
+from lundprobe_zarr.conversion.tables.measure import (
+    COVERED_TARGETS,
+    Measurements,
+    Row,
+    bounding_box,
+)
 from lundprobe_zarr.dataset.content import rows_sha256
 from lundprobe_zarr.dataset.converter_notes import NOTES
 from lundprobe_zarr.geometry.lattice import Grid
@@ -29,6 +34,9 @@ from lundprobe_zarr.vocabulary.files import SourceFile
 
 _STORE = b"store_sha256"
 _ROWS = b"rows_sha256_2"
+
+#: The arrays of clinical masks.
+_CLINICAL = ("mri/clinical/mask", "sct/clinical/mask")
 
 
 def parquet(table: pa.Table) -> bytes:
@@ -121,6 +129,23 @@ def measure_store(location: Location, store: StoreMetadata) -> dict[str, list[Ro
             measurements.add(source, volume, box, affine, doses.get(grid), planned)
     z, y, x = store.groups["mri"]["shape"]
     return measurements.rows((z, y, x), _affine(store, "mri"))
+
+
+def coverage_of_store(location: Location, store: StoreMetadata) -> list[str]:
+    """List the findings about targets outside the planning dose grid; reads their masks alone.
+
+    Raises `DamagedStoreError` if a byte is missing or wrong.
+    """
+    measurements = Measurements(store.patient_id, str(store.attributes["part"]))
+    planned = planned_grid(store)
+    for array, record, _ in store.shards():
+        structure = record.labels.get("structure")
+        if array.spec.path in _CLINICAL and structure in COVERED_TARGETS:
+            source = SourceFile(array.spec.group, array.spec.variable, record.labels)
+            volume = read_volume(location, store, array, record)
+            box, affine = bounding_box(volume), _affine(store, array.spec.grid)
+            measurements.add(source, volume, box, affine, None, planned)
+    return measurements.coverage_findings()
 
 
 def planned_grid(store: StoreMetadata) -> Grid | None:

@@ -29,6 +29,8 @@ Box = tuple[slice, slice, slice]
 Row = dict[str, Any]
 #: The target that is another with a margin, and that other.
 _EXPANDED, _TARGET = "PTVT_427", "CTVT_427"
+#: Structures whose dose has to be known everywhere.
+COVERED_TARGETS = (_TARGET, _EXPANDED)
 
 
 class Measurements:
@@ -208,7 +210,7 @@ def coverage_findings(rows: Iterable[Row]) -> Iterable[str]:
     """Which clinical targets, of rows of `structures`, the planning dose grid does not cover."""
     for row in rows:
         share = row["dose_covered_pct"]
-        of_target = row["source"] == "clinical" and row["structure"] in (_TARGET, _EXPANDED)
+        of_target = row["source"] == "clinical" and row["structure"] in COVERED_TARGETS
         if of_target and share is not None and share < 100:
             inside = round(row["voxels"] * share / 100)
             yield (

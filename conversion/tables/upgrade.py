@@ -1,6 +1,7 @@
 """Bring stores of an older schema to the present one, from their own metadata and in place.
 
-No voxel is touched. All is made from a store's root metadata, which is sealed and written last:
+No voxel is changed; those of the targets are read, for findings that older versions did not
+look for. All is made from a store's root metadata, which is sealed and written last:
 until then the store is of the old schema, and whoever comes next makes it all again. Readers take
 either form of the other objects meanwhile.
 """
@@ -13,6 +14,7 @@ from contextlib import suppress
 from typing import Any
 
 from lundprobe_zarr.conversion.notes.claim import announced
+from lundprobe_zarr.conversion.tables.fragments import coverage_of_store
 from lundprobe_zarr.dataset.objects import CONSOLIDATED, ROOT, in_its_own_right
 from lundprobe_zarr.errors import DamagedStoreError
 from lundprobe_zarr.schema.attributes import upgraded
@@ -30,16 +32,20 @@ def upgrade_stores(dataset: Location, patient_ids: Sequence[str]) -> tuple[str, 
     A store that cannot be read stays as it is. Raises `UsageError` while a conversion of one of
     them is at work, `DatasetError` if an object cannot be read or written.
     """
-    old = {}
+    old: dict[str, bytes] = {}
+    found: dict[str, list[str]] = {}
     for patient_id in patient_ids:
         with suppress(DamagedStoreError):
             store, text = read_sound_store(dataset, patient_id)
             if store.attributes["schema_version"] < SCHEMA_VERSION:
+                found[patient_id] = coverage_of_store(dataset, store)
                 old[patient_id] = text
     if old:
         with announced(dataset, old):
             for patient_id, text in old.items():
-                _upgrade(dataset, store_path(patient_id), json.loads(text))
+                root = json.loads(text)
+                root["attributes"]["findings"] += found[patient_id]
+                _upgrade(dataset, store_path(patient_id), root)
     return tuple(old)
 
 
