@@ -1,5 +1,5 @@
 """The converter: inventory -> read NIfTI -> plan -> write -> describe -> publish, run by dask.
 
-Its sources stand in conversion/; it is installed and imported as lundprobe_zarr.conversion alone.
+Its source code is in conversion/. It is installed and imported only as lundprobe_zarr.conversion.
 Start reading at run/run.py.
 """

@@ -1,4 +1,4 @@
-"""Mend a dataset from its source: convert again just what is damaged, write the tables anew."""
+"""Repair a dataset from its source: convert damaged patients again, then write the tables."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ from lundprobe_zarr.stores.opening import open_store
 
 @dataclass(frozen=True)
 class Damage:
-    """What is wrong with a dataset, how it was converted, and what its tables said it held.
+    """The problems of a dataset, its conversion settings, and its contents according to its tables.
 
-    `content` is each patient's hash, None where the tables could not be read.
+    `content` is each patient's content hash; None if the tables could not be read.
     """
 
     problems: tuple[Problem, ...]
@@ -36,7 +36,7 @@ class Damage:
 
     @property
     def patients(self) -> list[str]:
-        """Patients whose stores are damaged or gone, in order."""
+        """Patients whose stores are damaged or missing, in order."""
         return sorted({p.patient_id for p in self.problems if p.patient_id is not None})
 
     @property
@@ -47,11 +47,11 @@ class Damage:
 
 @dataclass(frozen=True)
 class Repair:
-    """How a repair went: every patient converted again, whose data changed, what is still wrong.
+    """Result of a repair: patients converted again, changed patients, remaining problems.
 
-    `changed` are patients whose content is no longer what the tables said: their source is not
-    what it was. `left` are problems of patients that could not be converted, and what a quick look
-    finds afterwards.
+    `changed` are patients whose content differs from the old tables, because their source has
+    changed. `left` are problems of patients that could not be converted, and problems found by a
+    quick validation afterwards.
     """
 
     found: tuple[Problem, ...]
@@ -66,7 +66,7 @@ class Repair:
         return [r for r in self.results if r.status == "failed"]
 
     def to_json(self) -> dict[str, Any]:
-        """Machine-readable form."""
+        """Return the result as JSON-compatible data."""
         return {
             "sound": not self.left and not self.interrupted,
             "interrupted": self.interrupted,
@@ -83,11 +83,10 @@ def find_damage(
     workers: int = 2,
     on_store: Callable[[str], None] = lambda patient_id: None,
 ) -> Damage:
-    """What is wrong with the dataset; nothing is written unless its tables cannot be read.
+    """Find the problems of a dataset; write nothing unless its tables cannot be read.
 
-    Then they are written anew of the stores that can be, to look at those. Raises
-    `NotADatasetError` if no patient was ever converted there, `SchemaVersionError` for a newer
-    dataset.
+    Unreadable tables are first written again from the readable stores. Raises `NotADatasetError` if
+    no patient was ever converted there, and `SchemaVersionError` for a newer dataset.
     """
     try:
         return _look(dataset, deep, workers, on_store)
@@ -120,9 +119,9 @@ def _content(dataset: Location) -> dict[str, str | None]:
 
 
 def _lost(dataset: Location, notes: Iterable[str]) -> Iterable[Problem]:
-    """Patients whose store cannot be read, or is gone although it is remembered."""
-    there = {name.removesuffix(SUFFIX) for name in store_names(dataset)}
-    for patient_id in sorted(there.union(notes)):
+    """Yield patients whose store cannot be read, or is missing although there is a note on it."""
+    stored = {name.removesuffix(SUFFIX) for name in store_names(dataset)}
+    for patient_id in sorted(stored.union(notes)):
         try:
             open_store(dataset, patient_id)
         except SchemaVersionError:
@@ -132,7 +131,7 @@ def _lost(dataset: Location, notes: Iterable[str]) -> Iterable[Problem]:
 
 
 def _kind_of(notes: Iterable[dict[str, Any]]) -> dict[str, Any]:
-    """How patients were converted, as the converter remembers, if it does."""
+    """Return the conversion settings in the converter's notes, or defaults."""
     note = next(iter(notes), {})
     return {
         "precision": note.get("precision", "standard"),
@@ -147,11 +146,11 @@ def repair(
     options: Options | None = None,
     reporter: Reporter | None = None,
 ) -> Repair:
-    """Convert again the patients whose stores are damaged, and write the tables anew.
+    """Convert patients with damaged stores again, then write the tables.
 
-    As they were converted before; of `options` count where the work runs and `scratch`. Rows that
-    were measured wrongly are measured again. A patient that the source lacks, or that cannot be
-    converted, is listed as failed, and its store stays as it is. Raises as `convert` does.
+    The old conversion settings are used; only workers, scheduler and `scratch` are taken from
+    `options`. Wrong measured rows are measured again. A patient that is not in the source, or
+    cannot be converted, is listed as failed, and its store is unchanged. Raises like `convert`.
     """
     for patient_id in damage.measured:
         drop_fragments(dataset, patient_id)
@@ -175,9 +174,9 @@ def repair(
 
 def _unknown(patient_id: str, inventory: Inventory) -> PatientResult:
     reason = (
-        f"{patient_id}: not in {inventory.root}; expected the source it was converted from; name "
-        "that, or copy its store from another copy of the dataset; if there is no such patient, "
-        "remove it"
+        f"{patient_id}: not in {inventory.root}; expected the source it was converted from; give "
+        "that source, or copy the store from another copy of the dataset; if there is no such "
+        "patient, remove the store"
     )
     return PatientResult(patient_id, "failed", 0, error=reason)
 
@@ -187,7 +186,7 @@ def _as_before(inventory: Inventory, damage: Damage) -> Inventory:
 
 
 def _options(damage: Damage, options: Options | None) -> Options:
-    # Who can read the dataset can do so already.
+    # allow_public: the dataset's readers do not change.
     return replace(
         options or Options(), precision=damage.precision, overwrite=True, allow_public=True
     )
@@ -206,8 +205,8 @@ def _outcome(
     except DatasetError as error:
         left[Problem("tables", str(error))] = None
         now = {}
-    mended = [r.patient_id for r in results if r.status == "converted"]
-    changed = [i for i in mended if _differs((damage.content or {}).get(i), now.get(i))]
+    repaired = [r.patient_id for r in results if r.status == "converted"]
+    changed = [i for i in repaired if _differs((damage.content or {}).get(i), now.get(i))]
     return Repair(damage.problems, tuple(results), tuple(changed), tuple(left))
 
 

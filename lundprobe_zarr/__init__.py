@@ -1,7 +1,6 @@
 """LUND-PROBE as labelled, chunked, streamable Zarr with SQL cohort selection.
 
-This module is the table of contents; nothing is computed here, and heavy libraries are imported
-only by the name that needs them.
+This module lists the public names. Heavy libraries are imported only when a name needs them.
 """
 
 from __future__ import annotations
@@ -86,7 +85,7 @@ _TORCH = ("to_monai", "to_torchio", "torch_dataset")
 _LAZY |= dict.fromkeys(_TORCH, "lundprobe_zarr.stream.torch")
 _LAZY["write_phantom"] = "lundprobe_zarr.phantom"
 _LAZY["load_dataset"] = "lundprobe_zarr.huggingface.loading"
-extend_trees("lundprobe_zarr.labelled.accessor")  # the accessor `.lp`, with the first opened tree
+extend_trees("lundprobe_zarr.labelled.accessor")  # registers `.lp` when the first tree is opened
 extend_cohorts("to_xarray", "lundprobe_zarr.labelled.accessor")
 extend_cohorts("to_hf", "lundprobe_zarr.huggingface.loading")
 register_with_datasets()  # `load_dataset("lundprobe", …)`, once datasets is imported

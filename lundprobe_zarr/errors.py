@@ -1,7 +1,7 @@
-"""Every error this package raises on purpose, with what it says as fields.
+"""Errors that this package raises on purpose, with their contents as fields.
 
 Each class is a `LundProbeError` and the built-in exception that fits, so that callers may catch
-either. `str(error)` is one sentence that `sentence` makes of the fields.
+either. `str(error)` is one sentence, made from the fields by `sentence`.
 """
 
 from __future__ import annotations
@@ -12,10 +12,10 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Command:
-    """A command of `lundprobe-zarr` that mends what an error found, as data.
+    """A command of `lundprobe-zarr` that repairs what an error found, as data.
 
-    `dataset` is a path or URL; where it is None, or the command needs the source tree, a name in
-    capitals stands for it, as in the command's own help.
+    `dataset` is a path or URL. If it is None, `DATASET` stands for it, as in the command's help;
+    `SOURCE` stands for the source tree.
     """
 
     name: str
@@ -40,9 +40,9 @@ class LundProbeError(Exception):
     finding : str
         What was found, with the value.
     where : str or None
-        Path, URL or option it was found in.
+        Path, URL or option of the finding.
     part : str or None
-        Which part of `where`: an array, its labels and chunk, or a line.
+        Place within `where`: an array, its labels and chunk, or a line.
     patient : str or None
         Id of the patient it concerns.
     expected : str or None
@@ -50,7 +50,7 @@ class LundProbeError(Exception):
     remedy : str or None
         What to do. `{command}` in it stands for `command`.
     command : Command or None
-        The command that does it.
+        The command to run.
     """
 
     def __init__(
@@ -80,8 +80,8 @@ class LundProbeError(Exception):
 def sentence(error: LundProbeError, *, place: bool = True, advice: bool = True) -> str:
     """Format an error: `WHERE: PART: FINDING; expected EXPECTED; REMEDY`.
 
-    `place=False` leaves out `where`, for lists whose lines name it themselves; `advice=False`
-    leaves out the remedy, for lists that give it once for all lines.
+    `place=False` leaves out `where`, for lists that name it themselves. `advice=False` leaves out
+    the remedy, for lists that give it once.
     """
     expected = f"expected {error.expected}" if error.expected else ""
     remedy = _remedy(error.remedy, error.command) if advice else ""
@@ -99,51 +99,51 @@ def _remedy(remedy: str | None, command: Command | None) -> str:
 
 
 class UsageError(LundProbeError, ValueError):
-    """An argument or option that makes no sense; nothing was read or written."""
+    """An invalid argument or option. Nothing was read or written."""
 
 
 class MissingPackageError(LundProbeError, ImportError):
-    """An optional package that is needed for what was asked and is not installed, or too old."""
+    """An optional package that is required here and is not installed, or is too old."""
 
 
 class SourceError(LundProbeError, ValueError):
-    """A source file or tree that cannot be converted as it stands."""
+    """A source file or tree that cannot be converted."""
 
 
 class SourceNotFoundError(SourceError, FileNotFoundError):
-    """A source tree, patient or file that is not there."""
+    """A source tree, patient or file that does not exist."""
 
 
 class PrecisionError(SourceError):
-    """Values that the chosen precision cannot hold within its promised bound."""
+    """Values that the chosen precision cannot hold within its error bound."""
 
 
 class VerificationError(LundProbeError, OSError):
-    """What was read back from a store differs from what was written."""
+    """A difference between a store as read back and as written."""
 
 
 class DatasetError(LundProbeError, OSError):
-    """Something that is not a converted dataset, or a damaged one."""
+    """A location without a converted dataset, or with a damaged one."""
 
 
 class NotADatasetError(DatasetError, FileNotFoundError):
-    """A path or URL that holds no converted dataset."""
+    """A path or URL without a converted dataset."""
 
 
 class SchemaVersionError(DatasetError):
-    """A dataset written by a schema this version cannot read."""
+    """A dataset of a schema version that this version cannot read."""
 
 
 class DamagedStoreError(DatasetError):
-    """A patient's store that is missing, truncated or fails a checksum."""
+    """A patient's store that is missing or truncated, or that fails a checksum."""
 
 
 class ChangedStoreError(DamagedStoreError):
-    """A patient's store that is not the one any more that was opened."""
+    """A patient's store that was replaced after it was opened."""
 
 
 class StreamError(DatasetError):
-    """A patch of a stream that could not be read, however often it was tried."""
+    """A patch of a stream that could not be read after all retries."""
 
 
 class UnknownLabelError(LundProbeError, KeyError):
@@ -151,12 +151,12 @@ class UnknownLabelError(LundProbeError, KeyError):
 
 
 class MissingStructureError(UnknownLabelError):
-    """A real structure that this patient lacks."""
+    """A known structure that this patient lacks."""
 
 
 class QueryError(LundProbeError, ValueError):
-    """An SQL predicate or query that cannot be run, or may not be."""
+    """An SQL predicate or query that is invalid or not allowed."""
 
 
 class QueryLimitError(QueryError):
-    """A query that was ended: it took more time or memory than it may, or was cancelled."""
+    """A query that exceeded its time or memory limit, or that was cancelled."""

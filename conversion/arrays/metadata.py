@@ -1,7 +1,6 @@
-"""The groups, coordinates and attributes of a store, written with zarr once its shards are there.
+"""Write the groups, coordinates and attributes of a store with zarr, after its shards.
 
-Written array by array rather than through xarray: the shards are already in place, and label
-coordinates need Zarr's own `string` type.
+xarray is not used: the shards exist already, and label coordinates need Zarr's own `string` type.
 """
 
 from __future__ import annotations
@@ -42,8 +41,8 @@ _LABEL_ATTRIBUTES = {
 def write_metadata(folder: Path, contents: Contents, attributes: Mapping[str, Any]) -> None:
     """Write every group and array of the store in `folder`, and consolidate each group.
 
-    Each group is consolidated in its own right too, so that `xr.open_zarr(store, group="mri")`
-    needs no directory listing, which an HTTP server cannot give.
+    Each group has its own consolidated metadata, so that `xr.open_zarr(store, group="mri")` needs
+    no directory listing, which an HTTP server cannot provide.
     """
     root = zarr.create_group(
         LocalStore(folder), attributes={"Conventions": CONVENTIONS} | plain(attributes)
@@ -53,24 +52,24 @@ def write_metadata(folder: Path, contents: Contents, attributes: Mapping[str, An
         _write_group(root, path, contents)
     for path in (*reversed(groups), ""):
         with warnings.catch_warnings():
-            # Zarr v3 has no text on consolidated metadata yet; all readers we serve know it.
+            # Not part of the Zarr v3 specification yet, but known to all supported readers.
             warnings.filterwarnings("ignore", "Consolidated metadata", UserWarning)
             zarr.consolidate_metadata(root.store, path=path)
-    _seal(folder / "zarr.json")
+    _add_checksum(folder / "zarr.json")
 
 
-def _seal(root: Path) -> None:
-    """Let the consolidated metadata tell whoever reads it that it is whole."""
+def _add_checksum(root: Path) -> None:
+    """Add `self_sha256` to the root metadata, so that readers can verify it."""
     document = json.loads(root.read_text())
     seal(document, document["attributes"])
     root.write_text(json.dumps(document, indent=2))
 
 
 def _groups(contents: Contents) -> list[str]:
-    there = {a.plan.spec.group for a in contents.arrays} | set(contents.grids)
+    present = {a.plan.spec.group for a in contents.arrays} | set(contents.grids)
     if contents.fiducials is not None:
-        there.add("mri/clinical")
-    return [path for path in GROUP_TITLES if path in there]
+        present.add("mri/clinical")
+    return [path for path in GROUP_TITLES if path in present]
 
 
 def _write_group(root: zarr.Group, path: str, contents: Contents) -> None:
@@ -108,7 +107,7 @@ def _small(
     values: Any,
     attributes: Mapping[str, Any],
 ) -> None:
-    """A small array in one chunk: coordinates, flags, fiducials; text as Zarr's `string`."""
+    """Write a small array in one chunk: coordinates, flags, fiducials; text as Zarr's `string`."""
     data = np.asarray(values)
     text = data.dtype.kind in "UOT"
     dtype: Any = VariableLengthUTF8() if text else data.dtype
@@ -161,8 +160,8 @@ def _blosc(codec: ShardCodec) -> BloscCodec:
 def _write_present(group: zarr.Group, array: WrittenArray) -> None:
     spec = array.plan.spec
     flags = np.zeros(array.shape[:-3], bool)
-    for place, there in array.plan.present().items():
-        flags[place] = there
+    for index, present in array.plan.present().items():
+        flags[index] = present
     about = {"long_name": f"whether the patient has this {spec.variable}"}
     _small(group, str(spec.present), spec.label_dims, flags, about)
 

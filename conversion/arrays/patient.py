@@ -1,4 +1,4 @@
-"""Convert one patient: read, write, verify, then let the store appear under its name."""
+"""Convert one patient: read, write, verify, then move the store to its final name."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ Progress = Callable[[int], None]
 
 @dataclass(frozen=True)
 class PatientResult:
-    """How a patient's conversion went: `status` is `converted`, `skipped` or `failed`."""
+    """Result of a patient's conversion: `status` is `converted`, `skipped` or `failed`."""
 
     patient_id: str
     status: str
@@ -48,7 +48,7 @@ class PatientResult:
     error: str | None = None
 
     def to_json(self) -> dict[str, Any]:
-        """The result as a row of the report."""
+        """Return the result as a row of the report."""
         return asdict(self)
 
 
@@ -60,12 +60,12 @@ def convert_patient(
     scratch: Path | None = None,
     workspace: Workspace | None = None,
 ) -> PatientResult:
-    """Convert one patient into `dataset`; a patient that cannot be converted fails alone.
+    """Convert one patient into `dataset`; a failure does not affect other patients.
 
-    Whatever was converted of this patient before stays until the new store is complete and
-    verified. Never raises for bad input, a full disk or a bucket that fails: the result says
-    `failed` and why. `scratch` is where a store is written that goes to a bucket, `workspace`
-    memory kept from the patient before.
+    An earlier store of this patient stays until the new one is complete and verified. Bad input, a
+    full disk or a failing bucket never raise: the result has the status `failed` and the reason.
+    A store for a bucket is first written to `scratch`. `workspace` is the buffer pool of the
+    previous patient.
     """
     started = time.perf_counter()
     try:
@@ -105,7 +105,7 @@ def _convert(
     findings, rows = _write_store(patient, draft.folder, precision, writer)
     sha256 = hashlib.sha256((draft.folder / "zarr.json").read_bytes()).hexdigest()
     forget(draft.dataset, patient.patient_id)
-    # Tied to the store by its hash, so they may be there before it.
+    # They contain the store's hash, so they may be written before it.
     save_fragments(draft.dataset, patient.patient_id, sha256, rows)
     draft.appear()
     remember(draft.dataset, patient, precision)
@@ -115,8 +115,8 @@ def _convert(
 def _write_store(
     patient: PatientSource, folder: Path, precision: Precision, writer: VolumeWriter
 ) -> tuple[tuple[str, ...], dict[str, list[Row]]]:
-    # Images and uncertainty first, which take most memory: no dose is kept for masks yet. Then the
-    # planned dose, by whose grid masks are measured.
+    # Images and uncertainty take most memory: first, before a dose is kept. Then the planned dose,
+    # because masks are measured on its grid.
     for plan in sorted(plan_store(patient), key=_turn):
         writer.write(plan)
     writer.read_fiducials()
@@ -159,13 +159,13 @@ def _root_attributes(
 
 
 def geometry_matches(patient: PatientSource, contents: Contents) -> bool | None:
-    """Whether the authors' table agrees with the files' grids; None without a readable row."""
+    """Return whether the authors' table agrees with the grids; None without a readable row."""
     if patient.geometry is None:
         return None
     for grid, (shape, voxel_mm) in patient.geometry.items():
-        there = contents.grids.get(grid)
-        if there is None or there.shape != shape:
+        found = contents.grids.get(grid)
+        if found is None or found.shape != shape:
             return False
-        if np.abs(spacing(there.affine)[::-1] - voxel_mm).max() > CSV_TOLERANCE_MM:
+        if np.abs(spacing(found.affine)[::-1] - voxel_mm).max() > CSV_TOLERANCE_MM:
             return False
     return True

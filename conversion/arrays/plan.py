@@ -1,4 +1,4 @@
-"""Which arrays a patient's store will have, and which file fills which slice: no voxel read."""
+"""Plan the arrays of a patient's store and the files that fill them, without reading voxels."""
 
 from __future__ import annotations
 
@@ -21,24 +21,24 @@ class ArrayPlan:
 
     @property
     def is_dose(self) -> bool:
-        """Whether it is the dose on its grid."""
+        """Whether it is the dose of its grid."""
         return self.spec.variable == "dose"
 
     def index(self, labels: dict[str, Label]) -> tuple[int, ...]:
-        """Position of a labelled slice in the array."""
+        """Return the index of a labelled slice in the array."""
         return tuple(self.labels[dim].index(labels[dim]) for dim in self.spec.label_dims)
 
     def present(self) -> dict[tuple[int, ...], bool]:
-        """For every slice of the block, whether a file fills it."""
+        """Return for every slice of the block whether a file fills it."""
         filled = {self.index(e.record.labels) for e in self.entries}
-        places = product(*(range(len(self.labels[d])) for d in self.spec.label_dims))
-        return {place: place in filled for place in places}
+        indices = product(*(range(len(self.labels[d])) for d in self.spec.label_dims))
+        return {index: index in filled for index in indices}
 
 
 def plan_store(patient: PatientSource) -> tuple[ArrayPlan, ...]:
-    """The arrays of a patient's store, in canonical order; only what exists has a label.
+    """Return the arrays of a patient's store in canonical order, with labels of existing files.
 
-    Arrays of one group share their label coordinates, so a label is there if any of them has it.
+    Arrays of one group share their label coordinates. A label exists if any of them has it.
     """
     plans = []
     for path, spec in ARRAY_SPECS.items():
@@ -54,16 +54,16 @@ def _array_path(entry: SourceEntry) -> str:
 
 
 def _labels(spec: ArraySpec, group: Iterable[SourceEntry]) -> dict[str, tuple[Label, ...]]:
-    there = [e.record.labels for e in group]
+    existing = [e.record.labels for e in group]
     return {
-        dim: tuple(v for v in LABEL_ORDER[dim] if any(t.get(dim) == v for t in there))
+        dim: tuple(v for v in LABEL_ORDER[dim] if any(e.get(dim) == v for e in existing))
         for dim in spec.label_dims
     }
 
 
 def _ordered(spec: ArraySpec, entries: Sequence[SourceEntry]) -> tuple[SourceEntry, ...]:
-    def place(entry: SourceEntry) -> tuple[int, ...]:
+    def position(entry: SourceEntry) -> tuple[int, ...]:
         labels = entry.record.labels
         return tuple(LABEL_ORDER[dim].index(labels[dim]) for dim in spec.label_dims)
 
-    return tuple(sorted(entries, key=place))
+    return tuple(sorted(entries, key=position))

@@ -1,4 +1,4 @@
-"""Shards on disk: written, read back and compared bit for bit."""
+"""Write shards to disk, read them back and compare them bit for bit."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ Volume = npt.NDArray[Any]
 
 
 def digest(values: Volume, dtype: np.dtype[Any]) -> bytes:
-    """SHA-256 of voxels as `dtype` in C order."""
+    """Return the SHA-256 of voxels as `dtype` in C order."""
     return hashlib.sha256(np.ascontiguousarray(values, dtype=dtype).data).digest()
 
 
 def put_shard(
     path: Path, codec: ShardCodec, volume: Volume, within: Box | None
 ) -> tuple[int, str | None]:
-    """Write the shard of `volume` (z, y, x); returns its size and SHA-256.
+    """Write the shard of `volume` (z, y, x) and return its size and SHA-256.
 
-    Outside of the box `within`, if any, all voxels are zero. Nothing is written for an all-zero
-    volume: then 0 and None.
+    All voxels outside the box `within` must be zero. For an all-zero volume nothing is written and
+    0 and None are returned.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     sha256, size = hashlib.sha256(), 0
@@ -46,11 +46,10 @@ def put_shard(
 def compare_shard(
     path: Path, codec: ShardCodec, volume: Volume, within: Box | None, key: str
 ) -> Box | None:
-    """Compare a shard on disk with its volume bit for bit; returns the box of its first full chunk.
+    """Compare a shard on disk with its volume bit for bit; return the box of its first chunk.
 
-    None if it has none. Outside of the box `within`, if any, all voxels of `volume` are zero, so
-    that a chunk left out there is right. Raises `VerificationError` naming `key` for a voxel that
-    differs.
+    The result is None if all chunks are empty. All voxels of `volume` outside the box `within` are
+    zero, so chunks there may be missing. Raises `VerificationError` with `key` for a difference.
     """
     if not path.exists():
         return _compare(codec, volume, within, lambda offset, length: b"", 0, key)

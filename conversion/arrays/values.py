@@ -1,4 +1,4 @@
-"""From a file's numbers to the values that are stored: masks to bool, the rest by precision."""
+"""Convert a file's numbers to stored values: masks to bool, others as the precision requires."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Volume = npt.NDArray[Any]
 class Mask:
     """A two-valued volume: bool (z, y, x), the physical value of its foreground, voxel count.
 
-    `foreground` is None for a mask without any, an int for an unscaled file of integers.
+    `foreground` is None for an all-zero mask, and an int for an unscaled file of integers.
     """
 
     values: npt.NDArray[np.bool_]
@@ -29,12 +29,12 @@ class Mask:
 
 
 def read_mask(file: NiftiFile, where: str) -> Mask:
-    """The mask a file holds: 0 and one other value, of any type.
+    """Return the mask of a file with two values, 0 and one other, of any type.
 
-    Raises `SourceError` if it holds inf, NaN, a third value, or no zero.
+    Raises `SourceError` if it has inf, NaN, a third value, or no zero.
     """
     values = scale(file.raw, file.slope, file.inter)
-    is_plain = values.dtype == np.uint8 and int(values.max()) <= 1  # by far the commonest file
+    is_plain = values.dtype == np.uint8 and int(values.max()) <= 1  # by far the most common case
     mask = values.view(np.bool_) if is_plain else values != 0
     voxels = int(np.count_nonzero(mask))
     _require_plain_zeros(file, voxels, where)
@@ -64,7 +64,7 @@ def _require_two_values(
 
 
 def _require_plain_zeros(file: NiftiFile, voxels: int, where: str) -> None:
-    """Refuse -0.0 in float masks: it could not be told from 0 when the file is written back."""
+    """Refuse -0.0 in float masks: `export` could not restore it."""
     if file.is_scaled or file.raw.dtype.kind != "f":
         return
     bits = file.raw.view(f"u{file.raw.dtype.itemsize}")
@@ -80,7 +80,7 @@ def _require_plain_zeros(file: NiftiFile, voxels: int, where: str) -> None:
 def _require_recoverable_mask(
     file: NiftiFile, mask: npt.NDArray[np.bool_], foreground: Any, where: str
 ) -> None:
-    """Refuse a scaling under which the file's own two numbers do not come back."""
+    """Refuse a scaling from which the file's two stored numbers cannot be recovered."""
     raw = file.raw
     bits = f"u{raw.dtype.itemsize}"
     with np.errstate(invalid="ignore", over="ignore"):
@@ -92,7 +92,7 @@ def _require_recoverable_mask(
 
 @dataclass(frozen=True)
 class Quantity:
-    """Physical values ready to be stored, and whether the file's own numbers come back from them.
+    """Physical values to be stored; `restores` if the file's numbers can be recovered from them.
 
     `range` is the smallest and largest finite value, None if there is none; `nonfinite` counts
     inf and NaN.
@@ -107,10 +107,10 @@ class Quantity:
 def read_quantity(
     file: NiftiFile, precision: Precision, variable: str, modality: str | None, where: str
 ) -> Quantity:
-    """Physical values of an image, dose or uncertainty file, rounded as `precision` allows.
+    """Return the physical values of an image, dose or uncertainty file, rounded by `precision`.
 
-    Raises `PrecisionError` for values that do not fit, or if a slope in the header loses raw
-    integers (any precision) or any raw number (`lossless`).
+    Raises `PrecisionError` for values that do not fit, or if a slope in the header makes stored
+    integers (or with `lossless` any stored numbers) unrecoverable.
     """
     values = scale(file.raw, file.slope, file.inter)
     if file.is_scaled:
@@ -134,10 +134,10 @@ def _require_recoverable(values: Volume, file: NiftiFile, precision: Precision, 
 
 def _unrecoverable(file: NiftiFile, where: str) -> PrecisionError:
     return PrecisionError(
-        f"scl_slope {file.slope!r} and scl_inter {file.inter!r} lose raw numbers of type "
-        f"{file.raw.dtype}: they do not come back from the physical values",
+        f"scl_slope {file.slope!r} and scl_inter {file.inter!r}: the stored {file.raw.dtype} "
+        "numbers cannot be recovered from the physical values",
         where=where,
-        expected="a scaling that can be undone",
+        expected="a reversible scaling",
         remedy="correct the header or rewrite the file unscaled",
     )
 

@@ -1,14 +1,15 @@
-"""Write one patient's store: read each file, place its values, verify, then the metadata.
+"""Write the volumes of one patient's store: read each file, write its shard and verify it.
 
-Shards come first and metadata last, since types and sources are known only once the files are
-read. Every shard is read back and compared bit for bit; afterwards one chunk of each is read
-through zarr-python, as a user would, so that metadata which misplaces voxels cannot pass.
+Metadata is written after the shards, because types and sources are known only when the files are
+read. Every shard is read back and compared bit for bit. Finally one chunk of each shard is read
+through zarr-python, as a user would, which detects metadata that misplaces voxels.
 """
 
 from __future__ import annotations
 
 import base64
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,12 @@ from lundprobe_zarr.conversion.arrays.values import Mask, Quantity, read_mask, r
 from lundprobe_zarr.conversion.source.fiducials import read_fiducials
 from lundprobe_zarr.conversion.source.grids import Grid, require_same
 from lundprobe_zarr.conversion.source.inventory import PatientSource, SourceEntry
-from lundprobe_zarr.conversion.source.nifti import NiftiFile, peek_nifti, read_nifti, without_voxels
+from lundprobe_zarr.conversion.source.nifti import (
+    NiftiFile,
+    NiftiReader,
+    open_nifti,
+    without_voxels,
+)
 from lundprobe_zarr.conversion.source.workspace import Workspace, aligned
 from lundprobe_zarr.conversion.tables.measure import Measurements, bounding_box
 from lundprobe_zarr.dataset.content import voxels_sha256
@@ -36,13 +42,13 @@ from lundprobe_zarr.stores.metadata import shard_key
 from lundprobe_zarr.stores.shard import Box, ShardCodec, with_best_filter
 
 Volume = npt.NDArray[Any]
-#: Called with the bytes of each source file once it is stored.
+#: Called with the bytes of each source file after it is stored.
 Progress = Callable[[int], None]
 
 
 @dataclass(frozen=True)
 class Witness:
-    """One chunk of a shard: where its voxels are in the array, and their SHA-256."""
+    """One chunk of a shard: the index of its voxels in the array, and their SHA-256."""
 
     index: tuple[int | slice, ...]
     sha256: bytes
@@ -61,7 +67,7 @@ class WrittenArray:
 
 @dataclass
 class Contents:
-    """What has been written of a store so far."""
+    """The contents of a store that have been written so far."""
 
     grids: dict[str, Grid] = field(default_factory=dict)
     arrays: list[WrittenArray] = field(default_factory=list)
@@ -73,8 +79,8 @@ class Contents:
 class VolumeWriter:
     """Writes the volumes of one patient's store into `folder`.
 
-    `precision` decides what may be rounded; `progress` hears of each file's bytes; voxels are
-    read into `workspace`, which nobody else may use meanwhile.
+    `precision` controls rounding; `progress` is called with each file's bytes; voxels are read into
+    `workspace`, which must not be used elsewhere at the same time.
     """
 
     def __init__(
@@ -96,8 +102,8 @@ class VolumeWriter:
         self.contents = Contents()
 
     def write(self, plan: ArrayPlan) -> None:
-        """Write one array of the plan; raises `SourceError` for files that cannot be stored."""
-        if plan.is_dose:  # that of the grid before has served
+        """Write one array of the plan. Raises `SourceError` for files that cannot be stored."""
+        if plan.is_dose:  # the previous grid's dose is no longer needed
             self._dose = {}
             self._workspace.release()
         write = self._write_masks if plan.spec.is_mask else self._write_quantities
@@ -106,7 +112,7 @@ class VolumeWriter:
         self._release()
 
     def _release(self) -> None:
-        """Let go of the voxels read, but of the dose, which masks of its grid are measured by."""
+        """Release all voxels except the dose, which is needed to measure its grid's masks."""
         self._workspace.release(but=next(iter(self._dose.values()), None))
 
     def read_fiducials(self) -> None:
@@ -126,19 +132,17 @@ class VolumeWriter:
     def _find(self, entry: SourceEntry, finding: str) -> None:
         self.contents.findings.append(f"{entry.path}: {finding}")
 
-    def _read(self, entry: SourceEntry) -> NiftiFile:
-        file = read_nifti(
-            entry.file, self._where(entry), self._workspace, self._patient.strip_headers
-        )
-        self._place(entry, file)
-        for oddity in file.oddities:
-            self._find(entry, oddity)
+    def _read(self, entry: SourceEntry, reader: NiftiReader) -> NiftiFile:
+        file = reader.read(self._workspace, self._patient.strip_headers)
+        self._require_grid(entry, file)
+        for anomaly in file.anomalies:
+            self._find(entry, anomaly)
         if file.intent not in ("none", "label" if entry.record.kind == "mask" else "none"):
-            self._find(entry, f"intent code {file.intent}; its numbers were read as they are")
+            self._find(entry, f"intent code {file.intent}; its numbers were read unchanged")
         self.contents.synthetic |= file.is_synthetic
         return file
 
-    def _place(self, entry: SourceEntry, file: NiftiFile) -> None:
+    def _require_grid(self, entry: SourceEntry, file: NiftiFile) -> None:
         """Require the geometry of the grid's first file, its image (or dose_original)."""
         z, y, x = file.raw.shape
         here = Grid((z, y, x), file.affine, entry.path, file.unit)
@@ -146,15 +150,16 @@ class VolumeWriter:
         require_same(grid, here, self._where(entry))
 
     def _write_masks(self, plan: ArrayPlan) -> WrittenArray:
-        codec = self._codec(plan, np.dtype(bool))  # the grid's image, written before, fixes it
+        codec = self._codec(plan, np.dtype(bool))  # the grid is known: its image came first
         stored, grid, planned = [], plan.spec.grid, self._planned()
         for entry in plan.entries:
-            file = self._read(entry)
+            with open_nifti(entry.file, self._where(entry)) as reader:
+                file = self._read(entry, reader)
             mask = read_mask(file, self._where(entry))
             if mask.voxels == 0:
                 self._find(entry, "all-zero mask")
             box = bounding_box(mask.values)
-            _require_whole(mask, box, self._where(entry))
+            _require_within(mask, box, self._where(entry))
             affine, dose = self.contents.grids[grid].affine, self._dose.get(grid)
             self.measurements.add(entry.record, mask.values, box, affine, dose, planned)
             facts = {"foreground": mask.foreground, "voxels": mask.voxels}
@@ -168,8 +173,7 @@ class VolumeWriter:
         return None if grid is None else Lattice(grid.affine, grid.shape)
 
     def _write_quantities(self, plan: ArrayPlan) -> WrittenArray:
-        self._reserve(plan)
-        ready = [self._quantity(plan, entry) for entry in plan.entries]
+        ready = self._quantities(plan)
         where = f"{self._patient.folder}: array {plan.spec.path}"
         dtype = common_type([q.rounded for _, q in ready], ladder_of(plan.spec.variable), where)
         volumes = [q.rounded.values for _, q in ready]
@@ -189,13 +193,21 @@ class VolumeWriter:
             stored.append(self._store(plan, codec, entry, file, quantity.rounded.values, facts))
         return self._written(plan, codec, stored)
 
-    def _reserve(self, plan: ArrayPlan) -> None:
-        """Have memory for all volumes of an array at once."""
-        layouts = [peek_nifti(entry.file, self._where(entry)) for entry in plan.entries]
-        self._workspace.reserve(sum(aligned(layout.voxel_bytes) for layout in layouts))
+    def _quantities(self, plan: ArrayPlan) -> list[tuple[NiftiFile, Quantity]]:
+        """Open each file of an array once, reserve memory for all of them, and read them."""
+        with ExitStack() as opened:
+            readers = [
+                opened.enter_context(open_nifti(entry.file, self._where(entry)))
+                for entry in plan.entries
+            ]
+            self._workspace.reserve(sum(aligned(r.layout.voxel_bytes) for r in readers))
+            pairs = zip(plan.entries, readers, strict=True)
+            return [self._quantity(plan, entry, reader) for entry, reader in pairs]
 
-    def _quantity(self, plan: ArrayPlan, entry: SourceEntry) -> tuple[NiftiFile, Quantity]:
-        file = self._read(entry)
+    def _quantity(
+        self, plan: ArrayPlan, entry: SourceEntry, reader: NiftiReader
+    ) -> tuple[NiftiFile, Quantity]:
+        file = self._read(entry, reader)
         modality = entry.record.labels.get("modality")
         quantity = read_quantity(
             file,
@@ -228,16 +240,16 @@ class VolumeWriter:
         facts: dict[str, Any],
         within: Box | None = None,
     ) -> _Stored:
-        """Write and verify the shard of one file; `facts` are what its values showed.
+        """Write and verify the shard of one file; `facts` are the record's fields of its values.
 
-        `within` is a box that holds all voxels of a mask, None for one without any.
+        `within` is a box around all foreground voxels of a mask, None for an all-zero mask.
         """
-        place = plan.index(entry.record.labels)
-        key = shard_key(plan.spec, place)
+        index = plan.index(entry.record.labels)
+        key = shard_key(plan.spec, index)
         size, sha256 = put_shard(self._folder / key, codec, volume, within)
         box = compare_shard(self._folder / key, codec, volume, within, key)
         self._progress(entry.bytes)
-        witness = None if box is None else Witness((*place, *box), digest(volume[box], codec.dtype))
+        witness = None if box is None else Witness((*index, *box), digest(volume[box], codec.dtype))
         return _Stored(self._record(entry, file, size, sha256, facts), witness)
 
     def _record(
@@ -265,17 +277,17 @@ class VolumeWriter:
         )
 
 
-def _require_whole(mask: Mask, box: Box | None, where: str) -> None:
-    """Require that all of a mask's voxels lie in `box`.
+def _require_within(mask: Mask, box: Box | None, where: str) -> None:
+    """Require that all voxels of a mask are in `box`.
 
-    Writing and comparing look nowhere else, so that the count has to prove it.
+    Voxels outside are neither written nor compared, so their number is checked here.
     """
     inside = 0 if box is None else int(np.count_nonzero(mask.values[box]))
     if inside != mask.voxels:
         raise VerificationError(
             f"{inside} voxels in the box {box} of {mask.voxels}",
             where=where,
-            expected="all of them",
+            expected="all voxels in the box",
             remedy="please report this, with the version of numpy",
         )
 
@@ -293,7 +305,7 @@ def _base64(data: bytes) -> str:
 def require_witnesses(arrays: list[WrittenArray], group: Any, where: str) -> None:
     """Read one chunk of every shard through zarr-python and compare it.
 
-    Raises `VerificationError` if a chunk differs: then the metadata misplaces voxels.
+    Raises `VerificationError` if a chunk differs, which means that the metadata misplaces voxels.
     """
     for array in arrays:
         stored = group[array.plan.spec.path]
@@ -303,5 +315,5 @@ def require_witnesses(arrays: list[WrittenArray], group: Any, where: str) -> Non
                     f"zarr reads other voxels at {array.plan.spec.path}{witness.index} "
                     "than were written",
                     where=where,
-                    remedy=("please report this, with the versions of zarr and numcodecs"),
+                    remedy="please report this, with the versions of zarr and numcodecs",
                 )

@@ -1,4 +1,4 @@
-"""What the converter notes of its work: claims, drafts, and what was converted from what.
+"""The converter's notes: leases, drafts, and the sources of converted patients.
 
 Imports `source` and `lundprobe_zarr.integrity` and below.
 Start reading at state.py.

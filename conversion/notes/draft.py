@@ -1,9 +1,9 @@
-"""Where a store is written before it is complete, and how it then takes its place.
+"""Drafts: incomplete stores, and their move to the final location.
 
-On a local disk it is written beside, under a hidden name, and renamed. For a bucket it is written
-in a scratch folder, verified there, and sent: data first, metadata after it, its root last. Either
-way a killed conversion leaves no store that could be taken for good, and what it leaves behind is
-cleared by the next.
+On a local disk a draft is written next to its final location under a hidden name, then renamed. For
+a bucket it is written and verified in a scratch folder, then uploaded: data first, then metadata,
+the root last. A killed conversion therefore never leaves a store that looks complete. The next
+conversion removes its leftovers.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from lundprobe_zarr.conversion.notes.claim import CLAIMS, claimed
+from lundprobe_zarr.conversion.notes.lease import LEASES, lease_upload
 from lundprobe_zarr.dataset.converter_notes import NOTES
 from lundprobe_zarr.errors import DatasetError, UsageError
 from lundprobe_zarr.integrity.copy import send_store
@@ -31,36 +31,36 @@ from lundprobe_zarr.storage.writers import is_alive, writer
 
 _PARTIAL, _REPLACED = ".partial-", ".replaced-"
 _SCRATCH, _PROBE = "lundprobe-zarr-", "probe-"
-#: Where single files of a dataset are beside those in its root, notes and claims among them.
+#: Folders with single files of a dataset, such as notes and leases.
 _FOLDERS = ("metadata", "metadata/*", NOTES, f"{NOTES}/*", f"{NOTES}/claims/*")
-#: What is left of another host that has not changed for a day is taken for abandoned.
+#: Leftovers of another host count as abandoned if they have not changed for a day.
 _STALE_SECONDS = 86_400
-#: Objects sent at a time. Each is held in memory, 100 MB at most; less than conversion needs.
+#: Objects uploaded at a time. Each is in memory, at most 100 MB; less than conversion needs.
 _SENDERS = 4
 
 
 def located(place: Location | str | os.PathLike[str]) -> Location:
-    """A dataset's location, given as such or as a path or URL."""
+    """Return a dataset's location from a location, path or URL."""
     return place if isinstance(place, Location) else Location(place)
 
 
 def require_usable(dataset: Location, scratch: Path | None = None) -> None:
-    """Require that a dataset can be written at `dataset`, and scratch where it needs some.
+    """Require that a dataset can be written at `dataset`, and in scratch if it is needed.
 
-    Writes an object, reads it, lists it and deletes it: what a bucket allows shows no other way.
-    Raises `UsageError` or `DatasetError` that says what is amiss.
+    Writes, reads, lists and deletes an object, which is the only way to know the permissions of a
+    bucket. Raises `UsageError` or `DatasetError` with the problem.
     """
     dataset.require_writable()
     if dataset.in_memory:
         raise UsageError(
-            "memory of this process, which workers do not share",
+            "the memory of this process, which workers do not share",
             where=dataset.url,
             expected="a path or a bucket, e.g. s3://bucket/lund-probe",
         )
     if scratch is not None and dataset.is_local:
         raise UsageError(
-            f"--scratch {scratch}: stores in {dataset.url} are written beside their place",
-            expected="it for buckets alone",
+            f"--scratch {scratch}: stores in {dataset.url} are written in place",
+            expected="--scratch only for buckets",
             remedy="leave it out",
         )
     if not dataset.is_local:
@@ -69,10 +69,10 @@ def require_usable(dataset: Location, scratch: Path | None = None) -> None:
 
 
 def require_vacant(source: Path, dataset: Location) -> None:
-    """Require that a dataset may be at `dataset`; writes nothing.
+    """Require that `dataset` is a suitable destination; write nothing.
 
-    Raises `UsageError` if it overlaps the `source`, is or lies below a file, or holds files that
-    are no dataset's and that one would replace.
+    Raises `UsageError` if it overlaps the `source`, is or is below a file, or has other files that
+    a dataset would replace.
     """
     if dataset.is_local:
         _require_apart(source, dataset.local())
@@ -80,7 +80,7 @@ def require_vacant(source: Path, dataset: Location) -> None:
     held = foreign_files(dataset)
     if held:
         raise UsageError(
-            f"destination {dataset.url} is no dataset and holds "
+            f"destination {dataset.url} is no dataset and has "
             f"{', '.join(held)}, which a dataset would replace",
             expected="a new folder, an empty one or a dataset",
             remedy="choose another destination, or move these away",
@@ -96,17 +96,17 @@ def _require_apart(source: Path, destination: Path) -> None:
 
 
 def _require_allowed(dataset: Location) -> None:
-    name, said = f"{_PROBE}{writer()}", b"may objects be written here?"
+    name, contents = f"{_PROBE}{writer()}", b"may objects be written here?"
     probe = f"{NOTES}/{name}"
-    dataset.write(probe, said)
+    dataset.write(probe, contents)
     try:
         listed = dataset.is_local or name in dataset.children(NOTES)
-        if dataset.read(probe) != said or not listed:
+        if dataset.read(probe) != contents or not listed:
             raise DatasetError(
-                "an object just written is not listed, or not as written",
+                "an object just written is not listed, or differs",
                 where=dataset.path(probe),
-                expected="a place that gives back what it was given",
-                remedy="choose another",
+                expected="storage that returns what was written",
+                remedy="choose another destination",
             )
     finally:
         dataset.delete(probe)
@@ -114,7 +114,7 @@ def _require_allowed(dataset: Location) -> None:
 
 @dataclass(frozen=True)
 class Draft:
-    """A store being written: in `folder`, below `home`, which is removed in the end."""
+    """A store that is being written in `folder`, below the temporary folder `home`."""
 
     dataset: Location
     patient_id: str
@@ -122,23 +122,23 @@ class Draft:
     folder: Path
 
     def appear(self) -> None:
-        """Let the complete and verified store take its place in the dataset.
+        """Move the complete and verified store to its final location in the dataset.
 
-        Raises `OSError`, of which `DatasetError` and `VerificationError` are, if it does not.
+        Raises `OSError`, such as `DatasetError` or `VerificationError`, if that fails.
         """
         if self.dataset.is_local:
             _replace(self.folder, self.dataset.local(store_path(self.patient_id)))
         else:
-            with claimed(self.dataset, self.patient_id):
+            with lease_upload(self.dataset, self.patient_id):
                 send_store(Location(self.home), self.dataset, self.patient_id, _SENDERS)
 
 
 @contextmanager
 def drafted(dataset: Location, patient_id: str, scratch: Path | None = None) -> Iterator[Draft]:
-    """A draft of a patient's store; within, it is written and takes its place.
+    """Make a draft of a patient's store, and remove what is left of it at the end.
 
-    `scratch` is the folder to write below if the dataset is in a bucket, by default the system's
-    for temporary files. Raises `OSError` if nothing can be written there.
+    If the dataset is in a bucket, the draft is below `scratch`, by default the system's folder for
+    temporary files. Raises `OSError` if it cannot be written.
     """
     remove_leftovers(dataset, [patient_id], scratch)
     if dataset.is_local:
@@ -155,7 +155,7 @@ def drafted(dataset: Location, patient_id: str, scratch: Path | None = None) -> 
 
 
 def written_to(dataset: Location, scratch: Path | None) -> str:
-    """Where a store is written before it appears: for messages."""
+    """Return where a store's draft is written, for messages."""
     return dataset.url if dataset.is_local else str(_scratch_root(scratch))
 
 
@@ -164,7 +164,7 @@ def _scratch_root(scratch: Path | None) -> Path:
 
 
 def _make_scratch(scratch: Path | None) -> Path:
-    """A new folder that only this user can read: it will hold a patient's images."""
+    """Make a new folder that only this user can read, because it is for patient data."""
     root = _scratch_root(scratch)
     root.mkdir(parents=True, exist_ok=True)
     folder = root / f"{_SCRATCH}{writer()}"
@@ -173,16 +173,16 @@ def _make_scratch(scratch: Path | None) -> Path:
 
 
 def remove_unfinished(dataset: Location) -> None:
-    """Clear what killed conversions left of single objects: claims, probes, files half written.
+    """Remove single objects that killed conversions left: leases, probes, unfinished files.
 
-    Those of a process on another machine stay if it cannot be told whether it lives.
+    Objects of another machine stay if it is unknown whether their process is alive.
     """
     for name in dataset.find(NOTES):
         folder, _, leaf = name.rpartition("/")
-        is_claim = folder.partition("/")[0] in CLAIMS or leaf.startswith(_PROBE)
-        if is_claim and is_alive(leaf.removeprefix(_PROBE)) is False:
+        is_lease = folder.partition("/")[0] in LEASES or leaf.startswith(_PROBE)
+        if is_lease and is_alive(leaf.removeprefix(_PROBE)) is False:
             dataset.delete(f"{NOTES}/{name}")
-    if dataset.is_local:  # in a bucket objects appear whole or not at all
+    if dataset.is_local:  # in a bucket, objects are never incomplete
         root = dataset.local()
         for place in (root, *(found for pattern in _FOLDERS for found in root.glob(pattern))):
             _remove_abandoned(place, WRITING, ".*")
@@ -194,13 +194,12 @@ def remove_leftovers(
     scratch: Path | None = None,
     alone: bool = False,
 ) -> None:
-    """Clear what a killed conversion of these patients left.
+    """Remove the leftovers of killed conversions of these patients.
 
-    Of what another machine left it cannot be told at once whether anyone writes it still, unless
-    this conversion is `alone`: then nobody has use for it.
-
-    On a local disk a store that it had moved away is put back. What it left of a store in a bucket
-    stays: without its root nobody reads it, and the next conversion of the patient uses it.
+    Another machine may still be writing its drafts, so they are removed only if this conversion is
+    `alone` or they are old. On a local disk, a store that was moved away is put back. Objects of an
+    incomplete store in a bucket stay: readers ignore a store without a root, and the next
+    conversion of the patient reuses them.
     """
     if dataset.is_local:
         stores = [dataset.local(store_path(patient_id)) for patient_id in patient_ids]
@@ -211,7 +210,7 @@ def remove_leftovers(
 
 
 def _remove_local(folder: Path, stores: Container[str], alone: bool) -> None:
-    """Look through the folder once, however many stores may have left something in it."""
+    """Remove the leftovers of all `stores`, in one listing of the folder."""
     for left in folder.glob(".*"):
         name, mark, _ = left.name[1:].partition(_PARTIAL)
         if mark and name in stores and (alone or _is_abandoned(left, f".{name}{mark}")):
@@ -222,16 +221,16 @@ def _remove_local(folder: Path, stores: Container[str], alone: bool) -> None:
 
 
 def _put_back(old: Path, final: Path) -> None:
-    """Undo half a replacement; a whole one leaves something to clear."""
+    """Undo an unfinished replacement; after a finished one remove the old store."""
     if old.is_dir() and not final.exists():
-        with suppress(OSError):  # another worker has just come before us
+        with suppress(OSError):  # another worker may have done it
             old.rename(final)
             return
     _remove(old)
 
 
 def _remove(left: Path) -> None:
-    """Remove a folder, or whatever stood in its place: a pipe would wait to be opened."""
+    """Remove a folder, or anything in its place, without opening it: opening a pipe would wait."""
     if left.is_dir() and not left.is_symlink():
         shutil.rmtree(left, ignore_errors=True)
     else:
@@ -245,7 +244,7 @@ def _remove_abandoned(folder: Path, prefix: str, before: str = "") -> None:
 
 
 def _is_abandoned(left: Path, prefix: str) -> bool:
-    # A process that lives may have got the number of one that was killed, so that it proves little.
+    # A live process may have reused the number of a killed one, so "alive" is no proof.
     if is_alive(left.name.rpartition(prefix)[2]) is False:
         return True
     try:
@@ -255,10 +254,9 @@ def _is_abandoned(left: Path, prefix: str) -> bool:
 
 
 def _replace(folder: Path, final: Path) -> None:
-    """Let a complete store appear under its name; the old one goes only once it has.
+    """Move a complete store to its final name, then remove the old one.
 
-    A worker that was given up for lost may be alive and do the same at the same time: the last one
-    stays.
+    A worker that counts as lost may do the same at the same time. The last store stays.
     """
     _sync_tree(folder)
     moved = _moved_away(final)
@@ -270,7 +268,7 @@ def _replace(folder: Path, final: Path) -> None:
 
 
 def _moved_away(final: Path) -> list[Path]:
-    """Where a store that had the name is now, if there was one."""
+    """Move an existing store away; return its new path, if there was one."""
     old = final.with_name(f".{final.name}{_REPLACED}{uuid.uuid4().hex[:8]}")
     try:
         final.rename(old)
@@ -290,7 +288,7 @@ def _appears(folder: Path, final: Path) -> bool:
 
 
 def _sync_tree(folder: Path) -> None:
-    """Bring a store down to the device, files before the folders that name them."""
+    """Flush a store to the device, files before their folders."""
     for root, _, files in os.walk(folder, topdown=False):
         for name in files:
             _sync(Path(root) / name)

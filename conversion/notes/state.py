@@ -1,7 +1,7 @@
-"""What was converted from what: sizes and times of source files, to tell the unchanged at once.
+"""Notes on converted patients: sizes and times of their source files, to detect changes quickly.
 
-Kept beside the stores in `.conversion/`, not in them: times are the machine's, not the data's.
-Lost or stale state is never trusted blindly: files are then hashed and compared with the store.
+They are in `.conversion/`, not in the stores, because times depend on the machine. If notes are
+lost or do not match, files are hashed and compared with the store.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from lundprobe_zarr.stores.metadata import StoreMetadata
 from lundprobe_zarr.stores.opening import open_store
 from lundprobe_zarr.vocabulary.names import is_patient_id
 
-#: Patients looked at at a time where each takes requests; on a disk one after another is best.
+#: Patients checked in parallel on remote storage; on a disk one after another is fastest.
 _REQUESTS = 16
 
 
@@ -35,7 +35,7 @@ def _note(patient_id: str) -> str:
 
 
 def side_digest(patient: PatientSource) -> str:
-    """Digest of what the side files and names say of a patient, beyond its files' contents."""
+    """Return a hash of the information on a patient from side files and file names."""
     said = [patient.part, patient.findings, patient.multi_component, patient.geometry]
     return hashlib.sha256(json.dumps(said).encode()).hexdigest()
 
@@ -51,36 +51,36 @@ def _state(patient: PatientSource, precision: Precision) -> dict[str, Any]:
 
 
 def remember(dataset: Location, patient: PatientSource, precision: Precision) -> None:
-    """Note what a store that has just appeared was converted from."""
+    """Write a note on the sources of a store that was just completed."""
     dataset.write(_note(patient.patient_id), json.dumps(_state(patient, precision)).encode())
 
 
 def forget(dataset: Location, patient_id: str) -> None:
-    """Drop the note on a patient, before its store is replaced."""
+    """Delete the note on a patient, before its store is replaced."""
     dataset.delete(_note(patient_id))
 
 
 def remember_source(dataset: Location, inventory: Inventory) -> None:
-    """Note who is in the source, so that it can be told later who is missing."""
-    said = {"patients": [p.patient_id for p in inventory.whole]}
-    dataset.write(SOURCE_NOTE, json.dumps(said).encode())
+    """Write the list of all patients of the source, to report missing ones later."""
+    patients = {"patients": [p.patient_id for p in inventory.whole]}
+    dataset.write(SOURCE_NOTE, json.dumps(patients).encode())
 
 
 class Failures:
-    """Notes on the patients whose last conversion failed, and why."""
+    """Notes on patients whose last conversion failed, with the reason."""
 
     def __init__(self, dataset: Location) -> None:
         self._dataset = dataset
         self._noted = set(failed_before(dataset))
 
     def note(self, patient_id: str, error: str | None) -> None:
-        """Note that a patient failed, or that it did not."""
-        place = f"{FAILED_NOTES}/{patient_id}"
-        with suppress(DatasetError):  # as on a full disk, of which the patient's error tells
+        """Note a patient's error, or delete the note on an earlier one."""
+        name = f"{FAILED_NOTES}/{patient_id}"
+        with suppress(DatasetError):  # a full disk, for example, is in the patient's error already
             if error is not None:
-                self._dataset.write(place, error.encode())
+                self._dataset.write(name, error.encode())
             elif patient_id in self._noted:
-                self._dataset.delete(place)
+                self._dataset.delete(name)
 
 
 def are_current(
@@ -90,7 +90,7 @@ def are_current(
     note: bool = True,
     checksum: bool = False,
 ) -> list[bool]:
-    """Whether each patient need not be converted again: see `is_current`."""
+    """Return for each patient whether its store is current: see `is_current`."""
     look = partial(is_current, dataset, precision=precision, note=note, checksum=checksum)
     with ThreadPoolExecutor(1 if dataset.is_local else _REQUESTS) as pool:
         return list(pool.map(look, patients))
@@ -103,14 +103,14 @@ def is_current(
     note: bool = True,
     checksum: bool = False,
 ) -> bool:
-    """Whether the patient's store is there and was converted from just these source files.
+    """Return whether the patient's store exists and was converted from these source files.
 
-    Sizes and times decide when they all agree, unless `checksum` asks for the contents; a file
-    whose time alone differs is hashed, and the new times are noted unless `note` is off. At most
-    three requests, however many files. Raises `SchemaVersionError` for a newer store.
+    If all sizes and times match, they decide, unless `checksum` requires comparing contents. A file
+    with another time is hashed, and with `note` the new times are written. Takes at most three
+    requests to the dataset. Raises `SchemaVersionError` for a newer store.
     """
     dataset = located(dataset)
-    if patient.problem is not None or not _is_there(dataset, patient.patient_id):
+    if patient.problem is not None or not _exists(dataset, patient.patient_id):
         return False
     noted = None if checksum else _read_state(dataset, patient.patient_id)
     now = _state(patient, precision)
@@ -121,18 +121,18 @@ def is_current(
     try:
         if not _same_contents(dataset, patient, precision, noted, now):
             return False
-    except (DatasetError, OSError):  # the conversion will say what cannot be read
+    except (DatasetError, OSError):  # the conversion will report what cannot be read
         return False
     if note:
         remember(dataset, patient, precision)
     return True
 
 
-def _is_there(dataset: Location, patient_id: str) -> bool:
-    """Whether there is a store of the patient that readers can open."""
+def _exists(dataset: Location, patient_id: str) -> bool:
+    """Return whether the patient has a store that can be opened."""
     try:
         open_store(dataset, patient_id)
-    except DamagedStoreError:  # or not there: to be converted again
+    except DamagedStoreError:  # damaged or missing
         return False
     return True
 
@@ -146,7 +146,7 @@ def _read_state(dataset: Location, patient_id: str) -> dict[str, Any] | None:
 
 
 def remembered(dataset: Location) -> dict[str, dict[str, Any]]:
-    """What is remembered of each patient that was converted: see `remember`."""
+    """Return the note on each converted patient: see `remember`."""
     names = [n.removesuffix(".json") for n in dataset.children(NOTES) if n.endswith(".json")]
     states = {n: _read_state(dataset, n) for n in names if is_patient_id(n)}
     return {patient_id: state for patient_id, state in states.items() if state is not None}
@@ -159,9 +159,9 @@ def _same_contents(
     noted: dict[str, Any] | None,
     now: dict[str, Any],
 ) -> bool:
-    """Whether hashes prove what sizes and times could not."""
+    """Return whether the files' hashes match the store."""
     store = open_store(dataset, patient.patient_id)
-    if not _same_circumstances(store, patient, precision):
+    if not _same_settings(store, patient, precision):
         return False
     recorded = _recorded(store)
     if {p: b for p, (b, _) in now["files"].items()} != {p: b for p, (b, _) in recorded.items()}:
@@ -174,7 +174,7 @@ def _same_contents(
     )
 
 
-def _same_circumstances(store: StoreMetadata, patient: PatientSource, precision: Precision) -> bool:
+def _same_settings(store: StoreMetadata, patient: PatientSource, precision: Precision) -> bool:
     attributes = store.attributes
     return (
         attributes["schema_version"] == SCHEMA_VERSION

@@ -1,4 +1,4 @@
-"""Conversions as they run: tasks, cluster, claims, drafts, and what was converted before.
+"""Run conversions: tasks, the dask cluster, and compatibility with an existing dataset.
 
 Imports the other rooms of the converter.
 Start reading at run.py.

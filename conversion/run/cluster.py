@@ -1,7 +1,7 @@
-"""The dask cluster that does the work: one of this machine's own, or any that runs already.
+"""The dask cluster of a conversion: a local one, or any running one.
 
-Workers of a running one may be on any machine, and come and go. Each must see the source and the
-dataset under the same names as this process, and have the same version of this package.
+Workers of a running cluster may be on any machine, and may join and leave. Each must see the source
+and the dataset under the same names as this process, and have the same version of this package.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ from lundprobe_zarr.errors import LundProbeError, UsageError
 from lundprobe_zarr.storage.location import Location
 from lundprobe_zarr.vocabulary.version import package_version
 
-#: A scheduler that runs answers within this time.
-_PATIENCE_SECONDS = 10.0
+#: Timeout of a connection to a scheduler.
+_TIMEOUT_SECONDS = 10.0
 #: Workers named in a message.
 _NAMED = 5
 _PACKAGE = "lundprobe_zarr"
@@ -43,41 +43,41 @@ class MisfitError(UsageError):
 
 @dataclass(frozen=True)
 class Needs:
-    """What a worker needs: this version, a folder of the source, the dataset with a run's claim.
+    """Requirements of a worker: the version, the source folder, the dataset with a run's lease.
 
-    The claim is an object that was just written there, so that who sees it sees the same place.
+    The lease is an object that was just written. A worker that sees it sees the same dataset.
     """
 
     version: str
     folder: Path
     dataset: Location
-    claim: str
+    lease: str
     scratch: Path | None = None
 
 
-#: Claims of the runs that this process fits.
+#: Leases of the runs whose requirements this process meets.
 _fits: set[str] = set()
 
 
 def require_fit(needs: Needs) -> None:
-    """Require of this worker, once a run, that it can do its work; raises `MisfitError`."""
-    if needs.claim in _fits:
+    """Raise `MisfitError` if this worker does not meet the requirements; check once per run."""
+    if needs.lease in _fits:
         return
     reason = shortcoming(needs)
     if reason is not None:
         raise _misfits([f"a worker on {socket.gethostname()}: {reason}"])
-    _fits.add(needs.claim)
+    _fits.add(needs.lease)
 
 
 def shortcoming(needs: Needs) -> str | None:
-    """Why this process cannot convert, if it cannot."""
+    """Return why this process cannot convert, or None."""
     if package_version() != needs.version:
         return _other_version(package_version(), needs.version)
     if not needs.folder.is_dir():
         return f"sees no folder {needs.folder} of the source"
     try:
-        if not needs.dataset.exists(needs.claim):
-            return f"does not see what was written to {needs.dataset.path(needs.claim)}"
+        if not needs.dataset.exists(needs.lease):
+            return f"does not see what was written to {needs.dataset.path(needs.lease)}"
         require_usable(needs.dataset, needs.scratch)
     except (LundProbeError, OSError) as error:
         return f"cannot use the destination: {error}"
@@ -85,53 +85,50 @@ def shortcoming(needs: Needs) -> str | None:
 
 
 def _other_version(theirs: str | None, ours: str) -> str:
-    has = "no lundprobe-zarr that can be imported" if theirs is None else f"lundprobe-zarr {theirs}"
+    has = "no importable lundprobe-zarr" if theirs is None else f"lundprobe-zarr {theirs}"
     return f"has {has}, this process {ours}"
 
 
-def _misfits(said: list[str]) -> MisfitError:
-    more = [f"… and {len(said) - _NAMED} more"] if len(said) > _NAMED else []
+def _misfits(reasons: list[str]) -> MisfitError:
+    more = [f"… and {len(reasons) - _NAMED} more"] if len(reasons) > _NAMED else []
     return MisfitError(
-        "; ".join([*said[:_NAMED], *more]),
+        "; ".join([*reasons[:_NAMED], *more]),
         expected=(
-            "of scheduler and workers the same version of lundprobe-zarr, and of workers that they "
-            "see source and destination under the same names"
+            "the same version of lundprobe-zarr on scheduler and workers, and workers that see "
+            "source and destination under the same names"
         ),
-        remedy=(
-            "mend or stop those named, then run the same command again: what is converted stays"
-        ),
+        remedy="correct or stop these, then run the same command again: converted patients stay",
     )
 
 
 def require_fitting(client: Client, needs: Needs) -> None:
-    """Require that scheduler and workers, as far as they are there, can take part.
+    """Require that the scheduler and its present workers can convert.
 
-    Raises `MisfitError` that names those that cannot, and why.
+    Raises `MisfitError` with those that cannot, and the reasons.
     """
     versions: Any = client.get_versions(packages=[_PACKAGE])
     theirs = {"the scheduler": versions["scheduler"]} | {
-        f"worker {address}": said for address, said in versions["workers"].items()
+        f"worker {address}": answer for address, answer in versions["workers"].items()
     }
-    found = {who: said["packages"].get(_PACKAGE) for who, said in theirs.items()}
+    found = {who: answer["packages"].get(_PACKAGE) for who, answer in theirs.items()}
     other = {who: v for who, v in found.items() if v != needs.version}
     if other:
         raise _misfits([f"{who} {_other_version(v, needs.version)}" for who, v in other.items()])
     reasons = client.run(shortcoming, needs, on_error="return")
-    said = [f"worker {address} {reason}" for address, reason in reasons.items() if reason]
-    if said:
-        raise _misfits(said)
+    unfit = [f"worker {address} {reason}" for address, reason in reasons.items() if reason]
+    if unfit:
+        raise _misfits(unfit)
 
 
-#: Options of glibc's malloc: how much that is free at the end of its memory it keeps, from what
-#: size on a block is a mapping of its own, and that one thread does the work.
+#: Options of glibc's malloc: M_TRIM_THRESHOLD, M_MMAP_THRESHOLD and M_ARENA_MAX.
 _MALLOC = {-1: 1 << 28, -3: 1 << 25, -8: 1}
 
 
 def keep_memory() -> None:
-    """Let this process keep what it freed for what it needs next; elsewhere than on glibc nothing.
+    """Let this process keep freed memory for reuse; has an effect with glibc only.
 
-    dask starts workers so that every freed block goes back to the system at once, and each chunk
-    and slab is fresh pages to be zeroed: at full size that is four tenths of the time.
+    dask configures workers to return freed memory at once. The system must then zero new pages for
+    every chunk and slab, which takes 40 % of the time at full size.
     """
     if sys.platform == "linux":
         libc = ctypes.CDLL(None)
@@ -141,19 +138,19 @@ def keep_memory() -> None:
 
 @contextmanager
 def remote_client(address: str) -> Iterator[Client]:
-    """A client of the scheduler at `address`.
+    """Connect to the scheduler at `address`.
 
-    Raises `UsageError` if none answers there soon, `LundProbeError` if it is lost within.
+    Raises `UsageError` if no scheduler answers, `LundProbeError` if the connection is lost later.
     """
-    # Its library logs a traceback when a connection is lost, which becomes an error of ours.
+    # distributed logs a traceback when a connection is lost, which is an error of ours below.
     with silence_logging_cmgr(logging.CRITICAL):
         try:
-            asyncio.run(asyncio.wait_for(_greet(address), _PATIENCE_SECONDS))
-            client = Client(address, timeout=_PATIENCE_SECONDS)
+            asyncio.run(asyncio.wait_for(_greet(address), _TIMEOUT_SECONDS))
+            client = Client(address, timeout=_TIMEOUT_SECONDS)
         except (OSError, ValueError, MemoryError) as error:
             raise UsageError(
-                f"--scheduler {address}: {_silence(error)}",
-                expected=("the address of a running dask scheduler, e.g. tcp://10.0.0.1:8786"),
+                f"--scheduler {address}: {_no_answer(error)}",
+                expected="the address of a running dask scheduler, e.g. tcp://10.0.0.1:8786",
             ) from error
         try:
             with client:
@@ -161,26 +158,26 @@ def remote_client(address: str) -> Iterator[Client]:
         except (CommClosedError, CancelledError) as error:
             raise LundProbeError(
                 f"--scheduler {address}: the connection was lost",
-                expected="the scheduler to be there to the end",
-                remedy=("start it anew, then run the same command again: what is converted stays"),
+                expected="a scheduler that runs until the end",
+                remedy="start it again, then run the same command: converted patients stay",
             ) from error
 
 
-def _silence(error: BaseException) -> str:
-    if isinstance(error, MemoryError):  # its greeting was read as a length
-        return "what answers there is no dask scheduler"
-    return str(error) or f"no answer of a dask scheduler within {_PATIENCE_SECONDS:.0f} s"
+def _no_answer(error: BaseException) -> str:
+    if isinstance(error, MemoryError):  # another server's greeting was read as a length
+        return "the server there is no dask scheduler"
+    return str(error) or f"no answer of a dask scheduler within {_TIMEOUT_SECONDS:.0f} s"
 
 
 async def _greet(address: str) -> None:
-    """Shake hands with a scheduler; `Client` waits for ever for any other server."""
+    """Shake hands with a scheduler. `Client` would wait forever for another kind of server."""
     comm = await connect(address, **Security().get_connection_args("client"))
     await comm.close()
 
 
 @contextmanager
 def local_client(workers: int | None, patients: int) -> Iterator[Client]:
-    """A client of a cluster on this machine, which ends with it: a worker a core by default."""
+    """Start a cluster on this machine and connect to it; one worker per core by default."""
     with ExitStack() as stack:
         with _signals_held():
             cluster = stack.enter_context(_local_cluster(workers, patients))
@@ -194,20 +191,20 @@ def _local_cluster(workers: int | None, patients: int) -> LocalCluster:
         threads_per_worker=1,  # decoding and encoding hold the GIL in between
         processes=True,
         dashboard_address=None,
-        # No dashboard, but its server starts anyway: on a free port, for this machine alone.
+        # The dashboard's server starts anyway: on a free port, for this machine only.
         scheduler_kwargs={"dashboard_address": "127.0.0.1:0"},
-        # A worker told to end amid a heartbeat logs a traceback as an error; what fails for a
-        # patient comes back as the task's result.
+        # A worker that ends during a heartbeat logs a traceback as an error. A patient's errors
+        # are in the task's result.
         silence_logs=logging.CRITICAL,
     )
 
 
 @contextmanager
 def _signals_held() -> Iterator[None]:
-    """Hold SIGINT and SIGTERM back; threads and processes started meanwhile never get them.
+    """Block SIGINT and SIGTERM; threads and processes started within never receive them.
 
-    Ctrl-C goes to every process of a terminal: workers that took it would die with a traceback
-    each, and a cluster that is half started cannot be closed. They end when this process says.
+    Ctrl-C goes to every process of a terminal. Workers would end with a traceback each, and a
+    partly started cluster cannot be closed. They end when this process ends them.
     """
     if not hasattr(signal, "pthread_sigmask"):  # Windows has neither masks nor process groups
         yield
@@ -221,12 +218,12 @@ def _signals_held() -> Iterator[None]:
 
 
 def _start_tracker() -> None:
-    """Start the process that frees what killed workers leave, and let it do so without a word.
+    """Start the process that cleans up after killed workers, without its warnings.
 
-    Started later, by the first worker, it would let the signals through again.
+    If the first worker started it later, it would unblock the signals.
     """
     quiet = "ignore:resource_tracker:UserWarning"
-    sys.warnoptions.append(quiet)  # handed down as the tracker's command line
+    sys.warnoptions.append(quiet)  # passed on in the tracker's command line
     try:
         resource_tracker.ensure_running()
     finally:

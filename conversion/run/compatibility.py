@@ -1,7 +1,7 @@
-"""What stays in a dataset beside what is converted, and whether the two go together.
+"""Compatibility of a conversion with the existing stores of its destination.
 
-A dataset has one precision, and is of patients or of phantoms. What a conversion would leave as it
-is may be of another kind than what it writes: that is refused before a patient is converted.
+A dataset has one precision, and has either patients or phantoms. A conversion is refused before its
+first patient if the stores that it would keep are of another kind than those that it would write.
 """
 
 from __future__ import annotations
@@ -29,34 +29,34 @@ from lundprobe_zarr.stores.place import StorePlace
 
 #: Patients named in a message.
 _NAMED = 5
-#: Every patient has one of these, and the phantom's say what they are.
+#: Every patient has this image. A phantom's is marked as synthetic.
 _IMAGE = "MR_StorT2/image.nii.gz"
 
 
-def strangers(inventory: Inventory, dataset: Location) -> tuple[str, ...]:
-    """Patients in the dataset whom the source does not have, in order."""
+def absent_from_source(inventory: Inventory, dataset: Location) -> tuple[str, ...]:
+    """Return the patients of the dataset who are not in the source, in order."""
     known = {p.patient_id for p in inventory.whole}
     return tuple(sorted(i for i in _stored(dataset) if i not in known))
 
 
-def require_unmixed(
+def require_compatible(
     inventory: Inventory, dataset: Location, precision: Precision, overwrite: bool
 ) -> None:
-    """Require that the stores there fit those that a conversion of `inventory` would write.
+    """Require that existing stores are compatible with a conversion of `inventory`.
 
-    Raises `UsageError` that names those that do not. Reads the metadata of the stores that would
-    stay as they are, and of one more.
+    Raises `UsageError` with the incompatible stores. Reads the metadata of the stores that would be
+    kept, and of one more.
     """
     if not overwrite:
         _require_schema_of_manifest(dataset)
         _require_same_kind(dataset, precision, inventory.strips_headers)
-    staying = _staying(inventory, dataset)
-    if not staying:
+    kept = _kept(inventory, dataset)
+    if not kept:
         return
-    found, _ = read_stores(dataset, [f"{i}{SUFFIX}" for i in staying])
+    found, _ = read_stores(dataset, [f"{i}{SUFFIX}" for i in kept])
     for store in found:
         _require_schema(dataset, store.attributes["schema_version"])
-    _require_one_precision(dataset, precision, found, staying)
+    _require_one_precision(dataset, precision, found, kept)
     _require_one_kind_of_headers(dataset, inventory, found)
     _require_one_kind(dataset, inventory, found)
 
@@ -65,14 +65,14 @@ def _stored(dataset: Location) -> list[str]:
     return [name.removesuffix(SUFFIX) for name in store_names(dataset)]
 
 
-def _staying(inventory: Inventory, dataset: Location) -> dict[str, str]:
-    """Patients whose stores would stay as they are, and why."""
-    why = {p.patient_id: "not among the patients asked for" for p in inventory.unchosen}
+def _kept(inventory: Inventory, dataset: Location) -> dict[str, str]:
+    """Return the patients whose stores would be kept, with the reasons."""
+    why = {p.patient_id: "not among the selected patients" for p in inventory.unchosen}
     for patient in (*inventory.patients, *inventory.other_shares):
         why[patient.patient_id] = f"cannot be converted: {patient.problem}"
     converted = {p.patient_id for p in _convertible(inventory)}
-    there = [i for i in _stored(dataset) if i not in converted]
-    return {i: why.get(i, "not in the source") for i in there}
+    kept = [i for i in _stored(dataset) if i not in converted]
+    return {i: why.get(i, "not in the source") for i in kept}
 
 
 def _convertible(inventory: Inventory) -> Iterator[PatientSource]:
@@ -81,7 +81,7 @@ def _convertible(inventory: Inventory) -> Iterator[PatientSource]:
 
 
 def _require_same_kind(dataset: Location, precision: Precision, stripped: bool) -> None:
-    """One dataset, one precision, headers with text or without: the first readable store tells."""
+    """Require the precision and header treatment of the first readable store."""
     for name in store_names(dataset):
         try:
             store = parse_store(
@@ -97,46 +97,46 @@ def _require_same_kind(dataset: Location, precision: Precision, stripped: bool) 
 
 
 def _require_schema_of_manifest(dataset: Location) -> None:
-    """The manifest is upgraded last, so that it tells of an upgrade that was broken off."""
+    """Require the present schema. The manifest is upgraded last, so this detects interruptions."""
     try:
         manifest = open_manifest(dataset)
     except SchemaVersionError:
         raise
-    except DatasetError:  # none, or none that anyone can read: it is written anew
+    except DatasetError:  # missing or unreadable: it will be written again
         return
     _require_schema(dataset, manifest.schema_version)
 
 
 def _require_schema(dataset: Location, version: int) -> None:
-    """Require that what stays is of the schema that is written: one dataset, one schema."""
+    """Require the present schema version: a dataset has one schema."""
     if version < SCHEMA_VERSION:
         raise UsageError(
             f"{dataset.url} is of schema version {version}, and this version of "
             f"lundprobe-zarr writes {SCHEMA_VERSION}",
-            expected="one for all its patients",
+            expected="one schema version for all its patients",
             remedy=(
-                f"{upgrade_remedy(dataset)}, and convert then; or convert all again "
+                f"{upgrade_remedy(dataset)}, then convert; or convert all again "
                 "with --overwrite; nothing was written"
             ),
         )
 
 
 def _require_precision_of(store: StoreMetadata, dataset: Location, precision: Precision) -> None:
-    there = store.attributes["precision"]
-    if there != precision:
+    found = store.attributes["precision"]
+    if found != precision:
         raise UsageError(
-            f"{dataset.url} was converted with precision {there}, not {precision}",
+            f"{dataset.url} was converted with precision {found}, not {precision}",
             remedy=(
-                f"choose --precision {there}, another destination, or convert all "
+                f"choose --precision {found}, another destination, or convert all "
                 "again with --overwrite"
             ),
         )
 
 
 def _require_headers_of(store: StoreMetadata, dataset: Location, stripped: bool) -> None:
-    there = bool(store.attributes.get("headers_stripped", False))
-    if there is not stripped:
-        was, do = ("with", "give") if there else ("without", "leave out")
+    found = bool(store.attributes.get("headers_stripped", False))
+    if found is not stripped:
+        was, do = ("with", "give") if found else ("without", "leave out")
         raise UsageError(
             f"{dataset.url} was converted {was} --strip-headers",
             expected="the same for all its patients",
@@ -151,20 +151,20 @@ def _require_one_precision(
     dataset: Location,
     precision: Precision,
     stores: Sequence[StoreMetadata],
-    staying: Mapping[str, str],
+    kept: Mapping[str, str],
 ) -> None:
     other = {s.patient_id: str(s.attributes["precision"]) for s in stores}
     other = {i: p for i, p in other.items() if p != precision}
     if not other:
         return
-    lines = [f"{i} ({other[i]}): {staying[i]}" for i in other]
+    lines = [f"{i} ({other[i]}): {kept[i]}" for i in other]
     raise UsageError(
         f"{len(other)} of its patients would keep another precision than {precision}",
         where=dataset.url,
         expected="one precision",
         remedy=(
-            "convert to a new folder, with the precision that is there, or all "
-            "patients at once; or, to do without these, remove their stores, such "
+            "convert to a new folder, or with the existing precision, or convert all "
+            "patients at once; or, if you do not need these, remove their stores, such "
             f"as {dataset.path(store_path(next(iter(other))))}; nothing was written{_listed(lines)}"
         ),
     )
@@ -179,9 +179,9 @@ def _require_one_kind_of_headers(
         return
     were, do = ("without", "leave out") if wanted else ("with", "give")
     raise UsageError(
-        f"{len(other)} of its patients were converted {were} --strip-headers and would stay",
+        f"{len(other)} of its patients were converted {were} --strip-headers and would be kept",
         where=dataset.url,
-        expected="the same for all",
+        expected="the same for all patients",
         remedy=(
             f"{do} --strip-headers, or convert all patients at once, or to a new "
             f"folder; nothing was written{_listed(other)}"
@@ -196,23 +196,23 @@ def _require_one_kind(
     other = [s.patient_id for s in stores if bool(s.attributes["synthetic"]) is not synthetic]
     if synthetic is None or not other:
         return
-    there, here = ("patients", "a phantom") if synthetic else ("phantoms", "patients")
+    stored, source = ("patients", "a phantom") if synthetic else ("phantoms", "patients")
     raise UsageError(
-        f"{dataset.url} holds stores of {there}, {len(other)} in all, and "
-        f"{inventory.root} is of {here}",
+        f"{dataset.url} has stores of {stored}, {len(other)} in all, and "
+        f"{inventory.root} is of {source}",
         expected="one kind",
         remedy=f"convert to a new folder; nothing was written{_listed(other)}",
     )
 
 
 def _is_synthetic(inventory: Inventory) -> bool | None:
-    """Whether the source is a phantom; None if its first image does not tell."""
+    """Return whether the source is a phantom; None if no image can be read."""
     for patient in _convertible(inventory):
         for entry in patient.entries:
             if entry.path == _IMAGE:
                 try:
                     layout = peek_nifti(entry.file, entry.path)
-                except SourceError:  # the conversion will say so
+                except SourceError:  # the conversion will report it
                     break
                 return layout.is_synthetic
     return None

@@ -1,4 +1,4 @@
-"""Run a conversion: one dask task a patient, on a local cluster or any running scheduler."""
+"""Run a conversion: one dask task per patient, on a local cluster or any running scheduler."""
 
 from __future__ import annotations
 
@@ -16,7 +16,6 @@ from typing import Any, Protocol
 from distributed import Client, as_completed, get_worker
 
 from lundprobe_zarr.conversion.arrays.patient import PatientResult, convert_patient
-from lundprobe_zarr.conversion.notes.claim import announced
 from lundprobe_zarr.conversion.notes.draft import (
     located,
     remove_leftovers,
@@ -24,6 +23,7 @@ from lundprobe_zarr.conversion.notes.draft import (
     require_usable,
     require_vacant,
 )
+from lundprobe_zarr.conversion.notes.lease import lease_patients
 from lundprobe_zarr.conversion.notes.state import Failures, are_current, remember_source
 from lundprobe_zarr.conversion.run.cluster import (
     MisfitError,
@@ -34,7 +34,7 @@ from lundprobe_zarr.conversion.run.cluster import (
     require_fit,
     require_fitting,
 )
-from lundprobe_zarr.conversion.run.compatibility import require_unmixed, strangers
+from lundprobe_zarr.conversion.run.compatibility import absent_from_source, require_compatible
 from lundprobe_zarr.conversion.source.inventory import Inventory, PatientSource
 from lundprobe_zarr.conversion.source.workspace import Workspace
 from lundprobe_zarr.conversion.tables.publish import finalise
@@ -46,45 +46,45 @@ from lundprobe_zarr.vocabulary.version import package_version
 
 _LOG = logging.getLogger("lundprobe_zarr.conversion")
 
-#: Patients in the scheduler's hands at a time: more than workers can ever be there or come later,
-#: and few enough for any number of patients, as each takes the scheduler some 20 kB.
+#: Tasks submitted at a time: more than there will ever be workers. Each task takes about 20 kB of
+#: the scheduler's memory, so their number is bounded.
 _AHEAD = 1000
 
 
 class Reporter(Protocol):
-    """Hears how a conversion goes."""
+    """Receives the progress of a conversion."""
 
     def started(self, patients: int, source_bytes: int, workers: int) -> None:
-        """The work to do: patients and bytes that are not skipped."""
+        """Receive the work to do: patients and bytes that are not skipped."""
 
     def advanced(self, source_bytes: int) -> None:
-        """A source file has been stored."""
+        """Receive the size of a source file that has been stored."""
 
     def finished(self, result: PatientResult) -> None:
-        """A patient is done, one way or another."""
+        """Receive the result of a patient."""
 
 
 class Silent:
-    """A reporter that says nothing."""
+    """A reporter that ignores all progress."""
 
     def started(self, patients: int, source_bytes: int, workers: int) -> None:
-        """Say nothing."""
+        """Do nothing."""
 
     def advanced(self, source_bytes: int) -> None:
-        """Say nothing."""
+        """Do nothing."""
 
     def finished(self, result: PatientResult) -> None:
-        """Say nothing."""
+        """Do nothing."""
 
 
 @dataclass
 class Report:
-    """Outcome of a conversion: every patient's result, what was skipped or odd in the source.
+    """Result of a conversion: every patient's result, skipped folders and findings of the source.
 
-    `not_in_source` are patients in the dataset whom the source does not have; their stores stay.
-    Not looked for when only some patients were asked for, or a share. `unpublished` is why the
-    tables could not be written, where patients failed. `left_out` are stores that are not in the
-    tables, and why: they cannot be read, and are of nobody who was converted.
+    `not_in_source` are patients of the dataset who are not in the source. Their stores are kept. It
+    is empty if only some patients or a share were selected. `unpublished` is the reason why the
+    tables could not be written after failures. `left_out` are unreadable stores of other patients,
+    which are not in the tables, with the reasons.
     """
 
     source: str
@@ -101,7 +101,7 @@ class Report:
     headers_stripped: bool = False
 
     def count(self, status: str) -> int:
-        """Number of patients with that status."""
+        """Return the number of patients with that status."""
         return sum(r.status == status for r in self.results)
 
     @property
@@ -131,11 +131,11 @@ class Report:
 
 @dataclass(frozen=True)
 class Options:
-    """How to convert: where the work runs, what may be rounded, whether to redo what is done.
+    """Settings of a conversion: workers or scheduler, precision, overwriting, publishing.
 
-    `scratch` is the folder for stores on their way to a bucket; by default the system's for
-    temporary files. `allow_public` is to write where anyone can read. `checksum` is to tell by
-    their hashes which source files have changed, not by sizes and times.
+    `scratch` is the folder for stores before their upload to a bucket; by default the system's for
+    temporary files. `allow_public` permits a destination that anyone can read. With `checksum`,
+    changed source files are detected by their hashes, not by sizes and times.
     """
 
     workers: int | None = None
@@ -156,23 +156,23 @@ def convert(
 ) -> Report:
     """Convert the patients of `inventory` into the dataset at `destination`, a path or a bucket.
 
-    Patients whose source has not changed are skipped; one that fails fails alone. Afterwards
-    tables, manifest and card are written of all stores there (unless `options.publish` is off,
-    as for the shares of a job array). An interrupt stops cleanly: the report says so.
-    Raises `UsageError` for options that make no sense or clash with what is there, or while another
-    conversion is at work on these patients there, and `DatasetError` for a place that cannot be
-    written, all before any patient is converted.
+    Patients whose source has not changed are skipped. A failure does not affect other patients.
+    Finally tables, manifest and card of all stores are written, unless `options.publish` is off (as
+    for the shares of a job array). After an interrupt the report has `interrupted`. Before any
+    patient is converted, `UsageError` is raised for options that are invalid or incompatible with
+    the dataset, or while another conversion of these patients is running, and `DatasetError` for a
+    destination that cannot be written.
     """
     options, reporter = options or Options(), reporter or Silent()
     dataset = located(destination)
     _require_usable(inventory, dataset, options)
-    with announced(dataset, [p.patient_id for p in inventory.patients]) as claim:
-        require_unmixed(inventory, dataset, options.precision, options.overwrite)
-        return _convert(inventory, dataset, options, reporter, claim)
+    with lease_patients(dataset, [p.patient_id for p in inventory.patients]) as lease:
+        require_compatible(inventory, dataset, options.precision, options.overwrite)
+        return _convert(inventory, dataset, options, reporter, lease)
 
 
 def _convert(
-    inventory: Inventory, dataset: Location, options: Options, reporter: Reporter, claim: str
+    inventory: Inventory, dataset: Location, options: Options, reporter: Reporter, lease: str
 ) -> Report:
     started = time.perf_counter()
     report = Report(
@@ -182,14 +182,14 @@ def _convert(
         headers_stripped=inventory.strips_headers,
         skipped_folders=inventory.skipped,
         findings=inventory.findings,
-        not_in_source=strangers(inventory, dataset) if inventory.is_whole else (),
+        not_in_source=absent_from_source(inventory, dataset) if inventory.is_whole else (),
     )
     remember_source(dataset, inventory)
     todo = _skip_current(inventory, dataset, options, report)
     failures = Failures(dataset)
     for skipped in report.results:
         failures.note(skipped.patient_id, None)
-    needs = _needs(inventory, dataset, options, claim)
+    needs = _needs(inventory, dataset, options, lease)
     _LOG.info("%d patients to convert, %d skipped", len(todo), len(report.results))
     _convert_all(todo, needs, options, report, reporter, failures)
     report.seconds = time.perf_counter() - started
@@ -204,7 +204,7 @@ def _publish(dataset: Location, report: Report) -> None:
     except DatasetError as error:
         if not report.failures:
             raise
-        report.unpublished = str(error)  # such as that every patient failed
+        report.unpublished = str(error)  # for example, because every patient failed
 
 
 def _require_usable(inventory: Inventory, dataset: Location, options: Options) -> None:
@@ -226,7 +226,7 @@ def _require_usable(inventory: Inventory, dataset: Location, options: Options) -
 def current_patients(
     dataset: Location, inventory: Inventory, options: Options
 ) -> list[PatientSource]:
-    """List the patients that need not be converted again; writes nothing."""
+    """Return the patients that need not be converted again; write nothing."""
     patients = inventory.patients
     current = are_current(
         dataset, patients, options.precision, note=False, checksum=options.checksum
@@ -252,9 +252,9 @@ def _skip_current(
     return todo
 
 
-def _needs(inventory: Inventory, dataset: Location, options: Options, claim: str) -> Needs:
+def _needs(inventory: Inventory, dataset: Location, options: Options, lease: str) -> Needs:
     scratch = None if options.scratch is None else options.scratch.resolve()
-    return Needs(package_version(), inventory.root, dataset, claim, scratch)
+    return Needs(package_version(), inventory.root, dataset, lease, scratch)
 
 
 def _convert_all(
@@ -268,13 +268,13 @@ def _convert_all(
     if not todo:
         reporter.started(0, 0, 0)
         return
-    topic = f"lundprobe-progress-{uuid.uuid4().hex}"  # others may work on the same cluster
+    topic = f"lundprobe-progress-{uuid.uuid4().hex}"  # the cluster may have other users
     task = partial(
         _task,
         needs=needs,
         precision=options.precision,
         topic=topic,
-        # Workers of somebody else's cluster have their memory back after each patient.
+        # On a shared cluster, memory is released after each patient.
         keeps_workspace=options.scheduler is None,
     )
     try:
@@ -306,9 +306,9 @@ def _client(options: Options, needs: Needs, patients: int) -> Iterator[Client]:
 
 @contextmanager
 def _subscription(client: Client, topic: str, advanced: Callable[[int], None]) -> Iterator[None]:
-    """Within, `advanced` hears of the bytes that workers store.
+    """Call `advanced` with the bytes that workers store.
 
-    It ends before the client closes: the scheduler complains of events that it cannot deliver.
+    The subscription must end before the client closes, or the scheduler logs undelivered events.
     """
 
     def listen(event: Any) -> None:
@@ -324,7 +324,7 @@ def _subscription(client: Client, topic: str, advanced: Callable[[int], None]) -
 def _results(
     client: Client, task: Callable[[PatientSource], PatientResult], todo: Sequence[PatientSource]
 ) -> Iterator[PatientResult]:
-    """Submit patients, largest first, a bounded number ahead; yield results as they come."""
+    """Submit patients, largest first, a bounded number at a time; yield results as completed."""
     waiting = iter(sorted(todo, key=lambda p: -p.bytes))
     patients: dict[Any, PatientSource] = {}
     done = as_completed()
@@ -346,7 +346,7 @@ def _results(
 
 
 def _result(future: Any, patient: PatientSource) -> PatientResult:
-    """What became of a patient; raises what ends the whole conversion."""
+    """Return a patient's result; raise errors that end the whole conversion."""
     error = future.exception()
     if isinstance(error, MisfitError):
         raise error
@@ -354,7 +354,7 @@ def _result(future: Any, patient: PatientSource) -> PatientResult:
         raise MisfitError(
             f"a worker cannot import the converter ({error})",
             expected="the same version of lundprobe-zarr on all",
-            remedy="mend or stop it, then run the same command again",
+            remedy="correct or stop it, then run the same command again",
         ) from error
     return _crashed(patient, error) if error is not None else _converted(future)
 
@@ -365,10 +365,10 @@ def _converted(future: Any) -> PatientResult:
 
 
 def _crashed(patient: PatientSource, error: BaseException) -> PatientResult:
-    """A task that did not return: its worker died, or the converter has a defect."""
+    """Return the result of a task that failed: its worker ended, or the converter has a bug."""
     reason = (
-        f"{patient.folder}: the conversion broke off ({type(error).__name__}: {error}); workers "
-        "may have run out of memory, or were stopped: try fewer on a machine, or run again"
+        f"{patient.folder}: the conversion ended early ({type(error).__name__}: {error}); workers "
+        "may have run out of memory, or were stopped: try fewer per machine, or run again"
     )
     return PatientResult(patient.patient_id, "failed", patient.bytes, error=reason)
 
@@ -381,6 +381,6 @@ def _task(
     worker: Any = get_worker()
     progress = partial(worker.log_event, topic)
     workspace = Workspace()
-    if keeps_workspace:  # from patient to patient: one thread a worker, so one patient at a time
+    if keeps_workspace:  # safe: a worker has one thread, so it converts one patient at a time
         workspace = vars(worker).setdefault("lundprobe_workspace", workspace)
     return convert_patient(patient, needs.dataset, precision, progress, needs.scratch, workspace)

@@ -1,4 +1,4 @@
-"""The fiducial text: one `x,y,z` a line, mm, DICOM patient frame (LPS)."""
+"""Read the fiducial text: one `x,y,z` per line, mm, DICOM patient frame (LPS)."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from lundprobe_zarr.errors import SourceError, SourceNotFoundError
 from lundprobe_zarr.geometry.affine import FloatArray
 from lundprobe_zarr.schema.records import SourceRecord
 
-#: A few dozen bytes a line and three lines: more than this is some other file.
+#: Size limit. A real file has three lines of a few dozen bytes.
 _MAX_BYTES = 1 << 16
 
 
 def read_fiducials(path: Path, where: str) -> tuple[FloatArray, SourceRecord]:
-    """Positions (fiducial, axis) with axis = x, y, z in mm LPS, and the file's record.
+    """Return positions (fiducial, axis) with axis = x, y, z in mm, LPS, and the file's record.
 
-    Raises `SourceError` naming `where` for text that holds anything else.
+    Raises `SourceError` with `where` for any other text.
     """
     try:
         side = read_text(path, _MAX_BYTES)
     except FileNotFoundError as error:
         raise SourceNotFoundError(
-            "vanished or a dangling link",
+            "not found, or a dangling link",
             where=where,
             expected="a readable file",
             remedy="restore it",
@@ -52,7 +52,7 @@ def read_fiducials(path: Path, where: str) -> tuple[FloatArray, SourceRecord]:
 
 
 def _positions(side: SideText, where: str) -> FloatArray:
-    """Positions (fiducial, 3) of the text's lines; blank lines are passed over."""
+    """Return the positions (fiducial, 3) of the text's lines; blank lines are skipped."""
     lines = enumerate(side.text.split("\n"), 1)
     rows = [_row(line, f"{where}: line {n}") for n, line in lines if line.strip()]
     if not rows:
@@ -61,7 +61,7 @@ def _positions(side: SideText, where: str) -> FloatArray:
 
 
 def _row(line: str, where: str) -> list[float]:
-    """The three numbers of a line; what it says instead is not repeated: it may be a name."""
+    """Return the three numbers of a line. Errors do not quote it: it may contain a name."""
     cells = line.split(";" if ";" in line else ",")
     try:
         numbers = [parse_number(cell) for cell in cells]
@@ -75,4 +75,4 @@ def _row(line: str, where: str) -> list[float]:
     return numbers
 
 
-_EXPECTED = "one x,y,z a line in mm, finite numbers with a decimal point; correct the file"
+_EXPECTED = "one x,y,z per line in mm, finite numbers with a decimal point; correct the file"

@@ -1,4 +1,4 @@
-"""The lattice of voxels that the files of a folder share."""
+"""The voxel lattice that the files of a folder share."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from lundprobe_zarr.geometry.affine import SAME_GRID_MM, FloatArray, largest_shi
 
 @dataclass(frozen=True)
 class Grid:
-    """A voxel lattice: shape (z, y, x), affine voxel (i, j, k) -> mm RAS, the file that sets it.
+    """A voxel lattice: shape (z, y, x), affine (4, 4), voxel (i, j, k) -> mm, RAS.
 
-    `unit` is what lengths in that file's header are in.
+    `path` is the file that defines it; `unit` is the unit of lengths in that file's header.
     """
 
     shape: tuple[int, int, int]
@@ -22,7 +22,7 @@ class Grid:
 
 
 def require_same(grid: Grid, here: Grid, where: str) -> None:
-    """Raise `SourceError` that names `where` if a file's lattice is not that of its folder."""
+    """Raise `SourceError` with `where` if a file's lattice differs from its folder's."""
     if grid.shape != here.shape:
         finding = f"{here.shape} voxels (z, y, x), not {grid.shape}"
     else:
@@ -30,7 +30,7 @@ def require_same(grid: Grid, here: Grid, where: str) -> None:
         shift = largest_shift(grid.affine, here.affine, (x, y, z))
         if shift <= SAME_GRID_MM:
             return
-        finding = f"its voxels lie up to {shift:.4g} mm apart from those of {grid.path}"
+        finding = f"its voxels are up to {shift:.4g} mm away from those of {grid.path}"
     if grid.unit != here.unit:
         finding += f" (lengths in {here.unit}, there in {grid.unit})"
     raise SourceError(

@@ -1,4 +1,4 @@
-"""What is there, what is missing, what is unknown: the source tree, before any voxel is read."""
+"""Take inventory of the source tree: known, missing and unknown files, before reading voxels."""
 
 from __future__ import annotations
 
@@ -32,9 +32,9 @@ from lundprobe_zarr.vocabulary.text import escaped
 _NESTING = 2
 #: Folders below a patient: MR_StorT2/nnUNetOutput/folds is the deepest.
 _DEPTH = 4
-#: A patient's folders cannot be placed without their image.
+#: Each folder's image defines its grid.
 _REQUIRED = ("MR_StorT2/image.nii.gz", "sCT/image.nii.gz")
-#: Patients examined at a time: on a network's disk each file takes a moment to open.
+#: Patients examined in parallel: opening a file on a network disk is slow.
 _EXAMINERS = 8
 
 
@@ -42,7 +42,7 @@ _EXAMINERS = 8
 class SourceEntry:
     """One convertible file: path below the patient's folder, what it fills, size and time.
 
-    There may be millions of them: text that says the same is held once.
+    There may be millions of entries, so equal texts share one object.
     """
 
     path: str
@@ -53,7 +53,7 @@ class SourceEntry:
 
     @property
     def file(self) -> Path:
-        """Where the file is."""
+        """Path of the file."""
         return self.folder / self.path
 
 
@@ -61,9 +61,9 @@ class SourceEntry:
 class PatientSource:
     """One patient of the source tree.
 
-    `folder` is relative to the source root. `absent` are expected files that are not there and
-    not listed as missing. `problem` is why the patient cannot be converted at all, if so.
-    `strip_headers` is whether free text in its files' headers is left out.
+    `folder` is relative to the source root. `absent` are expected files that do not exist.
+    `problem` is the reason if the patient cannot be converted. With `strip_headers`, free text in
+    the files' headers is left out.
     """
 
     patient_id: str
@@ -86,10 +86,10 @@ class PatientSource:
 
 @dataclass(frozen=True)
 class Inventory:
-    """A source tree: its patients in order, folders that are none, and side-file findings.
+    """A source tree: its patients in order, skipped folders, and findings of side files.
 
-    Of one that `select` has narrowed, `unchosen` are the patients that nobody asked for, and
-    `other_shares` those that the other shares of a job array convert.
+    After `select`, `unchosen` are patients that were not selected, and `other_shares` are patients
+    of the other shares of a job array.
     """
 
     root: Path
@@ -101,13 +101,13 @@ class Inventory:
 
     @property
     def whole(self) -> tuple[PatientSource, ...]:
-        """Every patient of the source, chosen or not, in order of their ids."""
+        """All patients of the source, selected or not, in order of their ids."""
         everyone = (*self.patients, *self.unchosen, *self.other_shares)
         return tuple(sorted(everyone, key=lambda p: p.patient_id))
 
     @property
     def is_whole(self) -> bool:
-        """Whether it has not been narrowed."""
+        """Whether all patients are selected."""
         return not self.unchosen and not self.other_shares
 
     @property
@@ -122,7 +122,7 @@ class Inventory:
 
 
 def find_root(source: Path) -> Path:
-    """Folder that holds `basePart` or `extendedPart`: `source`, or up to two folders below.
+    """Return the folder of `basePart` or `extendedPart`: `source`, or up to two folders below.
 
     Raises `SourceNotFoundError` if there is none, `UsageError` if there are several.
     """
@@ -134,7 +134,7 @@ def find_root(source: Path) -> Path:
         found = [f for f in level if any((f / p).is_dir() for p in PART_FOLDERS.values())]
         if len(found) > 1:
             raise UsageError(
-                f"holds several source trees, {_names(found)}", where=source, remedy="name one"
+                f"holds several source trees, {_names(found)}", where=source, remedy="give one"
             )
         if found:
             return found[0].resolve()
@@ -142,7 +142,7 @@ def find_root(source: Path) -> Path:
     part = next((p for p in (source, source.parent) if p.name in PART_FOLDERS.values()), None)
     hint = f"; did you mean {part.parent}?" if part else ""
     if (source / MANIFEST_NAME).is_file():
-        hint = "; it is a converted dataset: name the source first, the dataset after it"
+        hint = "; this is a converted dataset: give the source first, then the dataset"
     raise SourceNotFoundError(
         f"neither basePart/ nor extendedPart/ in it or up to {_NESTING} folders below",
         where=source,
@@ -153,7 +153,7 @@ def find_root(source: Path) -> Path:
 def _subfolders(folder: Path) -> list[Path]:
     try:
         return [c for c in sorted(folder.iterdir()) if c.is_dir()]
-    except OSError:  # one we may not look into, such as lost+found, holds no tree for us
+    except OSError:  # an unreadable folder, such as lost+found
         return []
 
 
@@ -162,10 +162,10 @@ def _names(paths: Sequence[Path]) -> str:
 
 
 def take_inventory(source: Path, follow_links: bool = False) -> Inventory:
-    """Everything below `source` that concerns a conversion; reads names, sizes and side files."""
+    """Take inventory of everything below `source`; read names, sizes and side files."""
     root = find_root(source)
     patients: list[PatientSource] = []
-    skipped, findings = _strangers(root), []
+    skipped, findings = _unknown_folders(root), []
     for part in PARTS:
         folder = root / PART_FOLDERS[part]
         if not folder.is_dir():
@@ -175,42 +175,42 @@ def take_inventory(source: Path, follow_links: bool = False) -> Inventory:
         for child in sorted(folder.iterdir()):
             if not is_patient_id(child.name):
                 where = f"{folder.name}/{_printable(child.name)}"
-                skipped.append(f"{where}: its name is no patient id; expected {PATIENT_ID_FORM}")
+                skipped.append(f"{where}: not a patient id; expected {PATIENT_ID_FORM}")
             elif child.exists() and not child.is_dir():
                 skipped.append(f"{folder.name}/{child.name}: not a folder")
             else:
                 patients.append(_patient(root, child, part, side, follow_links))
-        findings += _listed_strangers(part, side, [p.patient_id for p in patients])
-    return Inventory(root, _refuse_twins(patients), tuple(skipped), tuple(findings))
+        findings += _unknown_patients(part, side, [p.patient_id for p in patients])
+    return Inventory(root, _refuse_duplicates(patients), tuple(skipped), tuple(findings))
 
 
-def _strangers(root: Path) -> list[str]:
+def _unknown_folders(root: Path) -> list[str]:
     known = {*PART_FOLDERS.values(), *side_file_names()}
     parts = " or ".join(PART_FOLDERS.values())
     return [
-        f"{_printable(child.name)}: folder is no part; expected {parts}"
+        f"{_printable(child.name)}: not a folder of a part; expected {parts}"
         for child in sorted(root.iterdir())
         if child.is_dir() and child.name not in known
     ]
 
 
-def _listed_strangers(part: str, side: SideFiles, patients: Sequence[str]) -> Iterator[str]:
-    there = set(patients)
+def _unknown_patients(part: str, side: SideFiles, patients: Sequence[str]) -> Iterator[str]:
+    known = set(patients)
     for name, listed in (
         ("patGeometryInformation", side.geometry),
         ("missingStructures", side.missing or {}),
         ("StructuresMoreThan1ConComp", side.multi_component or {}),
     ):
         for patient in listed:
-            if patient not in there:
+            if patient not in known:
                 yield f"{name}_{part}Part: names {patient!r}, which is not in the part"
 
 
-def _refuse_twins(patients: Sequence[PatientSource]) -> tuple[PatientSource, ...]:
+def _refuse_duplicates(patients: Sequence[PatientSource]) -> tuple[PatientSource, ...]:
     parts: dict[str, set[str]] = {}
     for patient in patients:
         parts.setdefault(patient.patient_id, set()).add(patient.part)
-    problem = "its id is in both basePart and extendedPart; expected one; remove or rename one"
+    problem = "its id is in both basePart and extendedPart; expected one part; remove one folder"
     return tuple(
         replace(p, problem=f"{p.folder}: {problem}") if len(parts[p.patient_id]) > 1 else p
         for p in patients
@@ -239,7 +239,7 @@ def _patient(
             f"{place}: cannot be read ({error.strerror}); expected a readable file or folder; "
             "check its permissions and the disk"
         )
-    there = {e.path for e in entries}
+    found_paths = {e.path for e in entries}
     patient_id = folder.name
     listed = None if side.missing is None else side.missing.get(patient_id, ())
     order = {path: n for n, path in enumerate(expected)}
@@ -248,12 +248,12 @@ def _patient(
         part=part,
         folder=folder.relative_to(root).as_posix(),
         entries=tuple(sorted(entries, key=lambda e: order[e.path])),
-        absent=tuple(p for p in expected if p not in there),
+        absent=tuple(p for p in expected if p not in found_paths),
         unknown=tuple(unknown),
-        findings=tuple(_findings(expected, there, unknown, listed)),
+        findings=tuple(_findings(expected, found_paths, unknown, listed)),
         geometry=side.geometry.get(patient_id),
         multi_component=_listed_components(side, patient_id),
-        problem=problem or _required_problem(folder.relative_to(root), there),
+        problem=problem or _required_problem(folder.relative_to(root), found_paths),
     )
 
 
@@ -264,7 +264,7 @@ def _listed_components(side: SideFiles, patient_id: str) -> tuple[str, ...] | No
 
 
 def _printable(name: str) -> str:
-    """A file name as text that can be written anywhere, whatever bytes it is made of."""
+    """Return a file name, of any bytes, as printable text."""
     text = name.encode("utf-8", "backslashreplace").decode("utf-8")
     return escaped(text, keep="")
 
@@ -272,7 +272,7 @@ def _printable(name: str) -> str:
 def _files(
     folder: Path, linked: bool, depth: int = _DEPTH, prefix: str = ""
 ) -> Iterator[tuple[str, os.DirEntry[str], bool]]:
-    """Paths below a patient's folder, in order, and whether links lead there, or may.
+    """Yield paths below a patient's folder, in order, and whether they are reached through links.
 
     Link loops end at the known depth.
     """
@@ -280,7 +280,7 @@ def _files(
         raise SourceNotFoundError(_dangling(folder, f"{folder.parent.name}/{folder.name}"))
     for entry in sorted(os.scandir(folder), key=lambda e: e.name):
         path, is_linked = f"{prefix}{entry.name}", linked or entry.is_symlink()
-        # A folder in place of a file is no folder to look into; a link that loops is no folder.
+        # A folder in place of a known file is not searched. A link to itself is no folder.
         if depth > 1 and parse_path(path) is None and Path(entry.path).is_dir():
             yield from _files(Path(entry.path), is_linked, depth - 1, f"{path}/")
         else:
@@ -290,7 +290,7 @@ def _files(
 def _status(
     root: Path, found: os.DirEntry[str], linked: bool, follow_links: bool
 ) -> os.stat_result:
-    """Size and time of a file; one question to the disk where no link is about."""
+    """Return a file's status, in one system call if there are no links."""
     if not linked and found.is_file(follow_symlinks=False):
         return found.stat(follow_symlinks=False)
     file = Path(found.path)
@@ -311,11 +311,11 @@ def _require_usable(root: Path, file: Path, follow_links: bool) -> None:
             "not a file",
             where=place,
             expected="a readable file",
-            remedy="put the original in its place",
+            remedy="restore the original file",
         )
     if not follow_links and not file.resolve().is_relative_to(root):
         raise SourceError(
-            f"leads outside the source tree, to {_printable(str(file.resolve()))}",
+            f"links outside the source tree, to {_printable(str(file.resolve()))}",
             where=place,
             expected=f"a file within {root}",
             remedy="allow it with --follow-links",
@@ -324,15 +324,15 @@ def _require_usable(root: Path, file: Path, follow_links: bool) -> None:
 
 def _dangling(path: Path, place: str) -> str:
     is_link = path.is_symlink()
-    to = f"a dangling link to {_printable(str(path.readlink()))}" if is_link else "vanished"
+    to = f"a dangling link to {_printable(str(path.readlink()))}" if is_link else "not found"
     return f"{place}: {to}; expected a readable file or folder; restore it"
 
 
-def _required_problem(folder: Path, there: set[str]) -> str | None:
+def _required_problem(folder: Path, found: set[str]) -> str | None:
     for path in _REQUIRED:
-        if path not in there:
+        if path not in found:
             return (
-                f"{folder.as_posix()}: no {path}; expected it, since it fixes the grid of its "
+                f"{folder.as_posix()}: no {path}; expected it, because it defines the grid of its "
                 "folder; fetch the patient again"
             )
     return None
@@ -340,22 +340,23 @@ def _required_problem(folder: Path, there: set[str]) -> str | None:
 
 def _findings(
     expected: dict[str, SourceFile],
-    there: set[str],
+    found: set[str],
     unknown: Sequence[str],
     listed: Sequence[str] | None,
 ) -> Iterator[str]:
+    # Part of `side_digest`: other words here would have every patient converted again.
     for path, record in expected.items():
         structure = record.labels.get("structure") if record.group.endswith("clinical") else None
         is_listed = listed is not None and structure in listed
-        if path not in there and not is_listed:
+        if path not in found and not is_listed:
             yield f"absent: {path}" + (" (not listed as missing)" if structure else "")
-        if path in there and is_listed:
+        if path in found and is_listed:
             yield f"present although listed as missing: {path}"
     yield from (f"unknown file left out: {path}" for path in unknown)
 
 
 def without_header_text(inventory: Inventory) -> Inventory:
-    """The inventory, to be converted without the free text in the headers of NIfTI files."""
+    """Return the inventory for a conversion without the free text of NIfTI headers."""
 
     def stripped(patients: tuple[PatientSource, ...]) -> tuple[PatientSource, ...]:
         return tuple(replace(p, strip_headers=True) for p in patients)
@@ -369,25 +370,25 @@ def without_header_text(inventory: Inventory) -> Inventory:
 
 
 def examine(inventory: Inventory) -> Inventory:
-    """The inventory with the `problem` of those whose files begin as they must not.
+    """Return the inventory with the `problem` of every patient whose files have invalid headers.
 
-    Reads the first bytes of every file, which show one that is empty, no gzip, no NIfTI or not on
-    the grid of its folder's image.
+    Reads the first bytes of every file. They show files that are empty, no gzip, no NIfTI, or not
+    on the grid of their folder's image.
     """
     with ThreadPoolExecutor(_EXAMINERS) as pool:
         return replace(inventory, patients=tuple(pool.map(_examined, inventory.patients)))
 
 
 def _examined(patient: PatientSource) -> PatientSource:
-    found = [] if patient.problem is not None else list(_misbegun(patient))
+    found = [] if patient.problem is not None else list(_header_problems(patient))
     if not found:
         return patient
     others = f" (and {len(found) - 1} more of its files)" if len(found) > 1 else ""
     return replace(patient, problem=f"{found[0]}{others}")
 
 
-def _misbegun(patient: PatientSource) -> Iterator[str]:
-    grids: dict[str, Grid] = {}  # an image comes before the masks that must lie on its grid
+def _header_problems(patient: PatientSource) -> Iterator[str]:
+    grids: dict[str, Grid] = {}  # an image precedes the masks that must be on its grid
     for entry in patient.entries:
         where = f"{patient.folder}/{entry.path}"
         try:
@@ -405,9 +406,9 @@ def _misbegun(patient: PatientSource) -> Iterator[str]:
 def select(
     inventory: Inventory, patients: Sequence[str] = (), part: tuple[int, int] | None = None
 ) -> Inventory:
-    """Narrow an inventory to some patients, or to share i of N (1-based) for job arrays.
+    """Restrict an inventory to some patients, or to share i of N (1-based) for job arrays.
 
-    Raises `UsageError` for a patient that is not there or a share that cannot be.
+    Raises `UsageError` for an unknown patient or an invalid share.
     """
     chosen, unchosen = inventory.patients, inventory.unchosen
     if patients:

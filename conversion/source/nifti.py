@@ -1,7 +1,7 @@
-"""Read one gzipped NIfTI whole: header, voxels and hashes in a single pass, in bounded memory.
+"""Read a gzipped NIfTI file: header, voxels and hashes in a single pass, in bounded memory.
 
-A NIfTI file holds its voxels with i fastest, so its bytes *are* a C-ordered (k, j, i) array:
-the (z, y, x) of a store, nothing transposed in memory, nothing flipped.
+In a NIfTI file i varies fastest, so its bytes are a C-ordered (k, j, i) array. This is the
+(z, y, x) order of a store: nothing is transposed in memory and nothing is flipped.
 """
 
 from __future__ import annotations
@@ -47,17 +47,16 @@ from lundprobe_zarr.schema.header import (
 )
 from lundprobe_zarr.schema.header import parse_header as nifti_header
 
-#: DEFLATE cannot shrink by more than this (zlib's technical details): a bound on what a file
-#: may claim to hold, checked before a byte is allocated for it.
+#: Largest compression ratio of DEFLATE (zlib's technical details). It bounds the size that a
+#: header can claim, and is checked before memory is allocated.
 _DEFLATE_MAX_RATIO = 1032
-#: Room for header extensions, for `export` to restore. A store keeps them in its metadata, which
-#: whoever opens it reads, so that there has to be an end; those of volumes have some kB, at most
-#: a few MB.
+#: Most bytes of header extensions. They are part of the store's metadata, which every reader
+#: loads. Extensions of volumes usually have some kB, at most a few MB.
 _MAX_EXTENSIONS = 1 << 24
-#: Bytes behind the last voxel that may be kept; hardly any file has some.
+#: Most bytes after the last voxel. Almost no file has any.
 _MAX_TRAILER = 1 << 20
-#: Uncompressed bytes at a time: still in the processor's cache when they are hashed, and more
-#: than the reader buffers, which then copies nothing.
+#: Uncompressed bytes read at a time: few enough to be in the processor's cache when hashed, and
+#: more than the reader's buffer, so that it copies nothing.
 _PIECE = 1 << 20
 _GZIP_MAGIC = b"\x1f\x8b"
 _GZIP_ERRORS: Any = (gzip.BadGzipFile, gzip_ng.BadGzipFile, zlib.error, zlib_ng.error)
@@ -65,52 +64,21 @@ _TYPES = "integers or floats of up to 64 bits"
 #: An extension begins with its size and kind, four bytes each, and has at least this many:
 #: https://nifti.nimh.nih.gov/nifti-1/documentation/nifti1fields/nifti1fields_pages/extension.html
 _LEAST_EXTENSION = 16
-#: Spacings (mm) that are taken for a volume's, where a header's unit is another than mm.
+#: Plausible spacings (mm) of a volume if the header's unit is not mm.
 _PLAUSIBLE_MM = (0.01, 100.0)
-#: Intent codes of voxels that are no single quantity: matrices, vectors, points, colours, fields
-#: of coefficients, connectivity. nifti1.h (see `schema.header`), FSL's and CIFTI's additions.
+#: Intent codes of voxels that are not single numbers: matrices, vectors, points, colours, fields
+#: of coefficients, connectivity. From nifti1.h (see `schema.header`), FSL and CIFTI.
 _COMPOUND_INTENTS = (range(1004, 1011), range(2002, 2019), range(3000, 3100))
 
 
 @dataclass(frozen=True)
-class NiftiFile:
-    """A NIfTI file, read whole and checked.
-
-    `raw` holds the file's own numbers, (z, y, x), native byte order; the physical value is
-    `slope * raw + inter`. `affine` is (4, 4), voxel (i, j, k) -> mm, RAS. `header`, `extensions`
-    and `trailer` are the bytes before, between and behind the voxels; `dtype` is the type in the
-    file, with its byte order. `unit` is what the header's own lengths are in, `intent` the name of
-    its intent code, such as `none` or `label`. `oddities` are things worth a finding that were read
-    correctly.
-    """
-
-    raw: npt.NDArray[Any]
-    slope: float
-    inter: float
-    affine: FloatArray
-    header: bytes
-    extensions: bytes
-    trailer: bytes
-    dtype: np.dtype[Any]
-    is_synthetic: bool
-    bytes: int
-    sha256: str
-    nifti_sha256: str
-    unit: str
-    intent: str
-    oddities: tuple[str, ...]
-
-    @property
-    def is_scaled(self) -> bool:
-        """Whether physical values differ from the raw numbers."""
-        return (self.slope, self.inter) != (1.0, 0.0)
-
-
-@dataclass(frozen=True)
 class Layout:
-    """What a header says of its file: (i, j, k) shape, type, offset of the voxels, scaling.
+    """The contents of a header: shape (i, j, k), type, offset of the voxels, scaling.
 
-    `affine` is in mm, whatever `unit` the header's own lengths are in.
+    The physical value is `slope * stored + inter`. `dtype` is the type in the file, with its byte
+    order. `affine` is (4, 4), voxel (i, j, k) -> mm, RAS. `unit` is the unit of lengths in the
+    header; `intent` is the name of its intent code, such as `none` or `label`. `anomalies` are
+    findings about headers that were read correctly.
     """
 
     shape: tuple[int, int, int]
@@ -122,12 +90,17 @@ class Layout:
     description: str
     unit: str
     intent: str
-    oddities: tuple[str, ...]
+    anomalies: tuple[str, ...]
 
     @property
     def is_synthetic(self) -> bool:
-        """Whether the file says that it is a phantom's."""
+        """Whether the description marks the file as a phantom's."""
         return self.description.upper().startswith("SYNTHETIC")
+
+    @property
+    def is_scaled(self) -> bool:
+        """Whether physical values differ from the stored numbers."""
+        return (self.slope, self.inter) != (1.0, 0.0)
 
     @property
     def voxel_bytes(self) -> int:
@@ -135,8 +108,25 @@ class Layout:
         return prod(self.shape) * self.dtype.itemsize
 
 
+@dataclass(frozen=True)
+class NiftiFile(Layout):
+    """A NIfTI file, read and checked completely: its header's contents, voxels, bytes and hashes.
+
+    `raw` are the stored numbers, (z, y, x), native byte order. `header` and `extensions` are the
+    bytes before the voxels, `trailer` those after them.
+    """
+
+    raw: npt.NDArray[Any]
+    header: bytes
+    extensions: bytes
+    trailer: bytes
+    bytes: int
+    sha256: str
+    nifti_sha256: str
+
+
 class _HashingFile(io.RawIOBase):
-    """A file that hashes and counts what is read from it."""
+    """A file that hashes and counts the bytes that are read from it."""
 
     def __init__(self, file: Any) -> None:
         self._file = file  # unbuffered
@@ -162,7 +152,7 @@ class _Uncompressed:
         self.sha256 = hashlib.sha256()
 
     def fill(self, buffer: memoryview) -> int:
-        """Fill `buffer` as far as there are bytes; returns how many there were."""
+        """Fill `buffer` as far as the file goes, and return the number of bytes."""
         done = 0
         while done < len(buffer):
             piece = buffer[done : done + _PIECE]
@@ -180,18 +170,18 @@ class _Uncompressed:
 
     def _readinto(self, piece: memoryview) -> int:
         try:
-            # Of its buffer: until Python 3.14 GzipFile's own `readinto` copies through bytes.
+            # Its buffer's `readinto`: until Python 3.14 GzipFile's own copies through bytes.
             return int(self._gzip._buffer.readinto(piece))
         except EOFError as error:
             raise SourceError(
-                "the gzip stream ends too early (truncated file, or stray bytes behind it)",
+                "the gzip stream ends too early (truncated file, or extra bytes after it)",
                 where=self._where,
-                expected="it whole",
+                expected="a complete gzip stream",
                 remedy="fetch the file again",
             ) from error
         except _GZIP_ERRORS as error:
             raise SourceError(
-                f"not a sound gzip stream ({error})",
+                f"not a valid gzip stream ({error})",
                 where=self._where,
                 expected=".nii.gz",
                 remedy="fetch the file again",
@@ -201,43 +191,112 @@ class _Uncompressed:
 def read_nifti(
     path: Path, where: str, workspace: Workspace | None = None, strip: bool = False
 ) -> NiftiFile:
-    """Read the `.nii.gz` at `path`; `where` is its name in errors, voxels go to `workspace`.
-
-    With `strip`, `header`, `extensions`, `trailer` and `nifti_sha256` are those of the same file
-    without free text: see `schema.header.without_text`.
-    Single pass: gzip (all members, trailers checked), header, voxels, SHA-256 of the file and of
-    its uncompressed bytes. Memory is bounded by what the file really holds. Raises `SourceError`
-    for anything that is not one whole 3-D NIfTI volume of real numbers.
-    """
-    with _opened(path, where) as (file, size):
-        return _read(file, size, where, workspace or Workspace(), strip)
+    """Open and read the `.nii.gz` at `path`: see `open_nifti` and `NiftiReader.read`."""
+    with open_nifti(path, where) as reader:
+        return reader.read(workspace or Workspace(), strip)
 
 
 def peek_nifti(path: Path, where: str) -> Layout:
-    """What the header of the `.nii.gz` at `path` says; reads the first bytes alone.
-
-    Raises `SourceError`, as `read_nifti` does, for what these show: an empty file, one that is
-    not gzip or no NIfTI file, a header that cannot be.
-    """
-    with _opened(path, where) as (file, size):
-        stream = _Uncompressed(file, where, gzip.GzipFile)  # zlib-ng's reads half a megabyte
-        layout = parse_header(_read_header(stream, where), where)
-        _require_plausible(layout, size, where)
-        return layout
+    """Read only the header of the `.nii.gz` at `path`. Raises like `open_nifti`."""
+    with open_nifti(path, where, gzip.GzipFile) as reader:  # zlib-ng's reads half a megabyte
+        return reader.layout
 
 
 @contextmanager
-def _opened(path: Path, where: str) -> Iterator[tuple[Any, int]]:
-    """A gzip file, unbuffered, and its size; errors of opening and reading it name `where`."""
-    try:
-        with path.open("rb", buffering=0) as file:
+def open_nifti(
+    path: Path, where: str, decompressor: Any = gzip_ng.GzipNGFile
+) -> Iterator[NiftiReader]:
+    """Open the `.nii.gz` at `path` and read its header; `where` is its name in errors.
+
+    Raises `SourceError` for a file that cannot be opened, is empty, no gzip or no NIfTI, or has an
+    invalid header.
+    """
+    with _named_errors(where):
+        file = path.open("rb", buffering=0)
+    with file:
+        yield NiftiReader(file, where, decompressor)
+
+
+class NiftiReader:
+    """An open NIfTI file. `layout` is its header; `read` reads the rest of it, once.
+
+    `file` is unbuffered and belongs to the caller. Until `read`, memory holds the decompressor's
+    buffers, about half a megabyte.
+    """
+
+    def __init__(self, file: Any, where: str, decompressor: Any) -> None:
+        self._file, self._where = file, where
+        self._before = os.fstat(file.fileno())
+        with self._checked():
             _require_gzip(file.read(len(_GZIP_MAGIC)), where)
             file.seek(0)
-            with _staying(file, where) as size:
-                yield file, size
+            self._hashing = _HashingFile(file)
+            compressed = io.BufferedReader(self._hashing)
+            self._stream = _Uncompressed(compressed, where, decompressor)
+            self._header = _read_header(self._stream, where)
+            self.layout = parse_header(self._header, where)
+            _require_plausible(self.layout, self._before.st_size, where)
+
+    def read(self, workspace: Workspace, strip: bool = False) -> NiftiFile:
+        """Read voxels into `workspace`, and everything else.
+
+        A single pass covers gzip (all members, with their checksums), voxels, and the SHA-256 of
+        the file and of its uncompressed bytes. Memory is bounded by the actual size of the data.
+        With `strip`, `header`, `extensions`, `trailer` and `nifti_sha256` are those of the file
+        without free text: see `schema.header.without_text`. Raises `SourceError` for anything but
+        one complete 3-D volume of real numbers.
+        """
+        with self._checked():
+            return self._read(workspace, strip)
+
+    @contextmanager
+    def _checked(self) -> Iterator[None]:
+        """Add `where` to errors of the disk; say so if an error comes from a changed file."""
+        try:
+            with _named_errors(self._where):
+                yield
+        except SourceError as error:
+            before, now = self._before, os.fstat(self._file.fileno())
+            if (now.st_size, now.st_mtime_ns) == (before.st_size, before.st_mtime_ns):
+                raise
+            raise SourceError(
+                f"changed while it was read ({before.st_size} bytes, now {now.st_size})",
+                where=self._where,
+                expected="an unchanging file",
+                remedy="run again when no program writes to it",
+            ) from error
+
+    def _read(self, workspace: Workspace, strip: bool) -> NiftiFile:
+        where, stream, layout, header = self._where, self._stream, self.layout, self._header
+        extensions = _read_extensions(stream, header, layout.offset, where)
+        if strip:
+            header, extensions = without_text(header), NO_EXTENSIONS
+            stream.sha256 = hashlib.sha256(header + extensions)
+        raw = _read_voxels(stream, layout, where, workspace)
+        to_last_voxel = stream.sha256.copy()
+        trailer = _read_trailer(stream, where)
+        if strip:
+            trailer, stream.sha256 = b"", to_last_voxel
+        return NiftiFile(
+            **vars(layout),
+            raw=raw,
+            header=header,
+            extensions=extensions,
+            trailer=trailer,
+            bytes=self._hashing.count,
+            sha256=self._hashing.sha256.hexdigest(),
+            nifti_sha256=stream.sha256.hexdigest(),
+        )
+
+
+@contextmanager
+def _named_errors(where: str) -> Iterator[None]:
+    """Turn errors of opening and reading a file into `SourceError`s with `where`."""
+    try:
+        yield
     except FileNotFoundError as error:
         raise SourceNotFoundError(
-            "vanished or a dangling link",
+            "not found, or a dangling link",
             where=where,
             expected="a readable file",
             remedy="restore it",
@@ -253,24 +312,6 @@ def _opened(path: Path, where: str) -> Iterator[tuple[Any, int]]:
         ) from error
 
 
-@contextmanager
-def _staying(file: Any, where: str) -> Iterator[int]:
-    """Around reading a file of so many bytes: what goes wrong is put down to a change meanwhile."""
-    before = os.fstat(file.fileno())
-    try:
-        yield before.st_size
-    except SourceError as error:
-        now = os.fstat(file.fileno())
-        if (now.st_size, now.st_mtime_ns) == (before.st_size, before.st_mtime_ns):
-            raise
-        raise SourceError(
-            f"changed while it was read ({before.st_size} bytes, now {now.st_size})",
-            where=where,
-            expected="it to stay as it is",
-            remedy="run again once nothing writes to it",
-        ) from error
-
-
 def _require_gzip(start: bytes, where: str) -> None:
     if not start:
         raise SourceError("empty", where=where, expected=".nii.gz", remedy="fetch the file again")
@@ -283,40 +324,6 @@ def _require_gzip(start: bytes, where: str) -> None:
         )
 
 
-def _read(file: Any, size: int, where: str, workspace: Workspace, strip: bool) -> NiftiFile:
-    hashing = _HashingFile(file)
-    stream = _Uncompressed(io.BufferedReader(hashing), where)
-    header = _read_header(stream, where)
-    layout = parse_header(header, where)
-    _require_plausible(layout, size, where)
-    extensions = _read_extensions(stream, header, layout.offset, where)
-    if strip:
-        header, extensions = without_text(header), NO_EXTENSIONS
-        stream.sha256 = hashlib.sha256(header + extensions)
-    raw = _read_voxels(stream, layout, where, workspace)
-    to_last_voxel = stream.sha256.copy()
-    trailer = _read_trailer(stream, where)
-    if strip:
-        trailer, stream.sha256 = b"", to_last_voxel
-    return NiftiFile(
-        raw=raw,
-        slope=layout.slope,
-        inter=layout.inter,
-        affine=layout.affine,
-        header=header,
-        extensions=extensions,
-        trailer=trailer,
-        dtype=layout.dtype,
-        is_synthetic=layout.is_synthetic,
-        bytes=hashing.count,
-        sha256=hashing.sha256.hexdigest(),
-        nifti_sha256=stream.sha256.hexdigest(),
-        unit=layout.unit,
-        intent=layout.intent,
-        oddities=layout.oddities,
-    )
-
-
 def _read_header(stream: _Uncompressed, where: str) -> bytes:
     start = stream.read(4)
     found = size_and_order(start)
@@ -325,7 +332,7 @@ def _read_header(stream: _Uncompressed, where: str) -> bytes:
         if len(header) == found[0]:
             return header
     raise SourceError(
-        f"begins with bytes {start!r}, which no NIfTI header does, or ends within it",
+        f"begins with {start!r}, which is not a NIfTI header, or ends within the header",
         where=where,
         expected="NIfTI-1 or NIfTI-2",
         remedy="fetch the file again",
@@ -333,7 +340,7 @@ def _read_header(stream: _Uncompressed, where: str) -> bytes:
 
 
 def _read_extensions(stream: _Uncompressed, header: bytes, offset: int, where: str) -> bytes:
-    """What stands between header and voxels, as it is."""
+    """Return the bytes between header and voxels."""
     data = stream.read(offset - len(header))
     end = len(header) + len(data)
     if end != offset:
@@ -341,7 +348,7 @@ def _read_extensions(stream: _Uncompressed, header: bytes, offset: int, where: s
             f"ends after {end} uncompressed bytes",
             where=where,
             remedy=(
-                f"vox_offset says that its voxels begin at {offset}; the header is "
+                f"according to vox_offset its voxels begin at {offset}; the header is "
                 "damaged or the file truncated: fetch it again"
             ),
         )
@@ -350,27 +357,27 @@ def _read_extensions(stream: _Uncompressed, header: bytes, offset: int, where: s
 
 
 def _require_extents(data: bytes, order: str, where: str) -> None:
-    """Refuse extensions that reach into the voxels: then one of the two is in the wrong place."""
-    place = len(NO_EXTENSIONS)
-    while data[:1] > b"\0" and len(data) - place >= _LEAST_EXTENSION:
-        (size,) = struct.unpack_from(f"{order}i", data, place)
-        if size > len(data) - place:
+    """Raise `SourceError` for extensions that overlap the voxels: one position is then wrong."""
+    position = len(NO_EXTENSIONS)
+    while data[:1] > b"\0" and len(data) - position >= _LEAST_EXTENSION:
+        (size,) = struct.unpack_from(f"{order}i", data, position)
+        if size > len(data) - position:
             raise SourceError(
-                f"a header extension says that it has {size} bytes, with "
-                f"{len(data) - place} before the voxels",
+                f"a header extension claims {size} bytes, with "
+                f"{len(data) - position} before the voxels",
                 where=where,
-                expected="it to end there",
+                expected="an extension that ends before the voxels",
                 remedy="the header is damaged: fetch the file again",
             )
         if size < _LEAST_EXTENSION:
             return  # padding, which some tools write
-        place += size
+        position += size
 
 
 def parse_header(header: bytes, where: str) -> Layout:
-    """Layout that the 348 (NIfTI-1) or 540 (NIfTI-2) bytes of `header` describe.
+    """Parse a header of 348 bytes (NIfTI-1) or 540 bytes (NIfTI-2).
 
-    Raises `SourceError` naming `where` and the field that cannot be.
+    Raises `SourceError` with `where` and the invalid field.
     """
     parsed: Any = nifti_header(header)
     _require_single_file(parsed, where)
@@ -378,7 +385,7 @@ def parse_header(header: bytes, where: str) -> Layout:
     shape, dimensions = _shape(parsed, where)
     slope, inter = _scaling(parsed, where)
     unit = spatial_unit(parsed)
-    with np.errstate(all="ignore"):  # numbers that are none are said to be so, not warned of
+    with np.errstate(all="ignore"):  # non-finite numbers raise errors below instead of warnings
         affine, placing = _affine(parsed, shape, where)
         _require_plausible_unit(unit, affine, where)
     big_endian = ("big-endian",) if parsed.endianness == ">" else ()
@@ -392,32 +399,32 @@ def parse_header(header: bytes, where: str) -> Layout:
         description=bytes(parsed["descrip"].item()).split(b"\0")[0].decode("latin-1"),
         unit=unit.name,
         intent=intent,
-        oddities=(*dimensions, *_unit_oddity(unit), *placing, *_unscaled(parsed), *big_endian),
+        anomalies=(*dimensions, *_unit_anomaly(unit), *placing, *_unscaled(parsed), *big_endian),
     )
 
 
 def _intent(header: Any, where: str) -> str:
-    """Name of the intent code; raises for voxels that are no single quantity."""
+    """Return the name of the intent code; raise for voxels that are not single numbers."""
     code = int(header["intent_code"])
     name = str(intent_codes.label[code]) if code in intent_codes else f"undefined ({code})"
     if any(code in codes for codes in _COMPOUND_INTENTS):
         raise SourceError(
             f"intent_code {code} ({name}), header dim {header['dim'].tolist()}",
             where=where,
-            expected="an image, a dose or a mask, of one number a voxel",
-            remedy="correct intent_code if it is one, or leave the file out",
+            expected="an image, a dose or a mask, with one number per voxel",
+            remedy="correct intent_code if it is one of these, or leave the file out",
         )
     return name
 
 
-def _unit_oddity(unit: SpatialUnit) -> tuple[str, ...]:
+def _unit_anomaly(unit: SpatialUnit) -> tuple[str, ...]:
     if not unit.is_millimetre:
         return (f"xyzt_units says {unit.name}; its geometry was converted to mm",)
     return (f"xyzt_units says {unit.name}; taken as mm",) if "undefined" in unit.name else ()
 
 
 def _require_plausible_unit(unit: SpatialUnit, affine: FloatArray, where: str) -> None:
-    """Refuse lengths in metres or micrometres that no scan has: the numbers are mm, as a rule."""
+    """Refuse implausible lengths in metres or micrometres: the numbers are probably mm."""
     low, high = _PLAUSIBLE_MM
     sizes = spacing(affine)
     if unit.is_millimetre or ((sizes >= low) & (sizes <= high)).all():
@@ -450,7 +457,7 @@ def _shape(header: Any, where: str) -> tuple[tuple[int, int, int], tuple[str, ..
         raise SourceError(
             f"header dim {dim}",
             where=where,
-            expected=(f"one volume of three dimensions, all positive and up to {LONGEST_AXIS}"),
+            expected=f"one volume of three dimensions, all positive and up to {LONGEST_AXIS}",
             remedy="fetch the file again, or correct its header",
         )
     odd = (f"{dim[0]}-D with one volume",) if dim[0] > 3 else ()
@@ -492,8 +499,8 @@ def _offset(header: Any, header_size: int, where: str) -> int:
             f"vox_offset {offset:g}, which leaves {offset - header_size:.0f} "
             "bytes for header extensions",
             where=where,
-            expected=f"at most {_MAX_EXTENSIONS}, which a store can keep",
-            remedy=("rewrite the file without its extensions, or fetch it again if it has none"),
+            expected=f"at most {_MAX_EXTENSIONS}",
+            remedy="rewrite the file without its extensions, or fetch it again if it has none",
         )
     return int(offset)
 
@@ -512,7 +519,7 @@ def _scaling(header: Any, where: str) -> tuple[float, float]:
 
 
 def _unscaled(header: Any) -> tuple[str, ...]:
-    """A finding where slope 0 says that there is no scaling, and yet there is an intercept."""
+    """Return a finding if slope 0 disables scaling although there is an intercept."""
     inter = float(header["scl_inter"])
     if header["scl_slope"] != 0 or inter == 0 or not isfinite(inter):
         return ()
@@ -520,12 +527,12 @@ def _unscaled(header: Any) -> tuple[str, ...]:
 
 
 def _affine(header: Any, shape: tuple[int, ...], where: str) -> tuple[FloatArray, tuple[str, ...]]:
-    """The affine in mm (sform before qform), and findings if others of its fields differ."""
+    """Return the affine in mm (sform before qform), and findings about fields that disagree."""
     if not (has_sform(header) or has_qform(header)):
         raise SourceError(
-            "qform_code and sform_code are both 0, so its place in the patient is unknown",
+            "qform_code and sform_code are both 0, so its position in the patient is unknown",
             where=where,
-            expected="either above 0",
+            expected="at least one above 0",
             remedy="write the orientation into the header",
         )
     try:
@@ -534,7 +541,7 @@ def _affine(header: Any, shape: tuple[int, ...], where: str) -> tuple[FloatArray
         raise SourceError(
             f"its orientation cannot be used ({error})",
             where=where,
-            expected="a qform or sform that places the voxels",
+            expected="a valid qform or sform",
             remedy="fetch the file again, or correct its header",
         ) from error
     if not np.isfinite(affine).all() or abs(np.linalg.det(affine[:3, :3])) < 1e-12:
@@ -546,12 +553,12 @@ def _affine(header: Any, shape: tuple[int, ...], where: str) -> tuple[FloatArray
         )
     if not has_sform(header):
         return affine, ()
-    check = _qform_oddity if has_qform(header) else _pixdim_oddity
+    check = _qform_anomaly if has_qform(header) else _pixdim_anomaly
     return affine, check(header, affine, shape)
 
 
-def _qform_oddity(header: Any, sform: FloatArray, shape: tuple[int, ...]) -> tuple[str, ...]:
-    """A finding if the qform, which was not used, says otherwise or nothing."""
+def _qform_anomaly(header: Any, sform: FloatArray, shape: tuple[int, ...]) -> tuple[str, ...]:
+    """Return a finding if the unused qform is invalid or disagrees."""
     try:
         shift = largest_shift(sform, qform_mm(header), shape)
     except (HeaderDataError, ValueError, np.linalg.LinAlgError) as error:
@@ -563,8 +570,8 @@ def _qform_oddity(header: Any, sform: FloatArray, shape: tuple[int, ...]) -> tup
     return (f"sform and qform disagree by {shift:.3g} mm; the sform was used",)
 
 
-def _pixdim_oddity(header: Any, sform: FloatArray, shape: tuple[int, ...]) -> tuple[str, ...]:
-    """A finding if the voxel sizes of an sform alone are not those that ITK reads, `pixdim`."""
+def _pixdim_anomaly(header: Any, sform: FloatArray, shape: tuple[int, ...]) -> tuple[str, ...]:
+    """Return a finding if the sform's voxel sizes differ from `pixdim`, which ITK uses."""
     sizes = spatial_unit(header).to_mm(header["pixdim"][1:4].astype(np.float64))
     if (np.abs(sizes - spacing(sform)) * shape <= SAME_GRID_MM).all():
         return ()
@@ -588,12 +595,12 @@ def _require_plausible(layout: Layout, size: int, where: str) -> None:
 def _read_voxels(
     stream: _Uncompressed, layout: Layout, where: str, workspace: Workspace
 ) -> npt.NDArray[Any]:
-    # Pages of np.empty cost memory only once written: a false claim costs what the file holds.
+    # Pages of np.empty take memory only when written, so a false claim costs nothing.
     try:
         buffer = workspace.take(layout.voxel_bytes)
     except MemoryError as error:
         raise SourceError(
-            f"{layout.voxel_bytes} bytes of voxels, more than this machine's memory",
+            f"{layout.voxel_bytes} bytes of voxels, more than the memory of this machine",
             where=where,
             remedy="check the header, or convert on a larger machine",
         ) from error
@@ -617,7 +624,7 @@ def _read_trailer(stream: _Uncompressed, where: str) -> bytes:
     trailer = stream.read(_MAX_TRAILER + 1)
     if len(trailer) > _MAX_TRAILER:
         raise SourceError(
-            f"more than {_MAX_TRAILER} bytes behind the last voxel",
+            f"more than {_MAX_TRAILER} bytes after the last voxel",
             where=where,
             expected="none",
             remedy="the header does not describe this file: fetch it again",
@@ -626,5 +633,5 @@ def _read_trailer(stream: _Uncompressed, where: str) -> bytes:
 
 
 def without_voxels(file: NiftiFile) -> NiftiFile:
-    """The same file with its voxels let go, for when only header and hashes are still needed."""
+    """Return the file without its voxels, for callers that still need header and hashes."""
     return replace(file, raw=np.empty((0, 0, 0), file.raw.dtype))

@@ -1,8 +1,8 @@
 """The authors' side files: geometry table, missing structures, connected components.
 
-Each parser takes text and never raises for its contents: a broken side file is a finding, the
-patients are converted all the same. Findings go into the dataset, so of a file's text they repeat
-patient ids alone, never a cell or name that is something else than expected.
+Parsers take text and never raise for its contents: a broken side file is a finding, and the
+patients are converted. Findings become part of the dataset. They quote only patient ids, never
+other cells or names.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from lundprobe_zarr.schema.document import parse_json
 from lundprobe_zarr.vocabulary.files import structure_of_name
 from lundprobe_zarr.vocabulary.names import PARTS, is_patient_id
 
-#: The table prints voxel sizes to four decimals, e.g. 0.4688 for 0.46875 mm.
+#: The table has voxel sizes with four decimals, e.g. 0.4688 for 0.46875 mm.
 CSV_TOLERANCE_MM = 1e-3
 
-#: The real ones have some hundred bytes a patient.
+#: Size limit. Real files have some hundred bytes per patient.
 _MAX_BYTES = 1 << 24
 
-#: What stands about the numbers of a cell, in a tuple, a list or as NumPy prints them.
+#: Characters around the numbers of a cell: of tuples, lists or NumPy's types.
 _TUPLE = re.compile(r"(?:np\.\w+|array)?\(|[)\[\]]")
 _BETWEEN = re.compile(r"[ \t]*,[ \t]*|[ \t]+")
 _PATIENT = re.compile(r"(?:oldAcq|newAcq)_[0-9a-f]{16}")
@@ -43,10 +43,10 @@ Geometry = dict[str, tuple[tuple[int, ...], tuple[float, ...]]]
 
 @dataclass
 class SideFiles:
-    """What the side files of one part say, by patient, and what was wrong with them.
+    """Contents of one part's side files, by patient, and their findings.
 
-    `geometry`: grid -> ((z, y, x) shape, (z, y, x) spacing in mm). `missing`: names of clinical
-    structures. `multi_component`: clinical structures. Both None where there is no readable list.
+    `geometry`: grid -> (shape (z, y, x), spacing (z, y, x) in mm). `missing` and
+    `multi_component`: names of clinical structures; None if there is no readable list.
     """
 
     geometry: dict[str, Geometry] = field(default_factory=dict)
@@ -56,7 +56,7 @@ class SideFiles:
 
 
 def read_side_files(root: Path, part: str) -> SideFiles:
-    """Side files of `part` (`base` or `extended`) below the source root."""
+    """Read the side files of `part` (`base` or `extended`) below the source root."""
     side = SideFiles()
     suffix = f"{part}Part"
     text = _read(root / f"patGeometryInformation_{suffix}.csv", side)
@@ -73,7 +73,7 @@ def read_side_files(root: Path, part: str) -> SideFiles:
 
 
 def side_file_names() -> tuple[str, ...]:
-    """Names of all side files, of both parts."""
+    """Return the names of all side files of both parts."""
     return tuple(
         name.format(f"{part}Part")
         for part in PARTS
@@ -88,7 +88,7 @@ def side_file_names() -> tuple[str, ...]:
 def _read(path: Path, side: SideFiles) -> str | None:
     try:
         status = path.stat()
-        if not S_ISREG(status.st_mode):  # of a pipe or a device there may be no end
+        if not S_ISREG(status.st_mode):  # a pipe or device may never end
             side.findings.append(f"{path.name}: not a file; expected text")
             return None
         if status.st_size > _MAX_BYTES:
@@ -96,7 +96,7 @@ def _read(path: Path, side: SideFiles) -> str | None:
             return None
         return read_text(path, _MAX_BYTES).text
     except FileNotFoundError:
-        side.findings.append(f"{path.name}: not there")
+        side.findings.append(f"{path.name}: not found")
     except OSError as error:
         side.findings.append(f"{path.name}: cannot be read ({error.strerror})")
     except ValueError as error:
@@ -105,10 +105,10 @@ def _read(path: Path, side: SideFiles) -> str | None:
 
 
 def parse_geometry(text: str, name: str, findings: list[str]) -> dict[str, Geometry]:
-    """Rows of the geometry table, by patient; unreadable rows go to `findings`.
+    """Return the rows of the geometry table by patient; add unreadable rows to `findings`.
 
     Cells are Python tuples as text: matrix (rows, columns, slices) = (y, x, z), voxel size
-    (x, y, z) in mm, possibly as NumPy 2 prints them.
+    (x, y, z) in mm, possibly in NumPy 2's form.
     """
     rows: dict[str, Geometry] = {}
     try:
@@ -130,7 +130,7 @@ def _read_rows(
     reader.fieldnames = columns
     for row in reader:
         patient = (row["patient"] or "").strip()
-        if not is_patient_id(patient):  # and may be a name, which is nobody's to repeat
+        if not is_patient_id(patient):  # it may be a name, so it is not quoted
             findings.append(f"{name}: line {reader.line_num}: names no patient id")
             continue
         try:
@@ -145,7 +145,7 @@ def _cells(
     rows, columns, slices = _tuple(row[matrix], matrix)
     x, y, z = _tuple(row[voxel], voxel)
     if not all(n.is_integer() for n in (rows, columns, slices)):
-        raise ValueError(f"{matrix} is something else than three whole numbers")
+        raise ValueError(f"{matrix} is not three whole numbers")
     return (int(slices), int(rows), int(columns)), (z, y, x)
 
 
@@ -162,7 +162,7 @@ def _tuple(cell: str | None, column: str) -> list[float]:
 
 
 def parse_missing(text: str, name: str, findings: list[str]) -> dict[str, tuple[str, ...]] | None:
-    """Missing structures by patient, from file names or bare structure names; None if broken."""
+    """Return missing structures by patient, from file or structure names; None if broken."""
     try:
         raw = parse_json(text)
     except ValueError as error:
@@ -172,24 +172,23 @@ def parse_missing(text: str, name: str, findings: list[str]) -> dict[str, tuple[
         findings.append(f"{name}: a {type(raw).__name__}; expected an object of lists")
         return None
     missing: dict[str, tuple[str, ...]] = {}
-    strangers = [patient for patient in raw if not is_patient_id(patient)]
-    if strangers:
-        findings.append(f"{name}: {len(strangers)} of its keys are no patient id")
-    for patient, names in ((p, n) for p, n in raw.items() if p not in strangers):
+    invalid = [patient for patient in raw if not is_patient_id(patient)]
+    if invalid:
+        findings.append(f"{name}: {len(invalid)} of its keys are no patient id")
+    for patient, names in ((p, n) for p, n in raw.items() if p not in invalid):
         listed = names if isinstance(names, list) else [names]
         found = [structure_of_name(n) if isinstance(n, str) else None for n in listed]
         missing[patient] = tuple(s for s in found if s is not None)
-        strange = [n for n, s in zip(listed, found, strict=True) if s is None]
-        if strange:
-            findings.append(f"{name}: {patient}: {len(strange)} of its names are no structure's")
+        unknown = [n for n, s in zip(listed, found, strict=True) if s is None]
+        if unknown:
+            findings.append(f"{name}: {patient}: {len(unknown)} of its names are no structure's")
     return missing
 
 
 def parse_components(text: str, name: str, findings: list[str]) -> dict[str, tuple[str, ...]]:
-    """Clinical structures listed with several components, each once, by patient.
+    """Return the clinical structures listed with several components, each once, by patient.
 
-    Lines are free text that names a mask file and a patient; masks of networks and observers
-    are named too and left out.
+    Lines are free text with a mask file and a patient. Masks of networks and observers are ignored.
     """
     found: dict[str, dict[str, None]] = {}
     matched = False

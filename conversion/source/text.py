@@ -1,6 +1,6 @@
-"""Text of side files, as editors and spreadsheets leave it, and the numbers in it.
+"""Read text and numbers of side files as written by editors and spreadsheets.
 
-What a file says is never repeated in a reason: it may be a name.
+Error messages never quote the text: it may contain a name.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Literal
 
 Encoding = Literal["utf-8", "utf-16-le", "utf-16-be"]
-#: Byte order marks, as Notepad and Excel write them, and what follows each.
+#: Byte order marks, as written by Notepad and Excel, and their encodings.
 _MARKS: tuple[tuple[bytes, Encoding], ...] = (
     (codecs.BOM_UTF8, "utf-8"),
     (codecs.BOM_UTF16_LE, "utf-16-le"),
@@ -21,15 +21,15 @@ _MARKS: tuple[tuple[bytes, Encoding], ...] = (
 )
 _NUMBER = re.compile(r"[-+]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][-+]?[0-9]+)?")
 _DECIMAL_COMMA = re.compile(r"[-+]?[0-9]+,[0-9]+")
-#: Blanks that editors leave about a number; no others are.
+#: Blanks that are allowed around a number.
 _BLANKS = " \t"
 
 
 @dataclass(frozen=True)
 class SideText:
-    """A text file: its bytes, and its text without byte order mark, every line ended by LF.
+    """A text file: its bytes, and its text without byte order mark and with LF line ends.
 
-    `encoding` is Python's name of the encoding that follows the mark, `utf-8` without one.
+    `encoding` is Python's name of the encoding given by the mark, `utf-8` without one.
     """
 
     data: bytes
@@ -38,14 +38,14 @@ class SideText:
 
     @property
     def marked(self) -> str:
-        """The text with mark and line ends as they are: encoded, it is `data` again."""
+        """The text with its mark and line ends. Encoding it gives `data` again."""
         return self.data.decode(self.encoding)
 
 
 def read_text(path: Path, most: int) -> SideText:
     """Read a text file of at most `most` bytes.
 
-    Raises `OSError` if it cannot be read, `ValueError` with the reason if it is no such text.
+    Raises `OSError` if it cannot be read, `ValueError` with the reason if it is no valid text.
     """
     with path.open("rb") as file:
         data = file.read(most + 1)
@@ -55,7 +55,7 @@ def read_text(path: Path, most: int) -> SideText:
 
 
 def decode_text(data: bytes) -> SideText:
-    """The text that bytes are: UTF-8, or UTF-16 with a byte order mark.
+    """Decode bytes as UTF-8, or as UTF-16 with a byte order mark.
 
     Raises `ValueError` with the reason if they are neither.
     """
@@ -69,10 +69,10 @@ def decode_text(data: bytes) -> SideText:
 
 
 def parse_number(cell: str) -> float:
-    """The finite decimal number that a cell is, blanks about it passed over.
+    """Parse a finite decimal number; blanks around it are allowed.
 
-    Digits are 0 to 9, with a point and an exponent as in C: no underscores, no other script's
-    digits, no inf or NaN. Raises `ValueError` with the reason for anything else.
+    Digits are 0 to 9, with a point and an exponent as in C. Underscores, digits of other scripts,
+    inf and NaN are refused. Raises `ValueError` with the reason for anything else.
     """
     text = cell.strip(_BLANKS)
     if not _NUMBER.fullmatch(text):

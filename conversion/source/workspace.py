@@ -1,8 +1,8 @@
-"""Memory for voxels, used again from file to file.
+"""A buffer pool for voxels, reused from file to file.
 
-A patient's files add up to gigabytes of voxels; the system zeroes every page it hands out anew,
-which costs more than decompressing a mask. One workspace serves one patient at a time, and
-the next ones after it.
+A patient's files are gigabytes of voxels. The system zeroes every newly allocated page, which takes
+longer than decompressing a mask. A workspace serves one patient at a time, and is reused for the
+next patient.
 """
 
 from __future__ import annotations
@@ -14,34 +14,34 @@ import numpy.typing as npt
 
 Buffer = npt.NDArray[np.uint8]
 
-#: Starts of buffers are multiples of this: a cache line, and any type's alignment.
+#: Alignment of buffers, bytes: a cache line, enough for every type.
 _ALIGNED = 64
 
 
 def aligned(size: int) -> int:
-    """`size` rounded up to what a buffer of it takes up in a workspace."""
+    """Round `size` up to the size of a buffer in a workspace."""
     return -(-size // _ALIGNED) * _ALIGNED
 
 
 class Workspace:
-    """Hands out byte buffers of one block of memory; `release` takes back all of them at once.
+    """A pool of byte buffers in one block of memory; `release` frees all of them at once.
 
-    Whatever was read into a buffer is overwritten after `release`: release only once an array
-    is written. The block is as large as the most that was reserved at once and no larger.
+    After `release`, buffers are overwritten, so release only when an array is written. The block
+    has the size of the largest reservation.
     """
 
     def __init__(self) -> None:
         self._block: Buffer = np.empty(0, np.uint8)
-        self._taken: list[tuple[int, Buffer]] = []  # with their starts, in their order
+        self._taken: list[tuple[int, Buffer]] = []  # (start, buffer), sorted by start
 
     def reserve(self, size: int) -> None:
-        """Have `size` bytes for what is taken next, if nothing is; raises `MemoryError`."""
+        """Make the block at least `size` bytes if no buffer is in use; may raise `MemoryError`."""
         if size > self._block.size and not self._taken:
-            self._block = np.empty(0, np.uint8)  # the system has it back first
+            self._block = np.empty(0, np.uint8)  # frees the old block first
             self._block = np.empty(size, np.uint8)
 
     def take(self, size: int) -> Buffer:
-        """A buffer of `size` bytes, uint8, contents undefined; raises `MemoryError`."""
+        """Return a buffer of `size` bytes, uint8, contents undefined; may raise `MemoryError`."""
         start = 0
         for position, (taken, buffer) in enumerate(self._taken):
             if start + size <= taken:
@@ -57,7 +57,7 @@ class Workspace:
         return buffer
 
     def release(self, but: npt.NDArray[Any] | None = None) -> None:
-        """All buffers handed out may be used again, except the one that `but` lies in."""
+        """Free all buffers except the one that contains `but`."""
         self._taken = [
             (start, buffer)
             for start, buffer in self._taken

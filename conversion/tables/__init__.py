@@ -1,4 +1,4 @@
-"""The tables, manifest and card of a dataset, measured and published from its stores.
+"""Measure a dataset's stores and publish its tables, manifest and card.
 
 Imports `lundprobe_zarr.dataset` and below.
 Start reading at publish.py.

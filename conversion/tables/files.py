@@ -1,7 +1,7 @@
-"""The tables of a dataset, written as stores are read, so that no more than some are held at once.
+"""Write a dataset's tables while its stores are read, in bounded memory.
 
-Each part's tables grow in files of a folder for temporary files, for the dataset to take when all
-is known to be well.
+The tables of each part grow in files of a temporary folder. They are moved to the dataset when all
+of them are complete.
 """
 
 from __future__ import annotations
@@ -33,19 +33,18 @@ from lundprobe_zarr.storage.location import Location
 from lundprobe_zarr.stores.metadata import StoreMetadata
 from lundprobe_zarr.vocabulary.names import PARTS
 
-#: What follows the patient's id in the name of a store.
+#: Suffix of a store's name, after the patient's id.
 SUFFIX = ".zarr"
-#: Patients a row group: all of LUND-PROBE's in one, and of more no more than fit into memory.
+#: Patients per row group: all of LUND-PROBE fit into one; for more, it bounds the memory.
 _ROW_GROUP = 512
-#: Stores asked for at a time.
+#: Stores listed in parallel.
 _REQUESTS = 16
 
 
 class TableFiles:
-    """The tables of all stores given to `add`; files, rows, bytes, content and
-    SHA-256 of each.
+    """The tables of all stores given to `add`, with files, rows, bytes, content and SHA-256.
 
-    Memory is that of a row group, of one column, and of the patients table.
+    Memory holds one row group, one column, and the patients table.
     """
 
     def __init__(self, dataset: Location, rebuild: bool, folder: Path) -> None:
@@ -87,7 +86,7 @@ class TableFiles:
             self._write(part)
 
     def _write(self, part: str) -> None:
-        """Write what is pending of a part as a row group of each table."""
+        """Write a part's pending rows as a row group of each table."""
         pending = self._pending.pop(part, [])
         for name in TABLES if pending else ():
             if (name, part) not in self._writers:
@@ -100,7 +99,7 @@ class TableFiles:
         return self._folder / f"{name}-{part}.parquet"
 
     def complete(self) -> dict[str, Path | bytes]:
-        """All objects of the tables, of which there must be some: files of the folder, or bytes."""
+        """Return all objects of the tables, as files or bytes. There must be at least one store."""
         for part in PARTS:
             self._write(part)
         objects: dict[str, Path | bytes] = {}
@@ -122,7 +121,7 @@ class TableFiles:
 
     @property
     def content_of_patients(self) -> dict[str, str]:
-        """Every patient's content hash."""
+        """Content hash of every patient."""
         found: dict[str, str] = {}
         for table in (t for some in self._patients.values() for t in some):
             ids, hashes = (table[c].to_pylist() for c in ("patient_id", CONTENT))
@@ -130,7 +129,7 @@ class TableFiles:
         return found
 
     def _bytes(self, stores: Sequence[StoreMetadata]) -> Mapping[str, int]:
-        """Bytes of all objects of each patient's store; in a bucket by one listing of all."""
+        """Return the size of each patient's store; a bucket is listed only once."""
         if not self._dataset.is_local:
             if self._sizes_of_all is None:
                 self._sizes_of_all = _sizes_of_all(self._dataset)
@@ -157,9 +156,9 @@ def _sizes_of_all(dataset: Location) -> Mapping[str, int]:
 
 @contextmanager
 def table_files(dataset: Location, rebuild: bool) -> Iterator[TableFiles]:
-    """Tables to be filled; dropped at the end.
+    """Make tables in a temporary folder, which is removed at the end.
 
-    On `rebuild` rows that were measured are measured again, from voxels.
+    On `rebuild`, rows are measured again from the voxels.
     """
     with tempfile.TemporaryDirectory(prefix="lundprobe-zarr-tables-") as folder:
         yield TableFiles(dataset, rebuild, Path(folder))

@@ -1,7 +1,7 @@
-"""One patient's measured rows, kept between conversion and `finalise`, or measured again.
+"""Fragments: one patient's measured rows, saved between conversion and `finalise`.
 
-A fragment is tied to its store by the hash of the store's root metadata; one that is lost or
-belongs to another store is measured anew from the stored voxels, never guessed at.
+A fragment contains the hash of its store's root metadata. If it is lost or belongs to another
+store, the rows are measured again from the stored voxels.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ _CLINICAL = ("mri/clinical/mask", "sct/clinical/mask")
 
 
 def parquet(table: pa.Table) -> bytes:
-    """A table as a Parquet file."""
+    """Return a table as a Parquet file."""
     file = io.BytesIO()
     pq.write_table(table, file, compression="zstd")
     return file.getvalue()
@@ -53,7 +53,7 @@ def _name(patient_id: str, table: str) -> str:
 def save_fragments(
     dataset: Location, patient_id: str, sha256: str, rows: dict[str, list[Row]]
 ) -> dict[str, pa.Table]:
-    """Keep a patient's measured rows, by table, for the store whose root hashes to `sha256`."""
+    """Save a patient's measured rows, by table; `sha256` is the hash of the store's root."""
     tables = {name: TABLES[name].from_rows(rows[name]) for name in MEASURED}
     for name, table in tables.items():
         metadata = {**table.schema.metadata, _STORE: sha256.encode(), _ROWS: _hash(table)}
@@ -63,7 +63,7 @@ def save_fragments(
 
 
 def drop_fragments(dataset: Location, patient_id: str) -> None:
-    """Forget a patient's measured rows, so that they are measured anew."""
+    """Delete a patient's measured rows, so that they are measured again."""
     for name in MEASURED:
         dataset.delete(_name(patient_id, name))
 
@@ -71,7 +71,7 @@ def drop_fragments(dataset: Location, patient_id: str) -> None:
 def load_fragments(
     dataset: Location | Path, stores: Sequence[StoreMetadata], rebuild: bool = False
 ) -> list[dict[str, pa.Table]]:
-    """Measured tables of each store; measured anew if lost, of another store, or on `rebuild`."""
+    """Return each store's measured tables; measure again if lost, outdated, or on `rebuild`."""
     dataset = located(dataset)
     names = [_name(s.patient_id, name) for s in stores for name in MEASURED]
     files = iter([None] * len(names) if rebuild else dataset.read_each(names))
@@ -84,7 +84,7 @@ def _measured(dataset: Location, store: StoreMetadata) -> dict[str, pa.Table]:
 
 
 def _kept(store: StoreMetadata, files: Sequence[bytes | None]) -> dict[str, pa.Table] | None:
-    """The tables in kept `files`, one of each of a store's; None if one is no good, or gone."""
+    """Return the tables in a store's saved `files`; None if one is damaged, outdated or missing."""
     tables = {}
     for name, data in zip(MEASURED, files, strict=True):
         if data is None:
@@ -93,19 +93,19 @@ def _kept(store: StoreMetadata, files: Sequence[bytes | None]) -> dict[str, pa.T
             table = pq.ParquetFile(pa.BufferReader(data)).read(use_threads=False)
             if not _belongs(table, name, store):
                 return None
-        except (OSError, ValueError, pa.ArrowException):  # whatever a damaged file looks like
+        except (OSError, ValueError, pa.ArrowException):  # a damaged file
             return None
         tables[name] = table.cast(TABLES[name].schema)
     return tables
 
 
 def _belongs(table: pa.Table, name: str, store: StoreMetadata) -> bool:
-    """Whether these are rows of a table that were measured of this very store, and no others."""
-    said = table.schema.metadata or {}
+    """Return whether a table's rows were measured from this store and are unchanged."""
+    metadata = table.schema.metadata or {}
     return bool(
-        said.get(_STORE) == store.sha256.encode()
+        metadata.get(_STORE) == store.sha256.encode()
         and table.schema == TABLES[name].schema
-        and said.get(_ROWS) in (None, _hash(table))  # None: of an early version
+        and metadata.get(_ROWS) in (None, _hash(table))  # None: written by an early version
     )
 
 
@@ -114,7 +114,7 @@ def _hash(table: pa.Table) -> bytes:
 
 
 def measure_store(location: Location, store: StoreMetadata) -> dict[str, list[Row]]:
-    """Measured rows of a store's voxels, by table; every mask is read back and checked."""
+    """Measure a store's voxels and return the rows by table; every mask is read and checked."""
     measurements = Measurements(store.patient_id, str(store.attributes["part"]))
     doses: dict[str, Any] = {}
     planned = planned_grid(store)

@@ -1,4 +1,4 @@
-"""Turn finished stores into a dataset: tables, manifest and card, from the stores alone."""
+"""Make a dataset of complete stores: tables, manifest and card, from the stores only."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 
-from lundprobe_zarr.conversion.notes.claim import publishing
 from lundprobe_zarr.conversion.notes.draft import located
+from lundprobe_zarr.conversion.notes.lease import lease_tables
 from lundprobe_zarr.conversion.tables.files import SUFFIX, TableFiles, table_files
 from lundprobe_zarr.conversion.tables.upgrade import upgrade_stores
 from lundprobe_zarr.dataset.content import dataset_content
@@ -35,16 +35,16 @@ from lundprobe_zarr.stores.place import StorePlace, convert_again
 from lundprobe_zarr.vocabulary.names import PARTS, is_patient_id
 from lundprobe_zarr.vocabulary.version import package_version
 
-#: Stores held at a time.
+#: Stores in memory at a time.
 _AT_A_TIME = 64
 
 
 @dataclass(frozen=True)
 class Published:
-    """What `finalise` made: the manifest, and stores it left out with the reason.
+    """Result of `finalise`: the manifest, and omitted stores with the reason.
 
-    `absent` are patients of the source who are not in the dataset; None if none is known of.
-    `upgraded` are patients whose stores were of an older schema.
+    `absent` are patients of the source who are not in the dataset; None if none are known.
+    `upgraded` are patients whose stores had an older schema.
     """
 
     manifest: Manifest
@@ -56,19 +56,19 @@ class Published:
 def finalise(dataset: Location | Path, rebuild: bool = False) -> Published:
     """Write tables, manifest, card, catalog and Croissant file of all complete stores in `dataset`.
 
-    Reads each store's metadata, and voxels only where measured rows are lost or on `rebuild`; holds
-    some stores at a time, however many there are. A store that cannot be read is left out and
-    named; on `rebuild` those of an older schema are upgraded. All files are made before the first
-    is written, and the manifest comes last. Of conversions that end at once, one waits for the
-    other. Raises `NotADatasetError` if there is no store, `DatasetError` if stores differ in
-    precision, are of an older schema without `rebuild`, or a file cannot be written: on a local
-    disk all then stay as they were.
+    Reads each store's metadata, and voxels only if measured rows are lost or on `rebuild`. Memory
+    does not grow with the number of stores. A store that cannot be read is omitted and reported.
+    On `rebuild`, stores of an older schema are upgraded. All files are made before the first is
+    written; the manifest is written last. If another conversion is writing tables, this waits for
+    it. Raises `NotADatasetError` if there is no store, and `DatasetError` if stores differ in
+    precision, have an older schema without `rebuild`, or a file cannot be written. On a local disk
+    all files are then unchanged.
     """
     dataset = located(dataset)
     dataset.require_writable()
-    if not store_names(dataset):  # then nothing is written, no claim either
+    if not store_names(dataset):  # nothing is written then, not even a lease
         raise _nothing_in(dataset, [])
-    with publishing(dataset), table_files(dataset, rebuild) as tables:
+    with lease_tables(dataset), table_files(dataset, rebuild) as tables:
         ids = [name.removesuffix(SUFFIX) for name in store_names(dataset)] if rebuild else []
         upgraded = upgrade_stores(dataset, [i for i in ids if is_patient_id(i)])
         return replace(_finalise(dataset, tables), upgraded=upgraded)
@@ -105,7 +105,7 @@ def _finalise(dataset: Location, tables: TableFiles) -> Published:
 
 @dataclass(frozen=True)
 class _Store:
-    """What the manifest wants to know of a store."""
+    """The properties of a store that the manifest needs."""
 
     patient_id: str
     part: str
@@ -115,9 +115,9 @@ class _Store:
 
 
 def _gather(dataset: Location, tables: TableFiles) -> tuple[list[_Store], list[str]]:
-    """What there is, and why some is left out; rows go into `tables` as stores are read.
+    """Read the stores, add their rows to `tables`, and return stores and reasons for omissions.
 
-    No more rows come once stores are found to differ in what they must agree on.
+    No rows are added after stores with different settings are found.
     """
     known: list[_Store] = []
     left_out: list[str] = []
@@ -147,7 +147,7 @@ def _require_present_schema(dataset: Location, stores: Sequence[StoreMetadata]) 
 
 
 def upgrade_remedy(dataset: Location) -> str:
-    """What to do with a dataset of an older schema."""
+    """Return the remedy for a dataset of an older schema."""
     return (
         f"upgrade it with `{Command('finalise', ('--rebuild',), dataset.url)}`, which needs no "
         "source"
@@ -161,15 +161,15 @@ def _known(store: StoreMetadata) -> _Store:
 
 
 def store_names(dataset: Location) -> list[str]:
-    """Names of what claims to be a store, complete or not, such as `<patient_id>.zarr`."""
-    there = dataset.children("patients")
-    return [name for name in there if name.endswith(SUFFIX) and not name.startswith(".")]
+    """Return the names of all stores, complete or not, such as `<patient_id>.zarr`."""
+    names = dataset.children("patients")
+    return [name for name in names if name.endswith(SUFFIX) and not name.startswith(".")]
 
 
 def read_stores(dataset: Location, names: Sequence[str]) -> tuple[list[StoreMetadata], list[str]]:
-    """Metadata of the stores that can be read, and of the others why not.
+    """Return the metadata of readable stores, and the reasons for the others.
 
-    Raises `DatasetError` if one cannot be got.
+    Raises `DatasetError` if the storage fails.
     """
     stores, left_out = [], []
     texts = dataset.read_each(f"patients/{name}/zarr.json" for name in names)
@@ -183,15 +183,14 @@ def read_stores(dataset: Location, names: Sequence[str]) -> tuple[list[StoreMeta
 
 
 def _store(dataset: Location, name: str, text: bytes | None) -> StoreMetadata | str:
-    """A store's metadata, or why it cannot be used."""
-    place = f"patients/{name}"
+    """Return a store's metadata, or the reason why it cannot be used."""
     if text is None:
         return "not complete: it has no zarr.json"
     try:
         store = parse_store(text, StorePlace(dataset.url, name.removesuffix(SUFFIX)))
     except (DamagedStoreError, SchemaVersionError) as error:
         return str(error)
-    if store_path(store.patient_id) == place:
+    if store_path(store.patient_id) == f"patients/{name}":
         return store
     return f"{HOLDS_ANOTHER} {store.patient_id}, not of this one"
 
@@ -216,18 +215,18 @@ def _manifest(dataset: str, stores: list[_Store]) -> Manifest:
 
 
 def _kind(dataset: str, stores: list[_Store]) -> tuple[str, bool]:
-    """Precision of all stores, and whether their headers were stripped."""
+    """Return the precision of all stores, and whether their headers were stripped."""
     found = Counter((s.precision, s.headers_stripped) for s in stores).most_common()
     most = found[0][0]
     if len(found) > 1:
         others = [s.patient_id for s in stores if (s.precision, s.headers_stripped) != most]
-        said = (f"{p}{' with --strip-headers' if h else ''} ({n})" for (p, h), n in found)
+        kinds = (f"{p}{' with --strip-headers' if h else ''} ({n})" for (p, h), n in found)
         raise DatasetError(
-            f"its stores were converted in different ways, {' and '.join(said)}",
+            f"its stores were converted in different ways, {' and '.join(kinds)}",
             where=dataset,
-            expected="one",
+            expected="one precision and one treatment of headers",
             remedy=(
-                "convert those that are not as the first again, or remove their stores, and run "
+                "convert those that differ from the first again, or remove their stores, and run "
                 f"`{Command('finalise', dataset=dataset)}`:\n  {{command}}"
             ),
             command=convert_again(others, dataset, *most),
@@ -240,17 +239,17 @@ def _is_synthetic(dataset: str, stores: list[_Store]) -> bool:
     phantom = [s.patient_id for s in stores if s.synthetic]
     if real and phantom:
         raise DatasetError(
-            f"holds synthetic patients ({phantom[0]}, {len(phantom)} in all) "
-            f"beside others ({real[0]}, {len(real)} in all)",
+            f"has synthetic patients ({phantom[0]}, {len(phantom)} in all) "
+            f"and others ({real[0]}, {len(real)} in all)",
             where=dataset,
             expected="one kind",
-            remedy="convert them to destinations of their own",
+            remedy="convert them to separate destinations",
         )
     return bool(phantom)
 
 
 def _write(dataset: Location, objects: Mapping[str, Path | bytes]) -> None:
-    """Write all objects of a dataset but its stores, in order: the manifest comes last."""
+    """Write all objects of a dataset except its stores, in order: the manifest last."""
     if dataset.is_local:
         dataset.write_together(objects, partial(_forget_hashes, dataset))
         return
@@ -261,17 +260,17 @@ def _write(dataset: Location, objects: Mapping[str, Path | bytes]) -> None:
 
 
 def _forget_hashes(dataset: Location) -> None:
-    """Let the manifest that is there say nothing of the files of tables, which now change.
+    """Remove the hashes of table files from the current manifest, before these files change.
 
-    So that the dataset can be read until the new one is there, and if this is broken off.
+    The dataset then stays readable until the new manifest is written, or if this is interrupted.
     """
     try:
         manifest = open_manifest(dataset)
-    except DatasetError:  # none, or none that anyone can read
+    except DatasetError:  # missing or unreadable
         return
     if manifest.table_sha256:
-        unproved = manifest.model_copy(update={"table_sha256": {}})
-        dataset.write(MANIFEST_NAME, unproved.dump().encode())
+        without_hashes = manifest.model_copy(update={"table_sha256": {}})
+        dataset.write(MANIFEST_NAME, without_hashes.dump().encode())
 
 
 def _remove_stale(dataset: Location, manifest: Manifest) -> None:

@@ -1,9 +1,9 @@
-"""Bring stores of an older schema to the present one, from their own metadata and in place.
+"""Upgrade stores of an older schema in place, from their own metadata.
 
-No voxel is changed; those of the targets are read, for findings that older versions did not
-look for. All is made from a store's root metadata, which is sealed and written last:
-until then the store is of the old schema, and whoever comes next makes it all again. Readers take
-either form of the other objects meanwhile.
+Voxels are not changed; those of the targets are read, for findings that older versions did not
+look for. All metadata is made from the root, which gets its checksum and is written
+last. Until then the store has the old schema, and a later upgrade repeats all steps. Readers accept
+both forms of the other objects.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any
 
-from lundprobe_zarr.conversion.notes.claim import announced
+from lundprobe_zarr.conversion.notes.lease import lease_patients
 from lundprobe_zarr.conversion.tables.fragments import coverage_of_store
-from lundprobe_zarr.dataset.objects import CONSOLIDATED, ROOT, in_its_own_right
+from lundprobe_zarr.dataset.objects import CONSOLIDATED, ROOT, node_document
 from lundprobe_zarr.errors import DamagedStoreError
 from lundprobe_zarr.schema.attributes import upgraded
 from lundprobe_zarr.schema.checksum import seal
@@ -27,10 +27,10 @@ from lundprobe_zarr.stores.opening import read_sound_store
 
 
 def upgrade_stores(dataset: Location, patient_ids: Sequence[str]) -> tuple[str, ...]:
-    """Upgrade those stores of `patient_ids` that are of an older schema; gives their patients.
+    """Upgrade those stores of `patient_ids` that have an older schema; return their patients.
 
-    A store that cannot be read stays as it is. Raises `UsageError` while a conversion of one of
-    them is at work, `DatasetError` if an object cannot be read or written.
+    A store that cannot be read is left unchanged. Raises `UsageError` while one of them is being
+    converted, and `DatasetError` if an object cannot be read or written.
     """
     old: dict[str, bytes] = {}
     found: dict[str, list[str]] = {}
@@ -41,7 +41,7 @@ def upgrade_stores(dataset: Location, patient_ids: Sequence[str]) -> tuple[str, 
                 found[patient_id] = coverage_of_store(dataset, store)
                 old[patient_id] = text
     if old:
-        with announced(dataset, old):
+        with lease_patients(dataset, old):
             for patient_id, text in old.items():
                 root = json.loads(text)
                 root["attributes"]["findings"] += found[patient_id]
@@ -49,15 +49,15 @@ def upgrade_stores(dataset: Location, patient_ids: Sequence[str]) -> tuple[str, 
     return tuple(old)
 
 
-def _upgrade(dataset: Location, place: str, root: dict[str, Any]) -> None:
-    """Write the metadata of every node, then that of the root, which consolidates it."""
+def _upgrade(dataset: Location, store: str, root: dict[str, Any]) -> None:
+    """Write the metadata of every node, then the root with the consolidated metadata."""
     consolidated = root[CONSOLIDATED]
     for path in consolidated["metadata"]:
-        node = upgraded(in_its_own_right(path, consolidated), path)
-        write_sound(dataset, f"{place}/{path}/{ROOT}", _text(node))
+        node = upgraded(node_document(path, consolidated), path)
+        write_sound(dataset, f"{store}/{path}/{ROOT}", _text(node))
     root = upgraded(root)
     seal(root, root["attributes"])
-    write_sound(dataset, f"{place}/{ROOT}", _text(root))
+    write_sound(dataset, f"{store}/{ROOT}", _text(root))
 
 
 def _text(document: dict[str, Any]) -> bytes:

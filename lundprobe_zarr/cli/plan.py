@@ -22,11 +22,11 @@ if TYPE_CHECKING:
 def show_plan(inventory: Inventory, destination: Location, how: Options) -> None:
     """Print the inventory and what would be done; nothing is written."""
     from lundprobe_zarr.conversion.notes.draft import require_vacant
-    from lundprobe_zarr.conversion.run.compatibility import require_unmixed
+    from lundprobe_zarr.conversion.run.compatibility import require_compatible
     from lundprobe_zarr.conversion.source.inventory import examine
 
     require_vacant(inventory.root, destination)
-    require_unmixed(inventory, destination, how.precision, how.overwrite)
+    require_compatible(inventory, destination, how.precision, how.overwrite)
     inventory = examine(inventory)
     say(f"Source: {inventory.root}", "bold")
     facts(_overview(inventory))
@@ -81,7 +81,7 @@ def _unknown(patients: Iterable[PatientSource]) -> Iterator[str]:
 
 
 def _show_intent(inventory: Inventory, destination: Location, how: Options, bad: int) -> None:
-    from lundprobe_zarr.conversion.run.compatibility import strangers
+    from lundprobe_zarr.conversion.run.compatibility import absent_from_source
     from lundprobe_zarr.conversion.run.run import current_patients
 
     current = [] if how.overwrite else current_patients(destination, inventory, how)
@@ -90,7 +90,7 @@ def _show_intent(inventory: Inventory, destination: Location, how: Options, bad:
     left = sum(
         p.bytes for p in inventory.patients if p.patient_id not in spared and p.problem is None
     )
-    absent = strangers(inventory, destination) if inventory.is_whole else ()
+    absent = absent_from_source(inventory, destination) if inventory.is_whole else ()
     if absent:
         heading(not_in_source(absent))
         listing(absent)

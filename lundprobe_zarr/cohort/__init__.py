@@ -1,4 +1,4 @@
-"""Cohorts and patients: select with SQL, split, save, and hold lazy labelled data.
+"""Cohorts and patients: selection with SQL, splits, saved files, lazy labelled data.
 
 Imports `sql` and below.
 Start reading at core.py.

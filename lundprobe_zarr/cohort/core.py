@@ -1,4 +1,4 @@
-"""Cohorts: any set of patients of one dataset, chosen with SQL, by number or by id."""
+"""Cohorts: sets of patients of one dataset, selected with SQL, by number or by id."""
 
 from __future__ import annotations
 
@@ -44,17 +44,32 @@ if TYPE_CHECKING:
 def open_cohort(
     url: str | os.PathLike[str], storage_options: Mapping[str, Any] | None = None
 ) -> Cohort:
-    """All patients of the converted dataset at `url` (a path, or any URL fsspec knows).
+    """Open a converted dataset as the cohort of all its patients.
 
-    Reads the manifest and the patients table, no store; other tables are read when first asked
-    for. Raises `NotADatasetError` if there is no dataset, `SchemaVersionError` if it is of a
-    newer schema, `DatasetError` if a file of it is damaged.
+    This reads the manifest and the patients table, but no store. Other tables are read on first
+    use.
+
+    Parameters
+    ----------
+    url : str or path
+        A path, or any URL that fsspec supports.
+    storage_options : mapping, optional
+        Options of the fsspec file system, such as credentials.
+
+    Raises
+    ------
+    NotADatasetError
+        If there is no dataset.
+    SchemaVersionError
+        If its schema is newer than this version.
+    DatasetError
+        If one of its files is damaged.
     """
     return open_cohort_at(Location(url, storage_options))
 
 
 def open_cohort_at(location: Location) -> Cohort:
-    """All patients of the dataset at a location; see `open_cohort`."""
+    """Return all patients of the dataset at a location; see `open_cohort`."""
     return Cohort(Dataset.open(location))
 
 
@@ -63,21 +78,30 @@ def load_cohort(
     url: str | os.PathLike[str],
     storage_options: Mapping[str, Any] | None = None,
 ) -> Cohort:
-    """The cohort that `Cohort.save` wrote to the local file `path`, of the dataset at `url`.
+    """Load a cohort that `Cohort.save` wrote.
 
-    The dataset has to be the one it was saved from: the same name, DOI and
-    precision, and the same patients, each with the same id, part, protocol, store and bytes of
-    source files. Where it is and when it was converted does not matter; values are not compared.
+    The dataset must be the one it was saved from: the same name, DOI and precision, and the same
+    patients with the same parts, protocols, stores and source sizes. Location and time of
+    conversion do not matter. Values are not compared.
 
-    Raises `UsageError` if the file is not sound or was changed, if it was saved from another
-    dataset (the message says what differs), if a patient is absent, or if `url` is a cohort; else
-    as `open_cohort`.
+    Parameters
+    ----------
+    path : str or path
+        The saved file, on a local disk.
+    url, storage_options
+        The dataset, as for `open_cohort`.
+
+    Raises
+    ------
+    UsageError
+        If the file is invalid or was changed, if it was saved from another dataset, if a patient
+        is absent, or if `url` is a cohort. Also raises like `open_cohort`.
     """
     if isinstance(url, Cohort):
         raise UsageError(
             "load_cohort was given a cohort for the dataset's path or URL",
-            expected=f"that, e.g. lp.load_cohort(path, {url.location.url!r})",
-            remedy="of a cohort that is open, cohort[list_of_ids] chooses patients",
+            expected=f"a path or URL, e.g. lp.load_cohort(path, {url.location.url!r})",
+            remedy="to select patients of an open cohort, use cohort[list_of_ids]",
         )
     saved = read_saved(path, SavedCohort)
     cohort = open_cohort(url, storage_options)
@@ -88,19 +112,25 @@ def load_cohort(
 
 
 def load_splits(path: str | os.PathLike[str], cohort: Cohort) -> Splits[Cohort]:
-    """The splits saved in a local file, of the patients of `cohort`.
+    """Load splits that `Splits.save` wrote, as cohorts.
 
-    The dataset has to be the one they were saved from, as `load_cohort` says; `cohort` may hold
-    more patients than the splits do.
+    Parameters
+    ----------
+    path : str or path
+        The saved file, on a local disk.
+    cohort : Cohort
+        A cohort with all their patients, of the same dataset in the sense of `load_cohort`.
 
-    Raises `UsageError` if the file was changed or is none, if its sets overlap, if it was saved
-    from another dataset (the message says what differs), if a patient is not in `cohort`, or if
-    that is a path or URL.
+    Raises
+    ------
+    UsageError
+        If the file is invalid or was changed, if its sets overlap, if it was saved from another
+        dataset, if a patient is not in `cohort`, or if `cohort` is a path or URL.
     """
     if isinstance(cohort, (str, os.PathLike)):
         raise UsageError(
             f"load_splits was given {cohort!r} for a cohort",
-            expected=f"one, e.g. lp.load_splits(path, lp.open_cohort({os.fspath(cohort)!r}))",
+            expected=f"a cohort, e.g. lp.load_splits(path, lp.open_cohort({os.fspath(cohort)!r}))",
         )
     saved, ids = read_splits(path)
     where = cohort.location.url
@@ -110,14 +140,20 @@ def load_splits(path: str | os.PathLike[str], cohort: Cohort) -> Splits[Cohort]:
 
 
 class PatientIndexError(UnknownLabelError, IndexError):
-    """A patient's number beyond the end of its cohort."""
+    """A number that is out of range for its cohort."""
 
 
 class Cohort:
-    """A set of patients of one `dataset`, always in the order of its patients table.
+    """A set of patients of one dataset, always in the order of its patients table.
 
-    `selection` says in words how they were chosen: predicates as they were given, and other steps
-    in square brackets. Tables are read once for all cohorts taken from one `open_cohort`.
+    Tables are read once for all cohorts of one `open_cohort`.
+
+    Attributes
+    ----------
+    dataset : Dataset
+        The dataset of the patients.
+    selection : tuple of str
+        The steps of the selection: predicates as given, other steps in square brackets.
     """
 
     def __init__(
@@ -137,7 +173,7 @@ class Cohort:
         return self._choose()
 
     def __getstate__(self) -> dict[str, Any]:
-        rows = self._rows  # workers get the outcome, not the way to it
+        rows = self._rows  # worker processes get the result and need not select again
         return {"dataset": self.dataset, "selection": self.selection, "_rows": rows}
 
     @property
@@ -151,7 +187,7 @@ class Cohort:
         return self.dataset.manifest
 
     def __repr__(self) -> str:
-        """How many of whom, by part and protocol; of which dataset; how chosen."""
+        """Return the number of patients by part and protocol, the dataset and the selection."""
         chosen = "".join(f"\n  where {step}" for step in self.selection)
         return (
             f"<Cohort: {len(self)} of {len(self.dataset.ids)} patients ({self._counts()}) "
@@ -166,13 +202,13 @@ class Cohort:
 
     @cached_property
     def ids(self) -> list[str]:
-        """Patient ids, in order."""
+        """Patient ids, in the order of the patients table."""
         known = self.dataset.ids
         return [known[row] for row in self._rows.tolist()]
 
     @property
     def patients(self) -> pd.DataFrame:
-        """The cohort's rows of the patients table, a new frame each time: change it as you like."""
+        """The cohort's rows of the patients table. Each access returns a new DataFrame."""
         frame: pd.DataFrame = self.table("patients").to_pandas()
         return frame
 
@@ -183,9 +219,9 @@ class Cohort:
         return (Patient(self.dataset, i) for i in self.ids)
 
     def __eq__(self, other: object) -> bool:
-        """Whether both have the same patients of the same dataset, wherever its copies are.
+        """Return whether both have the same patients of the same dataset.
 
-        How they were chosen does not matter. Datasets are the same as `load_cohort` says.
+        The selection steps do not matter. `load_cohort` says when datasets are the same.
         """
         if not isinstance(other, Cohort):
             return NotImplemented
@@ -195,26 +231,26 @@ class Cohort:
         return hash(tuple(self.ids))
 
     def _ipython_key_completions_(self) -> list[str]:
-        """What a notebook offers after `cohort["`."""
+        """Return the completions of a notebook after `cohort["`."""
         return self.ids
 
     def __contains__(self, patient: object) -> bool:
-        """Whether a patient, or a patient id, is in the cohort."""
+        """Return whether a patient, or a patient id, is in the cohort."""
         return (patient.patient_id if isinstance(patient, Patient) else patient) in self._row_of
 
     @cached_property
     def _row_of(self) -> dict[str, int]:
         return dict(zip(self.ids, self._rows.tolist(), strict=True))
 
-    @overload  # a str is an iterable of str, too: the first that fits counts
+    @overload  # a str is an iterable of str too: the first match counts
     def __getitem__(self, key: str | SupportsIndex) -> Patient: ...  # type: ignore[overload-overlap]
     @overload
     def __getitem__(self, key: slice | Iterable[str]) -> Cohort: ...
     def __getitem__(self, key: str | SupportsIndex | slice | Iterable[str]) -> Patient | Cohort:
-        """A patient by id or number; a cohort by slice or by several ids.
+        """Return a patient by id or number, or a cohort by slice or by several ids.
 
-        Raises `UnknownLabelError` for an id that is not in the cohort or a number beyond its end
-        (then an `IndexError` too), `UsageError` for what is neither, such as a mask.
+        Raises `UnknownLabelError` for an id that is not in the cohort, an error that is also an
+        `IndexError` for a number out of range, and `UsageError` for other keys, such as a mask.
         """
         if isinstance(key, str):
             return Patient(self.dataset, self._known(key))
@@ -228,7 +264,7 @@ class Cohort:
         return self._pick(self._several(key), (*self.selection, "[chosen by id]"))
 
     def _several(self, key: object) -> list[str]:
-        """The ids that a key of several is made of."""
+        """Return the ids of a key for several patients."""
         ids: list[Any] = list(key) if isinstance(key, Iterable) else [key]
         if wrong := [i for i in ids if not isinstance(i, str)]:
             raise UsageError(
@@ -237,7 +273,7 @@ class Cohort:
                     "a patient's id or number, a slice, or several ids, e.g. "
                     "cohort[list(frame.patient_id)]"
                 ),
-                remedy="by values, cohort.where(...) chooses",
+                remedy="to select by values, use cohort.where(...)",
             )
         return [self._known(i) for i in ids]
 
@@ -264,21 +300,36 @@ class Cohort:
     def where(
         self, predicate: str, *, timeout: float = TIMEOUT, memory: int | str = MEMORY
     ) -> Cohort:
-        """The patients of this cohort for whom an SQL predicate holds.
+        """Return the patients of this cohort for whom an SQL predicate is true.
 
-        It may speak of any column of the patients table, and of any structure by name:
+        The predicate may use any column of the patients table and any structure by name.
         `Rectum.volume_cc` is the clinical delineation on the MRI grid, `sct.Rectum.volume_cc` the
-        one on the synthetic CT's, `nnunet.Rectum.volume_cc` the network's; the fields are the
-        measured columns of the structures table. What a patient lacks is NULL: a comparison with
-        it does not hold, nor does its negation, and `Rectum IS NULL` asks for it.
+        one on the grid of the synthetic CT, and `nnunet.Rectum.volume_cc` the network's. The fields
+        are the measured columns of the structures table. A structure that a patient lacks is NULL:
+        comparisons with it are not true, nor are their negations. `Rectum IS NULL` selects such
+        patients.
 
             cohort.where("protocol = 'newAcq' AND NOT missing_PenileBulb")
             cohort.where("Rectum.volume_cc > 60 AND CTVT_427.d95_gy >= 0.95 * 42.7")
 
-        Raises `QueryError` at once for a mistake in the predicate, before anything is read. Who is
-        chosen is decided when first asked for, and only then can a table fail to be read, or a
-        cast in the predicate fail on a patient's value. `timeout` (seconds) and `memory` (bytes, or
-        text such as "2GB") bound it as they do `sql`; `QueryLimitError` is raised beyond.
+        The predicate is checked at once, without reading data. Patients are selected on first use.
+        Only then can reading a table or casting a patient's value fail.
+
+        Parameters
+        ----------
+        predicate : str
+            An SQL condition, as after WHERE.
+        timeout : float
+            Most seconds that the selection may take.
+        memory : int or str
+            Most memory beyond the tables: bytes, or text such as "2GB".
+
+        Raises
+        ------
+        QueryError
+            If the predicate is invalid.
+        QueryLimitError
+            If it exceeds the time or memory limit.
         """
         parsed = parse_predicate(predicate, limits(timeout, memory))
         return self._derive(lambda: parsed.choose(self.dataset, self._rows), predicate)
@@ -293,19 +344,31 @@ class Cohort:
     def sql(
         self, query: str, *, timeout: float = TIMEOUT, memory: int | str = MEMORY
     ) -> pd.DataFrame:
-        """What a SELECT over the dataset's tables gives, as DuckDB has it.
+        """Return the result of a SELECT over the dataset's tables, in DuckDB's SQL.
 
-        The tables are patients, structures, slices, foreground and arrays, with the rows of this
-        cohort's patients; those that the query names are read, once. Nothing else can be reached,
-        and nothing written.
+        The tables are patients, structures, slices, foreground and arrays, restricted to this
+        cohort's patients. Each table that a query names is read once. A query cannot access
+        anything else, and cannot write.
 
             cohort.sql("SELECT structure, avg(volume_cc) FROM clinical GROUP BY ALL")
 
-        It runs in a process of its own, which is ended after `timeout` seconds and gets `memory`
-        (bytes, or text such as "2GB") beyond the tables; the first query waits for its start.
+        Queries run in a separate process. The first query waits for its start.
 
-        Raises `QueryError` for a query that is not one SELECT of these tables, or cannot be run,
-        and `QueryLimitError` for one that was ended.
+        Parameters
+        ----------
+        query : str
+            One SELECT statement.
+        timeout : float
+            Most seconds that the query may take.
+        memory : int or str
+            Most memory beyond the tables: bytes, or text such as "2GB".
+
+        Raises
+        ------
+        QueryError
+            If the query is not one SELECT of these tables, or fails.
+        QueryLimitError
+            If it exceeds the time or memory limit, or is cancelled.
         """
         frame: pd.DataFrame = self.sql_table(query, timeout=timeout, memory=memory).to_pandas()
         return frame
@@ -313,14 +376,14 @@ class Cohort:
     def sql_table(
         self, query: str, *, timeout: float = TIMEOUT, memory: int | str = MEMORY
     ) -> pa.Table:
-        """As `sql`, as an Arrow table: whole numbers stay such where some are missing."""
+        """Return the result of `sql` as an Arrow table, where integers may have nulls."""
         return run_query(self.dataset, query, self._rows, limits(timeout, memory))
 
     def table(self, name: str) -> pa.Table:
-        """The rows of a table that are of this cohort's patients, with what its columns mean.
+        """Return this cohort's rows of a table, with column descriptions in the field metadata.
 
-        Read once, whole. Raises `UnknownLabelError` for a table there is none of, `DatasetError`
-        if it cannot be read.
+        The whole table is read once. Raises `UnknownLabelError` for an unknown table and
+        `DatasetError` if it cannot be read.
         """
         return restricted(self.dataset, name, self._rows)
 
@@ -336,32 +399,33 @@ class Cohort:
         fill: float = ...,
     ) -> xr.Dataset: ...
     def to_xarray(self, grid: CommonGrid | None = None, **options: Any) -> xr.DataTree | xr.Dataset:
-        """All patients in one labelled, lazy object: `lundprobe_zarr.to_xarray(cohort, ...)`.
+        """Return all patients as one labelled, lazy object, as `lundprobe_zarr.to_xarray` does.
 
-        A tree with a child a patient, each on its own grids; or, with a `CommonGrid`, a Dataset
-        of all on that. What it takes and raises is said there.
+        Without a grid this is a tree with one child per patient, each on its own grids. With a
+        `CommonGrid` it is a Dataset of all patients on that grid. Arguments and errors are those of
+        `lundprobe_zarr.to_xarray`.
         """
         found: xr.DataTree | xr.Dataset = cohort_function("to_xarray")(self, grid, **options)
         return found
 
     def to_hf(self, config: str = "patients", **options: Any) -> IterableDataset:
-        """A stream of rows for Hugging Face `datasets`: tables, lazy volumes, slices or patches.
+        """Return a Hugging Face `IterableDataset` of tables, lazy volumes, slices or patches.
 
-        `config` and `options` are those of `lundprobe_zarr.load_dataset`, and so is what is raised.
+        `config`, `options` and errors are those of `lundprobe_zarr.load_dataset`.
         """
         stream: IterableDataset = cohort_function("to_hf")(self, config, **options)
         return stream
 
     def __and__(self, other: Cohort) -> Cohort:
-        """Patients of both."""
+        """Return the patients of both cohorts."""
         return self._combine(other, operator.and_, "({}) AND ({})", "[both of: {} | {}]")
 
     def __or__(self, other: Cohort) -> Cohort:
-        """Patients of either."""
+        """Return the patients of either cohort."""
         return self._combine(other, operator.or_, "({}) OR ({})", "[either of: {} | {}]")
 
     def __sub__(self, other: Cohort) -> Cohort:
-        """Patients of this and not the other."""
+        """Return the patients of this cohort that are not in the other."""
         return self._combine(
             other, operator.sub, "({}) AND ({}) IS NOT TRUE", "[first but not second of: {} | {}]"
         )
@@ -388,7 +452,7 @@ class Cohort:
 
     @property
     def predicate(self) -> str | None:
-        """One predicate that chooses this cohort from the dataset; None if other steps did."""
+        """One predicate that selects this cohort from the dataset; None after other steps."""
         if any(step.startswith("[") for step in self.selection):
             return None
         if len(self.selection) == 1:
@@ -404,16 +468,31 @@ class Cohort:
         *,
         val: float | None = None,
     ) -> Splits[Cohort]:
-        """A test set and `folds` folds of the rest, by patient, each stratum spread evenly.
+        """Split the patients into a test set and cross-validation folds, stratified.
 
-        `test` is the share of patients held out, rounded to a whole number of them. `folds` is 5
-        unless it is given. With `val`, a share of all patients too, there are no folds but one
-        division of the rest, `splits.train` and `splits.val` (which `splits.folds` has as its only
-        one): it excludes `folds`, and the test set is the same as with them. `stratify`
-        names columns of the patients table whose values make up a stratum. The same ids, columns
-        and seed give the same splits on any machine and with any version of any library. Raises
-        `UsageError` for a share, a number of folds or a seed that makes no sense, for an unknown
-        column, and for columns of so many values that most patients are alone in their stratum.
+        The same ids, columns and seed give the same splits on every machine and with every version
+        of every library.
+
+        Parameters
+        ----------
+        test : float
+            Share of all patients in the test set, rounded to whole patients.
+        folds : int, optional
+            Number of folds of the other patients, 5 by default. Excludes `val`.
+        stratify : sequence of str
+            Columns of the patients table. Each combination of values is a stratum, and strata are
+            spread evenly.
+        seed : int
+            Seed of the order of patients.
+        val : float, optional
+            Share of all patients in one validation set, instead of folds. The test set stays the
+            same. The sets are `splits.train` and `splits.val`, and the only item of `splits.folds`.
+
+        Raises
+        ------
+        UsageError
+            If a share, the number of folds or the seed is invalid, if a column is unknown, or if
+            most patients are alone in their stratum.
         """
         columns = [stratify] if isinstance(stratify, str) else list(stratify)
         divided = divide(self._strata(columns), columns, test, folds, seed, val)
@@ -422,7 +501,7 @@ class Cohort:
         return Splits(saved, self._pick)
 
     def _strata(self, columns: list[str]) -> dict[str, list[str]]:
-        """Ids of the patients by stratum, which is the JSON text of their values in `columns`."""
+        """Return the patients' ids by stratum, the JSON text of their values in `columns`."""
         known = self.dataset.table("patients").column_names
         for column in columns:
             if column not in known:
@@ -438,10 +517,20 @@ class Cohort:
         return strata
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write who is in this cohort, how they were chosen and from which dataset, as JSON.
+        """Write the patient ids, the selection and the dataset's identity as JSON.
 
-        The local file is small, can be cited, and holds no URL and no credentials; `load_cohort`
-        opens it. Raises `OSError` if it cannot be written.
+        The file is small, can be cited, and contains no URL and no credentials. `load_cohort` reads
+        it.
+
+        Parameters
+        ----------
+        path : str or path
+            A local file.
+
+        Raises
+        ------
+        OSError
+            If the file cannot be written.
         """
         SavedCohort(
             dataset=self.dataset.identity,

@@ -1,4 +1,4 @@
-"""One patient: rows of the tables, and the store as lazy labelled data."""
+"""One patient: table rows, and the store as lazy labelled data."""
 
 from __future__ import annotations
 
@@ -18,7 +18,15 @@ if TYPE_CHECKING:
 
 
 class Patient:
-    """One patient of a dataset. Its store is opened when first asked for, from its metadata."""
+    """One patient of a dataset. The store's metadata is read on first use.
+
+    Attributes
+    ----------
+    dataset : Dataset
+        The dataset of the patient.
+    patient_id : str
+        The patient's id.
+    """
 
     def __init__(self, dataset: Dataset, patient_id: str) -> None:
         self.dataset = dataset
@@ -28,7 +36,7 @@ class Patient:
         return f"<Patient {self.patient_id} of {self.location.url}>"
 
     def __eq__(self, other: object) -> bool:
-        """Whether both are the same patient of the same dataset, wherever its copies are."""
+        """Return whether both are the same patient of the same dataset, or of a copy."""
         if not isinstance(other, Patient):
             return NotImplemented
         return self.patient_id == other.patient_id and self.dataset.is_same(other.dataset)
@@ -48,7 +56,7 @@ class Patient:
 
     @property
     def structures(self) -> pd.DataFrame:
-        """The patient's rows of the structures table, one a segmentation.
+        """The patient's rows of the structures table, one per segmentation.
 
         Raises `DatasetError` if the table cannot be read.
         """
@@ -57,9 +65,9 @@ class Patient:
 
     @cached_property
     def tree(self) -> xr.DataTree:
-        """The store as a lazy, dask-backed DataTree; a dask chunk is a slab of slices.
+        """The store as a lazy, dask-backed DataTree. A dask chunk is a slab of slices.
 
-        Raises `DamagedStoreError` if the store is missing or its metadata unsound.
+        Raises `DamagedStoreError` if the store is missing or its metadata is damaged.
         """
         from lundprobe_zarr.stores.tree import open_tree
 
@@ -72,12 +80,12 @@ class Patient:
 
     @property
     def sct(self) -> xr.Dataset:
-        """Synthetic CT and dose on its own grid."""
+        """Synthetic CT and dose on the grid of the synthetic CT."""
         return self._dataset("sct")
 
     @property
     def dose(self) -> xr.Dataset:
-        """Dose on the planning grid. Raises `UnknownLabelError` for a patient without."""
+        """Dose on the planning grid. Raises `UnknownLabelError` if the patient has none."""
         return self._dataset("dose")
 
     @property
@@ -87,12 +95,12 @@ class Patient:
 
     @property
     def nnunet(self) -> xr.Dataset:
-        """The networks' masks, folds and uncertainty. Raises `UnknownLabelError` without."""
+        """nnU-Net masks, folds and uncertainty. Raises `UnknownLabelError` if there are none."""
         return self._dataset("mri/nnunet", "nnU-Net output")
 
     @property
     def observers(self) -> xr.Dataset:
-        """The four observers' masks in two steps. Raises `UnknownLabelError` without."""
+        """Masks of four observers in two steps. Raises `UnknownLabelError` if there are none."""
         return self._dataset("mri/observers", "observer masks")
 
     def _dataset(self, group: str, extra: str = "") -> xr.Dataset:
@@ -101,7 +109,7 @@ class Patient:
         if extra and self.tree.attrs["part"] == "base":
             raise UnknownLabelError(
                 f"patient {self.patient_id} has no {extra}: base patients have none",
-                remedy="choose others with cohort.where(\"part = 'extended'\")",
+                remedy="select extended patients with cohort.where(\"part = 'extended'\")",
             )
         groups = ", ".join(g.strip("/") for g in self.tree.groups if g != "/")
         raise UnknownLabelError(
@@ -110,10 +118,23 @@ class Patient:
         )
 
     def mask(self, structure: str, grid: str = "mri") -> xr.DataArray:
-        """A clinical mask, lazy: bool (z, y, x) on the `mri` or the `sct` grid.
+        """Return a clinical mask, lazy: bool (z, y, x).
 
-        Raises `MissingStructureError` for a structure that this patient lacks,
-        `UnknownLabelError` for one that nobody has, `UsageError` for another grid.
+        Parameters
+        ----------
+        structure : str
+            Name of the structure.
+        grid : {'mri', 'sct'}
+            Grid of the mask.
+
+        Raises
+        ------
+        MissingStructureError
+            If this patient lacks the structure.
+        UnknownLabelError
+            If there is no such structure.
+        UsageError
+            If `grid` is another value.
         """
         if grid not in ("mri", "sct"):
             raise UsageError(f"grid {grid!r} has no masks", expected="'mri' or 'sct'")

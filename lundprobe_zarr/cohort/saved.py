@@ -1,6 +1,7 @@
-"""Small JSON files that a paper can cite: sealed with a hash, and tied to one dataset.
+"""Saved cohorts and splits: small JSON files with a checksum that a paper can cite.
 
-They hold patient ids and what chose them; never a URL, a path or credentials.
+They contain patient ids, their selection and the dataset's identity; never a URL, a path or
+credentials.
 """
 
 from __future__ import annotations
@@ -18,13 +19,13 @@ from lundprobe_zarr.errors import UsageError
 from lundprobe_zarr.schema.document import parse_json, reasons
 from lundprobe_zarr.vocabulary.version import UPGRADE
 
-#: Newest format read. Files say the oldest that has all they hold, so that older versions of
-#: this package read what they can: only splits with a validation share are of format 2.
+#: Newest format that can be read. Each file states the oldest format that can hold its contents,
+#: so that older versions of this package can read it. Only a validation share needs format 2.
 FORMAT_VERSION = 2
 
 
 class SavedFile(BaseModel):
-    """What every such file holds; `sha256` seals all the rest but the time of conversion."""
+    """Contents of every saved file. `sha256` covers all fields except the time of conversion."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -34,28 +35,27 @@ class SavedFile(BaseModel):
     dataset: DatasetIdentity
     sha256: str = ""
 
-    def seal(self) -> str:
-        """Hash of the contents; the same wherever and with whatever versions it is computed."""
+    def checksum(self) -> str:
+        """Return the SHA-256 (hex) of the contents; it depends on no machine or library version."""
         contents = self.model_dump(
             mode="json", exclude={"sha256": True, "dataset": {"created"}}, exclude_none=True
         )
         text = json.dumps(contents, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
         return hashlib.sha256(text.encode()).hexdigest()
 
-    def sealed(self) -> Self:
-        """The same with its hash."""
-        return self.model_copy(update={"sha256": self.seal()})
+    def with_checksum(self) -> Self:
+        """Return a copy with its checksum."""
+        return self.model_copy(update={"sha256": self.checksum()})
 
     def write(self, path: str | os.PathLike[str]) -> None:
-        """Write the file, sealed."""
-        text = json.dumps(
-            self.sealed().model_dump(mode="json", exclude_none=True), indent=2, ensure_ascii=False
-        )
+        """Write the file with its checksum."""
+        contents = self.with_checksum().model_dump(mode="json", exclude_none=True)
+        text = json.dumps(contents, indent=2, ensure_ascii=False)
         Path(path).write_text(text + "\n", encoding="utf-8")
 
 
 class SavedCohort(SavedFile):
-    """A cohort: the steps that chose it, and who was chosen."""
+    """A cohort: the steps of its selection and the selected patients."""
 
     KIND: ClassVar[str] = "lundprobe cohort"
     kind: str = KIND
@@ -64,9 +64,9 @@ class SavedCohort(SavedFile):
 
 
 class SavedSplits(SavedFile):
-    """Test set and folds: the patients who validate each, the others training.
+    """Test set and folds, given by each fold's validation patients; the others train.
 
-    With a validation share there is one fold, and `train` says who trains.
+    With a validation share there is one fold, and `train` lists the training patients.
     """
 
     KIND: ClassVar[str] = "lundprobe splits"
@@ -85,17 +85,17 @@ Saved = TypeVar("Saved", bound=SavedFile)
 
 
 def read_saved(path: str | os.PathLike[str], expected: type[Saved]) -> Saved:
-    """The contents of a saved file.
+    """Read a saved file.
 
-    Raises `UsageError` if it is not there, not such a file, of a newer format, or was changed
-    since it was written.
+    Raises `UsageError` if it is missing, of another kind or a newer format, or was changed.
     """
     saved = _parse(Path(path), expected)
-    if saved.seal() != saved.sha256:
+    if saved.checksum() != saved.sha256:
         raise UsageError(
-            f"its contents have the hash {saved.seal()}, not {saved.sha256!r} as it says",
+            f"the SHA-256 of its contents is {saved.checksum()}",
             where=path,
-            remedy=("it was changed or damaged since it was saved; get the original again"),
+            expected=f"{saved.sha256!r}, as it states",
+            remedy="it was changed or damaged since it was saved; get the original again",
         )
     return saved
 
@@ -115,31 +115,31 @@ def _parse(path: Path, expected: type[Saved]) -> Saved:
         raise UsageError(
             f"format version {version}",
             where=path,
-            remedy=(f"this version of lundprobe-zarr reads up to {FORMAT_VERSION}; {UPGRADE}"),
+            remedy=f"this version of lundprobe-zarr reads up to {FORMAT_VERSION}; {UPGRADE}",
         )
     try:
         return expected.model_validate(raw)
     except ValidationError as error:
         raise UsageError(
-            f"not a sound file of {expected.KIND}: {reasons(error)}",
+            f"not a valid file of {expected.KIND}: {reasons(error)}",
             where=path,
-            remedy=("it was changed or damaged since it was saved; get the original again"),
+            remedy="it was changed or damaged since it was saved; get the original again",
         ) from error
 
 
 def check_dataset(path: object, saved: SavedFile, dataset: DatasetIdentity, where: str) -> None:
-    """Refuse a dataset that is not the one a file was saved from; raises `UsageError`."""
+    """Raise `UsageError` for a dataset other than the one a file was saved from."""
     differences = saved.dataset.differences(dataset)
     if differences:
         raise UsageError(
             f"saved from another dataset than {where}: it had {'; '.join(differences)}",
             where=path,
-            remedy="open the dataset it names, or choose the patients anew",
+            remedy="open the dataset it names, or select the patients again",
         )
 
 
 def check_patients(path: object, ids: list[str], known: set[str], where: str) -> None:
-    """Refuse patients who are not among those known; raises `UsageError`."""
+    """Raise `UsageError` for patients who are not `known`."""
     absent = sorted(set(ids) - known)
     if absent:
         raise UsageError(

@@ -1,7 +1,7 @@
-"""Test set and cross-validation folds by patient, the same on every machine, for good.
+"""Test set and cross-validation folds by patient, reproducible on every machine.
 
-Patients are put in order by a hash of seed and id, which no library's generator can change. All
-here works on ids and strata; who makes cohorts of ids gives the function `pick` that does.
+Patients are ordered by a hash of seed and id, so the order depends on no random generator. This
+module works on ids and strata. The caller's function `pick` makes cohorts from ids.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from typing import Any, Generic, Protocol, TypeVar
 from lundprobe_zarr.cohort.saved import SavedSplits, read_saved
 from lundprobe_zarr.errors import UsageError
 
-#: Stratum -> its patients' ids; a stratum is the JSON text of its values.
-#: So many classes are never too many, whoever is in them: small cohorts have a few of one.
+#: Up to this many strata are always accepted: small cohorts have strata of one patient.
 _FEW_CLASSES = 8
-#: Folds unless it is said how many, or which share validates.
+#: Default number of folds.
 _FOLDS = 5
+#: Stratum -> its patients' ids. A stratum is the JSON text of its values.
 Strata = Mapping[str, Sequence[str]]
 
 
@@ -32,32 +32,39 @@ class Patients(Protocol):
 
     @property
     def ids(self) -> list[str]:
-        """Their ids."""
+        """Ids of the patients."""
 
     def __len__(self) -> int: ...
 
 
 C = TypeVar("C", bound=Patients)
-#: Makes a cohort of ids; the second argument says in words how they were chosen.
+#: Makes a cohort from ids; the second argument describes their selection.
 Pick = Callable[[Iterable[str], tuple[str, ...]], C]
 
 
 @dataclass(frozen=True)
 class Fold(Generic[C]):
-    """One fold: who trains and who validates; nobody of the test set."""
+    """The training and validation patients of one fold; none is in the test set."""
 
     train: C
     val: C
 
 
 class Splits(Generic[C]):
-    """A test set, and folds of the patients who are not in it. Made by `Cohort.split`.
+    """A test set and folds of the other patients, made by `Cohort.split`.
 
-    Equal are those of one dataset with the same hash.
+    Splits with the same `sha256` are equal.
+
+    Attributes
+    ----------
+    test : Cohort
+        The test set.
+    folds : tuple of Fold
+        The folds, each with cohorts `train` and `val`.
     """
 
     def __init__(self, saved: SavedSplits, pick: Pick[C]) -> None:
-        self._saved = saved.sealed()
+        self._saved = saved.with_checksum()
         name = f"seed {saved.seed}"
         validation = [set(ids) for ids in saved.validation]
         everyone = set(saved.train or ()).union(*validation)
@@ -82,12 +89,12 @@ class Splits(Generic[C]):
 
     @property
     def train(self) -> C:
-        """Who trains, of splits made with `val=`. Raises `UsageError` for folds."""
+        """Training patients of splits made with `val=`. Raises `UsageError` for folds."""
         return self._only().train
 
     @property
     def val(self) -> C:
-        """Who validates, of splits made with `val=`. Raises `UsageError` for folds."""
+        """Validation patients of splits made with `val=`. Raises `UsageError` for folds."""
         return self._only().val
 
     def _only(self) -> Fold[C]:
@@ -102,28 +109,28 @@ class Splits(Generic[C]):
 
     @property
     def seed(self) -> int:
-        """The seed they were made with."""
+        """Seed of the splits."""
         return self._saved.seed
 
     @property
     def sha256(self) -> str:
-        """Hash of dataset, arguments and every patient's place; as in the saved file."""
+        """SHA-256 (hex) of dataset, arguments and every patient's set, as in the saved file."""
         return self._saved.sha256
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write them to a local JSON file with their hash, for `load_splits` and for citing."""
+        """Write the splits to a local JSON file with their checksum, for `load_splits`."""
         self._saved.write(path)
 
     def save_nnunet(self, path: str | os.PathLike[str]) -> None:
-        """Write the folds as nnU-Net's `splits_final.json`; the test set is in none of them."""
+        """Write the folds as nnU-Net's `splits_final.json`. The test set is not included."""
         folds = [{"train": fold.train.ids, "val": fold.val.ids} for fold in self.folds]
         Path(path).write_text(json.dumps(folds, indent=4) + "\n", encoding="utf-8")
 
 
 def read_splits(path: str | os.PathLike[str]) -> tuple[SavedSplits, list[str]]:
-    """Read splits from a local file, and the ids of all their patients in order.
+    """Read splits from a local file; return them and the sorted ids of all their patients.
 
-    Raises `UsageError` if the file was changed or is none, or if its sets overlap.
+    Raises `UsageError` if the file is invalid or was changed, or if its sets overlap.
     """
     saved = read_saved(path, SavedSplits)
     seen: set[str] = set()
@@ -133,7 +140,7 @@ def read_splits(path: str | os.PathLike[str]) -> tuple[SavedSplits, list[str]]:
                 f"patient {patient_id} is in two of its sets",
                 where=path,
                 expected="test set and folds without a common patient",
-                remedy="make the splits anew with Cohort.split",
+                remedy="make the splits again with Cohort.split",
             )
         seen.add(patient_id)
     return saved, sorted(seen)
@@ -147,9 +154,9 @@ def divide(
     seed: int,
     val: float | None,
 ) -> dict[str, Any]:
-    """Divide patients, by class of the values of `columns`, as the saved file has it.
+    """Divide patients, by stratum in `columns`; return fields of `SavedSplits`.
 
-    Arguments and errors are those of `Cohort.split`, which documents them.
+    Arguments and errors are those of `Cohort.split`.
     """
     _check_arguments(test, folds, seed, val)
     _require_classes(columns, classes)
@@ -169,7 +176,7 @@ def divide(
 
 
 def _in_folds(remaining: Strata, folds: int) -> dict[str, Any]:
-    """What the saved file says of patients dealt into folds."""
+    """Return the fields of `SavedSplits` for patients divided into folds."""
     validation = deal(chain(*remaining.values()), folds)
     if not all(validation):
         raise UsageError(
@@ -181,7 +188,7 @@ def _in_folds(remaining: Strata, folds: int) -> dict[str, Any]:
 
 
 def _in_two(remaining: Strata, val: float, everyone: int) -> dict[str, Any]:
-    """What the saved file says of patients of whom a share of `everyone` validates."""
+    """Return the fields of `SavedSplits` for a validation share of `everyone`."""
     left = sum(map(len, remaining.values()))
     wanted = _rounded(Fraction(str(val)) * everyone)
     if not 0 < wanted < left:
@@ -220,7 +227,7 @@ def _check_arguments(test: float, folds: int | None, seed: int, val: float | Non
 
 
 def _require_classes(columns: list[str], classes: Strata) -> None:
-    """Raise `UsageError` for strata that spread nobody evenly, as a measured number makes them."""
+    """Raise `UsageError` if most patients are alone in their stratum, as with measured numbers."""
     patients = sum(map(len, classes.values()))
     alone = sum(len(ids) == 1 for ids in classes.values())
     if len(classes) > _FEW_CLASSES and 2 * alone > patients:
@@ -229,13 +236,14 @@ def _require_classes(columns: list[str], classes: Strata) -> None:
             f"{patients} patients alone in theirs, which no split spreads evenly",
             expected="columns of a few values, such as protocol or missing_PenileBulb",
             remedy=(
-                'by a measured number, split cohort.where("dose_max_gy > 44") and the rest apart'
+                'for a measured number, split cohort.where("dose_max_gy > 44") and the others '
+                "separately"
             ),
         )
 
 
 def order_patients(ids: Iterable[str], seed: int) -> list[str]:
-    """Patient ids in the order that a seed gives them: by SHA-256 of `<seed>:<id>`."""
+    """Return patient ids in the order of a seed: sorted by SHA-256 of `<seed>:<id>`."""
     return sorted(ids, key=lambda i: (hashlib.sha256(f"{seed}:{i}".encode()).digest(), i))
 
 
@@ -244,9 +252,9 @@ def _rounded(number: Fraction) -> int:
 
 
 def _held_out(strata: Strata, share: float | Fraction) -> dict[str, int]:
-    """Patients to hold out of every stratum; in all, the share rounded half up.
+    """Return the number of patients to hold out of every stratum; in all, the share, half up.
 
-    Largest remainder, in fractions of the decimal number that was written: 0.15 of 20 is 3.
+    The method is largest remainder, with exact fractions of the decimal number: 0.15 of 20 is 3.
     """
     exact = Fraction(str(share))
     total = _rounded(exact * sum(map(len, strata.values())))
@@ -257,9 +265,9 @@ def _held_out(strata: Strata, share: float | Fraction) -> dict[str, int]:
     return whole
 
 
-def deal(ids: Iterable[str], hands: int) -> list[list[str]]:
-    """Ids dealt in turn: every run of them, such as a stratum, is spread evenly over the hands."""
-    dealt: list[list[str]] = [[] for _ in range(hands)]
+def deal(ids: Iterable[str], folds: int) -> list[list[str]]:
+    """Assign ids to folds in turn, so that a run of ids, such as a stratum, is spread evenly."""
+    dealt: list[list[str]] = [[] for _ in range(folds)]
     for number, patient_id in enumerate(ids):
-        dealt[number % hands].append(patient_id)
+        dealt[number % folds].append(patient_id)
     return dealt

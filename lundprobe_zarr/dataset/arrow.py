@@ -1,7 +1,7 @@
-"""Whole numbers from NumPy to Arrow and back, by their buffers.
+"""Convert integers between NumPy and Arrow by their buffers.
 
-`pyarrow.array`, `scalar` and `to_numpy` import pandas, to see whether they were given some of it:
-a tenth of a second that the first choice of patients need not wait for.
+`pyarrow.array`, `scalar` and `to_numpy` import pandas to check their input's type. That import
+would delay a process's first selection of patients by a tenth of a second.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import pyarrow as pa
 
 
 def to_arrow(values: npt.NDArray[Any], valid: npt.NDArray[np.bool_] | None = None) -> pa.Array:
-    """Whole numbers as an Arrow array that shares their memory, null where not `valid`."""
+    """Return integers as an Arrow array that shares their memory, null where not `valid`."""
     values = np.ascontiguousarray(values)
     bits = None if valid is None else pa.py_buffer(np.packbits(valid, bitorder="little"))
     kind = pa.from_numpy_dtype(values.dtype)
@@ -22,18 +22,18 @@ def to_arrow(values: npt.NDArray[Any], valid: npt.NDArray[np.bool_] | None = Non
 
 
 def to_numpy(array: pa.Array, null: int) -> npt.NDArray[Any]:
-    """Whole numbers as a NumPy array of their type, `null` where they are null."""
+    """Return an Arrow array of integers as NumPy, with `null` for nulls."""
     fill = to_arrow(np.array([null], array.type.to_pandas_dtype()))[0]
     return np.from_dlpack(array.fill_null(fill))
 
 
 def text_array(value: str) -> pa.Array:
-    """An array of one text."""
+    """Return an Arrow array of one text."""
     data = value.encode()
     ends = pa.py_buffer(np.array([0, len(data)], np.int32))
     return pa.StringArray.from_buffers(1, ends, pa.py_buffer(data))
 
 
 def empty(schema: pa.Schema) -> pa.Table:
-    """A table of that schema without rows."""
+    """Return a table of that schema without rows."""
     return pa.Table.from_batches([], schema)

@@ -1,8 +1,8 @@
-"""Do two sites hold the same data? Hashes of a patient, of a table and of a whole dataset.
+"""Content hashes of a patient, a table and a dataset, to compare the data of two sites.
 
-They cover what the data are and not how they came to be stored: times, machine, order of work,
-chunks, compression, names and sizes of source files leave them alone, so that conversions of equal
-sources agree. `docs/reliability.md` says how to compare them.
+They cover the data, not how they are stored: times, machine, order of work, chunks, compression,
+and names and sizes of source files do not count. Conversions of equal sources therefore agree.
+`docs/reliability.md` describes how to compare them.
 """
 
 from __future__ import annotations
@@ -26,32 +26,31 @@ from lundprobe_zarr.schema.tables import CONTENT
 from lundprobe_zarr.storage.location import Location
 from lundprobe_zarr.stores.metadata import StoreMetadata, VolumeArray
 
-#: Goes into every hash: another number if ever something else is covered.
+#: Part of every hash. To be raised if the hashes ever cover something else.
 _VERSION = 1
-#: Columns that say how data are stored, what files they came from, or what the converter said of
-#: them, and samples that another version of NumPy may draw otherwise.
+#: Columns about storage, source files or findings, and samples that depend on NumPy's version.
 _LEFT_OUT: dict[str, tuple[str, ...]] = {
     "patients": (CONTENT, "findings", "source_bytes", "store_bytes"),
     "arrays": ("source_bytes", "source_sha256", "stored_bytes"),
     "foreground": ("indices",),
 }
-#: Bits of a measured number that count: means and percentiles may differ in the last digits
+#: Significant bits of a measured number: the last digits of means and percentiles may differ
 #: between processors and versions of NumPy.
 _BITS = 20
 _JSON = json.JSONEncoder(sort_keys=True, separators=(",", ":"), allow_nan=False)
 
 
 def patient_content(store: StoreMetadata) -> str:
-    """SHA-256 (hex) of what a patient's store holds, from its metadata alone.
+    """Return the SHA-256 (hex) of a patient's contents, from the store's metadata alone.
 
-    Covered are patient, part, protocol and whether it is synthetic; shape, affine and labels of
-    every group; the fiducials' text; and of every volume array, labels, type, shape and voxels.
-    Voxels count by the recorded `nifti_sha256`, the hash of the source file's uncompressed bytes,
-    header included: with type and foreground it fixes every stored voxel. Where conversion rounded
-    values or undid a scaling it does not, and `voxels_sha256`, the hash of the stored voxels,
-    counts beside it. `validate --deep` proves both against the voxels that are there.
+    It covers patient, part, protocol and the synthetic flag; the shape, affine and labels of every
+    group; the fiducials' text; and the labels, type, shape and voxels of every volume array.
+    Voxels are represented by the recorded `nifti_sha256`, the hash of the source file's
+    uncompressed bytes with the header. Together with type and foreground it determines every stored
+    voxel. Where conversion rounded or rescaled values it does not; then `voxels_sha256`, the hash
+    of the stored voxels, is included too. `validate --deep` checks both against the stored voxels.
     Not covered: compression, chunks, findings, `sha256` and `stored_sha256` of the records, and
-    what follows from the rest, such as coordinates.
+    derived data such as coordinates.
     """
     a = store.attributes
     about = {name: a[name] for name in ("patient_id", "part", "protocol", "synthetic")}
@@ -85,7 +84,7 @@ def _volume(array: VolumeArray, record: SourceRecord) -> str:
 
 
 def voxels_sha256(volume: npt.NDArray[Any], dtype: np.dtype[Any]) -> str:
-    """SHA-256 (hex) of voxels (z, y, x) as `dtype`, little-endian, in C order."""
+    """Return the SHA-256 (hex) of voxels (z, y, x) as `dtype`, little-endian, in C order."""
     sha256 = hashlib.sha256()
     for plane in volume:
         sha256.update(np.ascontiguousarray(plane, dtype.newbyteorder("<")).data)
@@ -93,15 +92,15 @@ def voxels_sha256(volume: npt.NDArray[Any], dtype: np.dtype[Any]) -> str:
 
 
 def table_content(name: str, table: pa.Table) -> str:
-    """SHA-256 (hex) of the rows of a table, in their order, by column; numbers to six digits.
+    """Return the SHA-256 (hex) of a table's rows in their order, by column; numbers to six digits.
 
-    Columns that say how data are stored or what files they came from do not count.
+    Columns about storage or source files do not count.
     """
     return _table_content(name, table.num_rows, table.column_names, table.column)
 
 
 def file_content(name: str, files: Sequence[pq.ParquetFile]) -> str:
-    """As `table_content`, of a table in open Parquet files; holds one column of it at a time."""
+    """Return `table_content` of open Parquet files; one column at a time is in memory."""
 
     def column(wanted: str) -> pa.ChunkedArray:
         return pa.concat_tables(f.read(columns=[wanted], use_threads=False) for f in files).column(
@@ -113,7 +112,7 @@ def file_content(name: str, files: Sequence[pq.ParquetFile]) -> str:
 
 
 def rows_sha256(table: pa.Table) -> str:
-    """SHA-256 (hex) of all that the rows of a table hold, in their order, bit for bit."""
+    """Return the SHA-256 (hex) of a table's rows, in their order, bit for bit."""
     sha256 = hashlib.sha256(f"{table.num_rows}".encode())
     for name, column in zip(table.column_names, table.columns, strict=True):
         sha256.update(f" {name}".encode())
@@ -141,9 +140,9 @@ def _feed(
     chunks: Sequence[pa.Array],
     digits: Callable[[_Numbers], npt.NDArray[np.float64]],
 ) -> None:
-    """Hash an Arrow column: which are null, then what they hold, whatever its chunks look like.
+    """Hash an Arrow column independently of its chunks: which values are null, then the values.
 
-    Of numbers those `digits` that count.
+    `digits` reduces floating-point numbers to their significant digits.
     """
     there = [c.is_valid().to_numpy(zero_copy_only=False) for c in chunks]
     sha256.update(np.packbits(np.concatenate([np.empty(0, bool), *there])).data)
@@ -167,7 +166,7 @@ def _feed(
 
 
 def _characters(texts: pa.StringArray) -> memoryview:
-    """UTF-8 of texts without nulls, one after another."""
+    """Return the UTF-8 of texts without nulls, one after another."""
     _, places, characters = texts.buffers()
     if not len(texts) or characters is None:
         return memoryview(b"")
@@ -181,12 +180,12 @@ def _feed_integers(sha256: Any, values: pa.Array) -> None:
 
 
 def _bits(values: _Numbers) -> npt.NDArray[np.float64]:
-    """Numbers as they are, little-endian."""
+    """Return numbers unchanged, little-endian."""
     return np.ascontiguousarray(values, "<f8")
 
 
 def _six_digits(values: _Numbers) -> npt.NDArray[np.float64]:
-    """Numbers rounded to 20 bits, little-endian; one zero and one NaN."""
+    """Return numbers rounded to 20 bits, little-endian, with one zero and one NaN."""
     mantissa, exponent = np.frexp(values.astype(np.float64))
     rounded = np.ldexp(np.rint(np.ldexp(mantissa, _BITS)), exponent - _BITS) + 0.0
     return np.ascontiguousarray(np.where(np.isnan(rounded), np.nan, rounded), "<f8")
@@ -195,7 +194,7 @@ def _six_digits(values: _Numbers) -> npt.NDArray[np.float64]:
 def dataset_content(
     patients: Mapping[str, str | None], tables: Mapping[str, Mapping[str, str]]
 ) -> Content:
-    """Hashes of a dataset, from those of its patients, by id, and of its tables, by part."""
+    """Return a dataset's hashes, made from those of its patients, by id, and tables, by part."""
     of_patients = _sha256({"patients": dict(patients)})
     ordered = {name: dict(tables[name]) for name in sorted(tables)}
     root = _sha256({"patients": of_patients, "tables": ordered})
@@ -205,7 +204,7 @@ def dataset_content(
 def read_content(
     location: Location, manifest: Manifest, patients: Iterable[Mapping[str, Any]]
 ) -> Content:
-    """Hashes of a dataset as its tables say; `patients` are the rows of the patients table.
+    """Return a dataset's hashes, from its tables; `patients` are the rows of the patients table.
 
     Raises `DatasetError` for a table that cannot be read.
     """

@@ -1,4 +1,4 @@
-"""What the converter remembers beside the stores, as far as readers want it: who is missing."""
+"""Read the converter's notes: which patients of the source are absent."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ from dataclasses import dataclass
 from lundprobe_zarr.errors import DatasetError
 from lundprobe_zarr.storage.location import Location
 
-#: Folder of a dataset for what the converter remembers; reading voxels and tables needs none of it.
+#: Folder of a dataset for the converter's notes. Reading voxels and tables does not need it.
 NOTES = ".conversion"
-#: The ids of all patients of the source last converted from, and a file a patient that failed.
+#: The ids of all patients of the last source; a folder with one file per failed patient.
 SOURCE_NOTE, FAILED_NOTES = f"{NOTES}/source.json", f"{NOTES}/failed"
 _NAMED = 5
 
 
 @dataclass(frozen=True)
 class Absent:
-    """Patients of the source who are not in the dataset: their conversion failed, or is to come.
+    """Patients of the source who are not in the dataset: failed, or not converted yet.
 
-    `source_patients` is how many patients the source has in all.
+    `source_patients` is the number of all patients in the source.
     """
 
     source_patients: int
@@ -41,9 +41,9 @@ def _listed(patients: tuple[str, ...]) -> str:
 
 
 def absent(location: Location, there: Iterable[str]) -> Absent | None:
-    """Patients of the source beyond those `there`; None if there is none, or nothing is known.
+    """Return the patients of the source who are not in `there`; None if none, or if unknown.
 
-    Known only of the dataset that the converter wrote, not of a copy: it is no part of the data.
+    Only the dataset that the converter wrote has its notes; a copy does not.
     """
     known = _source_patients(location)
     present = set(there)
@@ -59,21 +59,21 @@ def absent(location: Location, there: Iterable[str]) -> Absent | None:
 
 
 def failed_before(location: Location) -> list[str]:
-    """Patients whose last conversion failed, by what the converter noted; one listing."""
+    """Return the patients whose last conversion failed, from the converter's notes; one listing."""
     return location.children(FAILED_NOTES)
 
 
 def _failed(location: Location) -> set[str]:
     try:
         return set(failed_before(location)) if location.can_list else set()
-    except DatasetError:  # who may read a bucket may not always list it
+    except DatasetError:  # permission to read a bucket may not include listing it
         return set()
 
 
 def _source_patients(location: Location) -> list[str]:
     try:
         noted = json.loads(location.read(SOURCE_NOTE))
-    except (FileNotFoundError, DatasetError, ValueError):  # a memory: it may be lost or private
+    except (FileNotFoundError, DatasetError, ValueError):  # optional: it may be lost or private
         return []
     patients = noted.get("patients") if isinstance(noted, dict) else None
     return sorted(map(str, patients)) if isinstance(patients, list) else []

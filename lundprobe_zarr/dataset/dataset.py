@@ -1,4 +1,4 @@
-"""An opened dataset: its manifest, its tables read once when needed, and its stores."""
+"""The class `Dataset`: an opened dataset with its manifest, tables and stores."""
 
 from __future__ import annotations
 
@@ -25,28 +25,28 @@ from lundprobe_zarr.stores.opening import open_store
 
 _LOG = logging.getLogger("lundprobe_zarr.dataset")
 
-#: Row numbers in the patients table, ascending: what a cohort is.
+#: Row numbers in the patients table, ascending. They define a cohort.
 Rows = npt.NDArray[np.int64]
 
-#: Columns that tell one segmentation of a patient from another, folds and observers aside.
+#: Columns that identify a segmentation, except for folds and observers.
 SEGMENTATION_KEYS = ("patient_id", "grid", "source", "structure")
 
-#: What makes two patients tables the same: who is in them, and from how many bytes.
+#: Columns that identify a patients table: its patients and the sizes of their sources.
 _IDENTIFYING = ("patient_id", "part", "protocol", "store", "source_bytes")
 
 
 class Dataset:
-    """An opened dataset: where it is, its manifest, its tables and its patients' stores.
+    """An opened dataset: its location, manifest, tables and patients' stores.
 
-    Shared by the cohorts taken from it and their patients. Tables are read when first asked for,
-    once. Pickles with the patients table alone.
+    Its cohorts and patients share it. Each table is read once, on first use. A pickle contains the
+    patients table only.
 
     Attributes
     ----------
     location : Location
-        Where it is.
+        Where the dataset is.
     manifest : Manifest
-        What it says of itself.
+        The contents of `lundprobe.json`.
     """
 
     def __init__(self, location: Location, manifest: Manifest) -> None:
@@ -58,10 +58,21 @@ class Dataset:
 
     @classmethod
     def open(cls, location: Location) -> Dataset:
-        """Open the dataset at a location: reads the manifest and the patients table.
+        """Open the dataset at a location: read its manifest and patients table.
 
-        Raises `NotADatasetError` if there is none, `SchemaVersionError` if it is of a newer
-        schema, `DatasetError` if either is damaged.
+        Parameters
+        ----------
+        location : Location
+            Where the dataset is.
+
+        Raises
+        ------
+        NotADatasetError
+            If there is no dataset.
+        SchemaVersionError
+            If its schema is newer than this version.
+        DatasetError
+            If the manifest or the patients table is damaged.
         """
         dataset = cls(location, open_manifest(location))
         dataset.table(PATIENTS.name)
@@ -69,32 +80,32 @@ class Dataset:
         return dataset
 
     def __repr__(self) -> str:
-        """What it is, of how many patients, and where."""
+        """Return name, precision, number of patients and location."""
         name, precision = self.manifest.name, self.manifest.precision
         return f"<Dataset: {name}, {precision}, {len(self.ids)} patients, at {self.location.url}>"
 
     def store(self, patient_id: str) -> StoreMetadata:
-        """Read the metadata of a patient's store; one request.
+        """Read the metadata of a patient's store, in one request.
 
-        Raises `DamagedStoreError` if it is missing or unsound.
+        Raises `DamagedStoreError` if it is missing or damaged.
         """
         return open_store(self.location, patient_id)
 
     def __getstate__(self) -> dict[str, Any]:
-        # Another process gets the small table; the large ones it reads if it asks for them.
+        # Another process gets the small table and reads large ones only if it needs them.
         small = {n: t for n, t in self._whole.items() if n == PATIENTS.name}
         dropped: dict[str, Any] = {"_parts": {}, "_row_of_segmentation": {}}
         return self.__dict__ | {"_whole": small, "_patient_of_row": None} | dropped
 
     def _forget_rows(self) -> None:
-        """Of a table as it was read before: it has been read again."""
+        """Drop the row numbers found in a table that has been read again."""
         self._row_of_segmentation: dict[tuple[str, str, str], Rows] = {}
         self._patient_of_row: npt.NDArray[np.int32] | None = None
 
     def table(self, name: str) -> pa.Table:
-        """A whole table, read once.
+        """Return a whole table. It is read once.
 
-        Raises `DatasetError` if it cannot be read, `UnknownLabelError` if there is none.
+        Raises `DatasetError` if it cannot be read, `UnknownLabelError` if it does not exist.
         """
         if name not in self._whole:
             self._whole[name] = read_table(self.location, self.manifest, name)
@@ -102,12 +113,10 @@ class Dataset:
         return self._whole[name]
 
     def columns(self, name: str, columns: Collection[str]) -> pa.Table:
-        """Some columns of a table; what was read before is not read again, and no others are.
+        """Return some columns of a table. Only those are read, each once.
 
-        From elsewhere than a disk the table's files are fetched whole, so all of it is kept. What
-        names a segmentation may come as Arrow dictionaries.
-
-        Raises as `table` does, and `DatasetError` if the table lacks one of the columns.
+        A remote table is fetched and kept whole. The columns that identify a segmentation may be
+        Arrow dictionaries. Raises like `table`, and `DatasetError` if a column is absent.
         """
         if not self.location.is_local:
             self.table(name)
@@ -133,25 +142,25 @@ class Dataset:
 
     @cached_property
     def ids(self) -> list[str]:
-        """Every patient's id, in the order of the patients table."""
+        """Ids of all patients, in the order of the patients table."""
         ids: list[str] = self.columns("patients", ["patient_id"]).column(0).to_pylist()
         return ids
 
     @cached_property
     def row_of(self) -> dict[str, int]:
-        """Row of every patient in the patients table."""
+        """Row number of each patient in the patients table, by id."""
         return {patient_id: row for row, patient_id in enumerate(self.ids)}
 
     def segmentations(self, fields: Collection[str]) -> pa.Table:
-        """The structures table with what says whose a row is, and these fields of it."""
+        """Return the given fields of the structures table with the columns that identify rows."""
         return self.columns("structures", [*SEGMENTATION_KEYS, *sorted(fields)])
 
     def segmentation(
         self, grid: str, source: str, structure: str, fields: Sequence[str]
     ) -> list[Any]:
-        """Of one segmentation: who has it (bool), then each field, a value for every patient.
+        """Return one segmentation's values: presence (bool), then each field, one per patient.
 
-        The fields are null for a patient who lacks it.
+        The fields are null for a patient who lacks the segmentation.
         """
         table = self.segmentations(fields)
         key = (grid, source, structure)
@@ -162,13 +171,13 @@ class Dataset:
         return [taken.is_valid(), *(table.column(f).take(taken) for f in fields)]
 
     def _find(self, table: pa.Table, key: tuple[str, str, str]) -> Rows:
-        """Row of the structures table for every patient, -1 for those who have none."""
+        """Return each patient's row of the structures table; -1 if absent."""
         wanted = np.ones(table.num_rows, bool)
         for column, value in zip(SEGMENTATION_KEYS[1:], key, strict=True):
-            wanted &= _places(table.column(column), text_array(value)) == 0
+            wanted &= _indices(table.column(column), text_array(value)) == 0
         if self._patient_of_row is None:
             everyone = self.columns("patients", ["patient_id"]).column(0).combine_chunks()
-            self._patient_of_row = _places(table.column("patient_id"), everyone)
+            self._patient_of_row = _indices(table.column("patient_id"), everyone)
         rows = np.flatnonzero(wanted)
         patient = self._patient_of_row[rows]
         found = np.full(len(self.ids), -1, np.int64)
@@ -176,24 +185,24 @@ class Dataset:
         return found
 
     def patient_rows(self, name: str, patient_id: str) -> pa.Table:
-        """The rows of a table that are of one patient."""
+        """Return one patient's rows of a table."""
         table = self.table(name)
         return table.filter(pc.equal(table.column("patient_id"), patient_id))
 
     def patient(self, patient_id: str) -> dict[str, Any]:
-        """A patient's row of the patients table."""
+        """Return a patient's row of the patients table: column -> value."""
         row: dict[str, Any] = (
             self.table("patients").slice(self.row_of[patient_id], 1).to_pylist()[0]
         )
         return row
 
     def is_same(self, other: Dataset) -> bool:
-        """Whether both are of one dataset, wherever its copies are."""
+        """Return whether both are the same dataset; copies count as the same."""
         return self is other or not self.identity.differences(other.identity)
 
     @cached_property
     def identity(self) -> DatasetIdentity:
-        """What tells this dataset from any other; needs no more than the patients table."""
+        """The identity of this dataset, from the manifest and the patients table."""
         manifest = self.manifest
         return DatasetIdentity(
             name=manifest.name,
@@ -211,18 +220,18 @@ class Dataset:
         return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
 
-def _places(column: pa.ChunkedArray, among: pa.Array) -> npt.NDArray[np.int32]:
-    """Place of every text of `column` in `among`, -1 where it is not there.
+def _indices(column: pa.ChunkedArray, among: pa.Array) -> npt.NDArray[np.int32]:
+    """Return the index in `among` of every text of `column`; -1 if absent.
 
-    Each different text is looked up once, which is what dictionaries are for.
+    Dictionaries are used to look up each distinct text once.
     """
     chunks = [c if pa.types.is_dictionary(c.type) else c.dictionary_encode() for c in column.chunks]
     texts = pa.chunked_array([c.dictionary for c in chunks], pa.string())
     found = to_numpy(pc.index_in(texts, value_set=among).combine_chunks(), null=-1)
-    places, start = [np.empty(0, np.int32)], 0
+    indices, start = [np.empty(0, np.int32)], 0
     for chunk in chunks:
         stop = start + len(chunk.dictionary)
         looked_up = np.append(found[start:stop], np.int32(-1))  # the last for nulls
-        places.append(looked_up[to_numpy(chunk.indices, null=stop - start)])
+        indices.append(looked_up[to_numpy(chunk.indices, null=stop - start)])
         start = stop
-    return np.concatenate(places)
+    return np.concatenate(indices)

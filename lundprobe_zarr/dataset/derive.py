@@ -1,4 +1,4 @@
-"""Table rows of a store, from its metadata alone, so that tables can be rebuilt from stores."""
+"""Derive table rows from a store's metadata, so that tables can be rebuilt from stores."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from lundprobe_zarr.vocabulary.names import GRIDS, STRUCTURES
 
 
 def patient_row(store: StoreMetadata, store_bytes: int) -> dict[str, Any]:
-    """The patient's row of the `patients` table; `store_bytes` is the size of all its objects."""
+    """Return a row of the `patients` table; `store_bytes` is the size of the store's objects."""
     a = store.attributes
     masks = (
         store.labels("mri/clinical").get("structure", []) if "mri/clinical" in store.groups else []
@@ -61,7 +61,7 @@ def _dose_range(store: StoreMetadata) -> dict[str, float | None]:
 
 
 def array_rows(store: StoreMetadata) -> Iterator[dict[str, Any]]:
-    """Rows of the `arrays` table: one per source file, the fiducial text last."""
+    """Yield rows of the `arrays` table: one per source file, the fiducial text last."""
     for array, record in store.records:
         text = array is None
         yield {
@@ -75,11 +75,11 @@ def array_rows(store: StoreMetadata) -> Iterator[dict[str, Any]]:
             "exact": record.exact,
             "max_abs_error": record.max_abs_error,
             "stored_bytes": record.stored_bytes,
-            **_place(array),
+            **_array_columns(array),
         }
 
 
-def _place(array: VolumeArray | None) -> dict[str, Any]:
+def _array_columns(array: VolumeArray | None) -> dict[str, Any]:
     if array is None:
         group, _, variable = FIDUCIAL_PATH.rpartition("/")
         return {

@@ -1,4 +1,4 @@
-"""What tells one converted dataset from another."""
+"""The identity of a converted dataset."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ from pydantic import BaseModel, ConfigDict
 
 
 class DatasetIdentity(BaseModel):
-    """What tells one converted dataset from another.
+    """The identity of a converted dataset.
 
     `digest` is the SHA-256 of the patients' ids, parts, protocols, stores and source sizes.
-    `created` and `schema_version` are for the record: finalising a dataset again, or upgrading it
-    to a newer schema, leaves the patients and their voxels as they are.
+    `created` and `schema_version` are informative only: finalising or upgrading a dataset does not
+    change its patients and voxels.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -24,13 +24,13 @@ class DatasetIdentity(BaseModel):
     created: str
 
     def differences(self, other: DatasetIdentity) -> list[str]:
-        """How `other` differs from this one, a phrase each; empty if they are the same."""
+        """Return the differences of `other` from this one, a phrase each; empty if equal."""
         pairs = [(f, getattr(self, f), getattr(other, f)) for f in type(self).model_fields]
-        found = [f"{f} {a!r}, not {b!r}" for f, a, b in pairs if a != b and f not in _UNTOLD]
+        found = [f"{f} {a!r}, not {b!r}" for f, a, b in pairs if a != b and f not in _UNNAMED]
         if not found and self.digest != other.digest:
             found.append("the same number of patients, but not the same ones or not the same files")
         return found
 
 
-#: Fields that do not tell datasets apart in words of their own.
-_UNTOLD = ("created", "digest", "schema_version")
+#: Fields that are not named in a list of differences.
+_UNNAMED = ("created", "digest", "schema_version")

@@ -1,4 +1,4 @@
-"""The names of all objects of a dataset, from what it says of itself: where nothing is listed."""
+"""Derive the names of a dataset's objects from its metadata, for storage without listings."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from lundprobe_zarr.stores.metadata import UNSOUND, parse_store, unsound
 from lundprobe_zarr.stores.opening import read_store
 from lundprobe_zarr.stores.place import StorePlace
 
-#: What a dataset may hold beside manifest, tables and stores.
+#: Files of a dataset besides manifest, tables and stores.
 SIDE_FILES = ("README.md", "catalog.yaml", "croissant.json")
-#: A store's consolidated metadata: without it there is no store.
+#: A store's root with its consolidated metadata. A store without it is incomplete.
 ROOT = "zarr.json"
 CONSOLIDATED = "consolidated_metadata"
 CRC_BYTES = 4
@@ -29,10 +29,10 @@ CRC_BYTES = 4
 
 @dataclass(frozen=True)
 class StoreObject:
-    """One object of a store: its name there, and by what it is known to be whole.
+    """One object of a store: its name, and the means to check it.
 
-    That is size and SHA-256 of a shard; what the root says of the `node` that a group's or array's
-    metadata is of; and for small arrays a checksum at their end, if they are `checked`.
+    A shard has a size and a SHA-256. Metadata of a group or array has the `node` of the root's
+    consolidated metadata. A `checked` chunk of a small array ends with a CRC32C checksum.
     """
 
     name: str
@@ -43,11 +43,11 @@ class StoreObject:
 
     @property
     def is_metadata(self) -> bool:
-        """Whether a group or array can be opened by it."""
+        """Whether it is the metadata of a group or array."""
         return is_metadata(self.name)
 
     def finding(self, data: bytes) -> str | None:
-        """What shows that `data` is not the object as it was written; None if nothing does."""
+        """Return what differs between `data` and the object as written; None if nothing."""
         if self.sha256 not in (None, hashlib.sha256(data).hexdigest()):
             size = "" if self.size is None else f"{self.size} bytes, "
             return (
@@ -67,30 +67,30 @@ def _says(data: bytes, node: Mapping[str, Any]) -> bool:
         found = json.loads(data)
     except ValueError:
         return False
-    # Groups are consolidated in their own right, too; early versions' were not.
-    alone = isinstance(found, dict) and found.get(CONSOLIDATED) is None
-    return bool(found == node or (alone and _alone(found) == _alone(node)))
+    # Groups have consolidated metadata too, except for those of early versions.
+    plain = isinstance(found, dict) and found.get(CONSOLIDATED) is None
+    return bool(found == node or (plain and _unconsolidated(found) == _unconsolidated(node)))
 
 
-def _alone(node: Mapping[str, Any]) -> dict[str, Any]:
+def _unconsolidated(node: Mapping[str, Any]) -> dict[str, Any]:
     return {k: v for k, v in node.items() if k != CONSOLIDATED}
 
 
 def is_metadata(name: str) -> bool:
-    """Whether the object of a store called `name` is the metadata of a group or array."""
+    """Return whether a store's object `name` is the metadata of a group or array."""
     return name.rpartition("/")[2] == ROOT
 
 
 def table_files(manifest: Manifest) -> list[str]:
-    """Files of all tables, relative to the dataset."""
+    """Return the files of all tables, relative to the dataset."""
     files = [f for parts in manifest.tables.values() for files in parts.values() for f in files]
     return files if manifest.cohort is None else [*files, manifest.cohort]
 
 
 def store_objects(text: bytes, where: StorePlace) -> list[StoreObject]:
-    """Every object of the store whose root `zarr.json` is `text`, but for that itself.
+    """Return every object of the store with the root `zarr.json` `text`, except for that root.
 
-    Raises `DamagedStoreError` if that is not the metadata of a complete store.
+    Raises `DamagedStoreError` if `text` is not the metadata of a complete store.
     """
     store = parse_store(text, where)
     shards = [
@@ -104,15 +104,15 @@ def store_objects(text: bytes, where: StorePlace) -> list[StoreObject]:
         small = [
             small
             for path in nodes
-            for small in _of_node(path, in_its_own_right(path, consolidated), store.arrays)
+            for small in _of_node(path, node_document(path, consolidated), store.arrays)
         ]
     except UNSOUND as error:
         raise unsound(where, error) from error
     return [*small, *shards]
 
 
-def in_its_own_right(path: str, consolidated: Mapping[str, Any]) -> Mapping[str, Any]:
-    """A node as its own `zarr.json` has it: a group with what the root says of all below it."""
+def node_document(path: str, consolidated: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return the contents of a node's own `zarr.json`; a group's has all nodes below it."""
     nodes = consolidated["metadata"]
     node: Mapping[str, Any] = nodes[path]
     if node["node_type"] != "group":
@@ -130,20 +130,20 @@ def _of_node(
     chunk = node["chunk_grid"]["configuration"]["chunk_shape"]
     counts = (range(math.ceil(n / c)) for n, c in zip(node["shape"], chunk, strict=True))
     checked = node["codecs"][-1]["name"] == "crc32c"
-    for place in product(*counts):
-        yield StoreObject("/".join((path, "c", *map(str, place))), checked=checked)
+    for index in product(*counts):
+        yield StoreObject("/".join((path, "c", *map(str, index))), checked=checked)
 
 
 def object_sizes(location: Location, patient_id: str) -> dict[str, int]:
-    """Size of every object of a patient's store, by name there.
+    """Return the size of every object of a patient's store, by name.
 
-    Listed where that is possible, which shows strangers too; else asked for one by one, by the
-    names that the store's metadata gives. Raises `DamagedStoreError` if that cannot be read.
+    The store is listed where possible, which includes unknown objects. Otherwise each name in the
+    store's metadata is requested. Raises `DamagedStoreError` if the metadata cannot be read.
     """
-    place = store_path(patient_id)
+    folder = store_path(patient_id)
     if location.can_list:
-        return location.find(place)
+        return location.find(folder)
     text, where = read_store(location, patient_id)
     names = [ROOT, *(o.name for o in store_objects(text, where))]
-    found = location.sizes(f"{place}/{name}" for name in names)
-    return {name.removeprefix(f"{place}/"): size for name, size in found.items()}
+    found = location.sizes(f"{folder}/{name}" for name in names)
+    return {name.removeprefix(f"{folder}/"): size for name, size in found.items()}

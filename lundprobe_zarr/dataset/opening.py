@@ -1,4 +1,4 @@
-"""Open a converted dataset: its manifest and its tables."""
+"""Read the manifest and the tables of a converted dataset."""
 
 from __future__ import annotations
 
@@ -29,26 +29,26 @@ from lundprobe_zarr.storage.reread import read_object, read_sound
 from lundprobe_zarr.vocabulary.files import PART_FOLDERS
 from lundprobe_zarr.vocabulary.names import PATIENT_ID_FORM, PATIENT_ID_PATTERN, is_patient_id
 
-#: Files of a table read at a time.
+#: Most files of a table read at a time.
 _THREADS = 8
-#: Bytes at the end of a table's file that hold its footer, as a rule.
+#: Bytes at the end of a table's file that usually hold its footer.
 _FOOTER = 1 << 16
-#: What pyarrow raises for a damaged file: of a text that is no UTF-8, a column it has not, too.
+#: What pyarrow raises for a damaged file, invalid UTF-8 and absent columns included.
 _UNSOUND = (pa.ArrowException, OSError, ValueError, KeyError)
-#: Characters of a text that is not what it should be, in a message.
+#: Most characters of a wrong text in a message.
 _SHOWN = 80
 
 
 def open_manifest(location: Location) -> Manifest:
-    """The dataset's manifest; one request. Raises as `read_manifest` does."""
+    """Return the dataset's manifest, in one request. Raises like `read_manifest`."""
     return read_manifest(location)[0]
 
 
 def read_manifest(location: Location) -> tuple[Manifest, bytes]:
-    """The dataset's manifest and its text; one request.
+    """Return the dataset's manifest and its text, in one request.
 
-    Raises `NotADatasetError` if there is none, `DatasetError` or `SchemaVersionError` if it
-    cannot be used.
+    Raises `NotADatasetError` if there is none, `DatasetError` if it is damaged, and
+    `SchemaVersionError` if its schema is newer than this version.
     """
     where = location.path(MANIFEST_NAME)
     try:
@@ -63,8 +63,8 @@ def read_manifest(location: Location) -> tuple[Manifest, bytes]:
             raise NotADatasetError(
                 "a manifest",
                 where=location.url,
-                expected=("the root of a converted dataset, which is the folder that holds it"),
-                remedy="leave out the last part",
+                expected="the root of a converted dataset, which is the folder that holds it",
+                remedy="leave out the last part of the path",
             ) from error
         raise NotADatasetError(
             "not there",
@@ -75,15 +75,15 @@ def read_manifest(location: Location) -> tuple[Manifest, bytes]:
 
 
 def _instead(location: Location) -> str:
-    """What to do where no dataset is: by what is there, or else how one is made."""
+    """Return the remedy for a location without a dataset, which depends on what is there."""
     if location.is_local:
         place = location.local().absolute()
         if holds_source(place):
             return "this is a source tree; convert it with `lundprobe-zarr convert SRC DEST`"
         if root := dataset_around(place):
-            return f"{root} is one, and this lies in it"
+            return f"this lies within the dataset {root}; give that"
         if is_patient_id(place.name) and not place.exists():
-            return "this is a patient's id, which comes after the dataset"
+            return "this is a patient's id; give the dataset first"
     return (
         "convert with `lundprobe-zarr convert SRC DEST`, and after `--part` runs `lundprobe-zarr "
         "finalise`"
@@ -91,13 +91,13 @@ def _instead(location: Location) -> str:
 
 
 def dataset_around(place: Path) -> Path | None:
-    """The dataset on a local disk that `place` is, or lies in; None if there is none."""
+    """Return the local dataset that `place` is or lies within; None if there is none."""
     folders = (place, *place.absolute().parents)
     return next((p for p in folders if (p / MANIFEST_NAME).is_file()), None)
 
 
 def holds_source(place: Path) -> bool:
-    """Whether a local folder holds a source tree."""
+    """Return whether a local folder holds a source tree."""
     return any((place / folder).is_dir() for folder in PART_FOLDERS.values())
 
 
@@ -109,13 +109,12 @@ def read_table(
     encoded: Sequence[str] = (),
     without: Sequence[str] = (),
 ) -> pa.Table:
-    """A table of the dataset, all parts one after another; all of it, or just some columns.
+    """Return a table of the dataset: all parts in order, all rows.
 
-    `columns` are those wanted; if not given, all that are there but those `without`.
-
-    Columns in `encoded` come as Arrow dictionaries, one a chunk, which for texts that repeat takes
-    a fraction of the time. Each file is read whole and compared with its hash in the manifest.
-    Raises `UnknownLabelError` for a table there is none of, `DatasetError` for a damaged one.
+    `columns` selects columns; None means all except those in `without`. Columns in `encoded`
+    become Arrow dictionaries, one per chunk, which is much faster for repeated texts. Each file is
+    read whole and its SHA-256 is compared with the manifest. Raises `UnknownLabelError` for an
+    unknown table and `DatasetError` for a damaged one.
     """
     if name not in manifest.tables:
         raise UnknownLabelError(
@@ -136,7 +135,7 @@ def read_table(
         raise DatasetError(
             f"files of the table {name} differ in their columns",
             where=location.url,
-            expected="the same in all",
+            expected="the same columns in all files",
             remedy="rebuild it with {command}",
             command=Command("finalise", ("--rebuild",)),
         ) from error
@@ -146,31 +145,31 @@ def read_table(
 
 
 def _require_ids(ids: pa.ChunkedArray, where: str) -> None:
-    """Require that the patients table names patients, each once: their stores are found by it."""
+    """Require valid and unique ids in the patients table: they give the paths of the stores."""
     fits = pc.match_substring_regex(ids, PATIENT_ID_PATTERN)
     if not pc.all(fits, min_count=0).as_py():
         wrong = ids.filter(pc.invert(fits))[0].as_py()
         raise DatasetError(
             f"the patients table has a patient {wrong[:_SHOWN]!r}",
             where=where,
-            expected=f"ids, which are {PATIENT_ID_FORM}",
-            remedy="do not use it: write it anew with {command}",
+            expected=f"patient ids: {PATIENT_ID_FORM}",
+            remedy="do not use this table; write it again with {command}",
             command=Command("finalise"),
         )
     if len(ids) and pc.count_distinct(ids).as_py() < len(ids):
         raise DatasetError(
             "the patients table has a patient twice",
             where=where,
-            expected="a row each",
-            remedy="write it anew with {command}",
+            expected="one row per patient",
+            remedy="write it again with {command}",
             command=Command("finalise"),
         )
 
 
 def table_rows(location: Location, files: Mapping[str, Sequence[str]]) -> int:
-    """Rows of a table, given its files by part: from their footers alone, two requests a file.
+    """Return the number of rows of a table, from its files' footers: two requests per file.
 
-    Raises `DatasetError` for a file that is not there or damaged.
+    `files` are the files by part. Raises `DatasetError` for a missing or damaged file.
     """
     return sum(_footer(location, f).num_rows for some in files.values() for f in some)
 
@@ -179,7 +178,7 @@ def _footer(location: Location, file: str) -> pq.FileMetaData:
     size = location.size(file) or 0
     try:
         end = _end(location, file, size, _FOOTER)
-        length = int.from_bytes(end[-8:-4], "little") + 8  # of the footer, before its magic number
+        length = int.from_bytes(end[-8:-4], "little") + 8  # footer, its length, magic number
         if length > len(end):
             end = _end(location, file, size, length)
         return pq.read_metadata(pa.BufferReader(end))
@@ -191,7 +190,7 @@ def _footer(location: Location, file: str) -> pq.FileMetaData:
 
 def _no_table(where: str, error: Exception) -> DatasetError:
     return DatasetError(
-        f"not there, or no sound Parquet file ({error})",
+        f"missing, or not a valid Parquet file ({error})",
         where=where,
         remedy="rebuild it with {command}",
         command=Command("finalise"),
@@ -202,18 +201,18 @@ def _end(location: Location, file: str, size: int, length: int) -> bytes:
     return location.read_ranges([Range(file, max(0, size - length), size)])[0]
 
 
-_REMEDY = "write it anew with `lundprobe-zarr finalise`, or copy the dataset again"
+_REMEDY = "write it again with `lundprobe-zarr finalise`, or copy the dataset again"
 
 
 @contextmanager
 def parquet_file(location: Location, file: str) -> Iterator[pq.ParquetFile]:
-    """A file of a table, to be read piece by piece from a local disk, else from memory.
+    """Open a table's file: a local one is read piece by piece, a remote one is held in memory.
 
-    Raises `DatasetError` if it is not there or cannot be read, then or later.
+    Raises `DatasetError` if it is missing or cannot be read, also within the context.
     """
     try:
         if location.is_local:
-            os.close(open_local(location.local(file)))  # which refuses what might never end
+            os.close(open_local(location.local(file)))  # refuses pipes and other special files
             yield pq.ParquetFile(location.local(file))
         else:
             held = read_object(location, file, "a table of the dataset", remedy=_REMEDY)
@@ -226,7 +225,7 @@ def parquet_file(location: Location, file: str) -> Iterator[pq.ParquetFile]:
 
 @dataclass(frozen=True)
 class _Wanted:
-    """What is wanted of a table, as `read_table` has it."""
+    """Arguments of `read_table` that select a table's columns."""
 
     name: str
     columns: Sequence[str] | None
@@ -247,28 +246,28 @@ def _read_file(location: Location, manifest: Manifest, wanted: _Wanted, file: st
 def _parquet(data: bytes, wanted: _Wanted, sha256: str | None, where: str) -> pa.Table:
     if sha256 not in (None, hashlib.sha256(data).hexdigest()):
         raise DatasetError(
-            f"{len(data)} bytes that are not those the manifest knows (SHA-256 {sha256})",
+            f"{len(data)} bytes with another SHA-256 than in the manifest ({sha256})",
             where=where,
             remedy=(
-                "if the dataset has been written anew meanwhile, open it again; "
-                "else rebuild it with {command}"
+                "if the dataset was rewritten since it was opened, open it again; "
+                "otherwise rebuild it with {command}"
             ),
             command=Command("finalise"),
         )
     columns = list(wanted.columns) if wanted.columns else None
     try:
-        # Not read_table: that imports pyarrow.dataset, a sixth of a second, and needs it not.
-        # Arrow's own threads would let go of `data` when they come to it, which aborts a process
-        # that ends meanwhile: https://github.com/apache/arrow/issues/34314.
+        # read_table would import pyarrow.dataset, which takes a sixth of a second. Arrow's own
+        # threads may release `data` late, which aborts a process that is just exiting:
+        # https://github.com/apache/arrow/issues/34314.
         parquet = pq.ParquetFile(pa.BufferReader(data), read_dictionary=list(wanted.encoded))
         _require_types(parquet.schema_arrow, wanted.name, where)
-        there = [c for c in parquet.schema_arrow.names if c not in wanted.without]
-        table = parquet.read(columns=columns or there, use_threads=False)
+        others = [c for c in parquet.schema_arrow.names if c not in wanted.without]
+        table = parquet.read(columns=columns or others, use_threads=False)
     except DatasetError:
         raise
     except _UNSOUND as error:
         raise DatasetError(
-            f"not a sound Parquet file ({error})",
+            f"not a valid Parquet file ({error})",
             where=where,
             remedy="rebuild it with {command}",
             command=Command("finalise"),
@@ -287,22 +286,22 @@ def _parquet(data: bytes, wanted: _Wanted, sha256: str | None, where: str) -> pa
 
 
 def _require_types(found: pa.Schema, name: str, where: str) -> None:
-    """Require that columns of a table are of the types they should have, each there once."""
+    """Require that each column occurs once and has the type of the table's schema."""
     expected = TABLES[name].schema if name in TABLES else pa.schema([])
     for field in found:
         kinds = [f.type for f in expected if f.name == field.name]
         if found.names.count(field.name) > 1 or not all(_alike(field.type, k) for k in kinds):
             raise DatasetError(
-                f"column {field.name!r} is {field.type}, or there twice",
+                f"column {field.name!r} has type {field.type}, or occurs twice",
                 where=where,
-                expected=" or ".join(map(str, kinds)) or "it once",
+                expected=" or ".join(map(str, kinds)) or "each column once",
                 remedy="rebuild it with {command}",
                 command=Command("finalise", ("--rebuild",)),
             )
 
 
 def _alike(found: pa.DataType, expected: pa.DataType) -> bool:
-    """Whether two types hold the same: lists may be of fixed size, texts may be encoded."""
+    """Return whether types agree: lists may have a fixed size, texts may be dictionaries."""
     if pa.types.is_dictionary(found):
         return _alike(found.value_type, expected)
     kinds = (pa.types.is_list, pa.types.is_fixed_size_list)
@@ -312,7 +311,7 @@ def _alike(found: pa.DataType, expected: pa.DataType) -> bool:
 
 
 def _require_values(table: pa.Table, name: str, where: str) -> None:
-    """Require that columns which always have a value have one, and that texts are texts."""
+    """Require values in columns that are not nullable, and valid UTF-8 in texts."""
     expected = TABLES[name].columns if name in TABLES else ()
     lacking = [
         c.name
@@ -323,7 +322,7 @@ def _require_values(table: pa.Table, name: str, where: str) -> None:
         table.validate(full=True)
     except pa.ArrowException as error:
         raise DatasetError(
-            f"not a sound Parquet file ({error})",
+            f"not a valid Parquet file ({error})",
             where=where,
             remedy="rebuild it with {command}",
             command=Command("finalise", ("--rebuild",)),
@@ -332,7 +331,7 @@ def _require_values(table: pa.Table, name: str, where: str) -> None:
         raise DatasetError(
             f"rows without {', '.join(lacking)}",
             where=where,
-            expected="it in every row",
+            expected="a value in every row",
             remedy="rebuild it with {command}",
             command=Command("finalise", ("--rebuild",)),
         )

@@ -1,4 +1,4 @@
-"""A patient in other formats: NIfTI files as the source had them.
+"""Export to other formats: a patient's NIfTI files as in the source.
 
 Imports `cohort` and below.
 Start reading at nifti.py.

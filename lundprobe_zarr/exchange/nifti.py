@@ -1,4 +1,4 @@
-"""Write a patient's source tree back as NIfTI files."""
+"""Restore a patient's NIfTI files from its store."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from lundprobe_zarr.stores.opening import open_store
 from lundprobe_zarr.stores.place import StorePlace
 from lundprobe_zarr.vocabulary.files import parse_path
 
-#: What ITK writes with; zlib-ng's is about as small and several times as fast.
+#: The level of ITK. The files of zlib-ng are about as small, in a fraction of the time.
 _COMPRESSION_LEVEL = 6
 
 
@@ -29,8 +29,8 @@ _COMPRESSION_LEVEL = 6
 class Exported:
     """Files written, relative to the output folder.
 
-    `identical` are restored byte for byte; `rounded` hold the values that conversion rounded;
-    `stripped` have every voxel, but not the free text of the original's header.
+    `identical` files are restored byte for byte (uncompressed). `rounded` files hold values that
+    the conversion rounded. `stripped` files have every voxel, but not the header's free text.
     """
 
     identical: tuple[str, ...]
@@ -44,25 +44,26 @@ def export_patient(
     out: Path,
     on_file: Callable[[str], None] = lambda path: None,
 ) -> Exported:
-    """Write every source file of a patient below `out`, in the source's own layout.
+    """Write every source file of a patient below `out`, in the layout of the source.
 
     Each `.nii.gz` holds the original's uncompressed bytes, checked by SHA-256, unless conversion
-    rounded its values or left out the text of its header: see `Exported`. `out` may hold
-    other patients. The patient's folder appears there once all its files are written: broken off,
-    an export leaves nothing in the way of the next. Raises `UsageError` if that folder is there
-    already, or if `out` is a file or in a dataset, `DamagedStoreError` if a rebuilt file is not the
-    original, `OSError` if a file cannot be written.
+    rounded its values or left out its header's text: see `Exported`. `out` may hold other patients.
+    The patient's folder appears when all its files are written, so an interrupted export can simply
+    be run again. Raises `UsageError` if that folder exists already, or if `out` is a file or in a
+    dataset, `DamagedStoreError` if a restored file differs from the original, and `OSError` if a
+    file cannot be written.
     """
     require_folder(out, f"output folder {out}")
     if root := dataset_around(out):
         raise UsageError(
-            f"output folder {out} is in the dataset {root}, which holds no NIfTI files",
+            f"output folder {out} is within the dataset {root}",
+            expected="a folder outside of datasets",
             remedy="choose another output folder",
         )
     store = open_store(location, patient_id)
     homes = _homes(store, out)
     draft = out / f".{patient_id}.partial"
-    shutil.rmtree(draft, ignore_errors=True)  # of an export that was killed
+    shutil.rmtree(draft, ignore_errors=True)  # left by a killed export
     try:
         exported = _write_files(location, store, draft, on_file)
         with named(out):
@@ -75,14 +76,14 @@ def export_patient(
 
 
 def _homes(store: StoreMetadata, out: Path) -> list[PurePosixPath]:
-    """The folders of the source's layout that hold nothing but this patient: one, as a rule."""
+    """Return the patient's folders in the source's layout, usually one; refuse existing ones."""
     paths = [PurePosixPath(record.path) for _, record in store.records]
     homes = sorted({PurePosixPath(*path.parts[:2]) for path in paths})
     for home in homes:
         if (out / home).exists():
             raise UsageError(
-                f"{out / home} is there already",
-                expected="nothing in its place",
+                f"{out / home} exists already",
+                expected="a new folder",
                 remedy="choose another output folder or remove it",
             )
     return homes
@@ -114,13 +115,13 @@ def _outcome(record: SourceRecord) -> str:
 
 
 def _target(out: Path, store: StoreMetadata, record: SourceRecord) -> Path:
-    """Where a file goes: a place that the source tree has, and no other, whatever a store says."""
+    """Return a file's output path; refuse paths that the source tree does not have."""
     home = f"{store.attributes['part']}Part/{store.patient_id}/"
     if not record.path.startswith(home) or parse_path(record.path[len(home) :]) is None:
         raise DamagedStoreError(
-            f"source path {record.path!r} is none of the source tree's",
+            f"source path {record.path!r} is not part of the source tree's layout",
             where=store.where,
-            expected=f"one below {home}",
+            expected=f"a known file below {home}",
             remedy="the store is damaged or was tampered with",
         )
     return out / record.path
@@ -139,7 +140,7 @@ def _write_nifti(
     with (
         named(shown),
         target.open("wb") as raw,
-        # mtime 0: exporting twice gives the same file
+        # mtime 0 makes the file reproducible
         gzip_ng.GzipNGFile("", "wb", _COMPRESSION_LEVEL, raw, mtime=0) as file,
     ):
         for part in nifti_parts(record, volume):

@@ -1,4 +1,4 @@
-"""Where things are on a preview: rows of panels with a key at the right; all lengths in inches."""
+"""Layout of a preview: rows of panels with a key at the right. All lengths are in inches."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from matplotlib.lines import Line2D
 from lundprobe_zarr.figures.paint import FAINT, INK, YELLOW, Window, add_panel
 from lundprobe_zarr.figures.planes import View
 
-#: Of the whole figure, its rim, between panels, and of the key column.
+#: Widths of the figure, its margin, the gap between panels, and the key column.
 WIDTH, MARGIN, GAP, KEY_WIDTH = 12.0, 0.2, 0.08, 1.95
 _KEY_LEFT = WIDTH - MARGIN - KEY_WIDTH
-#: For a row's panels side by side, gaps included.
+#: Width of a row's panels side by side, with gaps.
 PANELS_WIDTH = _KEY_LEFT - MARGIN - 0.15
 #: Heights of a row's heading and captions, and the space below it.
 _HEADING, _CAPTION, _BELOW = 0.27, 0.2, 0.17
@@ -30,42 +30,42 @@ class Row:
 
     @property
     def end(self) -> float:
-        """Where the next row begins."""
+        """The top of the next row."""
         return self.bottom - _BELOW
 
     def box(self, left: float, bottom: float, width: float, height: float) -> Any:
-        """Parts of the figure that a box in inches takes."""
+        """Convert a box from inches to fractions of the figure."""
         w, h = self.figure.get_size_inches()
         return left / w, bottom / h, width / w, height / h
 
     def text(self, x: float, y: float, text: str, **style: Any) -> None:
-        """Write at a place in inches."""
+        """Write text at a position in inches."""
         w, h = self.figure.get_size_inches()
         self.figure.text(x / w, y / h, text, **({"color": INK, "va": "top"} | style))
 
     def heading(self, title: str, detail: str) -> None:
-        """The row's title and, fainter, what there is to know about it."""
+        """Write the row's title and, in a fainter colour, its details."""
         self.text(MARGIN, self.top, title, fontsize=12, fontweight="bold")
         self.text(_KEY_LEFT - 0.15, self.top - 0.02, detail, fontsize=9.5, color=FAINT, ha="right")
 
     def panel(self, left: float, width: float, view: View, window: Window, name: str) -> Axes:
-        """An empty panel of the row, `left` inches from the first."""
+        """Add an empty panel, `left` inches from the row's left edge."""
         box = self.box(MARGIN + left, self.bottom, width, self.height)
         return add_panel(self.figure, box, view, window, name)
 
     def caption(self, left: float, text: str) -> None:
-        """A line above the panel that begins at `left` inches."""
+        """Write a line above the panel that begins at `left` inches."""
         top = self.top - _HEADING + 0.02
         self.text(MARGIN + left, top, text, fontsize=9.5, color=FAINT)
 
     def key(self, name: str, left: float, bottom: float, width: float, height: float) -> Axes:
-        """Axes in the key column; the place is in inches from its lower left corner."""
+        """Add axes to the key column; positions are in inches from its lower left corner."""
         box = self.box(_KEY_LEFT + left, self.bottom + bottom, width, height)
         return self.figure.add_axes(box, label=name)
 
 
 def add_legend(row: Row, handles: list[Line2D], missing: Sequence[str], height: float) -> None:
-    """List lines in the row's key column, in its lowest `height` inches, and what is missing."""
+    """List lines and missing items in the lowest `height` inches of the row's key column."""
     axes = row.key("legend", 0.0, 0.0, KEY_WIDTH, height)
     axes.axis("off")
     absent = [Line2D([], [], linestyle="none", label=text) for text in missing]
@@ -86,5 +86,5 @@ def add_legend(row: Row, handles: list[Line2D], missing: Sequence[str], height: 
 
 
 def row_height(panels: float) -> float:
-    """Height of a row whose panels are `panels` inches high."""
+    """Return the height of a row whose panels are `panels` inches high."""
     return _HEADING + _CAPTION + panels + _BELOW

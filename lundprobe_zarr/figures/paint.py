@@ -1,7 +1,7 @@
-"""Paint on one panel: grey values, washes, contours, the patient's sides and a scale bar.
+"""Paint one panel: grey values, colour washes, contours, orientation letters and a scale bar.
 
-A panel's axes are in mm along the patient's axes (LPS), so that every panel has the patient's
-proportions whatever the voxels' are.
+A panel's axes are in mm along the patient's axes (LPS), so that proportions are correct for
+anisotropic voxels too.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from matplotlib.patheffects import withStroke
 
 from lundprobe_zarr.figures.planes import Frame, Pixels, View
 
-#: Okabe & Ito's palette (https://jfly.uni-koeln.de/color/), told apart by the colour-blind too.
+#: Okabe & Ito's palette (https://jfly.uni-koeln.de/color/), safe for colour-blind readers.
 ORANGE, SKY, GREEN, YELLOW = "#E69F00", "#56B4E9", "#009E73", "#F0E442"
 PURPLE = "#CC79A7"
 
@@ -30,7 +30,7 @@ _BARS_MM = (5, 10, 20, 50, 100)
 
 @dataclass(frozen=True)
 class Line:
-    """How a contour is drawn: colour, dashes, width in points, and whether with a dark rim."""
+    """The style of a contour: colour, dashes, width in points, with or without a dark rim."""
 
     color: str
     style: Literal["solid"] | tuple[float, tuple[float, ...]] = "solid"
@@ -38,7 +38,7 @@ class Line:
     rim: bool = True
 
     def handle(self, label: str) -> Line2D:
-        """The line's entry in a legend."""
+        """Return the line's entry in a legend."""
         return Line2D(
             [], [], color=self.color, linestyle=self.style, linewidth=self.width, label=label
         )
@@ -47,7 +47,7 @@ class Line:
 _DASHED = (0, (3.5, 1.6))
 _DOTTED = (0, (1.2, 1.4))
 
-#: Related structures share a colour and differ by their dashes.
+#: Related structures share a colour and have different dashes.
 STRUCTURE_LINES: dict[str, Line] = {
     "CTVT_427": Line(SKY, width=1.9),
     "PTVT_427": Line(SKY, _DASHED),
@@ -59,7 +59,7 @@ STRUCTURE_LINES: dict[str, Line] = {
     "FemoralHead_R": Line(ORANGE, _DASHED),
     "BODY": Line("#d8dee9", _DOTTED, 1.0),
 }
-#: No rims here: the lines nearly coincide, and dashes must let those below through.
+#: Without rims: the lines nearly coincide, and the gaps of dashes must show the lines below.
 OBSERVER_LINES: dict[str, Line] = {
     "obsB": Line(ORANGE, width=1.3, rim=False),
     "obsC": Line(SKY, (0, (6, 2)), 1.3, rim=False),
@@ -78,17 +78,17 @@ ISODOSE_LINES: dict[int, Line] = {
 
 @dataclass(frozen=True)
 class Window:
-    """The part of a view that a panel shows: from `low` to `high`, mm, by patient axis."""
+    """The range of a view that a panel shows: from `low` to `high`, mm, by patient axis."""
 
     low: dict[str, float]
     high: dict[str, float]
 
     def length(self, axis: str) -> float:
-        """Length shown along an axis, mm."""
+        """Return the length shown along an axis, mm."""
         return self.high[axis] - self.low[axis]
 
     def stretched(self, axis: str, length: float) -> Window:
-        """The window with `length` mm along an axis, about the same centre."""
+        """Return the window with `length` mm along an axis and the same centre."""
         middle = (self.low[axis] + self.high[axis]) / 2
         return Window(
             self.low | {axis: middle - length / 2}, self.high | {axis: middle + length / 2}
@@ -96,9 +96,9 @@ class Window:
 
 
 def window_around(frame: Frame, view: View, masks: Iterable[Pixels], margin: float) -> Window:
-    """Smallest window of a view that holds every mask (rows, columns) and `margin` mm about it.
+    """Return the smallest window around every mask (rows, columns) with `margin` mm on each side.
 
-    The whole slice if all masks are empty.
+    It is the whole slice if all masks are empty.
     """
     anywhere = np.logical_or.reduce([np.zeros(frame.shape(view), bool), *masks])
     low, high = {}, {}
@@ -112,9 +112,10 @@ def window_around(frame: Frame, view: View, masks: Iterable[Pixels], margin: flo
 def add_panel(
     figure: Figure, box: tuple[float, float, float, float], view: View, window: Window, name: str
 ) -> Axes:
-    """Empty panel at `box` (left, bottom, width, height as parts of the figure) showing `window`.
+    """Add an empty panel that shows `window`.
 
-    Axes are in mm: the patient's right at the left, anterior or superior at the top.
+    `box` is (left, bottom, width, height) in fractions of the figure. Axes are in mm: the patient's
+    right is at the left, anterior or superior at the top.
     """
     axes = figure.add_axes(box, label=name, facecolor="black")
     columns, rows = view.columns, view.rows
@@ -129,7 +130,7 @@ def add_panel(
 
 
 def paint(axes: Axes, frame: Frame, view: View, pixels: Pixels, **style: Any) -> None:
-    """Show a slice (rows, columns) where it lies; `style` goes to `Axes.imshow`."""
+    """Show a slice (rows, columns) at its position in mm; `style` is passed to `Axes.imshow`."""
     left, right = frame.extent(view.columns)
     first, last = frame.extent(view.rows)
     axes.imshow(
@@ -144,12 +145,12 @@ def paint(axes: Axes, frame: Frame, view: View, pixels: Pixels, **style: Any) ->
 def outline(
     axes: Axes, frame: Frame, view: View, values: Pixels, line: Line, name: str, level: float = 0.5
 ) -> bool:
-    """Draw where a slice (rows, columns) crosses `level`; whether it does anywhere.
+    """Draw the contour of a slice (rows, columns) at `level`; return whether there is any.
 
-    `values` is a mask, or anything with an order. The drawn collection is labelled `name`.
+    `values` is a mask or a slice of numbers. The drawn collection is labelled `name`.
     """
     numbers = np.ma.masked_invalid(values.astype(np.float32))
-    # Without these, matplotlib warns or refuses; there is nothing to draw in either case.
+    # matplotlib warns about or refuses slices without a contour
     if min(numbers.shape) < 2 or not numbers.min() < level <= numbers.max():
         return False
     contour = axes.contour(
@@ -180,7 +181,7 @@ def letter_sides(axes: Axes, view: View) -> None:
 
 
 def scale_bar_mm(width: float) -> int:
-    """Length of a scale bar for a panel of `width` mm: round, and about a quarter of it."""
+    """Return the length of a scale bar for a panel of `width` mm: round, at most 30 % of it."""
     return max((b for b in _BARS_MM if b <= 0.3 * width), default=_BARS_MM[0])
 
 
@@ -205,7 +206,7 @@ def _text(axes: Axes, x: float, y: float, text: str, **style: Any) -> None:
 
 
 def grey_limits(planes: Iterable[Pixels]) -> tuple[float, float]:
-    """Grey values to show as black and white: 1st and 99.7th percentile of the finite ones."""
+    """Return the values shown as black and white: 1st and 99.7th percentile of finite values."""
     values = np.concatenate([p[np.isfinite(p)].ravel() for p in planes])
     if not values.size:
         return 0.0, 1.0

@@ -39,24 +39,24 @@ from lundprobe_zarr.figures.planes import (
 )
 from lundprobe_zarr.vocabulary.names import OBSERVERS, PRESCRIPTION_GY, STEPS, TARGETS
 
-#: A row to draw: the height of its panels, inches, and what fills it.
+#: A row to draw: the height of its panels, inches, and the function that fills it.
 Plan = tuple[float, Callable[[Row], None]]
 _CONSENSUS_HEIGHT = 2.9
-#: Brightness of the image below the bottom row's many lines.
+#: Brightness of the bottom row's image, below its many lines.
 _DIMMED = 0.65
 
-#: Air shown about the body, and tissue about the segmentations of the bottom row, mm.
+#: Margins around the body, and around the segmentations of the bottom row, mm.
 _BODY_MARGIN_MM, _CONSENSUS_MARGIN_MM = 8.0, 10.0
 #: Soft-tissue window of the synthetic CT, HU.
 _SCT_WINDOW = (-160.0, 240.0)
-#: Shares of the prescription at which the dose wash begins and is at its full opacity.
+#: Fractions of the prescription at which the dose wash begins and reaches its full opacity.
 _WASH_SHARES = (0.03, 0.10)
 _WASH_MAP, _WASH_OPACITY, _UNCERTAINTY_MAP = "inferno", 0.6, "plasma"
 _STEP_TITLES = {1: "step 1: without the map", 2: "step 2: with the map"}
 
 
 def plan_rows(preview: Preview) -> list[Plan]:
-    """The rows that this patient has data for, from the top."""
+    """Return the rows for which this patient has data, from the top."""
     windows = _body_windows(preview)
     height = _common_height(windows)
     rows: list[Plan] = [(height, partial(_draw_anatomy, preview, windows))]
@@ -68,7 +68,7 @@ def plan_rows(preview: Preview) -> list[Plan]:
 
 
 def _body_windows(preview: Preview) -> dict[str, Window]:
-    """Window of each view about the body: ranges shared by the views, the rows as high as each."""
+    """Return each view's window around the body; views share their ranges and panel height."""
     frame, body = preview.frame, preview.masks.get("BODY", {})
     ranges: dict[str, list[float]] = {}
     for view in VIEWS:
@@ -77,7 +77,7 @@ def _body_windows(preview: Preview) -> dict[str, Window]:
         for axis in (view.rows, view.columns):
             ranges.setdefault(axis, []).extend((window.low[axis], window.high[axis]))
     shared = Window({a: min(v) for a, v in ranges.items()}, {a: max(v) for a, v in ranges.items()})
-    # One height for all: one scale for all, and nothing to align.
+    # Panels of one height have one scale and need no alignment.
     height = max(shared.length(view.rows) for view in VIEWS)
     return {view.name: shared.stretched(view.rows, height) for view in VIEWS}
 
@@ -106,7 +106,7 @@ def _draw_views(
     windows: dict[str, Window],
     fill: Callable[[Axes, View], None],
 ) -> None:
-    """The row's three panels side by side; `fill(axes, view)` paints each."""
+    """Draw the row's three panels side by side; `fill(axes, view)` paints each."""
     left, scale = 0.0, _inches_per_mm(windows)
     bar = scale_bar_mm(min(windows[v.name].length(v.columns) for v in VIEWS))
     for view in VIEWS:
@@ -179,7 +179,7 @@ def _paint_dose(axes: Axes, preview: Preview, view: View, norm: Normalize) -> No
         level = percent / 100 * PRESCRIPTION_GY
         outline(axes, frame, view, values, line, f"{percent} %", level)
     for structure in preview.masks.keys() & {TARGET, "PTVT_427"}:
-        # Thinner than among the organs: the isodoses lie close by.
+        # Thinner than in the anatomy row: the isodoses are close.
         line = replace(STRUCTURE_LINES[structure], width=1.2)
         outline(axes, frame, view, preview.masks[structure][view.name], line, structure)
 
@@ -187,7 +187,7 @@ def _paint_dose(axes: Axes, preview: Preview, view: View, norm: Normalize) -> No
 def _add_dose_bar(row: Row, norm: Normalize) -> None:
     axes = row.key("dose bar", 0.52, 0.05, 0.17, row.height - 0.1)
     bar = row.figure.colorbar(ScalarMappable(norm, _WASH_MAP), cax=axes, alpha=_WASH_OPACITY)
-    axes.set_facecolor("#808080")  # soft tissue below the wash: the bar looks as the panels do
+    axes.set_facecolor("#808080")  # grey below the wash, as in the panels
     bar.set_label("dose (Gy)", color=INK, fontsize=9.5)
     bar.outline.set_visible(False)
     axes.yaxis.set_ticks_position("left")
@@ -219,7 +219,7 @@ def _draw_consensus(preview: Preview, consensus: Consensus, row: Row) -> None:
         _paint_t2w(panels[-1], preview, AXIAL, _DIMMED)
     uncertain, *edited = panels
     norm = _paint_uncertainty(uncertain, preview, consensus)
-    for axes in panels:  # below the observers, whose lines are thinner
+    for axes in panels:  # first, because the observers' lines are thinner
         _paint_ensemble(axes, preview, consensus)
     for axes, step in zip(edited, STEPS, strict=True):
         _paint_observers(axes, preview, consensus, step)
@@ -230,7 +230,7 @@ def _draw_consensus(preview: Preview, consensus: Consensus, row: Row) -> None:
 
 
 def _fitted(window: Window, aspect: float) -> Window:
-    """The axial window grown to `aspect` (width / height)."""
+    """Extend the axial window to `aspect` (width / height)."""
     width = max(window.length("x"), window.length("y") * aspect)
     return window.stretched("x", width).stretched("y", width / aspect)
 
@@ -238,11 +238,11 @@ def _fitted(window: Window, aspect: float) -> Window:
 def _paint_uncertainty(axes: Axes, preview: Preview, consensus: Consensus) -> Normalize:
     maps = list(consensus.uncertainty.values())
     values: Pixels = np.fmax.reduce(maps) if maps else np.zeros((1, 1))
-    # Steps of 0.05 keep the bar's end a round number.
+    # Steps of 0.05 give the colour bar a round maximum.
     most = max(0.05, float(np.ceil(_largest([values]) * 20) / 20))
     norm = Normalize(0.0, most)
     if maps:
-        # Certain voxels stay clear, so that the anatomy below can be seen.
+        # Voxels of low uncertainty are transparent and show the anatomy.
         opacity = 0.9 * np.clip(np.nan_to_num(values) / (0.2 * most), 0.0, 1.0)
         paint(axes, preview.frame, AXIAL, values, norm=norm, cmap=_UNCERTAINTY_MAP, alpha=opacity)
     return norm
@@ -272,13 +272,13 @@ def _add_consensus_key(row: Row, norm: Normalize, consensus: Consensus) -> None:
     axes.tick_params(colors=INK, labelsize=9)
     axes.set_title("SD of 10 folds’ SoftMax", color=INK, fontsize=9.5, loc="left", pad=4)
     handles = [ENSEMBLE_LINE.handle("nnU-Net ensemble")] if consensus.ensemble else []
-    there = {observer for _, _, observer in consensus.observers}
-    handles += [line.handle(name) for name, line in OBSERVER_LINES.items() if name in there]
+    present = {observer for _, _, observer in consensus.observers}
+    handles += [line.handle(name) for name, line in OBSERVER_LINES.items() if name in present]
     add_legend(row, handles, _missing_of(consensus), row.height - 0.8)
 
 
 def _missing_of(consensus: Consensus) -> list[str]:
-    """What an extended patient should have and this one lacks, a text a legend entry."""
+    """Return the items that this extended patient lacks, as texts of legend entries."""
     lacking = {
         f"step {step} {target}": [
             o for o in OBSERVERS if (target, step, o) not in consensus.observers
@@ -291,5 +291,5 @@ def _missing_of(consensus: Consensus) -> list[str]:
 
 
 def _largest(slices: Iterable[Pixels]) -> float:
-    """The largest finite value of some slices; 0 if there is none."""
+    """Return the largest finite value of some slices; 0 if there is none."""
     return max(float(s[np.isfinite(s)].max(initial=0.0)) for s in slices)

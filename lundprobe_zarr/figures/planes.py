@@ -1,4 +1,4 @@
-"""What a preview shows: the slices of one patient that it needs, and where they lie."""
+"""Read the slices of a patient's preview, with their positions."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ from lundprobe_zarr.vocabulary.files import Label
 from lundprobe_zarr.vocabulary.names import STRUCTURES
 
 Pixels = npt.NDArray[Any]
-#: One slice a view, by the view's name; each is (rows, columns) as the view names them.
+#: One slice per view, by the view's name; each is (rows, columns) of the view.
 Planes = dict[str, Pixels]
 Labels = Mapping[str, Label]
 
-#: The structure whose centroid the views go through.
+#: The views pass through the centroid of this structure.
 TARGET = "CTVT_427"
 
 
@@ -34,7 +34,7 @@ class View:
     """One of the three views, in radiological convention.
 
     `normal`, `rows` and `columns` name patient axes (LPS): the slice is `rows` by `columns`, at
-    one place along `normal`. `letters` are the patient's sides at left, right, top and bottom.
+    one position along `normal`. `letters` are the patient's sides at left, right, top and bottom.
     """
 
     name: str
@@ -45,7 +45,7 @@ class View:
 
     @property
     def rows_ascend_downwards(self) -> bool:
-        """Whether the row coordinate grows towards the bottom: y (posterior) does, z does not."""
+        """Whether the row coordinate increases downwards: y (posterior) does, z does not."""
         return self.rows == "y"
 
 
@@ -57,11 +57,12 @@ VIEWS = (AXIAL, CORONAL, SAGITTAL)
 
 @dataclass(frozen=True)
 class Frame:
-    """Where the voxels of a grid lie along the patient's axes `z`, `y`, `x`.
+    """Positions of a grid's voxels along the patient's axes `z`, `y`, `x`.
 
-    `positions` are voxel centres, mm, LPS; `steps` the signed distances of neighbours, mm;
-    `order` says which array axis runs along each. On an `oblique` grid no axis runs along the
-    patient's: then each is named after the nearest, and positions are index times voxel size.
+    `positions` are voxel centres, mm, LPS; `steps` are the signed distances of neighbours, mm;
+    `order` is the array axis of each patient axis. An `oblique` grid is not parallel to the
+    patient's axes: each of its axes has the name of the nearest one, and positions are index times
+    voxel size.
     """
 
     positions: dict[str, npt.NDArray[np.float64]]
@@ -70,21 +71,21 @@ class Frame:
     oblique: bool
 
     def middle(self) -> dict[str, int]:
-        """Index of the voxel at the volume's centre, by axis."""
+        """Return the index of the voxel at the volume's centre, by axis."""
         return {axis: len(values) // 2 for axis, values in self.positions.items()}
 
     def shape(self, view: View) -> tuple[int, int]:
-        """Rows and columns of a slice of a view."""
+        """Return the number of rows and columns of a view's slice."""
         return len(self.positions[view.rows]), len(self.positions[view.columns])
 
     def extent(self, axis: str) -> tuple[float, float]:
-        """Outer edges (mm) of the first and the last voxel along an axis."""
+        """Return the outer edges (mm) of the first and the last voxel along an axis."""
         half = self.steps[axis] / 2
         return float(self.positions[axis][0] - half), float(self.positions[axis][-1] + half)
 
 
 def frame_of(affine: npt.ArrayLike, shape: Sequence[int]) -> Frame:
-    """Frame of a grid: `affine` (4, 4), voxel (i, j, k) -> mm, RAS; `shape` is (z, y, x)."""
+    """Return a grid's frame: `affine` (4, 4), voxel (i, j, k) -> mm, RAS; `shape` (z, y, x)."""
     lps, sizes = ras_to_lps(affine), spacing(affine)
     oblique = not is_aligned(affine)
     frame = Frame({}, {}, {}, oblique)
@@ -99,10 +100,10 @@ def frame_of(affine: npt.ArrayLike, shape: Sequence[int]) -> Frame:
 
 @dataclass(frozen=True)
 class Consensus:
-    """What only extended patients have, on the axial view: (rows, columns) of y, x.
+    """Axial slices (y, x) that only extended patients have.
 
-    `ensemble` (bool) and `uncertainty` (1) by structure; `observers` (bool) by structure, step
-    and observer. What the patient lacks has no entry.
+    `ensemble` (bool) and `uncertainty` (unit 1) are by structure; `observers` (bool) by structure,
+    step and observer. Missing items have no entry.
     """
 
     ensemble: dict[str, Pixels]
@@ -112,11 +113,11 @@ class Consensus:
 
 @dataclass(frozen=True)
 class Preview:
-    """All that a preview draws, on the MRI grid.
+    """The contents of a preview, on the MRI grid.
 
-    `index` is the voxel the views go through, by axis; `on_target` whether that is the CTV's
-    centroid or else the volume's centre. `t2w` and `sct` hold grey values (1, HU), `dose` Gy,
-    `masks` booleans by clinical structure; empty where the patient has none.
+    `index` is the voxel of the views, by axis. It is the CTV's centroid if `on_target`, otherwise
+    the volume's centre. `t2w` and `sct` are grey values (1, HU), `dose` is in Gy, and `masks` are
+    booleans by clinical structure. Each is empty if the patient has none.
     """
 
     patient_id: str
@@ -135,14 +136,14 @@ class Preview:
 
     @property
     def missing(self) -> list[str]:
-        """Clinical structures the patient lacks, in the canonical order."""
+        """Clinical structures that the patient lacks, in the canonical order."""
         return [s for s in STRUCTURES if s not in self.masks]
 
 
 def read_preview(location: Location, patient_id: str) -> Preview:
-    """Read the slices a preview needs: of whole volumes, only the CTV's mask.
+    """Read the slices of a preview. Only the CTV's mask is read as a whole volume.
 
-    Raises `DamagedStoreError` if the store is missing or anything read fails its checksum.
+    Raises `DamagedStoreError` if the store is missing or a chunk that is read fails its checksum.
     """
     store = open_store(location, patient_id)
     frame = frame_of(store.groups["mri"]["affine"], store.groups["mri"]["shape"])
@@ -167,7 +168,7 @@ def read_preview(location: Location, patient_id: str) -> Preview:
 
 
 def _centroid(location: Location, store: StoreMetadata, frame: Frame) -> dict[str, int] | None:
-    """Voxel nearest the centroid of the CTV, by axis; None without a CTV, or with an empty one."""
+    """Return the voxel nearest the CTV's centroid, by axis; None if it is missing or empty."""
     found = _find(store, "mri/clinical/mask", {"structure": TARGET})
     if found is None:
         return None
@@ -210,7 +211,7 @@ def _observer_key(record: SourceRecord) -> tuple[str, int, str]:
 
 
 class _Reader:
-    """Reads slices through one voxel of a store, checksums of the touched chunks included."""
+    """Reads slices through one voxel of a store and checks the checksums of their chunks."""
 
     def __init__(
         self, location: Location, store: StoreMetadata, frame: Frame, index: dict[str, int]
@@ -219,20 +220,20 @@ class _Reader:
         self._reader = PatchReader(location, store)
 
     def by_structure(self, path: str, views: Sequence[View]) -> dict[str, Planes]:
-        """Slices of every structure that an array labelled by structure alone holds."""
+        """Return slices of every structure of an array whose only label is `structure`."""
         array = self.store.arrays.get(path)
         labels = [r.labels for r in array.sources] if array else []
         names = sorted((str(each["structure"]) for each in labels), key=STRUCTURES.index)
         return {name: self.planes(path, {"structure": name}, views) for name in names}
 
     def axial(self, path: str) -> dict[str, Pixels]:
-        """The axial slice alone of every structure of an array."""
+        """Return only the axial slice of every structure of an array."""
         return {s: p[AXIAL.name] for s, p in self.by_structure(path, (AXIAL,)).items()}
 
     def planes(self, path: str, labels: Labels, views: Sequence[View] = VIEWS) -> Planes:
-        """Slices of one volume, one a view; empty if the patient has no such volume.
+        """Return the slices of one volume, one per view; empty if there is no such volume.
 
-        Raises `DamagedStoreError` for a byte that is missing or wrong.
+        Raises `DamagedStoreError` if the data are missing or damaged.
         """
         if _find(self.store, path, labels) is None:
             return {}

@@ -1,4 +1,4 @@
-"""A patient at a glance: one PNG with anatomy, delineations, dose and, where there is, consensus.
+"""Draw a preview of a patient: one PNG with anatomy, delineations, dose and observer consensus.
 
 Radiological convention: the patient's right is at the left of axial and coronal views.
 """
@@ -20,36 +20,36 @@ from lundprobe_zarr.figures.planes import TARGET, Preview, read_preview
 from lundprobe_zarr.storage.local import named, write_local
 from lundprobe_zarr.storage.location import Location
 
-#: Heights of the header and of a note in it, and the space below notes, inches.
+#: Heights of the header, of a note in it, and of the space below notes, inches.
 _HEADER, _NOTE, _AFTER_NOTES = 0.78, 0.22, 0.08
 
 
 def save_preview(location: Location, patient_id: str, out: Path, *, dpi: int = 150) -> None:
-    """Write a picture of one patient to `out`, a `.png`, replacing what is there.
+    """Write a picture of one patient to `out`, a `.png` file; replace an existing file.
 
-    Shows axial, coronal and sagittal slices through the CTV's centroid; see `draw_preview`.
-    `dpi` is pixels an inch, at a width of 12 inches. Raises `UsageError` if `out` is no `.png`,
-    `DamagedStoreError` if the patient cannot be read, `OSError` if `out` cannot be written.
+    It shows axial, coronal and sagittal slices through the CTV's centroid; see `draw_preview`.
+    `dpi` is pixels per inch, at a width of 12 inches. Raises `UsageError` if `out` is no `.png`,
+    `DamagedStoreError` if the patient cannot be read, and `OSError` if `out` cannot be written.
     """
     if out.suffix.lower() != ".png":
         raise UsageError(
             f"{str(out)!r} does not end in .png",
-            expected=f"the name of a PNG picture, e.g. {str(out.with_suffix('.png'))!r}",
+            expected=f"the name of a PNG file, e.g. {str(out.with_suffix('.png'))!r}",
         )
     if dpi <= 0:
-        raise UsageError(f"dpi is {dpi}", expected="a positive number of pixels an inch, e.g. 150")
+        raise UsageError(f"dpi is {dpi}", expected="a positive number of pixels per inch, e.g. 150")
     figure = draw_preview(read_preview(location, patient_id))
-    picture = io.BytesIO()  # matplotlib looks into names, and a half-written one would be seen
+    picture = io.BytesIO()  # matplotlib interprets names, and an unfinished file would be visible
     figure.savefig(picture, format="png", dpi=dpi, metadata={"Title": patient_id})
     with named(out):
         write_local(out, picture.getvalue())
 
 
 def draw_preview(preview: Preview) -> Figure:
-    """Draw a patient: a row of T2w with contours, one of dose, and one of consensus if extended.
+    """Draw a patient: rows of T2w with contours, of dose, and of consensus if extended.
 
-    Panels are axes in mm (LPS) labelled `<row> <view>`, e.g. `anatomy axial`; every contour in
-    them is a collection labelled with what it outlines.
+    Panels are axes in mm (LPS) labelled `<row> <view>`, e.g. `anatomy axial`. Every contour is a
+    collection labelled with the structure or level that it outlines.
     """
     rows, notes = plan_rows(preview), _notes(preview)
     head = _HEADER + _NOTE * len(notes) + (_AFTER_NOTES if notes else 0.0)
@@ -104,7 +104,7 @@ def _notes(preview: Preview) -> list[str]:
     notes = []
     if not preview.on_target:
         state = "missing" if TARGET in preview.missing else "empty"
-        notes.append(f"{TARGET} is {state}: the slices go through the centre of the volume.")
+        notes.append(f"{TARGET} is {state}: the slices pass through the centre of the volume.")
     if preview.frame.oblique:
         notes.append(
             "Oblique grid: drawn by voxel index, in proportion to the voxel size; "

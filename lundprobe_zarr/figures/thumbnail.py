@@ -1,4 +1,4 @@
-"""A slice as a small picture in HTML, for notebooks."""
+"""Draw a slice as a small HTML picture, for notebooks."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ import numpy as np
 import numpy.typing as npt
 
 _WIDTH = 240  # pixels on the screen
-#: Grey values from the first to the last of these percentiles; scanners leave a few bright voxels.
+#: Percentiles shown as black and white; images have a few very bright voxels.
 _PERCENTILES = (1.0, 99.5)
 
 
 def masks_thumbnail(masks: npt.NDArray[np.bool_]) -> str:
-    """Draw one slice of masks (structure, rows, columns) as an HTML image, a colour each.
+    """Draw one slice of masks (structure, rows, columns) as an HTML image in colours.
 
-    The first structures are drawn over the last, which are the larger ones.
+    The first structures are drawn on top of the last, which are larger.
     """
     numbers = np.arange(len(masks), 0, -1)[:, None, None]
     return _image(np.where(masks, numbers, 0).max(axis=0), "nipy_spectral", 0, len(masks))

@@ -15,39 +15,39 @@ import numpy.typing as npt
 
 FloatArray = npt.NDArray[np.float64]
 
-#: Direction cosines may be off by this much before an axis counts as oblique (dataset layout).
+#: Largest deviation of a direction cosine for an axis that is not oblique (dataset layout).
 COSINE_TOLERANCE = 1e-5
 #: Two headers describe the same grid if no voxel centre moves by more than this. Headers hold
-#: float32: at 500 mm from the origin that resolves 3e-5 mm, and a quaternion's rotation less.
+#: float32. At 500 mm from the origin float32 resolves 3e-5 mm; a quaternion is less exact.
 SAME_GRID_MM = 1e-3
-#: Voxels that an axis can have: what NIfTI-1 can say, thirty times as many as there are.
+#: Most voxels along an axis: the limit of NIfTI-1, thirty times the largest axis of the data.
 LONGEST_AXIS = 32767
 
 _RAS_TO_LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
 
 
 def ras_to_lps(affine: npt.ArrayLike) -> FloatArray:
-    """Affine (4, 4), voxel (i, j, k) -> mm, from RAS to LPS, or back: it is its own inverse."""
+    """Convert an affine (4, 4), voxel (i, j, k) -> mm, from RAS to LPS or from LPS to RAS."""
     return np.asarray(_RAS_TO_LPS @ np.asarray(affine, dtype=np.float64), dtype=np.float64)
 
 
 def spacing(affine: npt.ArrayLike) -> FloatArray:
-    """Distance of neighbouring voxel centres along i, j, k (3,), mm: the affine's column norms."""
+    """Return the distances of neighbouring voxel centres along i, j, k (3,), mm."""
     return np.asarray(np.linalg.norm(np.asarray(affine, dtype=np.float64)[:3, :3], axis=0))
 
 
 def is_aligned(affine: npt.ArrayLike) -> bool:
-    """Whether i, j, k run along the patient's x, y, z (either way), within `COSINE_TOLERANCE`."""
+    """Return whether i, j, k are parallel to the patient's x, y, z within `COSINE_TOLERANCE`."""
     matrix = np.asarray(affine, dtype=np.float64)[:3, :3]
     cosines = np.abs(matrix / np.linalg.norm(matrix, axis=0))
     return bool(np.all(np.abs(cosines - np.eye(3)) <= COSINE_TOLERANCE))
 
 
 def axis_coordinates(affine: npt.ArrayLike, shape: Sequence[int]) -> dict[str, FloatArray]:
-    """Coordinates `z`, `y`, `x` of the voxel centres, mm, LPS, float64.
+    """Return the coordinates `z`, `y`, `x` of the voxel centres, mm, LPS, float64.
 
-    `affine` is (4, 4), voxel (i, j, k) -> mm, RAS; `shape` is the array's (z, y, x). Empty if
-    the axes are not aligned with the patient's: then the affine alone is the truth.
+    `affine` is (4, 4), voxel (i, j, k) -> mm, RAS; `shape` is the array's (z, y, x). The result is
+    empty if the axes are not aligned with the patient's: only the affine describes such a grid.
     """
     if not is_aligned(affine):
         return {}
@@ -59,12 +59,12 @@ def axis_coordinates(affine: npt.ArrayLike, shape: Sequence[int]) -> dict[str, F
 
 
 def origin_lps(affine: npt.ArrayLike) -> FloatArray:
-    """Centre of voxel (0, 0, 0) as (z, y, x), mm, LPS."""
+    """Return the centre of voxel (0, 0, 0) as (z, y, x), mm, LPS."""
     return ras_to_lps(affine)[:3, 3][::-1].copy()
 
 
 def index_to_lps(affine: npt.ArrayLike, zyx: npt.ArrayLike) -> FloatArray:
-    """Positions (…, 3) as (z, y, x), mm, LPS, of array indices (…, 3) in (z, y, x) order.
+    """Convert array indices (…, 3) in (z, y, x) order to positions (z, y, x), mm, LPS.
 
     Indices may be fractional; `affine` is (4, 4), voxel (i, j, k) -> mm, RAS.
     """
@@ -74,10 +74,10 @@ def index_to_lps(affine: npt.ArrayLike, zyx: npt.ArrayLike) -> FloatArray:
 
 
 def affine_from_axes(first: npt.ArrayLike, step: npt.ArrayLike) -> FloatArray:
-    """Affine (4, 4), voxel (i, j, k) -> mm, RAS, of voxels in rows along the patient's axes.
+    """Return the affine (4, 4), voxel (i, j, k) -> mm, RAS, of a grid along the patient's axes.
 
-    `first` is the centre of the first voxel and `step` the way to the next, each (z, y, x), mm,
-    LPS; steps may be negative. The inverse of `axis_coordinates`.
+    `first` is the centre of the first voxel; `step` is the distance to the next. Both are
+    (z, y, x), mm, LPS. Steps may be negative. The inverse of `axis_coordinates`.
     """
     lps = np.diag([*np.asarray(step, dtype=np.float64)[::-1], 1.0])
     lps[:3, 3] = np.asarray(first, dtype=np.float64)[::-1]
@@ -85,7 +85,7 @@ def affine_from_axes(first: npt.ArrayLike, step: npt.ArrayLike) -> FloatArray:
 
 
 def largest_shift(a: npt.ArrayLike, b: npt.ArrayLike, shape: Sequence[int]) -> float:
-    """Largest distance (mm) between the places two affines give the same voxel.
+    """Return the largest distance (mm) between the positions of a voxel under two affines.
 
     Affine maps differ most at a corner, so the eight corner voxels of `shape` (i, j, k) suffice.
     """

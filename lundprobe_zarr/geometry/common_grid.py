@@ -1,4 +1,4 @@
-"""The grid that the volumes of many patients are put on, about a structure of each."""
+"""A common grid for the volumes of many patients, centred on a structure."""
 
 from __future__ import annotations
 
@@ -16,10 +16,25 @@ from lundprobe_zarr.vocabulary.suggest import require_structure
 
 @dataclass(frozen=True)
 class CommonGrid:
-    """Voxels of one size about a structure of each patient.
+    """A grid of one shape and voxel size, centred on a structure of each patient.
 
-    `shape` (z, y, x) voxels of `spacing_mm` (z, y, x), along the patient's axes (z to the head,
-    y to the back, x to the left), their middle at the centroid of the clinical `centre` structure.
+    Its axes are the patient's (LPS): z to the head, y to the back, x to the left.
+
+    Parameters
+    ----------
+    spacing_mm : float or sequence of float
+        Voxel size, mm: (z, y, x), or one number for all axes.
+    shape : sequence of int
+        Voxels along (z, y, x).
+    centre : str
+        Structure whose centroid (clinical mask) is the centre of the grid.
+
+    Raises
+    ------
+    UsageError
+        If the spacing or the shape is no such thing.
+    UnknownLabelError
+        If `centre` is no structure.
     """
 
     spacing_mm: float | Sequence[float]
@@ -39,14 +54,14 @@ class CommonGrid:
         return voxel_sizes(self.spacing_mm)
 
     def axes(self) -> dict[str, FloatArray]:
-        """Voxel centres along z, y, x, mm from the centre."""
+        """Return the voxel centres along z, y, x, mm from the centre of the grid."""
         return {
             dim: (np.arange(n) - (n - 1) / 2) * size
             for dim, n, size in zip(SPATIAL_DIMS, self.shape, self.sizes, strict=True)
         }
 
     def about(self, centre_mm: Sequence[float]) -> Grid:
-        """The grid of a patient whose centre is at `centre_mm` (z, y, x), mm, LPS."""
+        """Return the grid of a patient, centred at `centre_mm` (z, y, x), mm, LPS."""
         first = [float(axis[0]) for axis in self.axes().values()]
         z, y, x = (int(n) for n in self.shape)
         return Grid(affine_from_axes(np.asarray(centre_mm) + first, self.sizes), (z, y, x))

@@ -1,8 +1,8 @@
-"""Voxel lattices in the patient, and from one to another: pure geometry and interpolation.
+"""Voxel lattices in the patient, and resampling between them: pure geometry and interpolation.
 
-Values belong to voxel centres. A voxel owns the half-spacing around its centre, so a volume ends
-half a voxel beyond its outermost centres; up to there the outermost value is carried on, and
-beyond there nothing is known.
+Values belong to voxel centres. A voxel extends half a spacing around its centre, so a volume ends
+half a voxel beyond its outermost centres. The outermost values are extended to that edge. Beyond
+it, values are unknown.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from lundprobe_zarr.geometry.affine import FloatArray, ras_to_lps, spacing
 Shape = tuple[int, int, int]
 Box = tuple[slice, slice, slice]
 
-#: A voxel in half of which there is mask is mask; weights add up to a half but for rounding.
+#: A voxel is mask if at least half of it is. Weights add up to a half except for rounding.
 _HALF = 0.5 - 1e-6
-#: Part of a voxel by which places that should coincide may differ by rounding.
+#: Fraction of a voxel by which equal positions may differ by rounding.
 _ROUNDING = 1e-6
 
 
@@ -40,47 +40,47 @@ class Grid:
         return spacing(self.affine)[::-1].copy()
 
     def stepped(self, start: FloatArray, step: FloatArray, shape: Shape) -> Grid:
-        """The lattice of every `step`-th voxel from `start` on (each (z, y, x), in voxels)."""
+        """Return the lattice of every `step`-th voxel from `start` (both (z, y, x), voxels)."""
         move = np.diag([*np.asarray(step, dtype=np.float64)[::-1], 1.0])
         move[:3, 3] = np.asarray(start, dtype=np.float64)[::-1]
         return Grid(self.affine @ move, shape)
 
     def to_index(self, lps_zyx: FloatArray) -> FloatArray:
-        """Fractional voxel indices (…, 3) in z, y, x order of positions (…, 3), z y x, mm, LPS."""
+        """Convert positions (…, 3), (z, y, x), mm, LPS, to fractional voxel indices (z, y, x)."""
         inverse = np.linalg.inv(ras_to_lps(self.affine))
         return np.asarray((lps_zyx[..., ::-1] @ inverse[:3, :3].T + inverse[:3, 3])[..., ::-1])
 
 
 def respaced(grid: Grid, spacing_mm: float | Sequence[float]) -> Grid:
-    """The grid with voxels of `spacing_mm` (z, y, x, or one for all), about the same centre.
+    """Return the grid with voxels of `spacing_mm` (z, y, x, or one for all) and the same centre.
 
-    It has as many voxels as fit between the old grid's outer edges, so that none lies outside;
-    at least one along each axis. The old grid itself if the spacing is its own.
+    It has as many voxels as fit between the old grid's outer edges, and at least one along each
+    axis. With the old spacing the grid is unchanged.
     """
     wanted = voxel_sizes(spacing_mm)
     old = np.array(grid.shape)
     ratio = wanted / grid.spacing_mm
-    # Spacings in headers are float32: one that should be the same nearly is.
+    # Spacings in headers are float32, so equal ones can differ slightly.
     ratio = np.where(np.abs(ratio - 1) < _ROUNDING, 1.0, ratio)
     new = np.maximum(1, np.floor(old / ratio + _ROUNDING)).astype(int)
     z, y, x = new.tolist()
     moved = grid.stepped((old - 1) / 2 - (new - 1) / 2 * ratio, ratio, (z, y, x))
-    # what was asked for to the last bit, where scaling the old spacing misses it by one
+    # scaling the old spacing can miss the requested one in its last bit
     columns = grid.affine[:3, :3] / spacing(grid.affine) * wanted[::-1]
     moved.affine[:3, :3] = np.where(ratio[::-1] == 1, grid.affine[:3, :3], columns)
     return moved
 
 
 def voxel_sizes(mm: float | Sequence[float], name: str = "spacing_mm") -> FloatArray:
-    """A size (z, y, x), or one for all, as (3,), mm.
+    """Return a voxel size (z, y, x), or one number for all axes, as (3,), mm.
 
-    Raises `UsageError`, calling it `name`, if it is none.
+    Raises `UsageError`, with `name` as the argument's name, if it is not positive and finite.
     """
     try:
         sizes = np.asarray(mm)
     except ValueError:  # of unequal lengths
         sizes = np.zeros(0)
-    numbers = sizes.dtype.kind in "iuf" and sizes.shape in ((), (3,))  # no texts, no truths
+    numbers = sizes.dtype.kind in "iuf" and sizes.shape in ((), (3,))  # no texts, no booleans
     if not numbers or not (np.isfinite(sizes) & (sizes > 0)).all():
         raise UsageError(
             f"{name} is {mm!r}", expected="positive millimetres, (z, y, x) or one number"
@@ -90,19 +90,19 @@ def voxel_sizes(mm: float | Sequence[float], name: str = "spacing_mm") -> FloatA
 
 @dataclass(frozen=True)
 class Move:
-    """From voxel indices (z, y, x) of a new grid to those of an old one: matrix @ new + offset."""
+    """Map from voxel indices (z, y, x) of a new grid to an old one: matrix @ new + offset."""
 
     matrix: FloatArray
     offset: FloatArray
     old: Shape
     new: Shape
-    #: First and last place along each old axis where there are values, voxels.
+    #: First and last position along each old axis that has a value, voxels.
     low: FloatArray
     high: FloatArray
 
     @classmethod
     def between(cls, old: Grid, new: Grid) -> Move:
-        """The move that keeps every place in the patient."""
+        """Return the map that keeps every position in the patient."""
         full = np.linalg.inv(old.affine) @ new.affine
         matrix, offset = full[:3, :3][::-1, ::-1].copy(), full[:3, 3][::-1].copy()
         if np.all(np.abs(matrix - np.diag(np.diag(matrix))) * np.max(new.shape) < _ROUNDING):
@@ -111,17 +111,17 @@ class Move:
         return cls(matrix, offset, old.shape, new.shape, low - _ROUNDING, high + _ROUNDING)
 
     def corners(self) -> FloatArray:
-        """Places (8, 3) of the new grid's corner voxels in the old grid."""
+        """Return the positions (8, 3) of the new grid's corner voxels in the old grid."""
         ends = np.array(list(product(*((0, n - 1) for n in self.new))))
         return np.asarray(ends @ self.matrix.T + self.offset)
 
     def leaves(self) -> bool:
-        """Whether any new voxel's centre lies outside the old volume."""
+        """Return whether any new voxel's centre lies outside the old volume."""
         corners = self.corners()
         return bool((corners < self.low).any() or (corners > self.high).any())
 
     def window(self, margin: int = 0) -> tuple[Box, Move]:
-        """The part of the old volume between whose voxels new ones lie, and the move from there."""
+        """Return the box of the old volume that the new voxels need, and the map into that box."""
         corners, most = self.corners(), np.array(self.old)
         start = np.clip(np.floor(corners.min(axis=0)) - margin, 0, most - 1).astype(int)
         stop = np.clip(np.ceil(corners.max(axis=0)) + margin + 1, start + 1, most).astype(int)
@@ -138,24 +138,24 @@ class Move:
         return (z, y, x), moved
 
     def outside(self) -> npt.NDArray[np.bool_]:
-        """Which new voxels (z, y, x) have their centre outside the old volume."""
+        """Return which new voxels (z, y, x) have their centre outside the old volume."""
         result = np.zeros(self.new, dtype=bool)
         indices = np.ogrid[tuple(slice(n) for n in self.new)]
         for row, shift, low, high in zip(
             self.matrix, self.offset, self.low, self.high, strict=True
         ):
-            place = shift + sum(f * i for f, i in zip(row, indices, strict=True) if f)
-            result |= (place < low) | (place > high)
+            position = shift + sum(f * i for f, i in zip(row, indices, strict=True) if f)
+            result |= (position < low) | (position > high)
         return result
 
 
 def resample_volume(
     volume: npt.NDArray[Any], move: Move, order: int, dtype: np.dtype[Any]
 ) -> npt.NDArray[Any]:
-    """`volume` (z, y, x), of the old grid of `move`, at the voxels of the new one, as `dtype`.
+    """Resample `volume` (z, y, x) from the old grid of `move` to the new one, as `dtype`.
 
-    `order` is that of the spline: 0 nearest, 1 linear. Beyond the outermost centres their values
-    are carried on. A boolean volume is True where at least half of what is interpolated is.
+    `order` is the order of the spline: 0 nearest, 1 linear. Beyond the outermost centres their
+    values are extended. A boolean volume becomes True where the interpolated value is at least 0.5.
     """
     is_mask = dtype.kind == "b"
     kind = np.dtype(np.float32) if is_mask else dtype
@@ -172,18 +172,19 @@ def resample_volume(
 def _linear(
     volume: npt.NDArray[Any], steps: FloatArray, move: Move, dtype: np.dtype[Any]
 ) -> npt.NDArray[Any]:
-    """Interpolated along one axis after another: ten times as fast as all at once.
+    """Interpolate along one axis after another: ten times as fast as all at once.
 
-    The axis that shrinks most comes first. Places on a voxel's centre take its very value.
+    The axis that shrinks most comes first. Positions at a voxel's centre take its exact value.
     """
     moved = volume
     for axis in sorted(range(3), key=lambda axis: move.new[axis] / move.old[axis]):
         last = move.old[axis] - 1
-        places = np.clip(move.offset[axis] + steps[axis] * np.arange(move.new[axis]), 0, last)
-        centres = np.rint(places)
-        places = np.where(np.abs(places - centres) < _ROUNDING, centres, places)
-        below = np.floor(places).astype(int)
-        weight = (places - below).astype(dtype).reshape([-1 if a == axis else 1 for a in range(3)])
+        positions = np.clip(move.offset[axis] + steps[axis] * np.arange(move.new[axis]), 0, last)
+        centres = np.rint(positions)
+        positions = np.where(np.abs(positions - centres) < _ROUNDING, centres, positions)
+        below = np.floor(positions).astype(int)
+        along = [-1 if a == axis else 1 for a in range(3)]
+        weight = (positions - below).astype(dtype).reshape(along)
         above = np.minimum(below + 1, last)
         low, high = (moved.take(n, axis).astype(dtype, copy=False) for n in (below, above))
         low *= 1 - weight
@@ -195,12 +196,12 @@ def _linear(
 def _spline(
     volume: npt.NDArray[Any], matrix: FloatArray, move: Move, order: int, dtype: np.dtype[Any]
 ) -> npt.NDArray[Any]:
-    # Here, not above: opening a patient should not wait for scipy.
+    # Imported here: opening a patient should not wait for scipy.
     from scipy.ndimage import affine_transform
 
     moved: npt.NDArray[Any] = affine_transform(
         volume,
-        matrix,  # of one axis scipy takes the diagonal, and is several times as fast
+        matrix,  # scipy is several times as fast with a diagonal (one dimension) as with a matrix
         move.offset,
         output_shape=move.new,
         output=dtype,

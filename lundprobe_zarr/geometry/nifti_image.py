@@ -1,4 +1,4 @@
-"""Voxels in memory as a NIfTI image."""
+"""Make a NIfTI image of voxels in memory."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ _MOST_AXES = 7
 
 
 def nifti_image(values: npt.NDArray[Any], affine: npt.NDArray[np.float64]) -> Nifti1Image:
-    """Values (…, z, y, x) as a NIfTI-1 image (i, j, k, …), masks as uint8, float16 as float32.
+    """Return values (…, z, y, x) as a NIfTI-1 image (i, j, k, …); masks uint8, float16 as float32.
 
-    `affine` (4, 4), voxel (i, j, k) -> mm, RAS, is the image's own exactly; in a file NIfTI-1
-    holds it as float32, which affines that came from NIfTI files are. Sform and qform are both
-    set, units mm. Raises `UsageError` for more than seven axes.
+    `affine` (4, 4), voxel (i, j, k) -> mm, RAS, is kept exactly in the image. A NIfTI-1 file holds
+    it as float32, which is exact for affines from NIfTI files. Sform and qform are both set; the
+    unit is mm. Raises `UsageError` for more than seven axes.
     """
     from nibabel.nifti1 import Nifti1Image
 
@@ -36,12 +36,12 @@ def nifti_image(values: npt.NDArray[Any], affine: npt.NDArray[np.float64]) -> Ni
         values = values.astype(np.uint8)
     elif values.dtype == np.float16:
         values = values.astype(np.float32)
-    # nibabel wants 64-bit integers asked for: few readers know them
+    # nibabel refuses 64-bit integers unless dtype is given: few readers know them
     image = Nifti1Image(values.transpose(), affine, dtype=values.dtype)
     image.header.set_xyzt_units("mm")
-    # not update_affine: that would round the image's own affine to the header's float32
+    # update_affine would round the image's affine to the header's float32
     image.set_qform(affine, _SCANNER, update_affine=False)
     image.set_sform(affine, _SCANNER, update_affine=False)
     if largest_shift(image.get_qform(), affine, image.shape[:3]) > SAME_GRID_MM:
-        image.header["qform_code"] = 0  # a quaternion cannot say a sheared grid: no reader uses it
+        image.header["qform_code"] = 0  # a quaternion cannot describe a sheared grid
     return image

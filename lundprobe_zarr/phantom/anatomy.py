@@ -1,7 +1,7 @@
-"""One synthetic man's pelvis, in solids, mm, LPS (+x his left, +y back, +z up).
+"""A synthetic male pelvis made of solids, mm, LPS (+x left, +y posterior, +z superior).
 
-Nothing is symmetrical: left and right differ in size, height and place, the prostate lies off the
-midline and the rectum bends, so that an image flipped along any axis is a different image.
+It is asymmetric: left and right differ in size, height and position, the prostate is off the
+midline and the rectum bends. An image flipped along any axis is therefore a different image.
 """
 
 from __future__ import annotations
@@ -33,13 +33,13 @@ _STEPS: dict[Size, tuple[float, float]] = {
     "small": (1.5, 4.0),
     "full": (1.0, 3.0),
 }
-#: Half-extent (x, y, z) in mm, about the prostate, of everything that is tabulated body-wide.
+#: Half-extent (x, y, z), mm, around the prostate, of fields that cover the whole body.
 _REACH = (250.0, 250.0, 150.0)
 
 
 @dataclass(frozen=True)
 class Anatomy:
-    """All that is painted, contoured or irradiated in one patient."""
+    """All solids and fields of one patient that are painted, contoured or irradiated."""
 
     prostate: Point
     ctv: Sampled
@@ -67,7 +67,7 @@ class Anatomy:
     mottle: Field
 
     def structure(self, label: str) -> Solid | None:
-        """The solid behind a clinical structure; None for BODY, which is the field `body`."""
+        """Return the solid of a clinical structure; None for BODY, which is the field `body`."""
         return {
             "CTVT_427": self.ctv,
             "PTVT_427": self.ptv,
@@ -98,7 +98,7 @@ class _Place:
 
 @dataclass(frozen=True)
 class Habitus:
-    """Where a patient lies and how large he is."""
+    """A patient's position and size."""
 
     prostate: Point
     width: float
@@ -106,18 +106,18 @@ class Habitus:
 
     @property
     def centre(self) -> tuple[float, float]:
-        """Middle (x, y) of the trunk, mm, LPS: the prostate lies off it."""
+        """Middle (x, y) of the trunk, mm, LPS. The prostate is not at the middle."""
         return self.prostate[0] - 3.5, self.prostate[1] + 4.0
 
 
 def draw_habitus(rng: np.random.Generator) -> Habitus:
-    """Draw a patient's place in the scanner and his size."""
+    """Sample a patient's position in the scanner and his size."""
     x, y, z = rng.uniform((-9.0, -22.0, -45.0), (9.0, 12.0, 45.0))
     return Habitus((float(x), float(y), float(z)), rng.uniform(160, 178), rng.uniform(98, 110))
 
 
 def draw_anatomy(rng: np.random.Generator, habitus: Habitus, size: Size) -> Anatomy:
-    """Draw one patient's organs; `size` sets only how finely they are tabulated."""
+    """Sample one patient's organs; `size` sets only the resolution of their tables."""
     place, step, texture = _Place(habitus.prostate), *_STEPS[size]
     low, high = (np.array(habitus.prostate) + s * np.array(_REACH) for s in (-1, 1))
     big = rng.uniform(0.92, 1.1)
@@ -305,7 +305,7 @@ def _fiducials(place: _Place, rng: np.random.Generator) -> tuple[Point, ...]:
 
 
 def _body(place: _Place, habitus: Habitus, genitalia: Solid) -> Field:
-    """Signed distance to the skin, on a 4 mm lattice."""
+    """Return the signed distance to the skin, on a 4 mm lattice."""
     low, high = (np.array(habitus.prostate) + s * np.array(_REACH) for s in (-1, 1))
     axes = regular_axes(low, high, 4.0)
     points = mesh(axes)
@@ -328,7 +328,7 @@ def _trunk(place: _Place, habitus: Habitus, points: Mesh) -> Float32:
     half_width = np.float32(habitus.width) * (1 - np.float32(0.05) * (height + 0.15) ** 2)
     half_depth = np.float32(habitus.depth) * (1 + np.float32(0.05) * height)
     u = np.abs((x + np.float32(3.5) - 3 * height) / half_width)
-    # The back, on which he lies, is flatter than the belly.
+    # In supine position the back is flatter than the belly.
     v = np.abs((y - np.float32(4)) / np.where(y > 4, half_depth * np.float32(0.98), half_depth))
     level = (u ** np.float32(2.5) + v ** np.float32(2.5)) ** np.float32(0.4)
     skin = (level - 1) * half_depth * np.float32(1.1)
@@ -337,7 +337,7 @@ def _trunk(place: _Place, habitus: Habitus, points: Mesh) -> Float32:
 
 
 def _skin_markers(body: Field, habitus: Habitus) -> tuple[Solid, ...]:
-    """Metal set-up markers on the skin: in front, on the left, and a little higher on the right."""
+    """Return metal set-up markers on the skin: anterior, left, and slightly higher on the right."""
     x0, y0, z0 = habitus.prostate
     _, y, x = body.axes
     rays = [

@@ -14,7 +14,7 @@ from lundprobe_zarr.phantom.sampling import Array, Float32, noise_field, resampl
 from lundprobe_zarr.phantom.shapes import mesh
 from lundprobe_zarr.vocabulary.names import PRESCRIPTION_GY
 
-#: The shape of the dose varies slowly: it is computed no finer than this (mm).
+#: Finest lattice (mm) on which the dose is computed: it varies slowly.
 _FINEST = 2.5
 
 
@@ -38,7 +38,7 @@ class Dose:
             yield self._gray(np.rint(plane))
 
     def _gray(self, counts: npt.NDArray[np.generic]) -> Float32:
-        # As a reader of DICOM does it: integer pixels times DoseGridScaling, then narrowed.
+        # As DICOM readers do: integer pixels times DoseGridScaling, then narrowed.
         return (counts.astype(np.float64) * self.scaling).astype(np.float32)
 
 
@@ -68,10 +68,10 @@ def _working_axes(grid: Grid) -> Axes:
 
 
 def _relative(rng: np.random.Generator, anatomy: Anatomy, axes: Axes, voxel: float) -> Array:
-    """Dose over prescription, (z, y, x) float32, were the body all the world."""
+    """Return dose over prescription, (z, y, x) float32, as if the body filled all space."""
     points = mesh(axes)
     distance = anatomy.ptv.distance(points)
-    # Coarse lattices blur the edge: the plateau then has to reach further beyond the PTV.
+    # Coarse lattices blur the edge, so the plateau must extend further beyond the PTV.
     outside = np.maximum(distance - np.float32(0.3 + 0.55 * voxel), np.float32(0))
     bath = _bath_length(rng, anatomy, points)
     low = np.float32(0.36) * np.exp(-outside / bath)
@@ -88,7 +88,7 @@ def _relative(rng: np.random.Generator, anatomy: Anatomy, axes: Axes, voxel: flo
 def _bath_length(
     rng: np.random.Generator, anatomy: Anatomy, points: tuple[Float32, Float32, Float32]
 ) -> Array:
-    """Distance (mm) over which the low dose falls off: far to the left, near to the back."""
+    """Return the fall-off length (mm) of the low dose: long to the left, short to the back."""
     x0, y0, _ = anatomy.prostate
     angle = np.arctan2(points[1] - np.float32(y0), points[2] - np.float32(x0))
     spokes = np.cos(7 * angle + np.float32(rng.uniform(0, 6.28)))
@@ -98,7 +98,7 @@ def _bath_length(
 
 
 def _beyond(anatomy: Anatomy, z: Float32, voxel: float) -> Float32:
-    """How far (mm) above or below the PTV; the arcs are coplanar, a little more reaches down."""
+    """Return the distance (mm) above or below the PTV; the coplanar arcs extend more downwards."""
     (_, _, low), (_, _, high) = anatomy.ptv.box
     reach = np.float32(2.0 + voxel)
     above = np.maximum(z - np.float32(high) - reach, 0)

@@ -1,4 +1,4 @@
-"""Voxel lattices of a synthetic patient: the MRI's, the synthetic CT's and the dose's."""
+"""Voxel lattices of a synthetic patient: MRI, synthetic CT and dose."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ _FOV = {"oldAcq": 448.0, "newAcq": 480.0512}
 class Grid:
     """A lattice along the patient's axes.
 
-    `shape` is (z, y, x); `spacing` in mm and `origin` (centre of voxel 0, 0, 0, in mm, LPS) are
-    (x, y, z), each in the order in which its users have it.
+    `shape` is (z, y, x). `spacing`, mm, and `origin`, the centre of voxel (0, 0, 0), mm, LPS, are
+    (x, y, z).
     """
 
     shape: tuple[int, int, int]
@@ -45,14 +45,14 @@ class Grid:
 
     @property
     def affine(self) -> Float:
-        """4×4 float64, voxel (i, j, k) = (x, y, z) indices -> mm, RAS as NIfTI has it."""
+        """Affine (4, 4), float64, voxel (i, j, k) = (x, y, z) indices -> mm, RAS as in NIfTI."""
         (sx, sy, sz), (ox, oy, oz) = self.spacing, self.origin
         return np.array(
             [[-sx, 0, 0, -ox], [0, -sy, 0, -oy], [0, 0, sz, oz], [0, 0, 0, 1]], dtype=np.float64
         )
 
     def crop(self, box: Box) -> Slices:
-        """Index ranges (z, y, x) of the voxel centres inside `box`; may be empty."""
+        """Return the index ranges (z, y, x) of voxel centres inside `box`; they may be empty."""
         ranges = []
         for axis, low, high in zip(self.axes, box[0][::-1], box[1][::-1], strict=True):
             start, stop = np.searchsorted(axis, [low, high])
@@ -60,7 +60,7 @@ class Grid:
         return ranges[0], ranges[1], ranges[2]
 
     def coarser(self, factor: int) -> Grid:
-        """The lattice over the same field of view with `factor` times fewer rows and columns."""
+        """Return the lattice with `factor` times fewer rows and columns and the same extent."""
         nz, ny, nx = self.shape
         (sx, sy, sz), (ox, oy, oz) = self.spacing, self.origin
         shift = (factor - 1) / 2
@@ -82,7 +82,7 @@ class PatientGrids:
 
 @dataclass(frozen=True)
 class _Recipe:
-    """Ranges of voxel numbers (inclusive) and what the smaller sizes make coarser."""
+    """Ranges of voxel counts (inclusive), and voxel sizes that depend on the phantom's size."""
 
     mri_x: tuple[int, int]
     mri_rows_less: tuple[int, int]
@@ -98,7 +98,7 @@ _RECIPES: dict[Size, _Recipe] = {
     "small": _Recipe((244, 272), (8, 20), (29, 35), 212.0, (2.0, 2.4), 0.9, 2.0),
     "full": _Recipe((1024, 1024), (0, 0), (88, 88), 220.0, (0.72, 0.78), 1.0, 1.0),
 }
-#: How far the MRI reaches below the prostate's centre, as a part of its extent.
+#: Fraction of the MRI's extent that is below the prostate's centre.
 _BELOW = 0.52
 
 
@@ -110,7 +110,7 @@ def plan_grids(
     prostate: tuple[float, float, float],
     body: tuple[float, float],
 ) -> PatientGrids:
-    """Draw one patient's three lattices.
+    """Sample one patient's three lattices.
 
     `prostate` is its centre (x, y, z) and `body` the trunk's centre (x, y), in mm, LPS. Matrix,
     voxel size and origin all differ between the lattices and between patients.
@@ -127,7 +127,7 @@ def _between(rng: np.random.Generator, limits: tuple[int, int]) -> int:
 
 
 def _around(centre: float, n: int, spacing: float, jitter: float) -> float:
-    """First voxel centre of a row that is centred `jitter` mm off `centre`, 4 decimals."""
+    """Return the first voxel centre of a row centred at `centre` + `jitter`, 4 decimals."""
     return round(float(centre + jitter - spacing * (n - 1) / 2), 4)
 
 
@@ -145,7 +145,7 @@ def _mri_grid(
     pixel = round(_FOV[protocol] / nx, 4)
     thick = round(recipe.z_extent / nz, 2)
     if index % 3 == 2 and recipe.mri_x[0] == recipe.mri_x[1]:
-        nz += 2 * _between(rng, (-3, -1))  # the real data deviates from its nominal matrix, too
+        nz += 2 * _between(rng, (-3, -1))  # real data also deviate from the nominal matrix
     jitter = rng.uniform(-3.0, 3.0, 3)
     return Grid(
         (nz, ny, nx),
@@ -168,7 +168,7 @@ def _sct_grid(
     ny = round(rng.uniform(404.0, 418.0) / pixel)
     nz = int(np.ceil(extent / thick)) + 2
     jitter = rng.uniform(-3.0, 3.0, 2)
-    # The extra slices lie below and above: every MRI slice has sCT slices on both sides.
+    # Extra slices below and above: every MRI slice has sCT slices on both sides.
     low = mri.origin[2] - thick * rng.uniform(0.25, 0.9)
     return Grid(
         (nz, ny, nx),

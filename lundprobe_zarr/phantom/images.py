@@ -1,4 +1,4 @@
-"""The patient's images as the scanner, the converter to CT and the authors' export leave them."""
+"""Images as they come from the scanner, the CT synthesis and the authors' export."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ from lundprobe_zarr.vocabulary.names import AIR_HU
 _SIGMA = 33.0
 #: Standard deviation of the synthetic CT's noise, HU.
 _CT_NOISE = 5.0
-#: The registered CT is rounded to 1/_FIXED_POINT HU: finer than float32 can hold, so decimals stay
-#: arbitrary, but air is air, and the files are about as large as the real ones.
+#: The registered CT is rounded to 1/_FIXED_POINT HU. This is finer than float32, so decimals stay
+#: arbitrary; but air is exact, and the files are about as large as the real ones.
 _FIXED_POINT = 2.0**24
 
 
@@ -55,7 +55,7 @@ def t2w_slices(
 
 
 def sct_volume(rng: np.random.Generator, anatomy: Anatomy, grid: Grid) -> Float32:
-    """Synthetic CT (z, y, x), float32, HU: whole numbers and a half, air exactly −999.5."""
+    """Return the synthetic CT (z, y, x), float32, HU: integers plus a half, air exactly −999.5."""
     out = paint(anatomy, grid, "sCT")
     for plane in out:
         noise = np.float32(_CT_NOISE) * rng.standard_normal(plane.shape, dtype=np.float32)
@@ -66,7 +66,7 @@ def sct_volume(rng: np.random.Generator, anatomy: Anatomy, grid: Grid) -> Float3
 
 
 def with_warning(sct: Float32) -> Float32:
-    """Copy of a synthetic CT (z, y, x) with the warning text in the first rows of every slice."""
+    """Return a copy of a synthetic CT (z, y, x) with the warning text in every slice."""
     out = sct.copy()
     burn_in(out[:, : text_rows(out.shape[1])])
     return out
@@ -75,7 +75,7 @@ def with_warning(sct: Float32) -> Float32:
 def registered_slices(sct: Float32, source: Grid, target: Grid, wipe: bool) -> Iterator[Float]:
     """Yield the synthetic CT's slices (y, x), float64, HU, B-spline resampled to the MRI grid.
 
-    `wipe` sets the warning text's rows to air first. Where the synthetic CT does not reach, air.
+    `wipe` first sets the warning text's rows to air. Outside the synthetic CT there is air.
     """
     values: Array = sct.astype(np.float64)
     if wipe:

@@ -10,7 +10,7 @@ from lundprobe_zarr.vocabulary.names import WARNING_TEXT_ROWS
 _TEXT = "WARNING NOT FOR DIAGNOSIS"
 #: HU of the letters.
 _INK = 1000.5
-#: Glyphs of 7 rows × 5 columns, a row a number, its most significant bit on the left.
+#: Glyphs of 7 rows × 5 columns. Each row is a number; its most significant bit is on the left.
 _GLYPHS: dict[str, tuple[int, ...]] = {
     " ": (0, 0, 0, 0, 0, 0, 0),
     "A": (14, 17, 17, 31, 17, 17, 17),
@@ -25,12 +25,12 @@ _GLYPHS: dict[str, tuple[int, ...]] = {
     "T": (31, 4, 4, 4, 4, 4, 4),
     "W": (17, 17, 17, 21, 21, 27, 17),
 }
-#: Rows of a full-size synthetic CT, to which the 50 rows of the real text belong.
+#: Rows of a full-size synthetic CT, in which the text takes 50 rows.
 _FULL_ROWS = 560
 
 
 def text_rows(rows: int) -> int:
-    """How many first rows of a matrix of `rows` rows hold the text: 50 from 256 rows up."""
+    """Return how many first rows of a matrix hold the text: 50 for 256 rows and more."""
     if rows >= 256:
         return WARNING_TEXT_ROWS
     return max(2, round(WARNING_TEXT_ROWS * rows / _FULL_ROWS))
@@ -45,7 +45,7 @@ def burn_in(band: Float32) -> None:
     scale = min(rows // (picture.shape[0] + 2), columns // picture.shape[1])
     if scale:
         picture = picture.repeat(scale, axis=0).repeat(scale, axis=1)
-    else:  # too few rows for letters: every few columns of them then stand for the text
+    else:  # too few rows for whole letters: draw as much of them as fits
         picture = picture[2 : 2 + rows, : columns - 2]
     top, left = (rows - picture.shape[0]) // 2, 1
     view = band[:, top : top + picture.shape[0], left : left + picture.shape[1]]

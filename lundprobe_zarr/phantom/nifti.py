@@ -1,7 +1,7 @@
-"""NIfTI-1 files as the dataset's three kinds of writer leave them, gzipped reproducibly.
+"""Write NIfTI-1 files in the manner of the dataset's three writers, gzipped reproducibly.
 
-zlib-ng at level 6 compresses these volumes to within a few per cent of zlib's default, which ITK
-uses, several times as fast. The gzip header holds neither time nor file name.
+zlib-ng at level 6 is several times as fast as zlib's default, which ITK uses, and its files are at
+most a few per cent larger. The gzip header has no time and no file name.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ Writer = Literal["itk", "nibabel", "other"]
 
 _GZIP = 31  # zlib's `wbits` for a 32 KiB window and a gzip header
 _LEVEL = 6
-#: Header and the four zero bytes that say "no extensions".
+#: Header, and four zero bytes that mean "no extensions".
 _OFFSET = 352
 _DATATYPES = {"uint8": 2, "int16": 4, "float32": 16, "float64": 64}
 _MM, _MM_AND_S = 2, 10
 
 
 def header(grid: Grid, dtype: npt.DTypeLike, writer: Writer) -> bytes:
-    """Header (348 bytes) of a volume on `grid`, affine in RAS, mm, in the manner of `writer`.
+    """Return the header (348 bytes) of a volume on `grid`, affine in RAS, mm, as by `writer`.
 
     Raises `KeyError` for a `dtype` that the dataset does not use.
     """
@@ -44,7 +44,7 @@ def header(grid: Grid, dtype: npt.DTypeLike, writer: Writer) -> bytes:
     out["descrip"] = DESCRIPTION.encode()
     affine = grid.affine
     out["srow_x"], out["srow_y"], out["srow_z"] = affine[:3]
-    # From LPS to RAS the grid turns half round about z: the quaternion (0, 0, 0, 1).
+    # From LPS to RAS is half a turn about z: the quaternion (0, 0, 0, 1).
     out["quatern_d"] = 1
     out["qoffset_x"], out["qoffset_y"], out["qoffset_z"] = affine[:3, 3]
     if writer == "nibabel":
@@ -67,7 +67,7 @@ def write(
     dtype: npt.DTypeLike,
     writer: Writer = "itk",
 ) -> None:
-    """Write a volume, given as (z, y, x) or as its pieces in the order of z, as `dtype`."""
+    """Write a volume (z, y, x), or its slabs in the order of z, as `dtype`."""
     path.parent.mkdir(parents=True, exist_ok=True)
     pack = zlib_ng.compressobj(_LEVEL, zlib_ng.DEFLATED, _GZIP)
     with path.open("wb") as file:

@@ -20,7 +20,7 @@ Modality = Literal["T2w", "sCT"]
 
 @dataclass(frozen=True)
 class Tissue:
-    """Signal (arbitrary), CT number (HU), and how strongly each is mottled."""
+    """T2w signal (arbitrary), CT number (HU), and the strength of the texture of each."""
 
     t2: float
     hu: float
@@ -28,11 +28,11 @@ class Tissue:
     hu_mottle: float = 8.0
 
     def value(self, modality: Modality) -> float:
-        """T2w signal or CT number."""
+        """Return the T2w signal or the CT number."""
         return self.t2 if modality == "T2w" else self.hu
 
     def mottle(self, modality: Modality) -> float:
-        """Standard deviation of its texture, in the unit of `value`."""
+        """Return the standard deviation of the texture, in the unit of `value`."""
         return self.t2 * self.t2_mottle if modality == "T2w" else self.hu_mottle
 
 
@@ -65,7 +65,7 @@ _VOID_MM = 1.7
 
 
 def _layers(anatomy: Anatomy) -> Iterator[tuple[Solid, Tissue]]:
-    """Yield what is painted inside the muscle, in order: later layers cover earlier ones."""
+    """Yield the solids inside the muscle, in order: later layers cover earlier ones."""
     yield from ((s, FAT) for s in anatomy.cavity_fat)
     yield from ((s, MUSCLE) for s in anatomy.pelvic_muscles)
     yield from ((s, VESSEL) for s in anatomy.vessels)
@@ -91,7 +91,7 @@ def _layers(anatomy: Anatomy) -> Iterator[tuple[Solid, Tissue]]:
 
 
 def paint(anatomy: Anatomy, grid: Grid, modality: Modality) -> Float32:
-    """Noise-free image (z, y, x), float32, arbitrary units (`T2w`) or HU (`sCT`)."""
+    """Return a noise-free image (z, y, x), float32, arbitrary units (`T2w`) or HU (`sCT`)."""
     canvas = _Canvas(anatomy, grid, modality)
     canvas.flesh()
     for solid, tissue in _layers(anatomy):
@@ -102,7 +102,7 @@ def paint(anatomy: Anatomy, grid: Grid, modality: Modality) -> Float32:
 
 
 class _Canvas:
-    """One image in the making: `out` (z, y, x) float32, and the texture `mottle` beside it."""
+    """An unfinished image: `out` (z, y, x) float32, and its texture `mottle`."""
 
     def __init__(self, anatomy: Anatomy, grid: Grid, modality: Modality) -> None:
         self.anatomy = anatomy
@@ -110,12 +110,12 @@ class _Canvas:
         self.modality: Modality = modality
         self.out: Float32 = np.empty(grid.shape, dtype=np.float32)
         self.mottle = anatomy.mottle.on(grid.axes)
-        #: Width (mm) over which tissues, and the skin, run into one another.
+        #: Width (mm) of the transition between tissues, and at the skin.
         self.edge = np.float32(0.7 * min(grid.spacing))
         self.skin_edge = np.float32(max(1.2, 0.7 * grid.spacing[0]))
 
     def flesh(self) -> None:
-        """Skin, subcutaneous fat and streaky muscle, slice by slice; outside, skin goes on."""
+        """Paint skin, subcutaneous fat and muscle, slice by slice; outside, skin continues."""
         axes, modality = self.grid.axes, self.modality
         skin, fat, muscle = (np.float32(t.value(modality)) for t in (SKIN, FAT, MUSCLE))
         rough, fine = (np.float32(t.mottle(modality)) for t in (FAT, MUSCLE))
@@ -131,7 +131,7 @@ class _Canvas:
             self.out[k] = plane
 
     def lay(self, solid: Solid, tissue: Tissue) -> None:
-        """Paint one solid with one tissue, edges blended except where it is air on CT."""
+        """Paint one solid with one tissue; edges are blended except for gas on CT."""
         window = self.grid.crop(grown(solid.box, 2.0))
         region = self.out[window]
         if not region.size:
@@ -146,7 +146,7 @@ class _Canvas:
         region += weight * (np.float32(tissue.value(self.modality)) + texture - region)
 
     def trim(self) -> None:
-        """Set what lies outside the skin to air, exactly so in the synthetic CT."""
+        """Set voxels outside the skin to air; exactly in the synthetic CT."""
         for plane, body in zip(self.out, self.anatomy.body.slices(self.grid.axes), strict=True):
             if self.modality == "sCT":
                 plane[body > 0] = AIR_HU
@@ -154,7 +154,7 @@ class _Canvas:
                 plane *= np.clip(np.float32(0.5) - body / self.skin_edge, 0, 1)
 
     def details(self) -> None:
-        """Seeds and skin markers: smaller than a voxel on coarse lattices, but always seen."""
+        """Paint seeds and skin markers. Each takes at least one voxel, even on coarse lattices."""
         small: list[tuple[Solid, Tissue]] = [
             (Ellipsoid(p, (_VOID_MM, _VOID_MM, _VOID_MM)), SEED) for p in self.anatomy.fiducials
         ]
@@ -164,7 +164,7 @@ class _Canvas:
 
 
 def fill(out: npt.NDArray[np.generic], grid: Grid, solid: Solid, value: float) -> None:
-    """Set the voxels centred in `solid`, and the one nearest to its middle, to `value`."""
+    """Set voxels with their centre in `solid`, and the voxel nearest its middle, to `value`."""
     window = grid.crop(solid.box)
     if out[window].size:
         z, y, x = (a[s] for a, s in zip(grid.axes, window, strict=True))

@@ -1,4 +1,4 @@
-"""One synthetic patient, written file by file."""
+"""Write one synthetic patient, file by file."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _NEIGHBOURS = np.ones((3, 3, 3), dtype=bool)
 
 @dataclass(frozen=True)
 class Case:
-    """What one patient is to be: where, who, and in which ways odd."""
+    """The specification of one patient: its id, part and irregularities."""
 
     seed: int
     part: str
@@ -43,30 +43,30 @@ class Case:
 
     @property
     def protocol(self) -> str:
-        """`oldAcq` or `newAcq`: three to one in the base part, all new in the extended one."""
+        """`oldAcq` or `newAcq`: three to one in the base part, always `newAcq` in the extended."""
         return "newAcq" if self.part == "extended" or self.index % 4 == 1 else "oldAcq"
 
     @property
     def patient_id(self) -> str:
-        """Protocol and 16 hexadecimal digits, a function of seed, part and index alone."""
+        """Protocol and 16 hexadecimal digits, a function of seed, part and index only."""
         digest = hashlib.sha256(f"{self.seed}/{self.part}/{self.index}".encode()).hexdigest()
         return f"{self.protocol}_{digest[:16]}"
 
     def rng(self, purpose: str) -> np.random.Generator:
-        """Random numbers for one purpose, whatever else is drawn."""
+        """Return a random generator for one purpose, independent of all other purposes."""
         word = int.from_bytes(hashlib.sha256(purpose.encode()).digest()[:4], "big")
         return np.random.default_rng([self.seed, PARTS.index(self.part), self.index, word])
 
 
 @dataclass(frozen=True)
 class Record:
-    """What the side files say about a patient that was written."""
+    """The contents of the side files about one patient."""
 
     patient_id: str
     grids: PatientGrids
     dose_gy: tuple[float, float]
     missing: tuple[str, ...]
-    components: dict[str, int] = field(default_factory=dict)  # path below the patient -> how many
+    components: dict[str, int] = field(default_factory=dict)  # path below the patient -> count
 
 
 class _Writer:
@@ -135,7 +135,7 @@ class _Writer:
         inside = solid.distance(mesh((z, y, x))) <= 0
         if structure == "Bladder" and self.case.bladder_gap:
             filled = np.flatnonzero(inside.any(axis=(1, 2)))
-            inside[filled[-2]] = False  # a contour forgotten on the last slice but one
+            inside[filled[-2]] = False  # a missing contour on the last slice but one
         self._mask(path, grid, window, inside)
 
     def _mask(self, path: str, grid: Grid, window: Slices, inside: Mask) -> None:

@@ -1,4 +1,4 @@
-"""Those who segment in the extended part: ten network folds and four observers."""
+"""Segmentations of the extended part: ten network folds and four observers."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from lundprobe_zarr.vocabulary.names import FOLDS, OBSERVERS, STEPS
 
 Mask = npt.NDArray[np.bool_]
 
-#: How far (mm) beyond the organ the network's probabilities are computed; 0 further out.
+#: Distance (mm) beyond the organ up to which probabilities are computed; 0 further out.
 _MARGIN = 16.0
 #: Width (mm) of the border over which a fold's probability falls from 0.73 to 0.27.
 _SOFTNESS = 1.1
-#: How much of the step-1 deviation an observer keeps, seeing the uncertainty map.
+#: Fraction of the step-1 deviation that remains in step 2, with the uncertainty map.
 _KEPT = 0.45
 
 
 @dataclass(frozen=True)
 class Reading:
-    """All segmentations of one target, within `window` of the MRI grid; nothing lies outside.
+    """All segmentations of one target, within `window` of the MRI grid; empty outside.
 
     `probabilities` is (fold, z, y, x) float32, `observers` maps (step, observer) -> mask (z, y, x).
     """
@@ -52,13 +52,13 @@ class Reading:
 
 
 def read_target(rng: np.random.Generator, organ: Sampled, grid: Grid) -> Reading:
-    """Segment one organ on the MRI grid, fourteen times, each reader a little differently."""
+    """Segment one organ on the MRI grid by each fold and observer, with different errors."""
     box = grown(organ.box, _MARGIN)
     window = grid.crop(box)
     z, y, x = (a[s] for a, s in zip(grid.axes, window, strict=True))
     axes = (z, y, x)
     distance = organ.distance(mesh(axes))
-    # On coarse lattices a millimetre moves no voxel: there the readers err by more.
+    # On coarse lattices an error of a millimetre changes no voxel, so errors are larger.
     error = 1.0 + 0.28 * float(np.mean(grid.spacing))
     low, high = np.array(box[0]), np.array(box[1])
 

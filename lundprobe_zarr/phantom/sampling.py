@@ -1,7 +1,7 @@
 """Resampling between lattices, one axis at a time.
 
-All lattices share the patient's axes, so that interpolation is a product of three banded
-matrices: sparse products are fast, and the same on any number of cores.
+All lattices share the patient's axes, so interpolation is a product of three banded matrices.
+Sparse products are fast, and their results do not depend on the number of cores.
 """
 
 from __future__ import annotations
@@ -21,17 +21,17 @@ Float32 = npt.NDArray[np.float32]
 
 @dataclass(frozen=True)
 class AxisMap:
-    """Interpolation along one axis: `matrix` (target × source) and which targets are `inside`."""
+    """Interpolation along one axis: `matrix` (target × source); `inside` marks valid targets."""
 
     matrix: sparse.csr_matrix
     inside: npt.NDArray[np.bool_]
 
 
 def axis_map(source: Float, target: Float, order: int) -> AxisMap:
-    """Interpolation from `source` to `target` coordinates (mm, regular, increasing).
+    """Return the interpolation from `source` to `target` coordinates (mm, regular, increasing).
 
     `order` is 1 (linear) or 3 (cubic B-spline; the source must be spline coefficients with mirror
-    boundaries). Targets outside the source take its nearest end, and are not `inside`.
+    boundaries). Targets outside the source take its nearest end and are not `inside`.
     """
     n = len(source)
     step = (source[-1] - source[0]) / max(n - 1, 1) or 1.0
@@ -57,7 +57,7 @@ def _weights(t: Float, order: int) -> Float:
 
 
 def spline_coefficients(values: Array, dtype: npt.DTypeLike = np.float64) -> Array:
-    """Cubic B-spline coefficients (mirror boundaries) of an array, along every axis."""
+    """Return the cubic B-spline coefficients (mirror boundaries) of an array, along every axis."""
     out: Array = ndimage.spline_filter(values, order=3, output=dtype, mode="mirror")
     return out
 
@@ -65,9 +65,9 @@ def spline_coefficients(values: Array, dtype: npt.DTypeLike = np.float64) -> Arr
 def resampled_slices(
     values: Array, source: Axes, target: Axes, order: int = 1, fill: float | None = None
 ) -> Iterator[Array]:
-    """Yield the slices (y, x), z by z, of `values` (z, y, x) resampled from `source` to `target`.
+    """Yield the slices (y, x), in z, of `values` (z, y, x) resampled from `source` to `target`.
 
-    Targets outside the source are `fill`, or, where that is None, extend its outermost values.
+    Targets outside the source are `fill`; if that is None, the outermost values are extended.
     """
     mz, my, mx = (axis_map(s, t, order) for s, t in zip(source, target, strict=True))
     wy, wx = my.matrix.astype(values.dtype), mx.matrix.astype(values.dtype)
@@ -88,7 +88,7 @@ def resampled_slices(
 def resample(
     values: Array, source: Axes, target: Axes, order: int = 1, fill: float | None = None
 ) -> Array:
-    """`resampled_slices` stacked to (z, y, x); order 3 takes plain values, not coefficients."""
+    """Return `resampled_slices` as (z, y, x); order 3 takes plain values, not coefficients."""
     if order == 3:
         values = spline_coefficients(values, values.dtype)
     out = np.empty(tuple(len(a) for a in target), dtype=values.dtype)
@@ -98,7 +98,7 @@ def resample(
 
 
 def regular_axes(low: Float, high: Float, step: float) -> Axes:
-    """Lattice axes (z, y, x) from `low` to at least `high` (each x, y, z, mm), `step` mm apart."""
+    """Return lattice axes (z, y, x) from `low` to at least `high` (x, y, z, mm) in steps of mm."""
     z, y, x = (
         lo + step * np.arange(int(np.ceil((hi - lo) / step)) + 1)
         for lo, hi in zip(low[::-1], high[::-1], strict=True)
@@ -108,26 +108,26 @@ def regular_axes(low: Float, high: Float, step: float) -> Axes:
 
 @dataclass(frozen=True)
 class Field:
-    """A smooth function of place: `values` (z, y, x) float32 on a lattice with `axes`, mm, LPS."""
+    """A smooth field: `values` (z, y, x) float32 on a lattice with `axes`, mm, LPS."""
 
     axes: Axes
     values: Float32
 
     def slices(self, target: Axes) -> Iterator[Array]:
-        """Yield its slices (y, x) on other axes, linear inside and extended outside."""
+        """Yield the slices (y, x) on other axes, linear inside and extended outside."""
         return resampled_slices(self.values, self.axes, target)
 
     def on(self, target: Axes) -> Array:
-        """Its values (z, y, x) on other axes, linear inside and extended outside."""
+        """Return the values (z, y, x) on other axes, linear inside and extended outside."""
         return resample(self.values, self.axes, target)
 
 
 def noise_field(
     rng: np.random.Generator, low: Float, high: Float, step: float, smooth: float = 0.0
 ) -> Field:
-    """Correlated Gaussian noise, standard deviation 1, from `low` to `high` (x, y, z, mm).
+    """Return correlated Gaussian noise, standard deviation 1, from `low` to `high` (x, y, z, mm).
 
-    It is drawn every `step` mm and smoothed over `smooth` lattice steps.
+    It is sampled every `step` mm and smoothed over `smooth` lattice steps.
     """
     axes = regular_axes(low, high, step)
     values = rng.standard_normal(tuple(len(a) for a in axes), dtype=np.float32)

@@ -1,6 +1,6 @@
 """Solids as signed distances: negative inside, mm, accurate near the surface.
 
-Points are given as an open mesh (z, y, x) of LPS coordinates that broadcasts to (z, y, x).
+Points are an open mesh (z, y, x) of LPS coordinates that broadcasts to (z, y, x).
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ Mesh = tuple[Float32, Float32, Float32]
 
 
 def mesh(axes: Axes) -> Mesh:
-    """Open float32 mesh (z, 1, 1), (1, y, 1), (1, 1, x) of three coordinate axes."""
+    """Return the open float32 mesh (z, 1, 1), (1, y, 1), (1, 1, x) of three coordinate axes."""
     z, y, x = (a.astype(np.float32) for a in axes)
     return z[:, None, None], y[None, :, None], x[None, None, :]
 
@@ -35,7 +35,7 @@ class Solid(Protocol):
         ...
 
     def distance(self, points: Mesh) -> Float32:
-        """Signed distance to the surface, mm, (z, y, x) float32, negative inside."""
+        """Return the signed distance to the surface, mm, (z, y, x) float32, negative inside."""
         ...
 
 
@@ -52,7 +52,7 @@ class Ellipsoid:
         return _box_of(self.centre, self.centre, self.radii)
 
     def distance(self, points: Mesh) -> Float32:
-        """Signed distance, exact to first order at the surface."""
+        """Return the signed distance, exact to first order at the surface."""
         first, second = (np.zeros((), dtype=np.float32) for _ in range(2))
         for p, c, r in zip(points, self.centre[::-1], self.radii[::-1], strict=True):
             q = (p - np.float32(c)) ** 2
@@ -64,7 +64,7 @@ class Ellipsoid:
 
 @dataclass(frozen=True)
 class Capsule:
-    """A round rod from `start` to `end` (x, y, z, mm), its radius going from `r0` to `r1`."""
+    """A round rod from `start` to `end` (x, y, z, mm) with radius `r0` to `r1`."""
 
     start: Point
     end: Point
@@ -78,7 +78,7 @@ class Capsule:
         return _box_of(self.start, self.end, (r, r, r))
 
     def distance(self, points: Mesh) -> Float32:
-        """Signed distance; exact where the radius is constant."""
+        """Return the signed distance; exact if the radius is constant."""
         a, b = np.array(self.start[::-1]), np.array(self.end[::-1])
         along = b - a
         length = float(along @ along)
@@ -92,7 +92,7 @@ class Capsule:
 
 @dataclass(frozen=True)
 class Union:
-    """Several solids run together, their seams rounded over `blend` mm."""
+    """The union of several solids, with seams rounded over `blend` mm."""
 
     parts: Sequence[Solid]
     blend: float = 0.0
@@ -105,7 +105,7 @@ class Union:
         return _as_point(low), _as_point(high)
 
     def distance(self, points: Mesh) -> Float32:
-        """Signed distance to the union."""
+        """Return the signed distance to the union."""
         out = self.parts[0].distance(points)
         for part in self.parts[1:]:
             out = smooth_minimum(out, part.distance(points), self.blend)
@@ -114,7 +114,7 @@ class Union:
 
 @dataclass(frozen=True)
 class Shell:
-    """A solid grown by `grow` mm (or shrunk, where negative)."""
+    """A solid grown by `grow` mm; negative values shrink it."""
 
     core: Solid
     grow: float
@@ -125,20 +125,20 @@ class Shell:
         return grown(self.core.box, max(self.grow, 0.0))
 
     def distance(self, points: Mesh) -> Float32:
-        """Signed distance to the grown surface."""
+        """Return the signed distance to the grown surface."""
         out: Float32 = self.core.distance(points) - np.float32(self.grow)
         return out
 
 
 @dataclass(frozen=True)
 class Sampled:
-    """A solid whose true Euclidean signed distance is tabulated in `field`."""
+    """A solid with its Euclidean signed distance tabulated in `field`."""
 
     box: Box
     field: Field
 
     def distance(self, points: Mesh) -> Float32:
-        """Signed distance; beyond the table, its edge value plus the way there."""
+        """Return the signed distance; beyond the table, its edge value plus the distance to it."""
         axes = tuple(p.ravel().astype(np.float64) for p in points)
         clamped = [np.clip(a, f[0], f[-1]) for a, f in zip(axes, self.field.axes, strict=True)]
         away = mesh((axes[0] - clamped[0], axes[1] - clamped[1], axes[2] - clamped[2]))
@@ -149,9 +149,9 @@ class Sampled:
 
 
 def tabulate(solid: Solid, step: float, margin: float) -> Sampled:
-    """A solid with its true Euclidean signed distance, from a transform on a `step` mm lattice.
+    """Tabulate a solid's Euclidean signed distance, by a transform on a `step` mm lattice.
 
-    The table reaches `margin` mm beyond the solid's box.
+    The table extends `margin` mm beyond the solid's box.
     """
     low, high = (np.array(c) for c in grown(solid.box, margin))
     axes = regular_axes(low, high, step)
@@ -159,15 +159,15 @@ def tabulate(solid: Solid, step: float, margin: float) -> Sampled:
     inside = rough <= 0
     outer = ndimage.distance_transform_edt(~inside, sampling=step)
     inner = ndimage.distance_transform_edt(inside, sampling=step)
-    # Centre-to-centre distances overstate by half a step on either side of the surface.
+    # Centre-to-centre distances are half a step too large on both sides of the surface.
     exact = np.where(inside, step / 2 - inner, outer - step / 2)
-    near = np.abs(exact) < 1.5 * step  # where the formula knows better than the lattice
+    near = np.abs(exact) < 1.5 * step  # there the formula is more accurate than the lattice
     values = np.where(near, rough, exact).astype(np.float32)
     return Sampled(solid.box, Field(axes, values))
 
 
 def smooth_minimum(a: Float32, b: Float32, blend: float) -> Float32:
-    """Minimum of two distances, the crease rounded over `blend` mm (0: sharp)."""
+    """Return the minimum of two distances with the crease rounded over `blend` mm (0: sharp)."""
     if blend <= 0:
         return np.minimum(a, b)
     k = np.float32(blend)
@@ -177,7 +177,7 @@ def smooth_minimum(a: Float32, b: Float32, blend: float) -> Float32:
 
 
 def grown(box: Box, margin: float) -> Box:
-    """A box with `margin` mm more on every side."""
+    """Return a box with `margin` mm more on every side."""
     low, high = (np.array(c) for c in box)
     return _as_point(low - margin), _as_point(high + margin)
 

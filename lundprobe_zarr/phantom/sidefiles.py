@@ -1,4 +1,4 @@
-"""The text files beside the patients, as the authors' scripts print them."""
+"""Write the text files beside the patients in the form of the authors' scripts."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 from lundprobe_zarr.phantom.grids import Grid
 from lundprobe_zarr.phantom.patient import Record
 
-#: The trailing space is the authors'.
+#: The trailing space is in the authors' files too.
 CSV_HEADER = (
     "patient;sCTMatrixSizeOrig;sCTVoxelSizeOrig (mm);mriMatrixSize;mriVoxelSize (mm);"
     "doseMatrixSizeOrig;doseVoxelSizeOrig;doseMin (Gy);doseMax (Gy) "
@@ -31,7 +31,7 @@ Arguments: {arguments}
 
 
 def write_notice(root: Path, arguments: str) -> None:
-    """Write SYNTHETIC.md, which says what this tree is and which arguments made it."""
+    """Write SYNTHETIC.md, which describes this tree and the arguments that made it."""
     (root / "SYNTHETIC.md").write_text(_NOTICE.format(arguments=arguments), encoding="utf-8")
 
 
@@ -58,13 +58,13 @@ def _matrix(grid: Grid) -> str:
 
 
 def _voxel(grid: Grid, numpy2: bool) -> str:
-    if numpy2:  # how NumPy 2 prints its own scalars inside a tuple
+    if numpy2:  # the form of NumPy 2 for its scalars inside a tuple
         return f"({', '.join(f'np.float64({s!r})' for s in grid.spacing)})"
     return str(grid.spacing)
 
 
 def _component_lines(record: Record, part: str) -> list[str]:
-    """Count and path for the MRI grid's masks, bare paths for the others."""
+    """Return lines with count and path for masks on the MRI grid, and bare paths for others."""
     lines = []
     for path, count in record.components.items():
         folder, _, name = path.rpartition("/")

@@ -1,4 +1,4 @@
-"""The whole tree: which patients there are, and who writes them."""
+"""Write a whole source tree: choose its patients and write them in processes."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from lundprobe_zarr.vocabulary.names import PARTS
 
 __all__ = ["DESCRIPTION", "Size", "plan_cases", "write_phantom"]
 
-#: Rare oddities, about as often as in the dataset: (probability in base, in extended).
+#: Probabilities of rare irregularities, about as in the dataset: (base, extended).
 _LACKS_BULB = (29 / 432, 1 / 35)
 _LACKS_GENITALIA = (24 / 432, 0.0)
 _BLADDER_GAP = (0.03, 0.03)
@@ -36,20 +36,37 @@ def write_phantom(
     workers: int = 1,
     progress: Callable[[str], None] | None = None,
 ) -> Path:
-    """Write a synthetic LUND-PROBE source tree and return its path.
+    """Write a synthetic LUND-PROBE source tree.
 
-    `patients` base and `extended` extended ones (all newAcq) are written below `dest`, which must
-    be empty or not exist. `size` sets the MRI matrix (x × y × z): `tiny` about 56×48×14, `small`
-    256×240×32, `full` 1024×1024×88. The tree depends on the arguments alone, not on `workers` (the
-    number of processes), and a patient on `seed`, `size` and its place in its part alone. Volumes
-    lie on grids along the patient's axes, their affines in RAS, mm; image values are arbitrary
-    units (T2w, int16), HU (sCT, float32 or float64; registered, float64) and Gy (dose, float32).
-    `progress` is told about every patient that is done.
+    Grids are parallel to the patient's axes; affines are in RAS, mm. Images are in arbitrary units
+    (T2w, int16), HU (sCT, float32 or float64; registered, float64) and Gy (dose, float32). One of
+    the first three base patients lacks the penile bulb, one lacks the genitalia, and one has a gap
+    in the bladder. One of the first four has only two fiducials.
 
-    Among the first three base patients one lacks the penile bulb, one the genitalia, and one has a
-    gap in the bladder; of the first four, one has but two fiducials.
+    Parameters
+    ----------
+    dest : str or path
+        The source root. It must be empty or not exist.
+    patients, extended : int
+        Number of base patients, and of extended patients (all newAcq).
+    size : {'tiny', 'small', 'full'}
+        MRI matrix (x × y × z): about 56×48×14, 256×240×32 or 1024×1024×88.
+    seed : int
+        A patient depends only on `seed`, `size` and its position in its part.
+    workers : int
+        Number of processes. The tree does not depend on it.
+    progress : callable, optional
+        Called with a message after each patient.
 
-    Raises `UsageError` for numbers that make no tree and for a `dest` that is not empty.
+    Returns
+    -------
+    Path
+        The source root.
+
+    Raises
+    ------
+    UsageError
+        If a number is out of range, `size` is unknown, or `dest` is not empty.
     """
     root = Path(dest)
     _check(root, patients, extended, size, seed, workers)
@@ -93,7 +110,7 @@ def _check(root: Path, patients: int, extended: int, size: str, seed: int, worke
 
 
 def plan_cases(seed: int, size: Size, patients: int, extended: int) -> list[Case]:
-    """Decide who lacks what; a patient's fate does not depend on how many there are."""
+    """Return the specification of each patient. It does not depend on the number of patients."""
     base = [_base_case(seed, size, i) for i in range(patients)]
     return base + [_case(seed, size, "extended", i) for i in range(extended)]
 
@@ -112,7 +129,7 @@ def _case(seed: int, size: Size, part: str, index: int) -> Case:
 
 
 def _base_case(seed: int, size: Size, index: int) -> Case:
-    """A base patient; the first few share out the oddities that every tree must show."""
+    """Return a base patient; the first ones have the irregularities that every tree must have."""
     if index > 3:
         return _case(seed, size, "base", index)
     rng = np.random.default_rng([seed, 20250412])
@@ -129,7 +146,7 @@ def _run(cases: list[Case], root: Path, workers: int) -> Iterator[Record]:
     if workers == 1:
         yield from (write_patient(case, root) for case in cases)
         return
-    # Spawned, not forked: a forked child inherits the locks of its parent's threads.
+    # "spawn": a forked child inherits the locks of its parent's threads.
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(min(workers, len(cases)), mp_context=context) as pool:
         for future in as_completed([pool.submit(write_patient, c, root) for c in cases]):

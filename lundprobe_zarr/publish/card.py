@@ -1,4 +1,4 @@
-"""The texts beside a dataset: its card (README.md) and its Intake catalog, from the manifest."""
+"""Make a dataset's card (README.md) and its Intake catalog from the manifest."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from lundprobe_zarr.schema.layout import GROUP_TITLES
 from lundprobe_zarr.schema.manifest import Manifest
 from lundprobe_zarr.schema.tables import TABLES
 
-#: Types of columns as `datasets` names them.
+#: Names of column types in `datasets`.
 _DTYPES = {pa.string(): "string", pa.int64(): "int64", pa.float64(): "float64", pa.bool_(): "bool"}
-#: Rows and bytes of every table by part: table -> part -> (rows, bytes).
+#: Table -> part -> (rows, bytes).
 Sizes = Mapping[str, Mapping[str, tuple[int, int]]]
 
 #: Class by which Intake opens a cohort.
@@ -27,12 +27,12 @@ _NOTICE_SYNTHETIC = (
 
 
 def dataset_card(manifest: Manifest, sizes: Sizes) -> str:
-    """Markdown of the dataset card, with the `configs:` that `datasets.load_dataset` reads."""
+    """Return the dataset card (Markdown), with the `configs:` for `datasets.load_dataset`."""
     return f"{_front_matter(manifest, sizes)}\n{_body(manifest, sizes)}"
 
 
 def _front_matter(manifest: Manifest, sizes: Sizes) -> str:
-    """What `datasets` and its Hub read of a card: access, tasks, size, files and columns."""
+    """Return the YAML header for `datasets` and its Hub: access, tasks, size, files, columns."""
     lines = [
         "---",
         f"pretty_name: {json.dumps(manifest.name)}",
@@ -62,12 +62,12 @@ def _front_matter(manifest: Manifest, sizes: Sizes) -> str:
 
 
 def _size_category(patients: int) -> str:
-    """The Hub's word for so many rows of the default table."""
+    """Return the Hub's size category for a number of rows of the default table."""
     return "n<1K" if patients < 1000 else "1K<n<10K" if patients < 10_000 else "10K<n<100K"
 
 
 def _features(table: str) -> list[str]:
-    """Columns of a table as `datasets` writes them into cards, one a line."""
+    """Return the columns of a table in the form of `datasets`, one per line."""
     return [
         f"  - {json.dumps({'name': field.name} | _feature(field.type))}"
         for field in TABLES[table].schema
@@ -133,12 +133,12 @@ def _first_part(manifest: Manifest) -> str:
 
 
 def dataset_catalog(manifest: Manifest, patient_id: str) -> str:
-    """Intake catalog (YAML) of a dataset, paths relative to itself; `patient_id` is the default.
+    """Return the Intake catalog (YAML) of a dataset, with paths relative to the catalog.
 
-    Parameters are the catalog's, `catalog(patient_id=…, group=…).patient`: intake-xarray 2.0
-    ignores those of entries without a word, and would open the default patient. Only `cohort`,
-    `catalog(where=…).cohort`, needs this package: its `read` gives the patients' rows, its
-    `to_cohort` the `Cohort`.
+    `patient_id` is the default patient. Parameters belong to the catalog,
+    `catalog(patient_id=…, group=…).patient`: intake-xarray 2.0 silently ignores parameters of
+    entries and would open the default patient. Only `catalog(where=…).cohort` needs this package.
+    Its `read` returns the patients' rows; its `to_cohort` returns the `Cohort`.
     """
     root = "{{ CATALOG_DIR }}"
     lines = [

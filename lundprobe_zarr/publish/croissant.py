@@ -1,8 +1,8 @@
-"""`croissant.json`: a dataset described for machines, MLCommons Croissant 1.1 with RAI 1.0.
+"""Make `croissant.json`, a dataset's metadata in MLCommons Croissant 1.1 with RAI 1.0.
 
-Tables are record sets, column by column out of `schema.tables`; how the data came about, who drew
-what, and what is sensitive is told as far as the data descriptor (doi:10.1038/s41597-025-04954-5)
-tells it. Specifications: https://docs.mlcommons.org/croissant/docs/croissant-spec-1.1.html and
+Tables are record sets; their fields come from `schema.tables`. Facts about collection, annotation
+and sensitivity come from the data descriptor (doi:10.1038/s41597-025-04954-5). Specifications:
+https://docs.mlcommons.org/croissant/docs/croissant-spec-1.1.html and
 https://docs.mlcommons.org/croissant/docs/croissant-rai-spec.html.
 """
 
@@ -21,12 +21,12 @@ from lundprobe_zarr.schema.tables import TABLES, Column, Table
 from lundprobe_zarr.vocabulary.names import STRUCTURE_TABLE
 
 CROISSANT_NAME = "croissant.json"
-#: Version of LUND-PROBE that the facts below are about.
+#: Version of LUND-PROBE that the facts below describe.
 _SOURCE_VERSION = "1.0.0"
 _ZARR = "https://zarr-specs.readthedocs.io/en/latest/v3/core/index.html"
 _DOI_URL = f"https://doi.org/{DOI}"
 
-#: Terms under which names in the file are to be read; from the specification.
+#: Terms of the JSON-LD context, from the specification.
 _CR_TERMS = (
     *("arrayShape", "citeAs", "column", "containedIn", "equivalentProperty", "excludes"),
     *("extract", "field", "fileProperty", "fileObject", "fileSet", "format", "includes"),
@@ -56,7 +56,7 @@ _TYPES = {
     pa.bool_(): "sc:Boolean",
 }
 _OPTIONAL = " and ".join(s.label for s in STRUCTURE_TABLE if s.optional)
-#: Responsible-AI fields of the real data: what is known, and nothing else.
+#: Responsible-AI fields of the real data. Only known facts.
 _RAI: dict[str, Any] = {
     "rai:dataCollection": (
         "Prostate radiotherapy in Lund, Sweden: T2-weighted MRI of a 3 T scanner in two protocols "
@@ -99,7 +99,7 @@ _RAI_SYNTHETIC: dict[str, Any] = {
 
 
 def croissant(manifest: Manifest) -> str:
-    """Text of the `croissant.json` of a dataset, paths relative to itself."""
+    """Return the text of a dataset's `croissant.json`, with paths relative to the dataset."""
     described = {
         "@context": _CONTEXT,
         "@type": "sc:Dataset",
@@ -144,7 +144,7 @@ def _description(manifest: Manifest) -> str:
 
 
 def _tables(manifest: Manifest) -> list[str]:
-    """Tables that have any file."""
+    """Return the tables that have any file."""
     return [name for name, parts in manifest.tables.items() if any(parts.values())]
 
 
@@ -211,7 +211,7 @@ def _field(table: Table, column: Column) -> dict[str, Any]:
 
 
 def _value_type(kind: pa.DataType) -> tuple[pa.DataType, tuple[int, ...]]:
-    """Type of a column's values, and its shape where it holds lists; -1 for any length."""
+    """Return the type of a column's values and the shape of its lists; -1 is any length."""
     if pa.types.is_fixed_size_list(kind) or pa.types.is_list(kind):
         length = kind.list_size if pa.types.is_fixed_size_list(kind) else -1
         inner, shape = _value_type(kind.value_type)

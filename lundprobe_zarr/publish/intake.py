@@ -1,6 +1,6 @@
-"""The driver behind the entry `cohort` of a dataset's Intake catalog.
+"""The driver of the entry `cohort` in a dataset's Intake catalog.
 
-Imported by intake alone, when that entry is opened; the other entries need nothing of ours.
+Only intake imports it, when that entry is opened. The other entries do not need this package.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 class CohortSource(DataSource):  # type: ignore[misc]  # intake has no types
     """Patients of a dataset for whom an SQL predicate holds.
 
-    `urlpath` is the dataset's path or URL, `where` a predicate as `Cohort.where` takes it.
+    `urlpath` is the dataset's path or URL; `where` is a predicate for `Cohort.where`.
     """
 
     name = "lundprobe_cohort"
@@ -41,9 +41,9 @@ class CohortSource(DataSource):  # type: ignore[misc]  # intake has no types
         self._where = where
 
     def to_cohort(self) -> Cohort:
-        """The cohort itself; raises as `open_cohort` and `Cohort.where` do."""
+        """Return the cohort. Raises like `open_cohort` and `Cohort.where`."""
         return open_cohort(self._urlpath, self.storage_options).where(self._where)
 
     def read(self) -> pd.DataFrame:
-        """The cohort's rows of the patients table; raises as `to_cohort` does."""
+        """Return the cohort's rows of the patients table. Raises like `to_cohort`."""
         return self.to_cohort().patients

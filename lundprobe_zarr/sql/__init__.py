@@ -1,4 +1,4 @@
-"""Read-only SQL over a dataset's tables, predicates, and what DuckDB's messages mean.
+"""Read-only SQL over a dataset's tables, predicates, and plain forms of DuckDB's messages.
 
 Imports `dataset` and below.
 Start reading at predicate.py.

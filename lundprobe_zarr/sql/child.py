@@ -1,7 +1,7 @@
-"""The process that a `SqlWorker` runs SQL in: it answers requests until its standard input ends.
+"""The child process of a `SqlWorker`: it answers requests until its standard input ends.
 
-A message is its length (8 bytes, little-endian) and its bytes: a JSON object, after which come the
-tables that it announces, each an Arrow IPC stream. Only this file and `sql` are needed here.
+A message is its length (8 bytes, little-endian) and its bytes. A request is a JSON object, followed
+by the tables that it announces, each an Arrow IPC stream. The child imports only `sql` and below.
 """
 
 from __future__ import annotations
@@ -24,23 +24,23 @@ from lundprobe_zarr.errors import QueryError
 from lundprobe_zarr.sql.session import execute
 
 _LENGTH = struct.Struct("<Q")
-#: Address space beyond `memory`, in bytes: stacks and heaps of DuckDB's threads, copies of results.
+#: Address space beyond `memory`, bytes: stacks and heaps of DuckDB's threads, copies of results.
 _SLACK = 500_000_000
-#: Seconds after its deadline that a process whose parent does not end it ends itself.
+#: Seconds after a deadline at which the process ends itself, should its parent not end it.
 _GRACE = 5
-#: Starts DuckDB's threads, so that what they take for themselves is not counted.
+#: Starts DuckDB's threads, so that their own memory is not counted.
 _WARM = "SELECT sum(hash(range)) FROM range(1000000)"
 
 
 def write_message(file: IO[bytes], message: bytes | pa.Buffer) -> None:
-    """Write one message; raises `OSError` if nobody reads it."""
+    """Write one message. Raises `OSError` if the reader has closed the pipe."""
     view = memoryview(_LENGTH.pack(memoryview(message).nbytes) + bytes(message))
     while view:
         view = view[file.write(view) :]
 
 
 def read_message(file: IO[bytes]) -> bytearray:
-    """Read one message; raises `EOFError` if the other side has ended."""
+    """Read one message. Raises `EOFError` if the writer has ended."""
     return _read(file, _LENGTH.unpack(_read(file, _LENGTH.size))[0])
 
 
@@ -56,7 +56,7 @@ def _read(file: IO[bytes], size: int) -> bytearray:
 
 
 def as_stream(table: pa.Table) -> pa.Buffer:
-    """A table as an Arrow IPC stream."""
+    """Return a table as an Arrow IPC stream."""
     sink = pa.BufferOutputStream()
     with pa.ipc.new_stream(sink, table.schema) as writer:
         writer.write_table(table)
@@ -64,17 +64,17 @@ def as_stream(table: pa.Table) -> pa.Buffer:
 
 
 def from_stream(stream: bytearray) -> pa.Table:
-    """The table that `as_stream` wrote."""
+    """Return the table that `as_stream` wrote."""
     return pa.ipc.open_stream(pa.py_buffer(stream)).read_all()
 
 
 def main() -> None:
-    """Answer requests; ends with the parent, whose Ctrl-C is not for it."""
+    """Answer requests until the parent ends. Ctrl-C is ignored: the parent handles it."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     requests, answers = os.fdopen(os.dup(0), "rb", 0), os.fdopen(os.dup(1), "wb", 0)
     nowhere = os.open(os.devnull, os.O_RDWR)
     os.dup2(nowhere, 0)
-    os.dup2(nowhere, 1)  # nothing else may write between the messages
+    os.dup2(nowhere, 1)  # other output would corrupt the messages
     execute(_WARM, [_WARM], {})
     base = _address_space()
     waiting: queue.SimpleQueue[tuple[dict[str, Any], list[pa.Table]]] = queue.SimpleQueue()
@@ -90,14 +90,14 @@ def main() -> None:
         write_message(answers, json.dumps(answer).encode())
         if result is not None:
             write_message(answers, result)
-        if answer.get("memory"):  # what it still holds is not known: the next has a fresh process
+        if answer.get("memory"):  # memory may still be held, so the next query gets a new process
             os._exit(0)
 
 
 def _receive(
     requests: IO[bytes], waiting: queue.SimpleQueue[tuple[dict[str, Any], list[pa.Table]]]
 ) -> None:
-    """Read requests while others run, so that the end of the parent ends a query, too."""
+    """Read requests while a query runs, so that the end of the parent ends the query too."""
     try:
         while True:
             request = json.loads(read_message(requests))
@@ -130,19 +130,19 @@ def _answer(
 
 
 def _set_alarm(seconds: int) -> None:
-    """Let the system end this process, whatever it does then; where there are such alarms."""
+    """Let the system end this process after `seconds`, on systems with alarms; 0 cancels."""
     if sys.platform != "win32":
         signal.alarm(seconds)
 
 
 def _address_space() -> int:
-    """Bytes of address space in use; 0 where it cannot be limited."""
+    """Return the bytes of address space in use; 0 where it cannot be limited."""
     statm = Path("/proc/self/statm")
     return int(statm.read_text().split()[0]) * os.sysconf("SC_PAGE_SIZE") if statm.exists() else 0
 
 
 def _limit(size: int | None) -> None:
-    """Limit the address space to `size` bytes, or lift the limit; Linux alone keeps one."""
+    """Limit the address space to `size` bytes; None lifts the limit. Linux only."""
     if sys.platform == "linux":
         import resource
 

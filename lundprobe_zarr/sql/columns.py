@@ -1,4 +1,4 @@
-"""What a predicate's names are, each with an example that is right: for messages."""
+"""Describe the columns and fields of a predicate, with a valid example, for messages."""
 
 from __future__ import annotations
 
@@ -9,21 +9,21 @@ import pyarrow as pa
 from lundprobe_zarr.schema.tables import PATIENTS, STRUCTURES_TABLE
 
 _KINDS = {c.name: c.type for c in (*STRUCTURES_TABLE.columns, *PATIENTS.columns)}
-#: What a column is compared with in its example, by its name or by how that ends.
+#: The value in a column's example, by the column's name or by its ending.
 _TEXTS = {"part": "extended", "protocol": "newAcq", "patient_id": "newAcq_3fa9c0d211b7e845"}
 _NUMBERS = {"_gy": "40", "_cc": "60", "_pct": "95", "_bytes": "100000000", "voxels": "1000"}
-#: So many names are explained at most.
+#: Most names that a message explains.
 _EXPLAINED = 3
 
 
 def explained(names: Iterable[str]) -> str:
-    """What each of some columns, structures and measures is, with an example, as a message ends."""
+    """Return the end of a message: the type of each column, structure or field and an example."""
     first = list(dict.fromkeys(names))[:_EXPLAINED]
     return "; ".join(f"{name} is {_what(name)}, e.g. {example(name)}" for name in first)
 
 
 def example(name: str) -> str:
-    """A predicate that is right for a column (`protocol`) or a structure's (`Rectum.d95_gy`)."""
+    """Return a valid predicate for a column (`protocol`) or a field (`Rectum.d95_gy`)."""
     column = name.rpartition(".")[2]
     kind = _KINDS.get(column)
     if kind is None:

@@ -1,8 +1,8 @@
-"""Constants that are compared with columns whose values are known beforehand.
+"""Check constants that are compared with columns of known values.
 
-A misspelt one would choose nobody, or all, without a word. Names are resolved as SQL does, through
-aliases, subqueries and common tables; what may be anything else than such a column is left alone,
-and so are LIKE, ranges and expressions.
+A misspelt constant would silently select nobody, or everybody. Names are resolved as in SQL,
+through aliases, subqueries and common table expressions. Names that may mean something else are not
+checked; nor are LIKE, ranges and expressions.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ from lundprobe_zarr.vocabulary.suggest import nearest
 
 
 class Domain(NamedTuple):
-    """What a column, or each element of a list, can hold."""
+    """The possible values of a column, or of each element of a list column."""
 
     column: str
     values: tuple[str, ...]
     is_list: bool
 
 
-#: Columns of a relation; None where their values are not known beforehand.
+#: Columns of a relation; None for columns without known values.
 Columns = Mapping[str, Domain | None]
 
 _VALUES = {
@@ -67,14 +67,14 @@ _TABLES |= {name: _TABLES[view.table] for name, view in VIEWS.items()}
 
 @dataclass
 class _Scope:
-    """What names mean: relations by alias (None: may have any column), names to leave alone."""
+    """A scope of names: relations by alias (None: unknown columns), and names not to check."""
 
     outer: _Scope | None = None
     relations: dict[str, Columns | None] = field(default_factory=dict)
     hidden: set[str] = field(default_factory=set)
 
     def find(self, path: Sequence[str]) -> Domain | None:
-        """The known values of a column, if that is what a name certainly is."""
+        """Return the known values of a column; None if the name may mean something else."""
         if path[0] in self.hidden:
             return None
         if len(path) == 1:
@@ -88,22 +88,22 @@ class _Scope:
         return self.outer.find(path) if self.outer else None
 
     def add(self, alias: str, columns: Columns | None) -> None:
-        """Join a relation; of two with one alias nothing is known."""
+        """Add a relation. If two have the same alias, their columns count as unknown."""
         self.relations[alias] = None if alias in self.relations else columns
 
 
 def check_query_values(tree: Node, text: str) -> None:
-    """Raise `QueryError` for a constant in a SELECT that a column compared with it never holds."""
+    """Raise `QueryError` for a constant in a SELECT that its column cannot hold."""
     _Walk(text).query(tree, {}, None)
 
 
 def check_predicate_values(condition: Any, text: str) -> None:
-    """The same, of a predicate over the patients table."""
+    """Raise `QueryError` for a constant in a predicate that its column cannot hold."""
     _Walk(text).expressions(condition, _Scope(relations={"patients": _TABLES[PATIENTS.name]}), {})
 
 
 class _Walk:
-    """A walk through a syntax tree that knows at each place what names mean."""
+    """A walk through a syntax tree with the scope of names at each node."""
 
     def __init__(self, text: str) -> None:
         self._text = text
@@ -111,11 +111,11 @@ class _Walk:
     def query(
         self, node: Node, common: Mapping[str, Columns | None], outer: _Scope | None
     ) -> Columns | None:
-        """Check a query; the columns of its result, None if they may be any."""
+        """Check a query and return the columns of its result; None if unknown."""
         common = dict(common)
         for entry in node.get("cte_map", {}).get("map", ()):
             name, value = entry["key"].lower(), entry["value"]
-            common[name] = None  # what it means within itself
+            common[name] = None  # its meaning within itself
             inner = value.get("query_node") or value["query"]["node"]
             columns = self.query(inner, common, outer)
             common[name] = None if value.get("aliases") else columns
@@ -187,7 +187,7 @@ class _Walk:
         value = constant(given)
         if domain is None or value is None or bool(given.get("of_list")) != domain.is_list:
             return
-        if domain.values[0].isdigit():  # numbers: 1.0 is 1, and what is none DuckDB refuses
+        if domain.values[0].isdigit():  # 1.0 equals 1, and DuckDB itself refuses non-numbers
             value = str(int(value)) if value.isascii() and value.isdigit() else domain.values[0]
         if value in domain.values:
             return
@@ -201,7 +201,7 @@ class _Walk:
 
 
 def _result(items: Sequence[Node], scope: _Scope) -> Columns | None:
-    """Columns of what a SELECT gives; None if they may be any."""
+    """Return the columns of a SELECT's result; None if unknown."""
     found: dict[str, Domain | None] = {}
     for item in items:
         if item.get("class") == "STAR":
@@ -222,7 +222,7 @@ def _result(items: Sequence[Node], scope: _Scope) -> Columns | None:
 
 
 def _compared(node: Node) -> Iterator[tuple[Node, Node]]:
-    """Pairs of a column and a constant that a node compares for equality."""
+    """Yield pairs of a column and a constant that a node compares for equality."""
     if node.get("type") in _EQUALITIES:
         operands = [node["left"], node["right"]] if "left" in node else node["children"]
         for other in operands[1:]:
@@ -245,11 +245,11 @@ def _ordered(one: Node, other: Node) -> Iterator[tuple[Node, Node]]:
 
 
 def _parts(node: Node) -> list[Node]:
-    """The fields of a row, of anything else itself."""
+    """Return the fields of a row, or the node itself if it is no row."""
     return _arguments(node) if node.get("function_name") == "row" else [node]
 
 
 def _arguments(node: Node) -> list[Node]:
-    """Arguments of a function; DuckDB before 2.0 says it otherwise."""
+    """Return the arguments of a function. DuckDB before 2.0 has another key for them."""
     given = [argument["expression"] for argument in node.get("arguments", ())]
     return given or list(node.get("children", ()))

@@ -1,7 +1,7 @@
-"""What DuckDB's messages mean, in the words of whoever wrote the SQL.
+"""Translate DuckDB's messages into plain words.
 
-DuckDB speaks of its types and lists every form of a function; here a mistake becomes one phrase
-that names the value. What is not known here is passed on, cut short.
+DuckDB names its internal types and lists every overload of a function. Here each mistake becomes
+one phrase that names the value. Other messages are passed on, cut short.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from lundprobe_zarr.vocabulary.names import OBSERVERS, PARTS, PROTOCOLS, STRUCTU
 from lundprobe_zarr.vocabulary.suggest import nearest
 
 _SHOWN_CHARACTERS = 300
-#: How messages begin: the class of DuckDB's error.
+#: The start of a message: the class of DuckDB's error.
 _KIND = re.compile(r"^[A-Z][\w ]* Error: ")
 _WHOLE = re.compile(r"U?(TINY|SMALL|BIG|HUGE)?INT(EGER)?(_LITERAL)?|U?INT\d+")
 _NUMBER = re.compile(r"DOUBLE|FLOAT|REAL|DECIMAL.*|NUMERIC")
@@ -25,13 +25,13 @@ _WORDS = (
     (_TEXT, "text"),
     (_TRUTH, "true or false"),
 )
-#: Words that columns hold: without quotes they look like columns.
+#: Values of columns. Without quotes they look like column names.
 _WRITTEN = (*PARTS, *PROTOCOLS, *OBSERVERS, "mri", "sct", "clinical", "nnunet")
 _VALUES = {v.lower(): v for v in _WRITTEN}
 
 
 def kind_in_words(kind: str) -> str:
-    """A DuckDB type for people: `VARCHAR` is text."""
+    """Return a DuckDB type in plain words: `VARCHAR` is text."""
     if kind.startswith("STRUCT"):
         return "a whole structure"
     if kind.endswith("]"):
@@ -40,13 +40,13 @@ def kind_in_words(kind: str) -> str:
 
 
 def unquoted(name: str) -> str | None:
-    """What to say of a name that is no column but a value of one; None if it is not."""
+    """Return a message for a name that is a column's value without quotes; None if it is not."""
     value = name if is_patient_id(name) else _VALUES.get(name.lower())
     return None if value is None else f"no column {name!r}; a text takes single quotes: '{value}'"
 
 
 def reason(message: str) -> str:
-    """What a message of DuckDB says, without its kind and the copy of the query it points into."""
+    """Return a DuckDB message in plain words, without its class and its excerpt of the query."""
     words = _KIND.sub("", " ".join(message.split("\nLINE ")[0].split()))
     for pattern, phrase in _PHRASES:
         found = pattern.match(words)
@@ -102,7 +102,7 @@ _PHRASES: tuple[tuple[re.Pattern[str], Callable[[re.Match[str]], str | None]], .
     (re.compile(r"No function matches the given name .* '(.+?)\((.*?)\)'\. You"), _arguments),
     (
         re.compile(r"(WHERE clause cannot contain .+)!"),
-        lambda found: f"{found[1]}, which speak of many rows: ask with cohort.sql(...)",
+        lambda found: f"{found[1]}, which need several rows: use cohort.sql(...)",
     ),
     (
         re.compile(r"Unimplemented type for cast \((.+?) -> (.+?)\)"),
@@ -110,7 +110,7 @@ _PHRASES: tuple[tuple[re.Pattern[str], Callable[[re.Match[str]], str | None]], .
     ),
     (
         re.compile(r"Cannot deduce template type '\w+' in function: '(\w+)"),
-        lambda found: f"{found[1]} was given values of kinds that do not go together",
+        lambda found: f"{found[1]} was given values of incompatible types",
     ),
     (
         re.compile(r"\w+ Function with name (\S+) does not exist!(?: Did you mean \"(.+?)\"\?)?"),

@@ -1,8 +1,8 @@
 """Predicates: SQL over the patients columns and named structures, e.g. `Rectum.volume_cc > 60`.
 
-A structure is a column of type STRUCT whose fields are the measured columns of the structures
-table, so DuckDB itself understands `Rectum.volume_cc`; only what a predicate mentions is read. A
-structure that a patient lacks is NULL.
+A structure is a column of type STRUCT. Its fields are the measured columns of the structures table,
+so DuckDB itself resolves `Rectum.volume_cc`. Only the mentioned columns are read. A structure that
+a patient lacks is NULL.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ from lundprobe_zarr.sql.worker import Limits, limits, worker
 from lundprobe_zarr.vocabulary.names import STRUCTURES
 from lundprobe_zarr.vocabulary.suggest import nearest, suggestion
 
-#: What may stand before a structure -> grid and source of the segmentation it means.
+#: Prefix of a structure -> grid and source of the segmentation.
 SEGMENTATIONS: dict[str, tuple[str, str]] = {
     "": ("mri", "clinical"),
     "mri": ("mri", "clinical"),
@@ -49,26 +49,26 @@ SEGMENTATIONS: dict[str, tuple[str, str]] = {
 _COLUMNS = {c.name.lower(): c.name for c in PATIENTS.columns}
 _STRUCTURES = {s.lower(): s for s in STRUCTURES}
 _WHO = {*SEGMENTATION_KEYS, "part", "protocol", "fold", "step", "observer"}
-#: Columns of the structures table that say something of a segmentation: fields of its shorthand.
+#: Columns of the structures table that describe a segmentation: the fields of a structure.
 FIELDS: tuple[str, ...] = tuple(c.name for c in STRUCTURES_TABLE.columns if c.name not in _WHO)
-#: Of (grid, dataset, structure): who has it, and the fields asked for, a value a patient each.
+#: (grid, source, structure, fields) -> presence, then each field, one value per patient.
 SegmentationReader = Callable[[str, str, str, list[str]], list[Any]]
 _ROW = "row of the patients table"
-#: Tables, and columns of theirs of which a patient has many values: a predicate has none of them.
+#: Tables, and columns with several values per patient, which a predicate cannot use.
 _ELSEWHERE = {*TABLES, "fold", "step", "observer", "observers", "structure", "grid", "source"}
 _SYNTAX = (
-    "what SQL has after WHERE, tied together with AND, OR, NOT, e.g. "
+    "an SQL condition as after WHERE, combined with AND, OR, NOT, e.g. "
     "protocol = 'newAcq' AND n_fiducials = 3"
 )
 _CONDITION = "expected a condition such as n_fiducials = 3"
-#: Tests for which any field of a structure will do: it is there, or it is not.
+#: Tests of presence. Any field of the structure is enough for them.
 _NULL_TESTS = ("OPERATOR_IS_NULL", "OPERATOR_IS_NOT_NULL")
 _BOUNDS = limits()
 _SHELL = "SELECT 1 FROM patients WHERE\n{}\n"
 
 
 class Mention(NamedTuple):
-    """A structure's field that a predicate mentions: of which segmentation ("" the clinical)."""
+    """A structure's field in a predicate. The prefix "" means the clinical segmentation."""
 
     prefix: str
     structure: str
@@ -77,10 +77,10 @@ class Mention(NamedTuple):
 
 @dataclass(frozen=True)
 class Predicate:
-    """A predicate that was found sound: what it says, and what has to be read to decide it.
+    """A valid predicate and the columns that it needs.
 
-    `names` are the columns, structures and measures that it compares; it is `bounded` if the
-    number of patients bounds its cost, and else may take no more than `bounds`.
+    `names` are the columns, structures and fields that it compares. If it is `bounded`, its cost is
+    proportional to the number of patients. Otherwise it runs within `bounds`.
     """
 
     text: str
@@ -91,11 +91,11 @@ class Predicate:
     bounds: Limits
 
     def choose(self, dataset: Dataset, among: Rows) -> Rows:
-        """Those of the patients (by row) for whom it holds.
+        """Return those of the patients (row numbers) for whom it is true.
 
-        Raises `QueryError` if it fails on a patient's values, such as a cast that cannot be made.
+        Raises `QueryError` if it fails on a patient's values, such as an impossible cast.
         """
-        if self.mentions:  # all that is needed of the structures in one read
+        if self.mentions:  # reads all needed columns of the structures table at once
             dataset.segmentations({m.field for m in self.mentions})
         patients = dataset.columns("patients", self.columns)
         patients = patients.append_column(_ROW, to_arrow(np.arange(patients.num_rows)))
@@ -107,14 +107,14 @@ class Predicate:
         return np.sort(np.asarray(found, np.int64))
 
     def check(self, strict: bool) -> None:
-        """Try it on a patient without values; raises `QueryError` unless it is a predicate.
+        """Run it on a patient without values; raise `QueryError` unless it is a predicate.
 
-        `strict` if a constant that cannot be cast fails now; else once a patient's value needs it.
+        If `strict`, an impossible cast of a constant fails here, otherwise only in `choose`.
         """
         fields = [pa.nulls(1, f.type) for f in PATIENTS.schema]
         blank = pa.Table.from_arrays(fields, PATIENTS.schema.names)
         blank = self._flat(blank.append_column(_ROW, pa.nulls(1, pa.int64())), _nobody)
-        query = f"SELECT (\n{self.text}\n) FROM patients"
+        query = f"SELECT (\n{self.text}\n) FROM patients"  # a line break ends a trailing comment
         describe = f"DESCRIBE {query} WHERE (\n{self.text}\n)"
         described = self._run([query, describe] if strict else [describe], blank)
         kind = described.column("column_type")[0].as_py()
@@ -127,7 +127,7 @@ class Predicate:
             )
 
     def _run(self, statements: list[str], patients: pa.Table) -> pa.Table:
-        """What SQL gives of these patients: here where their number bounds the cost."""
+        """Run statements over these patients: in this process if the cost is bounded."""
         steps, tables = [self._preparation(), *statements], {"chosen": patients}
         if self.bounded:
             return execute(self.text, steps, tables, self._remedy)
@@ -135,11 +135,11 @@ class Predicate:
 
     @property
     def _remedy(self) -> str:
-        """What the names are that it compares, and how each is rightly used."""
+        """Descriptions and valid examples of the names that it compares."""
         return explained(self.names) or _CONDITION
 
     def _flat(self, patients: pa.Table, read: SegmentationReader) -> pa.Table:
-        """The patients with a column for every field that is mentioned, and one for who has it."""
+        """Add columns for every mentioned structure: its presence and the mentioned fields."""
         for (prefix, structure), mentions in groupby(self.mentions, lambda m: m[:2]):
             fields = [m.field for m in mentions]
             values = read(*SEGMENTATIONS[prefix], structure, fields)
@@ -148,10 +148,10 @@ class Predicate:
         return patients
 
     def _preparation(self) -> str:
-        """SQL that packs those columns into one STRUCT a structure.
+        """Return SQL that packs these columns into one STRUCT per structure.
 
-        Not handed over as Arrow structs: of those with nulls or an offset DuckDB before 2.0 reads
-        the wrong rows, and 2.0 refuses some.
+        Arrow structs are not used: DuckDB before 2.0 reads wrong rows from those with nulls or an
+        offset, and 2.0 refuses some of them.
         """
         columns = [*self.columns, f'"{_ROW}"']
         for prefix, of_prefix in groupby(self.mentions, lambda m: m.prefix):
@@ -175,15 +175,15 @@ def _nobody(grid: str, source: str, structure: str, fields: list[str]) -> list[A
 
 
 def parse_predicate(text: str, bounds: Limits = _BOUNDS) -> Predicate:
-    """The predicate that `text` is, checked against the schema with nothing read.
+    """Parse a predicate and check it against the schema, without reading data.
 
-    Raises `QueryError` if it is none, naming what is wrong and the nearest real names.
+    Raises `QueryError` if it is invalid, with the mistake and the nearest known names.
     """
     if not isinstance(text, str):
         raise UsageError(
             f"the predicate is {type(text).__name__}",
             expected="SQL text such as \"protocol = 'newAcq'\"",
-            remedy="choose patients by id with cohort[[...]]",
+            remedy="select patients by id with cohort[[...]]",
         )
     try:
         condition = _condition(text)
@@ -195,19 +195,19 @@ def parse_predicate(text: str, bounds: Limits = _BOUNDS) -> Predicate:
     except QueryLimitError:
         raise
     except QueryError as error:
-        if is_statement(text):  # `ATTACH 'x.db'` parses as a condition, too
+        if is_statement(text):  # `ATTACH 'x.db'` also parses as a condition
             raise QueryError(
                 "is a whole statement",
                 where=shown(text),
                 expected="a condition such as n_fiducials = 3",
-                remedy=("ask a SELECT with cohort.sql(...); nothing can be written or attached"),
+                remedy="run a SELECT with cohort.sql(...); nothing can be written or attached",
             ) from error
         raise
     return predicate
 
 
 def _condition(text: str) -> Node:
-    """Syntax tree of a predicate; anything around the WHERE clause is more than a predicate."""
+    """Return the syntax tree of a predicate; refuse anything beyond the WHERE clause."""
     if not text.strip():
         raise QueryError("the predicate is empty", remedy=_CONDITION)
     tree = parse_select(text, _SHELL.format(text), _SYNTAX)
@@ -216,14 +216,14 @@ def _condition(text: str) -> Node:
         raise QueryError(
             "holds more than a condition",
             where=shown(text),
-            expected="what comes after WHERE, without ORDER BY, LIMIT, GROUP BY or UNION",
+            expected="a condition as after WHERE, without ORDER BY, LIMIT, GROUP BY or UNION",
         )
     return found
 
 
 @cache
 def _bare_shell() -> Node:
-    """What is around a condition."""
+    """Return the syntax tree around a condition."""
     tree = parse_select("true", _SHELL.format("true"))
     del tree["where_clause"]
     return tree
@@ -234,7 +234,7 @@ def _check_node(node: Node, text: str) -> None:
         raise QueryError(
             "holds a subquery",
             where=shown(text),
-            remedy=("ask with cohort.sql(...), then choose by id: cohort[list(frame.patient_id)]"),
+            remedy="use cohort.sql(...), then select by id: cohort[list(frame.patient_id)]",
         )
     if node.get("class") == "PARAMETER":
         check_parameter(node, text)
@@ -243,14 +243,14 @@ def _check_node(node: Node, text: str) -> None:
         name = str(node["function_name"]).lower()
         if is_changing(name):
             raise QueryError(
-                f"the value of {name}() changes from run to run",
+                f"the value of {name}() changes between runs",
                 where=shown(text),
-                expected=("a condition on the tables alone, so that a cohort stays the same"),
+                expected="a condition on the tables only, so that a cohort is reproducible",
             )
 
 
 def _passes_nulls_on(node: Node) -> bool:
-    """Whether what a node gives of nothing is nothing, so that only constants can fail there."""
+    """Return whether a node is NULL for NULL inputs, so that only its constants can fail then."""
     if node.get("class") == "FUNCTION":
         return bool(node["is_operator"])
     return node.get("class") != "CASE" and node.get("type") != "OPERATOR_COALESCE"
@@ -285,14 +285,14 @@ def _resolve(condition: Any, text: str, bounds: Limits) -> Predicate:
 
 
 def _name(mentions: set[Mention]) -> str:
-    """How one name that mentions these is written: with its field, or a whole structure."""
+    """Return a name for these mentions of a structure: with the field if there is only one."""
     prefix, structure, field = min(mentions)
     path = (prefix, structure, field if len(mentions) == 1 else "")
     return ".".join(p for p in path if p)
 
 
 def _mentioned(names: list[str], text: str, whole: tuple[str, ...]) -> set[Mention]:
-    """What a name that is no column mentions; `whole` are the fields of a structure as such."""
+    """Return the mentions of a name that is no column; `whole` are a bare structure's fields."""
     prefix = names[0].lower() if names[0].lower() in SEGMENTATIONS else ""
     path = names[1:] if prefix else names
     if not path or path[0].lower() not in _STRUCTURES:
@@ -309,19 +309,19 @@ def _mentioned(names: list[str], text: str, whole: tuple[str, ...]) -> set[Menti
 
 
 def _unknown(prefix: str, path: list[str], text: str) -> str:
-    """What to say of a name that is neither a column nor a structure."""
+    """Return the message for a name that is neither a column nor a structure."""
     name = path[0] if path else ""
     if prefix and not name:
-        return f"{prefix!r} stands before a structure: write e.g. {prefix}.Rectum.volume_cc"
+        return f"{prefix!r} needs a structure: write e.g. {prefix}.Rectum.volume_cc"
     if prefix:
         return (
             f"no structure {name!r} after {prefix}; {suggestion(name, STRUCTURES)}; write e.g. "
             f"{prefix}.Rectum.volume_cc"
         )
     if name.lower() in FIELDS:
-        return f"{name!r} is of a structure: say of which, e.g. Rectum.{name.lower()}"
+        return f"{name!r} is a structure's field: write e.g. Rectum.{name.lower()}"
     if name.lower() in _ELSEWHERE:
-        return f"{name!r} is not of a patient; ask for it with cohort.sql(...), then choose by id"
+        return f"{name!r} has no single value per patient; use cohort.sql(...), then select by id"
     if said := unquoted(name):
         return said
     close = nearest(name, STRUCTURES if len(path) > 1 else [*_COLUMNS.values(), *STRUCTURES])
@@ -333,7 +333,7 @@ def _unknown(prefix: str, path: list[str], text: str) -> str:
 
 
 def _column_references(tree: Any) -> Iterator[Node]:
-    """Every reference to a column, parameters of lambdas left out."""
+    """Yield every reference to a column, without parameters of lambdas."""
     stack: list[tuple[Any, frozenset[str]]] = [(tree, frozenset())]
     while stack:
         item, bound = stack.pop()

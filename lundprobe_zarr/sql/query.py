@@ -1,4 +1,4 @@
-"""Read-only SQL over a dataset's tables, restricted to the patients of a cohort."""
+"""Run read-only SQL over a dataset's tables, restricted to the patients of a cohort."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from lundprobe_zarr.sql.constants import check_query_values
 from lundprobe_zarr.sql.session import Node, check_index, nodes, parse_select, shown, tables_of
 from lundprobe_zarr.sql.worker import Limits, worker
 
-_SYNTAX = "a SELECT as DuckDB has it; a condition alone goes to cohort.where(...)"
+_SYNTAX = "a SELECT in DuckDB's SQL; for a condition alone use cohort.where(...)"
 
 
 def run_query(dataset: Dataset, text: str, rows: Rows, bounds: Limits) -> pa.Table:
-    """Result of a SELECT over the tables, as seen by the patients in `rows`.
+    """Return the result of a SELECT over the tables, restricted to the patients in `rows`.
 
-    Raises `QueryError` if it is not one SELECT of these tables alone, before anything is read,
-    `QueryLimitError` if it takes more than its bounds.
+    Raises `QueryError` if it is not one SELECT of these tables, before any table is read, and
+    `QueryLimitError` if it exceeds its bounds.
     """
     tree = parse_select(text, expected=_SYNTAX)
     for node in nodes(tree):
@@ -36,7 +36,7 @@ def run_query(dataset: Dataset, text: str, rows: Rows, bounds: Limits) -> pa.Tab
 
 
 def _plain(column: pa.ChunkedArray) -> pa.ChunkedArray:
-    """A column as people compute with it: a sum of whole numbers is a decimal to DuckDB."""
+    """Return decimals as integers or floats: DuckDB's sum of integers is a decimal."""
     if not pa.types.is_decimal(column.type):
         return column
     largest = pc.max(pc.abs(column)).as_py() or 0
@@ -49,7 +49,7 @@ def _table_of(name: str) -> str:
 
 
 def _require_columns(tree: Node, tables: dict[str, pa.Table], text: str) -> None:
-    """Raise `QueryError` for a column that the tables of an older schema have not got."""
+    """Raise `QueryError` for a column that the tables of an older schema lack."""
     absent = {
         column: name
         for name, table in tables.items()
@@ -68,7 +68,7 @@ def _require_columns(tree: Node, tables: dict[str, pa.Table], text: str) -> None
 
 
 def restricted(dataset: Dataset, name: str, rows: Rows) -> pa.Table:
-    """The rows of a table that are of the patients in `rows`; raises as `Dataset.table` does."""
+    """Return the rows of a table for the patients in `rows`. Raises like `Dataset.table`."""
     if name in VIEWS:
         found = restricted(dataset, VIEWS[name].table, rows)
         for column, value in VIEWS[name].values.items():

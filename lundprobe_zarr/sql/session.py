@@ -1,7 +1,7 @@
-"""SQL over Arrow tables and nothing else: no file, network, extension, setting or Python variable.
+"""SQL over Arrow tables only: no access to files, network, extensions, settings or variables.
 
-DuckDB's own parser says what a text is before it runs: one SELECT, of known tables. The database
-it then runs in holds nothing, cannot reach outside, and its configuration is locked.
+DuckDB's own parser checks a text before it runs: it must be one SELECT of known tables. The
+database is empty, has no external access, and its configuration is locked.
 """
 
 from __future__ import annotations
@@ -20,24 +20,24 @@ from lundprobe_zarr.errors import QueryError
 from lundprobe_zarr.sql.messages import reason
 from lundprobe_zarr.vocabulary.suggest import suggestion
 
-#: Nodes of the syntax tree are the dicts that DuckDB's `json_serialize_sql` gives.
+#: A node of the syntax tree, as returned by DuckDB's `json_serialize_sql`.
 Node = dict[str, Any]
 
-#: What queries of bounded size may take, in bytes; others run apart: see `sql_worker`.
+#: Memory limit of bounded queries, bytes. Other queries run in a child process: see `worker`.
 MEMORY_LIMIT = 2_000_000_000
 _MOST_THREADS = 4
-#: Longer SQL would be minutes in DuckDB's parser; all 467 patients by id are 13,000 characters.
+#: DuckDB's parser takes minutes for longer SQL. The ids of all 467 patients are 13,000 characters.
 _MOST_CHARACTERS = 100_000
-#: What DuckDB makes of Ctrl-C.
+#: DuckDB's message after Ctrl-C.
 _INTERRUPTED = "Query interrupted"
 QUERY_NODES = {"SELECT_NODE", "SET_OPERATION_NODE", "RECURSIVE_CTE_NODE", "CTE_NODE"}
 _TABLE_FUNCTIONS = {"range", "generate_series", "unnest"}
-#: Functions whose value changes from run to run, yet which reach nothing.
+#: Functions whose value changes between runs, but which access nothing.
 _HARMLESS = {"random", "uuid", "gen_random_uuid", "now", "today", "get_current_timestamp"}
-#: Functions that tell of the session, whatever DuckDB's catalogue says of their stability.
+#: Functions that depend on the session, although DuckDB's catalogue may call them stable.
 _OF_SESSION = {"current_setting", "getvariable"}
-#: Functions asked for most whose value depends on their arguments alone. For others DuckDB's
-#: catalogue is looked up, which takes 20 ms.
+#: Common functions whose value depends on their arguments only. Others are looked up in DuckDB's
+#: catalogue, which takes 20 ms.
 # fmt: off
 STEADY = frozenset({
     "abs", "avg", "ceil", "contains", "count", "count_star", "floor", "greatest", "least",
@@ -45,26 +45,26 @@ STEADY = frozenset({
     "regexp_matches", "round", "sqrt", "starts_with", "stddev", "sum", "upper",
 })
 # fmt: on
-#: What a predicate of bounded cost is made of.
+#: Functions and node classes of a predicate of bounded cost.
 _BOUNDED = STEADY | {"+", "-", "*", "/", "//", "%"}
 _BOUNDED_CLASSES = {
     *("BETWEEN", "CASE", "COLUMN_REF", "COMPARISON", "CONJUNCTION", "CONSTANT", "FUNCTION"),
     "OPERATOR",
 }
 _SHOWN_CHARACTERS = 300
-#: How DuckDB calls a text that it can parse, but that is no SELECT.
+#: DuckDB's error type for valid SQL that is no SELECT.
 _NO_SELECT = "not implemented"
 
 
 def shown(text: str) -> str:
-    """A text for a message: quoted, and cut short where it is long."""
+    """Return a text for a message: quoted, and cut if it is long."""
     cut = text if len(text) <= _SHOWN_CHARACTERS else text[:_SHOWN_CHARACTERS] + " …"
     return repr(cut)
 
 
 @cache
 def _database(process: int, memory: int) -> duckdb.DuckDBPyConnection:
-    """An empty, locked database: one a process, for its threads do not survive a fork."""
+    """Return an empty, locked database, one per process: its threads do not survive a fork."""
     return duckdb.connect(
         config={
             "enable_external_access": False,
@@ -73,7 +73,7 @@ def _database(process: int, memory: int) -> duckdb.DuckDBPyConnection:
             "autoload_known_extensions": False,
             "memory_limit": f"{memory}B",
             "threads": min(_MOST_THREADS, os.cpu_count() or 1),
-            "temp_directory": "",  # what does not fit into memory fails, and is not left on a disk
+            "temp_directory": "",  # no spilling: patient data must not be left on a disk
             "lock_configuration": True,
         }
     )
@@ -83,9 +83,9 @@ def _database(process: int, memory: int) -> duckdb.DuckDBPyConnection:
 def session(
     text: str, tables: Mapping[str, pa.Table], remedy: str = "", memory: int = MEMORY_LIMIT
 ) -> Iterator[duckdb.DuckDBPyConnection]:
-    """A connection that sees `tables` alone; DuckDB's errors become `QueryError`s about `text`.
+    """Open a connection to `tables` only; DuckDB's errors become `QueryError`s about `text`.
 
-    `remedy` is how these end; `memory` is what DuckDB may take, in bytes, as far as it keeps count.
+    `remedy` ends their messages. `memory` is DuckDB's own memory limit, bytes.
     """
     connection = _database(os.getpid(), memory).cursor()
     try:
@@ -95,9 +95,9 @@ def session(
     except duckdb.Error as error:
         end = f"; {remedy}" if remedy else ""
         raise QueryError(f"{reason(str(error))}{end}", where=shown(text)) from error
-    except UnicodeDecodeError as error:  # DuckDB cuts the text that it quotes amid a character
+    except UnicodeDecodeError as error:  # DuckDB can cut its quotation within a character
         end = f"; {remedy}" if remedy else ""
-        raise QueryError(f"not SQL that DuckDB takes{end}", where=shown(text)) from error
+        raise QueryError(f"not valid SQL for DuckDB{end}", where=shown(text)) from error
     except RuntimeError as error:
         if str(error) != _INTERRUPTED:
             raise
@@ -113,18 +113,19 @@ def execute(
     remedy: str = "",
     memory: int = MEMORY_LIMIT,
 ) -> pa.Table:
-    """What the last of some statements gives, which see `tables`; raises as `session` does."""
+    """Run statements over `tables` and return the last one's result. Raises like `session`."""
     with session(text, tables, remedy, memory) as connection:
         for statement in statements[:-1]:
-            connection.execute(statement).fetchall()  # DuckDB wants a result read to its end
+            connection.execute(statement).fetchall()  # DuckDB requires reading the whole result
         return connection.sql(statements[-1]).to_arrow_table()
 
 
 def is_bounded(condition: Any) -> bool:
-    """Whether a predicate takes time and memory in proportion to the rows, whatever it says.
+    """Return whether a predicate's time and memory are proportional to the number of rows.
 
-    That is so of comparisons, arithmetic and the functions in `STEADY`. It is not of what makes
-    lists or texts of any length (`range`, `repeat`, a lambda, a cast to an array), nor of LIKE.
+    This holds for comparisons, arithmetic and the functions in `STEADY`. It does not hold for
+    functions that make lists or texts of any length (`range`, `repeat`, lambdas, casts to arrays),
+    nor for LIKE.
     """
     return all(
         node["class"] in _BOUNDED_CLASSES
@@ -135,12 +136,10 @@ def is_bounded(condition: Any) -> bool:
     )
 
 
-def parse_select(
-    text: str, whole: str | None = None, expected: str = "SQL as DuckDB has it"
-) -> Node:
-    """Syntax tree of `whole` (default: of `text`), which has to be one SELECT statement.
+def parse_select(text: str, whole: str | None = None, expected: str = "DuckDB's SQL") -> Node:
+    """Return the syntax tree of `whole` (default: `text`), which must be one SELECT statement.
 
-    Messages speak of `text`, and say what was `expected`. Raises `QueryError` for anything else.
+    Raises `QueryError` for anything else. Its message quotes `text` and states what was `expected`.
     """
     tree = _parsed(text, text if whole is None else whole)
     if tree["error"]:
@@ -154,7 +153,7 @@ def parse_select(
 
 
 def constant(node: Node) -> str | None:
-    """A constant as text, without quotes; None of any other node. DuckDB 2.0 says it otherwise."""
+    """Return a constant as text without quotes, from DuckDB 1 or 2; None for any other node."""
     if node.get("class") != "CONSTANT":
         return None
     if node.get("literal", {}).get("kind") == "NULL_LITERAL":
@@ -164,19 +163,19 @@ def constant(node: Node) -> str | None:
 
 
 def check_index(node: Node, text: str) -> None:
-    """Raise `QueryError` for element 0 of a list, which DuckDB has as NULL: no row would fit."""
+    """Raise `QueryError` for element 0 of a list: it is NULL in DuckDB and would match no row."""
     if node.get("type") != "ARRAY_EXTRACT":
         return
     if constant(node["children"][1]) == "0":
         raise QueryError(
             "element [0] of a list",
             where=shown(text),
-            remedy="in SQL the first is [1], so of z, y, x these are [1], [2], [3]",
+            remedy="SQL counts from 1, so z, y, x are [1], [2], [3]",
         )
 
 
 def is_statement(text: str) -> bool:
-    """Whether DuckDB takes a text for a statement, or several, of any kind: to read or to write."""
+    """Return whether a text is one or more SQL statements of any kind, reading or writing."""
     tree = _parsed(text, text)
     return tree["error_type"] == _NO_SELECT if tree["error"] else bool(tree["statements"])
 
@@ -187,7 +186,7 @@ def _parsed(text: str, query: str) -> Node:
             f"{len(text)} characters",
             where=shown(text),
             expected=f"at most {_MOST_CHARACTERS}",
-            remedy="choose patients by id with cohort[[...]]",
+            remedy="select patients by id with cohort[[...]]",
         )
     with session(text, {}) as connection:
         found = connection.execute("SELECT json_serialize_sql(?::VARCHAR)", [query]).fetchone()
@@ -208,7 +207,7 @@ def _complaint(tree: Node, expected: str) -> str:
 
 
 def nodes(tree: Any) -> Iterator[Node]:
-    """Every node of a syntax tree."""
+    """Yield every node of a syntax tree."""
     stack = [tree]
     while stack:
         item = stack.pop()
@@ -220,10 +219,10 @@ def nodes(tree: Any) -> Iterator[Node]:
 
 
 def tables_of(tree: Node, known: Collection[str], text: str) -> list[str]:
-    """The tables, of those `known`, that a query reads.
+    """Return the `known` tables that a query reads.
 
-    Raises `QueryError` if it reaches for anything else: another table or catalogue, a function
-    that reads files or settings, a statement that writes.
+    Raises `QueryError` for any other access: another table or catalogue, a function that reads
+    files or settings, a statement that writes.
     """
     named = {entry["key"].lower() for n in nodes(tree) for entry in _common_tables(n)}
     reads = set()
@@ -240,7 +239,7 @@ def tables_of(tree: Node, known: Collection[str], text: str) -> list[str]:
 
 
 def _kind(node: Node) -> str:
-    kind = node.get("type")  # of a constant it may be a node, its data type
+    kind = node.get("type")  # a constant's type can be a node: its data type
     return kind if isinstance(kind, str) else ""
 
 
@@ -250,7 +249,7 @@ def _common_tables(node: Node) -> list[Node]:
 
 
 def _table_read(node: Node) -> str:
-    """Name of the table that a node reads, with catalogue and schema if any; "" if it is none."""
+    """Return the table that a node reads, with its catalogue and schema; "" if it reads none."""
     if _kind(node) == "BASE_TABLE":
         path = (node["catalog_name"], node["schema_name"], node["table_name"])
         return ".".join(p for p in path if p).lower()
@@ -284,12 +283,12 @@ def _check_function(node: Node, text: str) -> None:
         raise QueryError(
             f"the function {name!r} is not available",
             where=shown(text),
-            remedy="it reaches beyond the tables",
+            expected="a function of its arguments only",
         )
 
 
 def check_parameter(node: Node, text: str) -> None:
-    """Refuse a placeholder; raises `QueryError`."""
+    """Raise `QueryError` for a placeholder."""
     raise QueryError("holds a parameter", where=shown(text), remedy="write the value itself")
 
 
@@ -301,16 +300,16 @@ _CHECKS: dict[str, Callable[[Node, str], None]] = {
 
 
 def is_changing(function: str) -> bool:
-    """Whether a function's value depends on more than its arguments."""
+    """Return whether a function's value depends on more than its arguments."""
     return function not in STEADY and function in changing_functions()
 
 
 @cache
 def changing_functions() -> frozenset[str]:
-    """Names of the functions whose value depends on more than their arguments, in every form.
+    """Return the functions that depend on more than their arguments in every overload.
 
-    A form for another type says nothing of the others: since DuckDB 2.0.1 `range` of timestamps
-    depends on the session's time zone, and `range(3)` on nothing.
+    Overloads differ: since DuckDB 2.0.1 `range` of timestamps depends on the session's time zone,
+    but `range(3)` does not.
     """
     query = (
         "SELECT function_name FROM duckdb_functions() WHERE stability IS NOT NULL "

@@ -1,12 +1,12 @@
-"""SQL in a process of its own, which is ended at the deadline and cannot outgrow its memory.
+"""Run SQL in a child process with a deadline and a memory limit.
 
-DuckDB keeps neither by itself: a function such as `list_sum(range(300000000))` looks at no
-interrupt and counts no memory. A `SqlWorker` keeps one process ready, so that only the first query
-waits for its start (about 0.5 s), and sends it each table once. It is a plain `subprocess`, not
-`multiprocessing`: nothing of the caller's `__main__` is imported again.
+DuckDB itself enforces neither: a function such as `list_sum(range(300000000))` checks no interrupt
+and counts no memory. A `SqlWorker` keeps one process ready, so that only the first query waits for
+its start (about 0.5 s), and sends it each table once. It uses `subprocess`, not `multiprocessing`,
+which would import the caller's `__main__` again.
 
-The memory is a limit on the process's address space on Linux. Elsewhere only DuckDB's own count
-holds it, and the deadline ends what that overlooks.
+On Linux the memory limit is a limit of the process's address space. On other systems only DuckDB's
+own limit and the deadline apply.
 """
 
 from __future__ import annotations
@@ -38,15 +38,15 @@ _MEMORY = re.compile(r"([0-9]+(?:\.[0-9]+)?) *([KMGT]?)(i?)B", re.IGNORECASE)
 _POWERS = {"": 0, "K": 1, "M": 2, "G": 3, "T": 4}
 _LEAST_MEMORY = 10_000_000
 _MOST_MEMORY = 2**60
-#: Longer than any query is meant to run, and what every system's timers take.
+#: Largest timeout: a week, which every system's timers accept.
 _MOST_SECONDS = 7 * 86_400.0
-#: Seconds that a process may take to start, on a machine that is busy.
+#: Most seconds for the start of a process, on a busy machine.
 _START_SECONDS = 120.0
 _PROGRAM = (
     "import json, sys; sys.path[:] = json.loads(sys.argv[1]); "
     "from lundprobe_zarr.sql.child import main; main()"
 )
-#: Allocators that take no address space in advance: it counts.
+#: Allocators that reserve no address space in advance, because it is limited.
 _ENVIRONMENT = {
     "ARROW_DEFAULT_MEMORY_POOL": "system",
     "MALLOC_ARENA_MAX": "2",
@@ -56,16 +56,16 @@ _ENVIRONMENT = {
 
 @dataclass(frozen=True)
 class Limits:
-    """What a query may take: seconds, and bytes of memory beyond the tables themselves."""
+    """Limits of a query: seconds, and bytes of memory beyond the tables."""
 
     timeout: float
     memory: int
 
 
 def limits(timeout: float = TIMEOUT, memory: int | str = MEMORY) -> Limits:
-    """Bounds as people give them: seconds, and bytes or text such as "500MB" or "4GiB".
+    """Return limits from seconds, and bytes or text such as "500MB" or "4GiB".
 
-    Raises `UsageError` for what is neither, or out of range.
+    Raises `UsageError` for other values and for values out of range.
     """
     number = isinstance(timeout, (int, float)) and not isinstance(timeout, bool)
     if not number or not math.isfinite(timeout) or not 0 < timeout <= _MOST_SECONDS:
@@ -76,7 +76,7 @@ def limits(timeout: float = TIMEOUT, memory: int | str = MEMORY) -> Limits:
     if size is None or not _LEAST_MEMORY <= size <= _MOST_MEMORY:
         raise UsageError(
             f"memory={memory!r}",
-            expected=("at least 10 MB, as a number of bytes or as text such as '500MB' or '4GB'"),
+            expected="at least 10 MB, as a number of bytes or as text such as '500MB' or '4GB'",
         )
     return Limits(float(timeout), size)
 
@@ -91,16 +91,15 @@ def _bytes(memory: object) -> int | None:
 
 
 class SqlWorker:
-    """One process for SQL, one query at a time; a query that is ended takes its process with it.
+    """A child process for SQL that runs one query at a time.
 
-    Safe to use from several threads, which wait for each other: use several for several queries
-    at once. `prepare` starts the process before the first query; after one was ended the next is
-    started at once.
+    Ending a query ends its process, and a new one is started at once. Threads may share a worker,
+    but their queries run one after another. `prepare` starts the process before the first query.
     """
 
     def __init__(self) -> None:
         self._turn = threading.Lock()
-        self._guard = threading.RLock()  # of what follows: the deadline and `cancel` look at it
+        self._guard = threading.RLock()  # of the state below, used by the deadline and `cancel`
         self._process: subprocess.Popen[bytes] | None = None
         self._is_ready = False
         self._is_running = False
@@ -109,7 +108,7 @@ class SqlWorker:
         self._count = 0
 
     def prepare(self) -> None:
-        """Start the process, unless it runs, and do not wait for it."""
+        """Start the process if it is not running. Do not wait for it."""
         with self._guard:
             if self._process is None or self._process.poll() is not None:
                 self._discard()
@@ -123,11 +122,11 @@ class SqlWorker:
         bounds: Limits,
         remedy: str = "",
     ) -> pa.Table:
-        """What the last of some statements gives, which see `tables`; messages speak of `text`.
+        """Run statements over `tables` and return the last one's result; messages quote `text`.
 
-        The time counts from when the process is there and free. Raises `QueryError` as
-        `sql.session` does, `QueryLimitError` if the query took more than its bounds or was
-        cancelled. An interrupt (Ctrl-C) ends the query and is passed on.
+        Time counts from when the process is ready and free. Raises `QueryError` like `sql.session`,
+        and `QueryLimitError` if the query exceeded its bounds or was cancelled. Ctrl-C ends the
+        query and is raised again.
         """
         request: dict[str, Any] = {"text": text, "statements": list(statements), "remedy": remedy}
         request |= {"timeout": bounds.timeout, "memory": bounds.memory}
@@ -154,22 +153,22 @@ class SqlWorker:
         return from_stream(stream)
 
     def cancel(self) -> None:
-        """End the query that runs, if any, from another thread: it raises `QueryLimitError`."""
+        """End a running query from another thread. It raises `QueryLimitError`."""
         self._end("was cancelled")
 
     def close(self) -> None:
-        """End the process, and a query that runs; a later query starts another."""
+        """End the process and a running query. A later query starts another process."""
         with self._guard:
             self.cancel()
             self._discard()
 
     def abandon(self) -> None:
-        """Let go of the process without ending it: after a fork it is the parent's."""
+        """Close the pipes to the process without ending it: after a fork the parent owns it."""
         if self._process is not None:
             _close_pipes(self._process)
 
     def _started(self) -> subprocess.Popen[bytes]:
-        """The process, once it waits for requests."""
+        """Return the process when it is ready for requests."""
         self.prepare()
         process = self._process
         assert process is not None
@@ -183,7 +182,7 @@ class SqlWorker:
                 raise QueryError(
                     f"the process for SQL ({sys.executable}) did not start: "
                     f"exit status {process.wait()}",
-                    remedy="is there memory left, and the same environment?",
+                    remedy="check that memory is available and the environment has not changed",
                 ) from error
             finally:
                 late.cancel()
@@ -191,11 +190,11 @@ class SqlWorker:
         return process
 
     def _deadline(self, seconds: float) -> threading.Timer:
-        """From now on a query runs; end it after so many seconds."""
+        """Mark a query as running, and end it after so many seconds."""
         with self._guard:
             self._is_running, self._ended = True, ""
         why = (
-            f"was ended after {seconds:g} s, the time it may take; ask for less, or allow more "
+            f"was ended at its time limit of {seconds:g} s; simplify the query, or raise the limit "
             "with timeout= (--timeout)"
         )
         timer = threading.Timer(seconds, self._end, [why])
@@ -209,7 +208,7 @@ class SqlWorker:
         request: dict[str, Any],
         tables: Mapping[str, pa.Table],
     ) -> tuple[dict[str, Any], bytearray]:
-        """Send a request and the tables that are not there yet; the answer, and its result."""
+        """Send a request and the tables not sent before; return the answer and the result."""
         dropped = [key for key, table in self._sent.items() if table() is None]
         for key in dropped:
             del self._sent[key]
@@ -237,14 +236,14 @@ class SqlWorker:
                 self._process.kill()
 
     def _finish(self) -> None:
-        """No query runs any more; one that was ended at the very last takes its process along."""
+        """Mark the query as finished; replace a process that was killed at the last moment."""
         with self._guard:
             self._is_running = False
             if self._ended:
                 self._replace()
 
     def _replace(self) -> None:
-        """Have a fresh process start, so that the next query need not wait for it."""
+        """Start a new process now, so that the next query need not wait for it."""
         with self._guard:
             self._is_running, self._ended = False, ""
             self._discard()
@@ -261,17 +260,17 @@ class SqlWorker:
 
 def _too_much(bounds: Limits) -> str:
     return (
-        f"needed more than {bounds.memory / 1e9:g} GB of memory and was ended; ask for less, or "
-        "allow more with memory= (--memory)"
+        f"was ended at its memory limit of {bounds.memory / 1e9:g} GB; simplify the query, or "
+        "raise the limit with memory= (--memory)"
     )
 
 
 def _died(process: subprocess.Popen[bytes], bounds: Limits) -> str:
-    """What to say of a process that ended without an answer, and that nobody here ended."""
+    """Return the message for a process that ended by itself without an answer."""
     return (
-        f"the process that ran it ended by itself (exit status {process.wait()}), most likely for "
-        f"want of memory: it may take {bounds.memory / 1e9:g} GB; ask for less, or allow more "
-        "with memory= (--memory)"
+        f"its process ended by itself (exit status {process.wait()}), probably because it ran out "
+        f"of memory; its limit is {bounds.memory / 1e9:g} GB; simplify the query, or raise the "
+        "limit with memory= (--memory)"
     )
 
 
@@ -300,7 +299,7 @@ def _close_pipes(process: subprocess.Popen[bytes]) -> None:
 
 @cache
 def worker() -> SqlWorker:
-    """The worker of this process, which ends with it; a fork gets its own."""
+    """Return this process's worker, which ends with the process. A fork gets its own worker."""
     found = SqlWorker()
     atexit.register(found.close)
     if hasattr(os, "register_at_fork"):

@@ -1,5 +1,5 @@
-"""The words of LUND-PROBE: structures, observers, file names, nearest names.
+"""Names used in LUND-PROBE: structures, observers, files; suggestions for unknown names.
 
-Pure. Imports `errors` alone.
+Pure. Imports only `errors`.
 Start reading at names.py.
 """

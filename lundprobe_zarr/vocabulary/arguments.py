@@ -1,4 +1,4 @@
-"""Keyword arguments that a function has not got: where they belong, or which was meant."""
+"""Errors for unknown keyword arguments, with the right place or the nearest name."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ _R = TypeVar("_R")
 def require_arguments(
     function: str, given: Iterable[str], known: Iterable[str], elsewhere: Mapping[str, str]
 ) -> None:
-    """Raise `UsageError` for an argument that `function` has not got.
+    """Raise `UsageError` for an argument that `function` does not accept.
 
-    `elsewhere` says of some what to do instead; of others the nearest that is `known` is named.
+    `elsewhere` maps some names to what to do instead. Otherwise, the nearest `known` name is given.
     """
     names = [n for n in known if n not in elsewhere]
     for name in given:
@@ -28,14 +28,14 @@ def require_arguments(
         if name not in names:
             raise UsageError(
                 f"{name}= is no argument of {function}; {suggestion(name, names)}",
-                expected="one of those it documents",
+                expected="one of its documented arguments",
             )
 
 
 def says_where(
     function: str, elsewhere: Mapping[str, str]
 ) -> Callable[[Callable[_P, _R]], Callable[_P, _R]]:
-    """Make a function raise as `require_arguments` does, where Python would only count."""
+    """Decorate a function so that an unknown argument raises as in `require_arguments`."""
 
     def around(inner: Callable[_P, _R]) -> Callable[_P, _R]:
         kinds = (Parameter.POSITIONAL_OR_KEYWORD, Parameter.KEYWORD_ONLY)

@@ -1,7 +1,7 @@
 """Source file names <-> typed records: which file fills which slice of which array.
 
-A patient's folder is flat data: `parse_path` turns a path below it into a `SourceFile` that
-names the group, variable and labels it fills; `format_path` is its exact inverse.
+`parse_path` turns a path below a patient's folder into a `SourceFile`, which names the group,
+variable and labels that the file fills. `format_path` is the exact inverse.
 """
 
 from __future__ import annotations
@@ -14,18 +14,18 @@ from lundprobe_zarr.vocabulary.names import FOLDS, OBSERVERS, STEPS, STRUCTURES,
 
 Label = str | int
 
-#: The text file of fiducial centres, one `x,y,z` a line, mm, DICOM (LPS).
 #: Folder of each part in the source tree.
 PART_FOLDERS = {"base": "basePart", "extended": "extendedPart"}
+#: The text file of fiducial centres: one `x,y,z` per line, mm, DICOM (LPS).
 FIDUCIAL_TEXT = "MR_StorT2/MRI_T2_DICOM_coords_fiducials.txt"
 
 
 @dataclass(frozen=True)
 class SourceFile:
-    """One file of a patient, by what it fills.
+    """One file of a patient, identified by what it fills.
 
-    `group` and `variable` name an array of the store, `labels` the slice (dimension -> label,
-    in the order of the array's dimensions), `grid` the voxel lattice the file lies on.
+    `group` and `variable` name an array of the store. `labels` names the slice (dimension -> label,
+    in the order of the array's dimensions). `grid` names the voxel lattice of the file.
     """
 
     group: str
@@ -39,7 +39,7 @@ class SourceFile:
 
     @property
     def kind(self) -> str:
-        """`image`, `dose`, `uncertainty`, `mask` or `text`: which value rules apply."""
+        """`image`, `dose`, `uncertainty`, `mask` or `text`; it selects the rules for values."""
         if self.variable == "fiducial_position":
             return "text"
         return "mask" if self.variable.endswith("mask") else self.variable
@@ -105,17 +105,17 @@ _PATHS: dict[SourceFile, str] = {record: path for path, record in KNOWN_FILES.it
 
 
 def expected_files(part: str) -> dict[str, SourceFile]:
-    """Files that a complete patient of `part` (`base` or `extended`) has, by path."""
+    """Return the files of a complete patient of `part` (`base` or `extended`), by path."""
     return {p: f for p, f in KNOWN_FILES.items() if part == "extended" or not f.is_extended}
 
 
 def parse_path(path: str) -> SourceFile | None:
-    """Record of a path below a patient's folder (`/`-separated), or None for an unknown file."""
+    """Return the record of a `/`-separated path below a patient's folder; None if unknown."""
     return KNOWN_FILES.get(path)
 
 
 def format_path(record: SourceFile) -> str:
-    """Path below a patient's folder of a record; the inverse of `parse_path`."""
+    """Return the path of a record below a patient's folder; the inverse of `parse_path`."""
     return _PATHS[record]
 
 
@@ -123,7 +123,7 @@ _MASK_NAME = re.compile(r"(?:mask_)?(?P<structure>.+?)(?:\.nii(?:\.gz)?)?")
 
 
 def structure_of_name(name: str) -> str | None:
-    """Clinical structure that `mask_Bladder.nii.gz`, or a bare `Bladder`, names; else None."""
+    """Return the structure named by `mask_Bladder.nii.gz` or a bare `Bladder`; else None."""
     match = _MASK_NAME.fullmatch(name.strip())
     label = match.group("structure") if match else ""
     return label if label in STRUCTURES else None

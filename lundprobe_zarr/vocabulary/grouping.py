@@ -1,12 +1,12 @@
-"""Findings that differ by patient, file or figure alone, as one line a folder and cause."""
+"""Merge findings that differ only in patient, file or number."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterable
 
-#: What may differ within a group: a patient, a file's name behind its folder, a number. Digits
-#: within a name, such as CTVT_427, are part of what is said.
+#: What may differ within a group: a patient, a file name after its folder, a number. Digits
+#: within a name, such as CTVT_427, are no number.
 _VARIES = re.compile(
     r"(?P<patient>(?:oldAcq|newAcq)_[0-9a-f]{16})"
     r"|(?P<file>(?<=[/ ])[^\s/:,]+\.[A-Za-z][\w.]*(?=$|[\s:,);]))"
@@ -15,10 +15,10 @@ _VARIES = re.compile(
 
 
 def grouped(lines: Iterable[str]) -> list[str]:
-    """One line for all that say the same of a folder, in the order in which they first occur.
+    """Return one line for each folder and cause, in the order of first occurrence.
 
-    Of patients and files that differ the first is named, and how many more there are; of numbers
-    the range. A line that is alone in its group stays as it is.
+    A merged line names the first patient or file and counts the others. Numbers become a range.
+    A line that is alone in its group is unchanged.
     """
     groups: dict[tuple[str, ...], list[str]] = {}
     for line in lines:

@@ -1,6 +1,6 @@
-"""The field's words: structures, modalities, parts, protocols, observers and folds.
+"""Domain names: structures, modalities, parts, protocols, observers and folds.
 
-Everything here is data; the README's tables and the store's labels are made from it.
+This module is data. The README's tables and the store's labels are made from it.
 Source: Rogowski et al., Sci Data 12, 611 (2025), doi:10.1038/s41597-025-04954-5.
 """
 
@@ -14,7 +14,7 @@ from lundprobe_zarr.errors import UnknownLabelError
 
 @dataclass(frozen=True)
 class Structure:
-    """A delineated organ or target: its label, what it is, and whether patients may lack it."""
+    """A delineated organ or target. Patients may lack an `optional` one."""
 
     label: str
     description: str
@@ -35,10 +35,10 @@ STRUCTURE_TABLE: tuple[Structure, ...] = (
 )
 STRUCTURES: tuple[str, ...] = tuple(s.label for s in STRUCTURE_TABLE)
 
-#: Structures that the networks segmented and the observers edited.
+#: Structures that the networks segmented and that the observers edited.
 TARGETS: tuple[str, ...] = ("CTVT_427", "Rectum")
 
-#: Imaging modality -> unit of its voxel values ("1" is dimensionless, as CF has it).
+#: Imaging modality -> unit of its voxel values ("1" is dimensionless, as in CF).
 MODALITY_UNITS: dict[str, str] = {"T2w": "1", "sCT": "HU"}
 PARTS: tuple[str, ...] = ("base", "extended")
 PROTOCOLS: tuple[str, ...] = ("oldAcq", "newAcq")
@@ -59,7 +59,7 @@ AIR_HU = -999.5
 #: Rows of the oldAcq sCT that carry a burnt-in warning text.
 WARNING_TEXT_ROWS = 50
 
-#: A patient id and nothing else, as a regular expression that is the same everywhere.
+#: A whole patient id, as a regular expression that all regex dialects read alike.
 PATIENT_ID_PATTERN = "^(oldAcq|newAcq)_[0-9a-f]{16}$"
 _PATIENT_ID = re.compile(PATIENT_ID_PATTERN)
 #: The form of a patient id, for messages.
@@ -69,12 +69,12 @@ PATIENT_ID_FORM = (
 
 
 def is_patient_id(name: str) -> bool:
-    """Whether `name` is `oldAcq_` or `newAcq_` and 16 lower-case hexadecimal digits."""
+    """Return whether `name` is `oldAcq_` or `newAcq_` and 16 lower-case hexadecimal digits."""
     return _PATIENT_ID.fullmatch(name) is not None
 
 
 def protocol_of(patient_id: str) -> str:
-    """Acquisition protocol (`oldAcq` or `newAcq`) that a patient id begins with.
+    """Return the acquisition protocol (`oldAcq` or `newAcq`) of a patient id.
 
     Raises `UnknownLabelError` if `patient_id` is no patient id.
     """
@@ -85,7 +85,7 @@ def protocol_of(patient_id: str) -> str:
 
 
 def structure_order(label: str) -> int:
-    """Place of a structure in the canonical order; raises `UnknownLabelError` for any other."""
+    """Return a structure's index in the canonical order; raise `UnknownLabelError` if unknown."""
     try:
         return STRUCTURES.index(label)
     except ValueError:

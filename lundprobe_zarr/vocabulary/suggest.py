@@ -1,4 +1,4 @@
-"""Which of the known names somebody may have meant."""
+"""Suggest known names for an unknown name."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ from math import ceil
 from lundprobe_zarr.errors import UnknownLabelError
 from lundprobe_zarr.vocabulary.names import STRUCTURE_TABLE, STRUCTURES
 
-#: Names that a message lists in full when none is near; more are cut short.
+#: Most names that a message lists when none is near.
 _LISTED = 12
-#: Letters from which on a name may be meant as part of another.
+#: Fewest letters for a match with a part of another name.
 _PART = 3
-#: Part of a name that has to begin as another does, for that to resemble it.
+#: Fraction of a name that must equal the beginning of another name for a match.
 _BEGINS = 0.6
 
 
 def nearest(name: str, known: Iterable[str], count: int = 3) -> list[str]:
-    """Up to `count` of `known` that resemble `name`, the nearest first.
+    """Return up to `count` of `known` that resemble `name`, the nearest first.
 
-    Case and what is no letter or digit do not count. First those that hold the name, such as
-    CTVT_427 for `CTV`, then those spelt alike; if there is none, structures whose description has
-    the word, such as CTVT_427 for `prostate`; and last those that begin so.
+    Only letters and digits are compared; case is ignored. Names that contain `name` come first
+    (CTVT_427 for `CTV`), then names of similar spelling. Without either, structures whose
+    description has the word are returned (CTVT_427 for `prostate`), else names that begin alike.
     """
     names = list(dict.fromkeys(known))
     plain, wanted = {k: _plain(k) for k in names}, _plain(name)
@@ -50,7 +50,7 @@ def _beginning(wanted: str, plain: Mapping[str, str]) -> list[str]:
 
 
 def suggestion(name: str, known: Iterable[str]) -> str:
-    """How a message goes on after naming an unknown name: the nearest real ones, or some."""
+    """Return the end of a message about an unknown name: the nearest known names, or some."""
     names = list(known)
     close = nearest(name, names)
     if close:
@@ -62,7 +62,7 @@ def suggestion(name: str, known: Iterable[str]) -> str:
 
 
 def unknown_label(dim: str, label: object, known: Iterable[object]) -> UnknownLabelError:
-    """The error for a label of `dim` that nobody has, with the nearest and all that there are."""
+    """Return the error for an unknown label of `dim`, with the nearest and all known labels."""
     names = [str(k) for k in known]
     close = nearest(label, names) if isinstance(label, str) else []
     hint = f"nearest: {', '.join(close)}; " if close else ""
@@ -72,6 +72,6 @@ def unknown_label(dim: str, label: object, known: Iterable[object]) -> UnknownLa
 
 
 def require_structure(structure: str) -> None:
-    """Raise `UnknownLabelError`, naming the nearest real one, for a structure there is none of."""
+    """Raise `UnknownLabelError` for an unknown structure, with the nearest known names."""
     if structure not in STRUCTURES:
         raise unknown_label("structure", structure, STRUCTURES)

@@ -24,8 +24,8 @@ from places import SECRET, Place
 from lundprobe_zarr import open_cohort
 from lundprobe_zarr.cli import main
 from lundprobe_zarr.conversion.arrays.patient import convert_patient
-from lundprobe_zarr.conversion.notes.claim import claimed
 from lundprobe_zarr.conversion.notes.draft import require_usable
+from lundprobe_zarr.conversion.notes.lease import lease_upload
 from lundprobe_zarr.conversion.notes.state import are_current, is_current
 from lundprobe_zarr.conversion.run.run import Options, convert
 from lundprobe_zarr.conversion.source.inventory import PatientSource, take_inventory
@@ -144,7 +144,7 @@ def test_command_by_shares_to_a_bucket(
 PROGRAM = """
 import json, sys
 from pathlib import Path
-from lundprobe_zarr.conversion.notes.claim import claimed
+from lundprobe_zarr.conversion.notes.lease import lease_upload
 from lundprobe_zarr.conversion.source.inventory import take_inventory
 from lundprobe_zarr.conversion.arrays.patient import convert_patient
 from lundprobe_zarr.storage.location import Location
@@ -203,11 +203,11 @@ def claim(location: Location, patient: str, name: str) -> str:
 def test_patient_whom_a_living_conversion_sends_is_left_alone(changed, tmp_path, scratch):
     source, patient = changed
     place = Watched(f"memory://{tmp_path}/d")
-    with quick_beats(), claimed(place, patient):
+    with quick_beats(), lease_upload(place, patient):
         place.log.clear()
         result = convert_patient(patients(source)[0], place, "standard", scratch=scratch)
     assert result.status == "failed"
-    assert "another conversion is sending this patient" in str(result.error)
+    assert "another conversion is uploading this patient" in str(result.error)
     assert not [n for n in place.log if store_path(patient) in n], "its store was not touched"
     assert place.find(".conversion/claims") == {}
     assert convert_all(source, place, scratch) == [patient]
@@ -230,14 +230,14 @@ def test_of_conversions_that_begin_at_once_the_first_by_name_goes_on(
     host, barrier = socket.gethostname(), threading.Barrier(several)
     names = [f"{host}-{os.getpid()}-{n}" for n in range(several)]
     left = list(reversed(names))
-    monkeypatch.setattr("lundprobe_zarr.conversion.notes.claim.writer", left.pop)
+    monkeypatch.setattr("lundprobe_zarr.conversion.notes.lease.writer", left.pop)
     sending, outcome = threading.Lock(), []
 
     def send() -> str:
         place = Together(empty_s3.url, empty_s3.options)
         place.barrier = barrier
         try:
-            with claimed(place, "newAcq_0123456789abcdef"):
+            with lease_upload(place, "newAcq_0123456789abcdef"):
                 assert sending.acquire(blocking=False), "alone"
                 claims = empty_s3.location.children(".conversion/claims/newAcq_0123456789abcdef")
                 outcome.append(claims[0])
@@ -250,7 +250,7 @@ def test_of_conversions_that_begin_at_once_the_first_by_name_goes_on(
     with quick_beats(), ThreadPoolExecutor(several) as pool:
         said = [f.result() for f in [pool.submit(send) for _ in names]]
     assert outcome == [names[0]]
-    assert sum("another conversion is sending this patient" in s for s in said) == several - 1
+    assert sum("another conversion is uploading this patient" in s for s in said) == several - 1
     assert empty_s3.location.find(".conversion/claims") == {}
 
 
@@ -269,8 +269,8 @@ def test_claim_of_the_dead_does_not_hold(changed, tmp_path, scratch, name):
 @contextmanager
 def quick_beats() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("lundprobe_zarr.conversion.notes.claim._BEAT_SECONDS", 0.05)
-        patch.setattr("lundprobe_zarr.conversion.notes.claim._DEAD_SECONDS", 1.0)
+        patch.setattr("lundprobe_zarr.conversion.notes.lease._BEAT_SECONDS", 0.05)
+        patch.setattr("lundprobe_zarr.conversion.notes.lease._DEAD_SECONDS", 1.0)
         yield
 
 
@@ -361,7 +361,7 @@ def test_replacement_killed_anywhere_shows_the_old_or_the_new_or_nothing(
     place = Watched(f"memory://{tmp_path}/d")
     convert_all(source, place, scratch)
     # A claim of this process, which lives, is watched for a while before it is taken for dead.
-    monkeypatch.setattr("lundprobe_zarr.conversion.notes.claim._DEAD_SECONDS", 0.2)
+    monkeypatch.setattr("lundprobe_zarr.conversion.notes.lease._DEAD_SECONDS", 0.2)
     old = contents(place)
     change(source, patient)
     place.log.clear()
@@ -436,7 +436,7 @@ def test_places_that_make_no_sense(phantom_source, empty_s3, web, scratch, tmp_p
         convert(inventory, Location("memory://x"))
     with pytest.raises(UsageError, match=r"--scratch .* is in the source"):
         convert(inventory, empty_s3.location, Options(scratch=inventory.root / "scratch"))
-    with pytest.raises(UsageError, match="expected it for buckets alone"):
+    with pytest.raises(UsageError, match="expected --scratch only for buckets"):
         convert(inventory, tmp_path / "local", Options(scratch=scratch))
     (tmp_path / "file").write_text("")
     with pytest.raises(OSError, match="file"):
@@ -449,7 +449,7 @@ def test_bucket_that_spoils_what_it_is_given_is_noticed(empty_s3):
             super().write(relative, data[:-1] + b"!")
 
     place = empty_s3.beside("spoiling")
-    with pytest.raises(DatasetError, match="not as written"):
+    with pytest.raises(DatasetError, match="is not listed, or differs"):
         require_usable(Spoiling(place.url, place.options))
     assert place.location.find("") == {}
 

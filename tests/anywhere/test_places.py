@@ -177,9 +177,9 @@ def test_rows_are_counted_by_footers(place, monkeypatch, first):
     for name, files in manifest.tables.items():
         expected = read_table(place.location, manifest, name).num_rows
         assert table_rows(place.location, files) == expected
-    with pytest.raises(DatasetError, match="not there, or no sound Parquet file"):
+    with pytest.raises(DatasetError, match="missing, or not a valid Parquet file"):
         table_rows(place.location, {"base": ["README.md"]})
-    with pytest.raises(DatasetError, match="not there, or no sound Parquet file"):
+    with pytest.raises(DatasetError, match="missing, or not a valid Parquet file"):
         table_rows(place.location, {"base": ["metadata/none.parquet"]})
 
 

@@ -286,7 +286,7 @@ def test_validate_goes_on_past_a_lost_table(cli, dataset, extended, tmp_path, ta
     assert cli("validate", copy, "--report", report).status == 3
     found = {p["where"]: p for p in json.loads(report.read_text())["problems"]}
     assert set(found) == {str(copy / table), shard}
-    remedy = "write it anew with `lundprobe-zarr finalise`, or copy the dataset again"
+    remedy = "write it again with `lundprobe-zarr finalise`, or copy the dataset again"
     assert found[str(copy / table)]["finding"] == (
         f"not there; expected a table of the dataset; {remedy}"
     )
@@ -342,7 +342,7 @@ def test_validate_names_a_table_that_does_not_match_its_stores(
     if table == "patients":
         _alter(copy / "metadata" / "patients.parquet", change)
     found = cli("validate", copy)
-    assert "not those the manifest knows" in found.out + found.err
+    assert "another SHA-256 than in the manifest" in found.out + found.err
     forget_hashes(copy)
     ran = cli("validate", copy, *(["--deep"] if deep else []))
     assert ran.status == 3
@@ -452,14 +452,14 @@ def test_an_export_that_was_broken_off_is_not_in_the_way(cli, dataset, extended,
     assert not list(out.rglob("left.nii.gz"))
     ran = cli("export", dataset, extended, out)
     assert ran.status == 2
-    assert f"{out}/extendedPart/{extended} is there already" in ran.err
+    assert f"{out}/extendedPart/{extended} exists already" in ran.err
 
 
 def test_export_into_a_pipe_that_breaks_can_be_run_again(dataset, extended, tmp_path):
     command = f"{sys.executable} -m lundprobe_zarr export {dataset} {extended} {tmp_path}/out"
     subprocess.run(f"PYTHONUNBUFFERED=1 {command} | true", shell=True, check=False, timeout=60)
     again = subprocess.run(command.split(), capture_output=True, check=False, timeout=60)
-    assert again.returncode == 0 or b"is there already" in again.stderr
+    assert again.returncode == 0 or b"exists already" in again.stderr
     assert len(list((tmp_path / "out").rglob("*.nii.gz"))) == 65
 
 
@@ -478,7 +478,7 @@ def test_export_says_what_is_the_originals_and_what_was_rounded(
     }
     again = cli("export", dataset, extended, tmp_path / "out")
     assert again.status == 2
-    assert "is there already" in again.err
+    assert "exists already" in again.err
 
 
 def test_preview_draws(cli, dataset, extended, tmp_path):
@@ -555,15 +555,15 @@ def test_nothing_is_written_into_a_source_tree_or_a_dataset(
     home = copy_of(dataset, tmp_path)
     ran = cli("export", home, extended, home / "nifti")
     assert ran.status == 2
-    assert f"is in the dataset {home}" in ran.err
+    assert f"is within the dataset {home}" in ran.err
     assert not (home / "nifti").exists()
 
 
 def test_what_stands_in_place_of_a_dataset_is_said(cli, dataset, extended, phantom_source):
     for place, said in (
         (phantom_source, "this is a source tree; convert it"),
-        (dataset / "metadata", f"{dataset} is one, and this lies in it"),
-        (f"no/{extended}", "a patient's id, which comes after the dataset"),
+        (dataset / "metadata", f"this lies within the dataset {dataset}"),
+        (f"no/{extended}", "a patient's id; give the dataset first"),
     ):
         ran = cli("validate", place)
         assert ran.status == 3

@@ -136,7 +136,7 @@ def test_nonsense_is_wrong_usage(cli, phantom_source, tmp_path, options, said):
 def test_an_address_where_no_scheduler_is(
     cli, phantom_source, tmp_path, address, web_port, monkeypatch
 ):
-    monkeypatch.setattr("lundprobe_zarr.conversion.run.cluster._PATIENCE_SECONDS", 1.0)
+    monkeypatch.setattr("lundprobe_zarr.conversion.run.cluster._TIMEOUT_SECONDS", 1.0)
     ran = cli(
         "convert", phantom_source, tmp_path / "out", "--scheduler", address.format(port=web_port)
     )
@@ -169,7 +169,7 @@ def test_who_left_the_source_and_what_was_passed_over_are_said(cli, dataset, sou
         absent = "1 patient in the dataset is not in this source; it stays as it is:"
         assert f"{absent}\n  {gone.name}\n" in ran.out
         passed = ran.out.partition("Skipped, not converted: 1")[2]
-        named = "basePart/Patient7: its name is no patient id; expected oldAcq_ or newAcq_ and 16"
+        named = "basePart/Patient7: not a patient id; expected oldAcq_ or newAcq_ and 16"
         assert named in passed
         assert named not in ran.out.partition("Skipped, not converted")[0]
     others = sorted(p.name for p in (source / "basePart").glob("*Acq_*"))
@@ -202,7 +202,7 @@ def test_killed_outright_a_run_holds_nobody_up_and_alive_it_does(cli, phantom_so
         assert "4 patients to convert" in process.stdout.readline()
         ran = cli(*command)
         assert ran.status == 2
-        assert f"another conversion is at work there, process {process.pid} on " in ran.err
+        assert f"another conversion is running there, process {process.pid} on " in ran.err
     finally:
         os.killpg(process.pid, signal.SIGKILL)
         process.communicate()

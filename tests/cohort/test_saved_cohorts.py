@@ -158,4 +158,4 @@ def test_the_hash_is_the_same_for_ever() -> None:
         created="2025-01-01T00:00:00+00:00",
     )
     saved = SavedCohort(dataset=identity, selection=["n > 0"], patient_ids=["a", "b"])
-    assert saved.seal() == "20a6b63f99961c1fd9c31898bb9b0f209e140dd4e74a854dbfc8ad5cfe9108a2"
+    assert saved.checksum() == "20a6b63f99961c1fd9c31898bb9b0f209e140dd4e74a854dbfc8ad5cfe9108a2"

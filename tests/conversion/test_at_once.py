@@ -17,8 +17,8 @@ import pytest
 from trees import NEW, OLD, Workplace, convert_tree, snapshot
 
 from lundprobe_zarr.conversion.arrays.patient import convert_patient
-from lundprobe_zarr.conversion.notes.claim import announced, publishing
 from lundprobe_zarr.conversion.notes.draft import _replace, remove_unfinished
+from lundprobe_zarr.conversion.notes.lease import lease_patients, lease_tables
 from lundprobe_zarr.conversion.run.run import Options, convert
 from lundprobe_zarr.conversion.source.inventory import select, take_inventory
 from lundprobe_zarr.conversion.tables.publish import finalise
@@ -29,8 +29,8 @@ from lundprobe_zarr.storage.writers import is_alive
 
 @pytest.fixture(autouse=True)
 def quick_beats(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("lundprobe_zarr.conversion.notes.claim._BEAT_SECONDS", 0.25)
-    monkeypatch.setattr("lundprobe_zarr.conversion.notes.claim._DEAD_SECONDS", 1.0)
+    monkeypatch.setattr("lundprobe_zarr.conversion.notes.lease._BEAT_SECONDS", 0.25)
+    monkeypatch.setattr("lundprobe_zarr.conversion.notes.lease._DEAD_SECONDS", 1.0)
 
 
 def runs(dataset: Path) -> list[Path]:
@@ -39,7 +39,7 @@ def runs(dataset: Path) -> list[Path]:
 
 def test_a_second_conversion_of_the_same_patients_is_refused_at_once(work: Workplace) -> None:
     inventory = take_inventory(work.source)
-    with announced(Location(work.dataset), [OLD, "newAcq_00000000000000ff"]):
+    with lease_patients(Location(work.dataset), [OLD, "newAcq_00000000000000ff"]):
         (claim,) = runs(work.dataset)
         before = snapshot(work.dataset / "patients")
         with pytest.raises(UsageError) as raised:
@@ -49,7 +49,7 @@ def test_a_second_conversion_of_the_same_patients_is_refused_at_once(work: Workp
         since = json.loads(claim.read_text())["since"]
     said = str(raised.value)
     assert f"process {os.getpid()} on {socket.gethostname()} since {since}" in said
-    assert "on 1 of the 2 patients" in said
+    assert "on 1 of the 2 requested patients" in said
     assert "expected one at a time; wait for it or stop it" in said
     assert runs(work.dataset) == []
 
@@ -57,14 +57,14 @@ def test_a_second_conversion_of_the_same_patients_is_refused_at_once(work: Workp
 def test_shares_of_other_patients_run_side_by_side(work: Workplace) -> None:
     inventory = take_inventory(work.source)
     first, second = (select(inventory, part=(n, 2)) for n in (1, 2))
-    with announced(Location(work.dataset), [p.patient_id for p in second.patients]):
+    with lease_patients(Location(work.dataset), [p.patient_id for p in second.patients]):
         report = convert(first, work.dataset, Options(publish=False))
     assert [(r.patient_id, r.status) for r in report.results] == [(NEW, "skipped")]
 
 
 def test_of_runs_that_end_at_once_one_waits_to_write_the_tables(work: Workplace) -> None:
     with ThreadPoolExecutor(1) as pool:
-        with publishing(Location(work.dataset)):
+        with lease_tables(Location(work.dataset)):
             other = pool.submit(finalise, work.dataset)
             time.sleep(0.5)
             assert not other.done()
@@ -165,7 +165,7 @@ def test_a_living_one_on_another_machine_is_known_by_its_beats(
     work: Workplace, beating: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(
-        "lundprobe_zarr.conversion.notes.claim._DEAD_SECONDS", 20.0
+        "lundprobe_zarr.conversion.notes.lease._DEAD_SECONDS", 20.0
     )  # a slow disk is not death
     with pytest.raises(UsageError, match="process 17 on another-host since noon, on 1 of the 2"):
         convert(take_inventory(work.source), work.dataset)

@@ -8,10 +8,12 @@ import resource
 import struct
 import time
 import tracemalloc
+from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -28,7 +30,8 @@ from trees import (
     write_nifti,
 )
 
-from lundprobe_zarr.conversion.source.nifti import read_nifti
+from lundprobe_zarr.conversion.source.nifti import open_nifti, read_nifti
+from lundprobe_zarr.conversion.source.workspace import Workspace
 from lundprobe_zarr.errors import SourceError
 
 MASK = "MR_StorT2/mask_Bladder.nii.gz"
@@ -123,17 +126,17 @@ DAMAGES = [
     Damage("without half its trailer", DOSE, cut(4), "too early"),
     Damage("without one byte", MRI, cut(1), "too early"),
     Damage("empty", MASK, replace(b""), "empty; expected"),
-    Damage("a flipped bit in the data", MRI, flip(200), "not a sound gzip|too early"),
-    Damage("a flipped bit in the checksum", MASK, flip(-6), "not a sound gzip"),
-    Damage("a flipped bit in the length", MASK, flip(-2), "not a sound gzip"),
+    Damage("a flipped bit in the data", MRI, flip(200), "not a valid gzip|too early"),
+    Damage("a flipped bit in the checksum", MASK, flip(-6), "not a valid gzip"),
+    Damage("a flipped bit in the length", MASK, flip(-2), "not a valid gzip"),
     Damage("no gzip", MASK, replace(b"\x5c\x01\x00\x00" * 200), r"not gzip: starts with b'\\"),
     Damage("text", MASK, replace(b"<html>404 not found</html>"), "not gzip: starts with b'<h'"),
-    Damage("garbage behind the gzip member", MASK, append(b"garbage"), "stray bytes"),
-    Damage("a page of garbage behind it", MASK, append(b"garbage" * 600), "not a sound gzip"),
+    Damage("garbage behind the gzip member", MASK, append(b"garbage"), "extra bytes"),
+    Damage("a page of garbage behind it", MASK, append(b"garbage" * 600), "not a valid gzip"),
     Damage("a second gzip member cut off", MASK, append(gzip.compress(b"x")[:12]), "too early"),
-    Damage("gzip of nothing", MASK, replace(gzip.compress(b"")), "begins with bytes b''"),
-    Damage("gzip of text", MASK, replace(gzip.compress(b"no NIfTI" * 100)), "no NIfTI header"),
-    Damage("half a header", MASK, lambda p: edit(p, lambda d: d[:200]), "ends within it"),
+    Damage("gzip of nothing", MASK, replace(gzip.compress(b"")), "begins with b''"),
+    Damage("gzip of text", MASK, replace(gzip.compress(b"no NIfTI" * 100)), "not a NIfTI header"),
+    Damage("half a header", MASK, lambda p: edit(p, lambda d: d[:200]), "ends within the header"),
     Damage("fewer voxels than the header says", MASK, shorten(1), "359 bytes of voxels.*360"),
     Damage("no voxels", MASK, lambda p: edit(p, lambda d: d[:352]), "0 bytes of voxels"),
     Damage(
@@ -152,7 +155,7 @@ DAMAGES = [
         "megabytes behind the voxels",
         MASK,
         lambda p: edit(p, lambda d: d + bytes(1 << 21)),
-        "behind the last voxel",
+        "after the last voxel",
     ),
     Damage("header and voxels in two files", MASK, patch("magic", b"ni1\0"), r"b'ni1", "rewrite"),
     Damage("no magic", MASK, patch("magic", b"\0" * 4), "magic", "rewrite"),
@@ -183,9 +186,9 @@ DAMAGES = [
         "correct",
     ),
     Damage("another shape", MASK, reshaped, r"\(5, 9, 8\).*\(5, 8, 9\)"),
-    Damage("another place", MASK, moved(r0c3=0.01), "0.01 mm apart"),
-    Damage("another voxel size", MASK, moved(r2c2=0.001), "0.004 mm apart"),
-    Damage("a flipped axis", MASK, flipped_axis, "8? ?mm apart"),
+    Damage("another place", MASK, moved(r0c3=0.01), "0.01 mm away"),
+    Damage("another voxel size", MASK, moved(r2c2=0.001), "0.004 mm away"),
+    Damage("a flipped axis", MASK, flipped_axis, "8? ?mm away"),
 ]
 
 
@@ -260,3 +263,34 @@ def test_every_truncation_of_a_small_file_is_refused(work: Workplace) -> None:
         path.write_bytes(good[:length])
         with pytest.raises(SourceError, match=f"^{MASK}: "):
             read_nifti(path, MASK)
+
+
+def test_each_source_file_is_opened_once(
+    extended: Workplace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened, real = Counter[str](), Path.open
+
+    def counted(path: Path, *args: Any, **kwargs: Any) -> Any:
+        if path.is_relative_to(extended.folder):
+            opened[path.relative_to(extended.folder).as_posix()] += 1
+        return real(path, *args, **kwargs)
+
+    monkeypatch.setattr(Path, "open", counted)
+    assert extended.convert_one().status == "converted"
+    assert set(opened.values()) == {1}
+    assert len(opened) == len([f for f in extended.folder.rglob("*") if f.is_file()])
+
+
+def test_errors_of_other_files_are_not_attributed_to_open_ones(work: Workplace) -> None:
+    """An array's files are open at the same time: each error names its own file."""
+
+    def fail_while_open() -> None:
+        with open_nifti(work.folder / MRI, MRI) as one:
+            with open_nifti(work.folder / MASK, MASK) as other:
+                assert other.read(Workspace()).raw.any()
+            assert one.layout.shape
+            raise OSError(28, "No space left")
+
+    with pytest.raises(OSError, match="No space left") as raised:
+        fail_while_open()
+    assert not isinstance(raised.value, SourceError)

@@ -103,7 +103,7 @@ def test_an_id_in_both_parts_fails_in_both(work: Workplace) -> None:
     assert [r.status for r in twins] == ["failed", "failed"]
     for part, result in zip(("basePart", "extendedPart"), twins, strict=True):
         assert (result.error or "").startswith(f"{part}/{NEW}: its id is in both")
-        assert "remove or rename one" in (result.error or "")
+        assert "remove one folder" in (result.error or "")
     assert [r.status for r in results if r.patient_id == OLD] == ["converted"]
     assert snapshot(work.store) == before
 
@@ -123,7 +123,7 @@ def test_a_link_that_leads_outside_the_source_fails_its_patient(
 ) -> None:
     lead_outside(work, tmp_path, what)
     expect_failure(
-        work, f"^basePart/{NEW}/.*: leads outside the source tree, to {tmp_path}", "--follow-links"
+        work, f"^basePart/{NEW}/.*: links outside the source tree, to {tmp_path}", "--follow-links"
     )
 
 
@@ -158,7 +158,7 @@ def test_a_file_that_vanishes_after_the_inventory_fails_its_patient(
     (work.folder / path).unlink()
     result = convert_patient(patient, work.dataset, "standard")
     assert result.status == "failed"
-    assert (result.error or "").startswith(f"basePart/{NEW}/{path}: vanished")
+    assert (result.error or "").startswith(f"basePart/{NEW}/{path}: not found")
     assert "restore it" in (result.error or "")
     assert snapshot(work.store) == before
 
@@ -199,10 +199,12 @@ def test_folders_that_are_no_patients_are_skipped_and_named(work: Workplace) -> 
     inventory = take_inventory(work.source)
     assert [p.patient_id for p in inventory.patients] == [NEW, OLD]
     for name in (*STRANGE, "notes.txt"):
-        said = f"basePart/{name}: its name is no patient id; expected {PATIENT_ID_FORM}"
+        said = f"basePart/{name}: not a patient id; expected {PATIENT_ID_FORM}"
         assert said in inventory.skipped
     assert "basePart/newAcq_00000000000000ff: not a folder" in inventory.skipped
-    assert "basePart2: folder is no part; expected basePart or extendedPart" in inventory.skipped
+    assert (
+        "basePart2: not a folder of a part; expected basePart or extendedPart" in inventory.skipped
+    )
 
 
 @pytest.mark.parametrize("nesting", ["", "lund-probe", "lund-probe/lund-probe"])
@@ -220,12 +222,12 @@ def test_a_source_without_parts_is_refused_with_a_hint(tmp_path: Path) -> None:
     with pytest.raises(SourceNotFoundError, match="expected the unpacked LUND-PROBE archive"):
         take_inventory(folder)
     (folder / "lundprobe.json").write_text("{}")  # source and dataset named the other way round
-    with pytest.raises(SourceNotFoundError, match="it is a converted dataset: name the source"):
+    with pytest.raises(SourceNotFoundError, match="this is a converted dataset: give the source"):
         take_inventory(folder)
 
 
 def test_two_trees_side_by_side_are_refused(tmp_path: Path) -> None:
     write_patient(tmp_path / "one", only=(MRI, SCT))
     write_patient(tmp_path / "two", only=(MRI, SCT))
-    with pytest.raises(UsageError, match=r"several source trees.*one.*two.*name one"):
+    with pytest.raises(UsageError, match=r"several source trees.*one.*two.*give one"):
         take_inventory(tmp_path)

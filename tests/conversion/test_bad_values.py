@@ -174,7 +174,7 @@ def test_raw_integers_that_a_slope_loses_fail_the_patient(work: Workplace) -> No
     voxels = np.full(SHAPES["mri"], 2**62, np.int64)
     voxels[0, 0, 0] += 1
     write_nifti(work.folder / MRI, voxels, AFFINES["mri"], slope=0.1, inter=3.0)
-    expect_failure(work, MRI, "lose raw numbers", "correct the header")
+    expect_failure(work, MRI, "cannot be recovered", "correct the header")
 
 
 def write(text: bytes) -> Callable[[Path], None]:
@@ -209,7 +209,7 @@ BAD_FIDUCIALS = {
 @pytest.mark.parametrize("text", BAD_FIDUCIALS.values(), ids=BAD_FIDUCIALS)
 def test_unparsable_fiducials_fail_the_patient(work: Workplace, text: bytes) -> None:
     (work.folder / FIDUCIAL_TEXT).write_bytes(text)
-    expect_failure(work, FIDUCIAL_TEXT, "expected one x,y,z a line", "correct the file")
+    expect_failure(work, FIDUCIAL_TEXT, "expected one x,y,z per line", "correct the file")
 
 
 @pytest.mark.parametrize(

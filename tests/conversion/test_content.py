@@ -148,7 +148,7 @@ def test_validation_notices_a_number_altered_in_a_table(work: Workplace) -> None
     altered = table.set_column(place, table.schema.field(place), pa.array([1.5] * len(table)))
     pq.write_table(altered, file)
     assert "structures/base-00000.parquet" in problems(work.dataset)
-    assert "not those the manifest knows" in problems(work.dataset)
+    assert "another SHA-256 than in the manifest" in problems(work.dataset)
     forget_hashes(work.dataset)
     assert "structures table, base: content" in problems(work.dataset)
     assert "run finalise" in problems(work.dataset)

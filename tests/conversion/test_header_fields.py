@@ -103,7 +103,7 @@ def test_a_negative_code_counts_as_none() -> None:
 def test_voxel_sizes_and_intercepts_that_itk_reads_otherwise_are_found() -> None:
     found = header(np.diag([2.0, 3, 4, 1]), (0, 1), scl_slope=0, scl_inter=5)
     found["pixdim"][1] = 1
-    said = read(found).oddities
+    said = read(found).anomalies
     assert said[0].startswith("pixdim says voxels of 1 × 3 × 4 mm, the sform 2 × 3 × 4")
     assert said[1].startswith("scl_slope 0, so that scl_inter 5 was not added")
 
@@ -172,7 +172,7 @@ def test_extensions_that_claim_more_than_there_is_are_refused(work: Workplace) -
     voxels, affine = np.zeros(SHAPES["mri"], np.int16), AFFINES["mri"]
     claim = struct.pack("<ii", 2_000_000_000, 6) + bytes(40)
     write_nifti(work.folder / MRI, voxels, affine, extension=claim)
-    assert "says that it has 2000000000 bytes, with 48" in (work.convert_one().error or "")
+    assert "claims 2000000000 bytes, with 48" in (work.convert_one().error or "")
     write_nifti(work.folder / MRI, voxels, affine)
     place, kind = FIELDS["vox_offset"]
     edit(work.folder / MRI, lambda d: d[:place] + struct.pack(f"<{kind}", 2e9) + d[place + 4 :])

@@ -11,7 +11,7 @@ import pytest
 from trees import LIGHT, MRI, NEW, OLD, SCT, Workplace, snapshot, write_patient
 
 from lundprobe_zarr.conversion.arrays.patient import convert_patient
-from lundprobe_zarr.conversion.run.compatibility import require_unmixed, strangers
+from lundprobe_zarr.conversion.run.compatibility import absent_from_source, require_compatible
 from lundprobe_zarr.conversion.run.run import Options, Report, _publish, convert
 from lundprobe_zarr.conversion.source.inventory import (
     examine,
@@ -56,14 +56,14 @@ def test_another_precision_is_refused_where_a_patient_would_keep_the_old_one(
     assert "convert to a new folder" in said
     assert f"remove their stores, such as {left.dataset}/patients/{OLD}.zarr" in said
     shutil.rmtree(left.dataset / "patients" / f"{OLD}.zarr")
-    require_unmixed(take_inventory(left.source), Location(left.dataset), "compact", True)
+    require_compatible(take_inventory(left.source), Location(left.dataset), "compact", True)
 
 
 def test_patients_not_asked_for_or_not_convertible_would_keep_their_precision(
     left: Workplace,
 ) -> None:
     write_patient(left.source, OLD, only=(MRI, SCT))
-    assert f"{OLD} (standard): not among the patients asked for" in refused(left, NEW)
+    assert f"{OLD} (standard): not among the selected patients" in refused(left, NEW)
     (left.source / "basePart" / OLD / MRI).unlink()
     assert f"{OLD} (standard): cannot be converted: basePart/{OLD}: no {MRI}" in refused(left)
 
@@ -71,7 +71,7 @@ def test_patients_not_asked_for_or_not_convertible_would_keep_their_precision(
 def test_shares_convert_each_others_patients(left: Workplace) -> None:
     write_patient(left.source, OLD, only=(MRI, SCT))
     share = select(take_inventory(left.source), part=(1, 2))
-    require_unmixed(share, Location(left.dataset), "compact", True)
+    require_compatible(share, Location(left.dataset), "compact", True)
     assert [p.patient_id for p in share.whole] == [NEW, OLD]
     shutil.rmtree(left.source / "basePart" / OLD)
     assert "not in the source" in refused(left, share=(1, 1))
@@ -98,7 +98,7 @@ def test_patients_who_left_the_source_are_reported_and_stay(
     report.write(tmp_path / "report.json")
     assert json.loads((tmp_path / "report.json").read_text())["not_in_source"] == [OLD]
     for narrowed in (select(inventory, [NEW]), select(inventory, part=(1, 2))):
-        assert strangers(narrowed, Location(left.dataset)) == (OLD,)
+        assert absent_from_source(narrowed, Location(left.dataset)) == (OLD,)
     write_patient(left.source, LATE, only=LIGHT)
     some = select(take_inventory(left.source), [NEW])
     assert convert(some, left.dataset).not_in_source == ()
@@ -178,7 +178,7 @@ def test_the_first_bytes_show_a_header_that_is_none(work: Workplace) -> None:
     (work.folder / MRI).write_bytes(gzip.compress(b"no NIfTI" * 100))
     (work.folder / SCT).write_bytes(b"\x1f\x8b and no more")
     problem = examine(take_inventory(work.source)).patients[0].problem
-    assert "no NIfTI header" in str(problem)
+    assert "not a NIfTI header" in str(problem)
     assert "(and 1 more of its files)" in str(problem)
     (work.folder / SCT).write_bytes(sound[SCT])
     (work.folder / MRI).write_bytes(sound[MRI][: len(sound[MRI]) - 20])

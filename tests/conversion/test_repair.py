@@ -92,7 +92,7 @@ def test_a_store_in_the_place_of_a_patient_there_is_none_of(pair: Pair) -> None:
     (problem,) = validate(pair.location).problems
     assert f"the store of patient {NEW}; expected that of {nobody}" in problem.finding
     done = pair.repair(deep=False)
-    assert "if there is no such patient, remove it" in str(done.failures[0].error)
+    assert "if there is no such patient, remove the store" in str(done.failures[0].error)
     shutil.rmtree(pair.store(nobody))
     assert validate(pair.location).problems == ()
 

@@ -292,7 +292,7 @@ def test_what_is_no_datasets_is_not_replaced(work: Workplace, tmp_path: Path, na
     (project / name).parent.mkdir(parents=True)
     (project / name).write_text("mine")
     inventory = take_inventory(work.source)
-    with pytest.raises(UsageError, match=rf"no dataset and holds {name}.*move these away"):
+    with pytest.raises(UsageError, match=rf"no dataset and has {name}.*move these away"):
         convert(inventory, project)
     assert list(snapshot(project)) == [name]
     assert (project / name).read_text() == "mine"

@@ -87,7 +87,7 @@ def test_a_broken_side_file_is_a_finding_and_patients_are_there_all_the_same(
 @pytest.mark.parametrize("name", [CSV, JSON, TEXT])
 def test_an_absent_or_unreadable_side_file_is_a_finding(work: Workplace, name: str) -> None:
     (work.source / name).unlink()
-    assert f"{name}: not there" in take_inventory(work.source).findings
+    assert f"{name}: not found" in take_inventory(work.source).findings
     (work.source / name).mkdir()
     findings = take_inventory(work.source).findings
     assert any(f.startswith(f"{name}: not a file") for f in findings)
@@ -201,7 +201,7 @@ def test_a_link_as_side_file_is_followed_only_if_it_is_there(
 ) -> None:
     (work.source / CSV).unlink()
     (work.source / CSV).symlink_to(tmp_path / "gone.csv")
-    assert f"{CSV}: not there" in take_inventory(work.source).findings
+    assert f"{CSV}: not found" in take_inventory(work.source).findings
 
 
 @pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])

@@ -26,13 +26,15 @@ def file(values: Any, dtype: str = "u1", slope: float = 1.0, inter: float = 0.0)
         extensions=b"",
         trailer=b"",
         dtype=raw.dtype,
-        is_synthetic=True,
+        description="SYNTHETIC",
+        shape=SHAPE[::-1],
+        offset=352,
         bytes=0,
         sha256="",
         nifti_sha256="",
         unit="mm",
         intent="none",
-        oddities=(),
+        anomalies=(),
     )
 
 
@@ -133,7 +135,9 @@ def test_a_scaling_that_loses_a_masks_numbers_is_refused() -> None:
     """Raw 0 and 1 are both -0.0 and 0 physically: -0.0 does not come back."""
     raw = two(1, "f4")
     raw[2, 1, 0] = -0.0
-    with pytest.raises(PrecisionError, match=r"^here: scl_slope 2\.0 and scl_inter 0\.0 lose raw"):
+    with pytest.raises(
+        PrecisionError, match=r"^here: scl_slope 2\.0 and scl_inter 0\.0: the stored"
+    ):
         read_mask(file(raw, "f4", slope=2.0), "here")
 
 
@@ -184,7 +188,7 @@ def test_a_scaling_that_loses_whole_numbers_is_refused_by_any_precision() -> Non
 def test_a_scaling_that_loses_floats_is_refused_by_lossless_alone() -> None:
     raw = np.linspace(0, 1, 12, dtype="f8").reshape(SHAPE)
     scaled = file(raw, "f8", 1.0, 1e12)
-    with pytest.raises(PrecisionError, match="lose raw numbers of type float64"):
+    with pytest.raises(PrecisionError, match="stored float64 numbers cannot be recovered"):
         read_quantity(scaled, "lossless", "image", "T2w", "here")
     assert not read_quantity(scaled, "standard", "image", "T2w", "here").restores
 

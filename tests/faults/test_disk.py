@@ -255,7 +255,7 @@ def test_a_file_that_changes_while_it_is_read_is_said_to(
     monkeypatch.undo()
     assert failed.error == (
         f"{patient.folder}/{IMAGE}: changed while it was read ({len(whole)} bytes, now "
-        f"{len(whole) // 2}); expected it to stay as it is; run again once nothing writes to it"
+        f"{len(whole) // 2}); expected an unchanging file; run again when no program writes to it"
     )
     file.write_bytes(whole)
     assert convert_patient(patient, tmp_path / "dataset", "standard").error is None

@@ -40,7 +40,7 @@ def test_of_two_conversions_one_goes_on_and_nothing_is_mixed(
     printed = [kill(p) for p in (first, second)]
     assert sorted(statuses) in ([0, 0], [0, 2]), printed
     for status, text in zip(statuses, printed, strict=True):
-        assert (status == 2) is ("another conversion is at work there" in text), text
+        assert (status == 2) is ("another conversion is running there" in text), text
     require_undisturbed(target, old.reference)
 
 

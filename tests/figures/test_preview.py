@@ -298,7 +298,7 @@ def test_without_ctv_the_volumes_centre_and_says_so(copied: Path, extended: Prev
     shape = preview.frame.shape(AXIAL)
     assert (preview.index["y"], preview.index["x"]) == (shape[0] // 2, shape[1] // 2)
     texts = _texts(draw_preview(preview))
-    assert "CTVT_427 is missing: the slices go through the centre of the volume" in texts
+    assert "CTVT_427 is missing: the slices pass through the centre of the volume" in texts
     assert "missing: CTVT_427" in texts
 
 

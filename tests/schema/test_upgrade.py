@@ -11,7 +11,7 @@ import pytest
 
 import lundprobe_zarr as lp
 from lundprobe_zarr.cli import main
-from lundprobe_zarr.conversion.run.compatibility import require_unmixed
+from lundprobe_zarr.conversion.run.compatibility import require_compatible
 from lundprobe_zarr.conversion.tables.publish import finalise
 from lundprobe_zarr.dataset.opening import open_manifest
 from lundprobe_zarr.errors import Command, DatasetError, QueryError, UsageError
@@ -122,10 +122,10 @@ def test_convert_neither_mixes_nor_converts_all_again_unasked(old: Path) -> None
 
     for overwrite in (False, True):  # of a source without these patients, who would stay
         with pytest.raises(UsageError, match=r"of schema version 1.*finalise .* --rebuild"):
-            require_unmixed(Nobody(), Location(old), "standard", overwrite)  # type: ignore[arg-type]
+            require_compatible(Nobody(), Location(old), "standard", overwrite)  # type: ignore[arg-type]
     (old / "lundprobe.json").unlink()
     with pytest.raises(UsageError, match="of schema version 1"):
-        require_unmixed(Nobody(), Location(old), "standard", False)  # type: ignore[arg-type]
+        require_compatible(Nobody(), Location(old), "standard", False)  # type: ignore[arg-type]
 
 
 def test_a_column_that_came_later_says_how_to_get_it(old: Path) -> None:

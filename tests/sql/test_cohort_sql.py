@@ -171,10 +171,10 @@ def test_the_databases_settings_are_locked() -> None:
         ("SELECT volum FROM structures", "no column 'volum' in what is .*; nearest: volume_cc$"),
         ("FROM structures WHERE structure = CTV", "'CTV' .*; a text takes .* quotes: 'CTVT_427'$"),
         ("FROM structures WHERE structure = BODY", "'BODY' .*; a text takes .* quotes: 'BODY'$"),
-        ("protocol = 'newAcq'", r"syntax error .*; a condition alone goes to cohort\.where"),
+        ("protocol = 'newAcq'", r"syntax error .*; for a condition alone use cohort\.where"),
         ("SELECT 1 FROM", "syntax error"),
         ("SELECT sin(protocol) FROM patients", "sin cannot take text$"),
-        ("SELECT mri_shape[0] FROM patients", r"element \[0\] of a list; in SQL the first is"),
+        ("SELECT mri_shape[0] FROM patients", r"element \[0\] of a list; SQL counts from 1"),
         ("SELECT 1 FROM structures WHERE grid = mri", "a text takes single quotes: 'mri'$"),
     ],
 )

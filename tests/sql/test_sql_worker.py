@@ -79,7 +79,7 @@ def test_memory_is_limited_before_it_is_taken(alone: SqlWorker) -> None:
 
     thread = threading.Thread(target=watch)
     thread.start()
-    with pytest.raises(QueryLimitError, match=r"needed more than 0\.2 GB of memory"):
+    with pytest.raises(QueryLimitError, match=r"ended at its memory limit of 0\.2 GB"):
         ask(alone, "SELECT list_sum(range(300000000))", memory="200MB")
     stop.set()
     thread.join()
@@ -135,9 +135,7 @@ def test_a_process_that_ends_amid_a_query_is_told_from_a_deadline(alone: SqlWork
     process = alone._process
     assert process is not None
     threading.Timer(0.3, process.kill).start()
-    with pytest.raises(
-        QueryLimitError, match=r"ended by itself \(exit status -?\d+\), most likely"
-    ):
+    with pytest.raises(QueryLimitError, match=r"ended by itself \(exit status -?\d+\), probably"):
         ask(alone, f"SELECT {BOMBS[3]}")
     assert ask(alone, "SELECT 2 AS a").num_rows == 1
 
