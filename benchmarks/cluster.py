@@ -42,7 +42,7 @@ from lundprobe_zarr.conversion.tables.fragments import save_fragments
 from lundprobe_zarr.conversion.tables.publish import finalise
 from lundprobe_zarr.integrity.validate import validate
 from lundprobe_zarr.phantom import write_phantom
-from lundprobe_zarr.schema.checksum import seal
+from lundprobe_zarr.schema.document import add_checksum
 from lundprobe_zarr.schema.tables import COHORT_FILE, MEASURED
 from lundprobe_zarr.storage.location import Location
 from lundprobe_zarr.vocabulary.files import expected_files
@@ -349,7 +349,7 @@ def _write_copies(like: Path, dataset: Path, numbers: Sequence[int]) -> None:
     for number in numbers:
         patient = id_of(number)
         document = json.loads(text.replace(name, patient).replace('"oldAcq"', '"newAcq"'))
-        seal(document, document["attributes"])
+        add_checksum(document, document["attributes"])
         root = json.dumps(document).encode()
         store = dataset / "patients" / f"{patient}.zarr"
         store.mkdir(parents=True)

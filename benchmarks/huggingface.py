@@ -41,7 +41,7 @@ import lundprobe_zarr as lp
 from benchmarks.cohort import simulate
 from benchmarks.record import write_results
 from lundprobe_zarr.patches import BalancedSampling, Content, Plan
-from lundprobe_zarr.stores.reader import PatchReader
+from lundprobe_zarr.stores.reader import StoreReader
 from tests.anywhere.servers import file_server
 
 LATENCY = 0.02
@@ -125,7 +125,7 @@ def own_patches(place: str, options: dict[str, Any], per_patient: int) -> Iterat
     cohort = lp.open_cohort(place, options)
     content = Content(modalities=("T2w",), structures=MASKS)
     plan = Plan(cohort, content, SHAPE, sampling=sampling(per_patient))
-    readers = {i: PatchReader.open(cohort.location, i) for i in cohort.ids}
+    readers = {i: StoreReader.open(cohort.location, i) for i in cohort.ids}
     waiting: deque[Future[dict[str, Any]]] = deque()
     with ThreadPoolExecutor(THREADS) as pool:
         for index in range(len(plan)):

@@ -53,7 +53,7 @@ from benchmarks.record import write_results
 from lundprobe_zarr import PatchStream, open_cohort
 from lundprobe_zarr.cohort import Cohort
 from lundprobe_zarr.patches import BalancedSampling, Content, Plan, read_patch
-from lundprobe_zarr.stores.reader import PatchReader
+from lundprobe_zarr.stores.reader import StoreReader
 from lundprobe_zarr.stores.shard import ShardCodec
 
 SIZE = (32, 192, 192)
@@ -125,7 +125,7 @@ def _version(name: str) -> str | None:
 def latency(cohort: Cohort, source: Path, folder: Path, repeats: int) -> dict[str, Any]:
     """Milliseconds of a patch, the same boxes for all, one after another in turn."""
     patient_id = cohort.ids[0]
-    reader = PatchReader.open(cohort.location, patient_id)
+    reader = StoreReader.open(cohort.location, patient_id)
     starts = boxes(cohort, reader, repeats)
     files = next(source.glob(f"*/{patient_id}/MR_StorT2"))
     figures = {}
@@ -140,7 +140,7 @@ def latency(cohort: Cohort, source: Path, folder: Path, repeats: int) -> dict[st
     return figures
 
 
-def boxes(cohort: Cohort, reader: PatchReader, count: int) -> list[Start]:
+def boxes(cohort: Cohort, reader: StoreReader, count: int) -> list[Start]:
     """First voxels of patches as training draws them."""
     sampling = BalancedSampling(MASKS, per_patient=count)
     plan = Plan(cohort[[reader.metadata.patient_id]], Content(), SIZE, sampling=sampling)
@@ -182,7 +182,7 @@ def compared(found: dict[str, tuple[Read, int]], starts: list[Start]) -> dict[st
 
 
 def ways(
-    reader: PatchReader, masks: tuple[str, ...], files: Path, folder: Path, stack: ExitStack
+    reader: StoreReader, masks: tuple[str, ...], files: Path, folder: Path, stack: ExitStack
 ) -> dict[str, tuple[Read, int]]:
     """Ways to read a patch, each with how often at most; all give the image (z, y, x)."""
     content = Content(structures=masks)
@@ -206,7 +206,7 @@ def _slices(start: Start) -> tuple[slice, ...]:
     return tuple(slice(a, a + s) for a, s in zip(start, SIZE, strict=True))
 
 
-def of_tensorstore(reader: PatchReader, masks: tuple[str, ...]) -> Read:
+def of_tensorstore(reader: StoreReader, masks: tuple[str, ...]) -> Read:
     """Straight from the store's arrays."""
     image = opened_by_tensorstore(reader, "mri/image")
     mask = opened_by_tensorstore(reader, "mri/clinical/mask") if masks else None
@@ -221,7 +221,7 @@ def of_tensorstore(reader: PatchReader, masks: tuple[str, ...]) -> Read:
     return read
 
 
-def opened_by_tensorstore(reader: PatchReader, path: str) -> Any:
+def opened_by_tensorstore(reader: StoreReader, path: str) -> Any:
     """One array of a store."""
     import tensorstore
 
@@ -231,7 +231,7 @@ def opened_by_tensorstore(reader: PatchReader, path: str) -> Any:
     return tensorstore.open(spec).result()
 
 
-def of_blosc2(reader: PatchReader, masks: tuple[str, ...], folder: Path) -> Read:
+def of_blosc2(reader: StoreReader, masks: tuple[str, ...], folder: Path) -> Read:
     """nnU-Net's preprocessed files: image, and one label map."""
     import blosc2
 
@@ -315,7 +315,7 @@ def of_torchio(paths: list[Path]) -> Read:
     return read
 
 
-def precut(reader: PatchReader, starts: list[Start], folder: Path) -> dict[str, Any]:
+def precut(reader: StoreReader, starts: list[Start], folder: Path) -> dict[str, Any]:
     """Milliseconds of a patch out of a tar of those cut beforehand."""
     import webdataset
 
@@ -336,7 +336,7 @@ def precut(reader: PatchReader, starts: list[Start], folder: Path) -> dict[str, 
     return {"median_ms": round(1000 * statistics.median(seconds), 2), "bytes": file.stat().st_size}
 
 
-def precut_chunks(reader: PatchReader, starts: list[Start], folder: Path) -> dict[str, Any]:
+def precut_chunks(reader: StoreReader, starts: list[Start], folder: Path) -> dict[str, Any]:
     """Milliseconds of a patch out of LitData's chunks of those cut beforehand."""
     from litdata import StreamingDataset
     from litdata.streaming.writer import BinaryWriter
@@ -460,7 +460,7 @@ def tensorstore_rate(cohort: Cohort, each: int) -> float | None:
         return None
     todo: list[Callable[[], Any]] = []
     for patient_id in cohort.ids:
-        reader = PatchReader.open(cohort.location, patient_id)
+        reader = StoreReader.open(cohort.location, patient_id)
         array = opened_by_tensorstore(reader, "mri/image")
         todo += [array[(0, *_slices(s))].read for s in boxes(cohort, reader, each)]
     rates = []

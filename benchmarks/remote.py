@@ -31,7 +31,7 @@ from benchmarks.record import write_results
 from lundprobe_zarr import open_cohort
 from lundprobe_zarr.cohort import Cohort
 from lundprobe_zarr.storage.location import Location
-from lundprobe_zarr.stores.reader import PatchReader
+from lundprobe_zarr.stores.reader import StoreReader
 from tests.anywhere.servers import file_server
 
 LATENCY = 0.05
@@ -149,12 +149,12 @@ def measure(server: Server, repeats: int) -> dict[str, Any]:
     steps: dict[str, list[dict[str, float]]] = {}
     cohort = fresh(server)
     patient_id = str(cohort.patients["patient_id"].iloc[-1])
-    boxes = patches(PatchReader.open(cohort.location, patient_id))
+    boxes = patches(StoreReader.open(cohort.location, patient_id))
     for _ in range(repeats):
         for name, figures in one_round(server, patient_id, boxes):
             steps.setdefault(name, []).append(figures)
     asked = sum(
-        v.nbytes for v in PatchReader.open(cohort.location, patient_id).read(VOLUMES, boxes[0])
+        v.nbytes for v in StoreReader.open(cohort.location, patient_id).read(VOLUMES, boxes[0])
     )
     return {
         "latency_ms": 1000 * LATENCY,
@@ -171,7 +171,7 @@ def fresh(server: Server) -> Cohort:
     return open_cohort(server.url, {"skip_instance_cache": True})
 
 
-def patches(reader: PatchReader) -> list[tuple[slice, slice, slice]]:
+def patches(reader: StoreReader) -> list[tuple[slice, slice, slice]]:
     """Two boxes (z, y, x) around the target that share some chunks, as training draws them."""
     array = reader.array("mri/clinical/mask")
     (mask,) = reader.read([("mri/clinical/mask", {"structure": MASKS[0]})], (slice(None),) * 3)
@@ -197,7 +197,7 @@ def one_round(
     yield "open_patient", taken
     location = Location(server.url, {"skip_instance_cache": True})
     location.size("lundprobe.json")  # the network is up; nothing of the patient is known
-    reader, opened = timed(server, lambda: PatchReader.open(location, patient_id))
+    reader, opened = timed(server, lambda: StoreReader.open(location, patient_id))
     _, taken = timed(server, lambda: reader.read(VOLUMES, boxes[0]))
     yield "first_patch_untouched_patient", {k: taken[k] + opened[k] for k in taken}
     yield "first_patch_open_patient", taken

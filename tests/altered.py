@@ -7,14 +7,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from lundprobe_zarr.schema.checksum import SEAL, seal
+from lundprobe_zarr.schema.document import CHECKSUM, add_checksum
 
 
 def rewrite(file: Path, change: Callable[[dict[str, Any]], object]) -> None:
-    """Change a manifest or the root metadata of a store, and seal it anew."""
+    """Change a manifest or the root metadata of a store, and its checksum."""
     document = json.loads(file.read_text())
     change(document)
-    seal(document, document.get("attributes", document))
+    add_checksum(document, document.get("attributes", document))
     file.write_text(json.dumps(document))
 
 
@@ -25,5 +25,5 @@ def forget_hashes(dataset: Path) -> None:
 
 def but_for_time(metadata: dict[str, Any]) -> dict[str, Any]:
     """Metadata of a store without the time it was made, and its hash, which covers that."""
-    attributes = {k: v for k, v in metadata["attributes"].items() if k not in ("created", SEAL)}
+    attributes = {k: v for k, v in metadata["attributes"].items() if k not in ("created", CHECKSUM)}
     return metadata | {"attributes": attributes}

@@ -40,10 +40,10 @@ from lundprobe_zarr.publish.croissant import croissant
 from lundprobe_zarr.schema.manifest import Manifest, parse_manifest
 from lundprobe_zarr.storage.location import Location
 from lundprobe_zarr.stores.metadata import parse_store
-from lundprobe_zarr.stores.nifti_bytes import nifti_bytes, read_volume
+from lundprobe_zarr.stores.nifti_bytes import nifti_bytes
 from lundprobe_zarr.stores.opening import open_store
 from lundprobe_zarr.stores.place import StorePlace
-from lundprobe_zarr.stores.reader import PatchReader
+from lundprobe_zarr.stores.reader import StoreReader
 from lundprobe_zarr.stores.tree import open_tree
 
 _SECRET = "hunter2secret"
@@ -137,7 +137,7 @@ class Datasets:
             if not (root / item.name).resolve().is_relative_to(root):
                 location.path(item.name)
         tree = open_tree(location, patient_id)
-        reader = PatchReader(location, store, decoders=1)
+        reader = StoreReader(location, store, decoders=1)
         for path, array in store.arrays.items():
             for record in array.sources[:2]:
                 reader.read([(path, record.labels)], _BOX)
@@ -188,14 +188,14 @@ class Datasets:
         array, record = next((a, r) for a, r, k in store.shards() if k == key)
         try:
             (dataset / place).write_bytes(shard)
-            reader = PatchReader(Location(dataset), store, decoders=1)
+            reader = StoreReader(Location(dataset), store, decoders=1)
             whole = tuple(slice(0, n) for n in array.volume_shape)
             try:
                 (first,) = reader.read([(array.spec.path, record.labels)], whole)
             except LundProbeError:
-                read_volume(Location(dataset), store, array, record)
+                reader.volume(array, record)
                 raise
-            second = read_volume(Location(dataset), store, array, record)
+            second = reader.volume(array, record)
             if first.tobytes() != second.tobytes():
                 raise AssertionError("read in two ways, a shard has two contents")
             nifti_bytes(record, second)
@@ -239,7 +239,7 @@ class Datasets:
             (dataset / file).write_bytes(sound)
 
     def saved(self, rng: random.Random) -> bytes:
-        """A saved cohort or splits with members changed, now and then sealed again."""
+        """A saved cohort or splits with members changed, now and then with a new checksum."""
         if not self._saved:
             for thing in (self._cohort, self._cohort.split(test=0, folds=2)):
                 file = self._material.scratch / "saved.json"
@@ -249,7 +249,7 @@ class Datasets:
         if rng.random() < 0.4:
             kind: Any = rng.choice((SavedCohort, SavedSplits))
             with suppress(ValueError):
-                changed = kind.model_validate(changed).sealed().model_dump(mode="json")
+                changed = kind.model_validate(changed).with_checksum().model_dump(mode="json")
         return _text(rng, changed)
 
     def run_saved(self, text: bytes) -> None:

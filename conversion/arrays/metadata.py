@@ -21,7 +21,7 @@ from lundprobe_zarr.conversion.arrays.volumes import Contents, WrittenArray
 from lundprobe_zarr.conversion.source.grids import Grid
 from lundprobe_zarr.geometry.affine import axis_coordinates
 from lundprobe_zarr.schema.attributes import AFFINE, SHAPE, plain
-from lundprobe_zarr.schema.checksum import seal
+from lundprobe_zarr.schema.document import add_checksum
 from lundprobe_zarr.schema.encoding import shard_shape
 from lundprobe_zarr.schema.layout import AFFINE_FRAME, AXIS_ATTRIBUTES, CONVENTIONS, GROUP_TITLES
 from lundprobe_zarr.schema.records import SOURCES
@@ -61,7 +61,7 @@ def write_metadata(folder: Path, contents: Contents, attributes: Mapping[str, An
 def _add_checksum(root: Path) -> None:
     """Add `self_sha256` to the root metadata, so that readers can verify it."""
     document = json.loads(root.read_text())
-    seal(document, document["attributes"])
+    add_checksum(document, document["attributes"])
     root.write_text(json.dumps(document, indent=2))
 
 

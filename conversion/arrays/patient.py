@@ -28,8 +28,8 @@ from lundprobe_zarr.errors import LundProbeError
 from lundprobe_zarr.geometry.affine import spacing
 from lundprobe_zarr.schema.layout import SCHEMA_VERSION
 from lundprobe_zarr.schema.precision import Precision
+from lundprobe_zarr.storage.failures import described
 from lundprobe_zarr.storage.location import Location
-from lundprobe_zarr.storage.system_errors import described
 from lundprobe_zarr.vocabulary.names import protocol_of
 from lundprobe_zarr.vocabulary.version import package_version
 

@@ -29,7 +29,7 @@ from lundprobe_zarr.geometry.lattice import Grid
 from lundprobe_zarr.schema.tables import MEASURED, TABLES
 from lundprobe_zarr.storage.location import Location
 from lundprobe_zarr.stores.metadata import StoreMetadata
-from lundprobe_zarr.stores.nifti_bytes import read_volume
+from lundprobe_zarr.stores.reader import StoreReader
 from lundprobe_zarr.vocabulary.files import SourceFile
 
 _STORE = b"store_sha256"
@@ -118,13 +118,14 @@ def measure_store(location: Location, store: StoreMetadata) -> dict[str, list[Ro
     measurements = Measurements(store.patient_id, str(store.attributes["part"]))
     doses: dict[str, Any] = {}
     planned = planned_grid(store)
+    reader = StoreReader(location, store, decoders=1)  # patients are measured side by side
     for array, record, _ in store.shards():
         grid = array.spec.grid
         if array.spec.variable == "dose":
-            doses = {grid: read_volume(location, store, array, record)}
+            doses = {grid: reader.volume(array, record)}
         elif array.spec.is_mask:
             source = SourceFile(array.spec.group, array.spec.variable, record.labels)
-            volume = read_volume(location, store, array, record)
+            volume = reader.volume(array, record)
             affine, box = _affine(store, grid), bounding_box(volume)
             measurements.add(source, volume, box, affine, doses.get(grid), planned)
     z, y, x = store.groups["mri"]["shape"]
@@ -137,12 +138,12 @@ def coverage_of_store(location: Location, store: StoreMetadata) -> list[str]:
     Raises `DamagedStoreError` if a byte is missing or wrong.
     """
     measurements = Measurements(store.patient_id, str(store.attributes["part"]))
-    planned = planned_grid(store)
+    planned, reader = planned_grid(store), StoreReader(location, store)
     for array, record, _ in store.shards():
         structure = record.labels.get("structure")
         if array.spec.path in _CLINICAL and structure in COVERED_TARGETS:
             source = SourceFile(array.spec.group, array.spec.variable, record.labels)
-            volume = read_volume(location, store, array, record)
+            volume = reader.volume(array, record)
             box, affine = bounding_box(volume), _affine(store, array.spec.grid)
             measurements.add(source, volume, box, affine, None, planned)
     return measurements.coverage_findings()

@@ -18,7 +18,7 @@ from lundprobe_zarr.conversion.tables.fragments import coverage_of_store
 from lundprobe_zarr.dataset.objects import CONSOLIDATED, ROOT, node_document
 from lundprobe_zarr.errors import DamagedStoreError
 from lundprobe_zarr.schema.attributes import upgraded
-from lundprobe_zarr.schema.checksum import seal
+from lundprobe_zarr.schema.document import add_checksum
 from lundprobe_zarr.schema.layout import SCHEMA_VERSION
 from lundprobe_zarr.schema.tables import store_path
 from lundprobe_zarr.storage.location import Location
@@ -56,7 +56,7 @@ def _upgrade(dataset: Location, store: str, root: dict[str, Any]) -> None:
         node = upgraded(node_document(path, consolidated), path)
         write_sound(dataset, f"{store}/{path}/{ROOT}", _text(node))
     root = upgraded(root)
-    seal(root, root["attributes"])
+    add_checksum(root, root["attributes"])
     write_sound(dataset, f"{store}/{ROOT}", _text(root))
 
 

@@ -10,7 +10,7 @@ from lundprobe_zarr.errors import (
     UnknownLabelError,
     UsageError,
 )
-from lundprobe_zarr.storage.system_errors import described
+from lundprobe_zarr.storage.failures import described
 
 DONE, FAILED, WRONG_USAGE, NO_DATASET = 0, 1, 2, 3
 #: As shells have it: 128 and the number of the signal, SIGINT or SIGTERM.

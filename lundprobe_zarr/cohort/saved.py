@@ -6,7 +6,6 @@ credentials.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 from pathlib import Path
@@ -16,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from lundprobe_zarr.dataset.identity import DatasetIdentity
 from lundprobe_zarr.errors import UsageError
-from lundprobe_zarr.schema.document import parse_json, reasons
+from lundprobe_zarr.schema.document import json_sha256, parse_json, reasons
 from lundprobe_zarr.vocabulary.version import UPGRADE
 
 #: Newest format that can be read. Each file states the oldest format that can hold its contents,
@@ -40,8 +39,7 @@ class SavedFile(BaseModel):
         contents = self.model_dump(
             mode="json", exclude={"sha256": True, "dataset": {"created"}}, exclude_none=True
         )
-        text = json.dumps(contents, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
-        return hashlib.sha256(text.encode()).hexdigest()
+        return json_sha256(contents)
 
     def with_checksum(self) -> Self:
         """Return a copy with its checksum."""

@@ -8,7 +8,6 @@ and names and sizes of source files do not count. Conversions of equal sources t
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from typing import Any
@@ -20,6 +19,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from lundprobe_zarr.dataset.opening import parquet_file
+from lundprobe_zarr.schema.document import canonical_json, json_sha256
 from lundprobe_zarr.schema.manifest import Content, Manifest
 from lundprobe_zarr.schema.records import SourceRecord
 from lundprobe_zarr.schema.tables import CONTENT
@@ -37,7 +37,6 @@ _LEFT_OUT: dict[str, tuple[str, ...]] = {
 #: Significant bits of a measured number: the last digits of means and percentiles may differ
 #: between processors and versions of NumPy.
 _BITS = 20
-_JSON = json.JSONEncoder(sort_keys=True, separators=(",", ":"), allow_nan=False)
 
 
 def patient_content(store: StoreMetadata) -> str:
@@ -70,7 +69,7 @@ def _group(attributes: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _volume(array: VolumeArray, record: SourceRecord) -> str:
-    return _canonical(
+    return canonical_json(
         {
             "array": array.spec.path,
             "labels": record.labels,
@@ -79,7 +78,8 @@ def _volume(array: VolumeArray, record: SourceRecord) -> str:
             "nifti_sha256": record.nifti_sha256,
             "foreground": record.foreground,
             "voxels_sha256": record.voxels_sha256,
-        }
+        },
+        allow_nan=False,
     )
 
 
@@ -220,9 +220,5 @@ def _part_content(location: Location, name: str, files: Iterable[str]) -> str:
         return file_content(name, [stack.enter_context(parquet_file(location, f)) for f in files])
 
 
-def _canonical(value: Any) -> str:
-    return _JSON.encode(value)
-
-
 def _sha256(value: Mapping[str, Any]) -> str:
-    return hashlib.sha256(_canonical({"version": _VERSION, **value}).encode()).hexdigest()
+    return json_sha256({"version": _VERSION, **value}, allow_nan=False)

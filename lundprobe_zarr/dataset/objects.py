@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 from collections.abc import Iterator, Mapping
@@ -10,8 +9,7 @@ from dataclasses import dataclass
 from itertools import product
 from typing import Any
 
-import google_crc32c
-
+from lundprobe_zarr.schema.document import CRC_BYTES, crc32c, sha256_of
 from lundprobe_zarr.schema.manifest import Manifest
 from lundprobe_zarr.schema.tables import store_path
 from lundprobe_zarr.storage.location import Location
@@ -24,7 +22,6 @@ SIDE_FILES = ("README.md", "catalog.yaml", "croissant.json")
 #: A store's root with its consolidated metadata. A store without it is incomplete.
 ROOT = "zarr.json"
 CONSOLIDATED = "consolidated_metadata"
-CRC_BYTES = 4
 
 
 @dataclass(frozen=True)
@@ -48,7 +45,7 @@ class StoreObject:
 
     def finding(self, data: bytes) -> str | None:
         """Return what differs between `data` and the object as written; None if nothing."""
-        if self.sha256 not in (None, hashlib.sha256(data).hexdigest()):
+        if self.sha256 not in (None, sha256_of(data)):
             size = "" if self.size is None else f"{self.size} bytes, "
             return (
                 f"{len(data)} bytes that are not those written at conversion ({size}SHA-256 "
@@ -56,8 +53,7 @@ class StoreObject:
             )
         if self.node is not None and not _says(data, self.node):
             return f"does not say what the store's root {ROOT} says of it"
-        crc = int(google_crc32c.value(data[:-CRC_BYTES])).to_bytes(CRC_BYTES, "little")
-        if self.checked and crc != data[-CRC_BYTES:]:
+        if self.checked and crc32c(data[:-CRC_BYTES]) != data[-CRC_BYTES:]:
             return f"{len(data)} bytes that fail their checksum"
         return None
 

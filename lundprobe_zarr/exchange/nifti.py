@@ -16,9 +16,10 @@ from lundprobe_zarr.schema.records import SourceRecord
 from lundprobe_zarr.storage.local import named, require_folder
 from lundprobe_zarr.storage.location import Location
 from lundprobe_zarr.stores.metadata import StoreMetadata, VolumeArray
-from lundprobe_zarr.stores.nifti_bytes import nifti_parts, read_volume
+from lundprobe_zarr.stores.nifti_bytes import nifti_parts
 from lundprobe_zarr.stores.opening import open_store
 from lundprobe_zarr.stores.place import StorePlace
+from lundprobe_zarr.stores.reader import StoreReader
 from lundprobe_zarr.vocabulary.files import parse_path
 
 #: The level of ITK. The files of zlib-ng are about as small, in a fraction of the time.
@@ -93,13 +94,14 @@ def _write_files(
     location: Location, store: StoreMetadata, out: Path, on_file: Callable[[str], None]
 ) -> Exported:
     exported: dict[str, list[str]] = {"identical": [], "rounded": [], "stripped": []}
+    reader = StoreReader(location, store)
     for array, record in store.records:
         target = _target(out, store, record)
         shown = out.parent / record.path  # what it will be called, not what its draft is
         with named(shown):
             target.parent.mkdir(parents=True, exist_ok=True)
         if array is not None:
-            _write_nifti(location, store, array, record, target, shown)
+            _write_nifti(reader, array, record, target, shown)
         else:
             with named(shown):
                 target.write_bytes((record.text or "").encode(record.encoding))
@@ -128,14 +130,9 @@ def _target(out: Path, store: StoreMetadata, record: SourceRecord) -> Path:
 
 
 def _write_nifti(
-    location: Location,
-    store: StoreMetadata,
-    array: VolumeArray,
-    record: SourceRecord,
-    target: Path,
-    shown: Path,
+    reader: StoreReader, array: VolumeArray, record: SourceRecord, target: Path, shown: Path
 ) -> None:
-    volume = read_volume(location, store, array, record)
+    volume = reader.volume(array, record)
     sha256 = hashlib.sha256()
     with (
         named(shown),
@@ -147,6 +144,6 @@ def _write_nifti(
             sha256.update(part)
             file.write(part)
     if record.restores and sha256.hexdigest() != record.nifti_sha256:
-        raise StorePlace(location.url, store.patient_id, array.spec.path).damaged(
+        raise StorePlace(reader.location.url, reader.metadata.patient_id, array.spec.path).damaged(
             f"{record.path} cannot be rebuilt: SHA-256 {sha256.hexdigest()}", record.nifti_sha256
         )

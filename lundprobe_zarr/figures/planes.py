@@ -14,9 +14,8 @@ from lundprobe_zarr.geometry.affine import is_aligned, ras_to_lps, spacing
 from lundprobe_zarr.schema.records import SourceRecord
 from lundprobe_zarr.storage.location import Location
 from lundprobe_zarr.stores.metadata import StoreMetadata, VolumeArray
-from lundprobe_zarr.stores.nifti_bytes import read_volume
 from lundprobe_zarr.stores.opening import open_store
-from lundprobe_zarr.stores.reader import PatchReader
+from lundprobe_zarr.stores.reader import StoreReader
 from lundprobe_zarr.vocabulary.files import Label
 from lundprobe_zarr.vocabulary.names import STRUCTURES
 
@@ -172,7 +171,7 @@ def _centroid(location: Location, store: StoreMetadata, frame: Frame) -> dict[st
     found = _find(store, "mri/clinical/mask", {"structure": TARGET})
     if found is None:
         return None
-    volume = read_volume(location, store, *found)
+    volume = StoreReader(location, store).volume(*found)
     total = int(np.count_nonzero(volume))
     if not total:
         return None
@@ -217,7 +216,7 @@ class _Reader:
         self, location: Location, store: StoreMetadata, frame: Frame, index: dict[str, int]
     ) -> None:
         self.location, self.store, self.frame, self.index = location, store, frame, index
-        self._reader = PatchReader(location, store)
+        self._reader = StoreReader(location, store)
 
     def by_structure(self, path: str, views: Sequence[View]) -> dict[str, Planes]:
         """Return slices of every structure of an array whose only label is `structure`."""

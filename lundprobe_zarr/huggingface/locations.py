@@ -12,7 +12,7 @@ from collections.abc import Mapping
 
 from lundprobe_zarr.storage.location import Location
 from lundprobe_zarr.stores.open_readers import Readers
-from lundprobe_zarr.stores.reader import PatchReader
+from lundprobe_zarr.stores.reader import StoreReader
 
 #: URL and JSON of the options that say where.
 Key = tuple[str, str]
@@ -54,15 +54,15 @@ def location_of(key: Key) -> Location:
     return _known[key]
 
 
-def _open(name: tuple[Key, str]) -> PatchReader:
+def _open(name: tuple[Key, str]) -> StoreReader:
     key, patient_id = name
-    return PatchReader.open(location_of(key), patient_id)
+    return StoreReader.open(location_of(key), patient_id)
 
 
 _readers = Readers(_open)
 
 
-def reader_of(key: Key, patient_id: str) -> PatchReader:
+def reader_of(key: Key, patient_id: str) -> StoreReader:
     """Reader of a patient's store; one request the first time. Raises `DamagedStoreError`."""
     return _readers.get((key, patient_id))
 

@@ -19,7 +19,7 @@ from lundprobe_zarr.errors import DamagedStoreError
 from lundprobe_zarr.huggingface.locations import forget_reader, reader_of
 from lundprobe_zarr.patches import Content, Pad, read_patch
 from lundprobe_zarr.patches.patch import resampled_type
-from lundprobe_zarr.stores.reader import PatchReader
+from lundprobe_zarr.stores.reader import StoreReader
 
 Array = npt.NDArray[Any]
 
@@ -96,7 +96,7 @@ class Reference:
         return stored if self.spacing_mm is None else resampled_type(stored)
 
     @property
-    def reader(self) -> PatchReader:
+    def reader(self) -> StoreReader:
         """Reader of the patient's store; one request the first time."""
         return reader_of((self.dataset, self.options), self.patient_id)
 

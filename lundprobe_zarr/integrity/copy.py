@@ -31,6 +31,7 @@ from lundprobe_zarr.errors import (
     VerificationError,
 )
 from lundprobe_zarr.integrity.foreign import foreign_files
+from lundprobe_zarr.schema.document import sha256_of
 from lundprobe_zarr.schema.manifest import MANIFEST_NAME
 from lundprobe_zarr.schema.tables import store_path
 from lundprobe_zarr.storage.access import require_private
@@ -401,7 +402,7 @@ class _Copier:
 
 
 def _whole(name: str, data: bytes) -> StoreObject:
-    return StoreObject(name, len(data), hashlib.sha256(data).hexdigest())
+    return StoreObject(name, len(data), sha256_of(data))
 
 
 def _require_no_way_out(source: Location, name: str) -> None:

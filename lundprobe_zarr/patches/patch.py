@@ -25,7 +25,7 @@ from lundprobe_zarr.geometry.lattice import (
 from lundprobe_zarr.patches.buffers import empty, zeros
 from lundprobe_zarr.patches.request import Block, Content
 from lundprobe_zarr.stores.metadata import StoreMetadata
-from lundprobe_zarr.stores.reader import Part, PatchReader
+from lundprobe_zarr.stores.reader import Part, StoreReader
 
 #: What is around the volume where a patch is longer than it: nothing is (an error), zeros, or
 #: the outermost voxel's value.
@@ -105,7 +105,7 @@ def _box(start: Sequence[int], stop: Sequence[int]) -> Box:
 
 
 def read_patch(
-    reader: PatchReader,
+    reader: StoreReader,
     content: Content,
     start: Sequence[int],
     size: Sequence[int],
@@ -157,7 +157,7 @@ def _require_inside(
 
 
 def _arrays(
-    reader: PatchReader, content: Content, span: _Span, size: Sequence[int]
+    reader: StoreReader, content: Content, span: _Span, size: Sequence[int]
 ) -> dict[str, npt.NDArray[Any]]:
     """All arrays of a patch, read in one go; what lies outside the volume is zero."""
     move = span.move
@@ -214,7 +214,7 @@ def resampled_type(dtype: np.dtype[Any]) -> np.dtype[Any]:
 
 
 def _indices(
-    reader: PatchReader, block: Block
+    reader: StoreReader, block: Block
 ) -> Iterator[tuple[tuple[int, ...], tuple[int, ...]]]:
     """Places in the sample's array that the patient has a volume for, and the volume's index."""
     if block.present and block.path not in reader.metadata.arrays:

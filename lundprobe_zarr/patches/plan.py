@@ -38,7 +38,7 @@ from lundprobe_zarr.patches.sampling import (
     sampling_of,
 )
 from lundprobe_zarr.stores.metadata import StoreMetadata
-from lundprobe_zarr.stores.reader import PatchReader
+from lundprobe_zarr.stores.reader import StoreReader
 
 if TYPE_CHECKING:
     from lundprobe_zarr.cohort import Cohort
@@ -150,18 +150,18 @@ class Plan:
         """Patch size (z, y, x) of a patient, voxels of its lattice."""
         return self.space(patient_id).size
 
-    def starts(self, reader: PatchReader) -> list[tuple[int, int, int]]:
+    def starts(self, reader: StoreReader) -> list[tuple[int, int, int]]:
         """First voxels (z, y, x) of all of a patient's draws of epoch 0, in order."""
         patient_id = reader.metadata.patient_id
         count = self.sampling.draws(self.space(patient_id))
         return [self.start(reader, Draw(0, -1, patient_id, d)) for d in range(count)]
 
-    def start(self, reader: PatchReader, draw: Draw) -> tuple[int, int, int]:
+    def start(self, reader: StoreReader, draw: Draw) -> tuple[int, int, int]:
         """First voxel (z, y, x) of a draw on its patient's lattice."""
         space = self._located(self.space(draw.patient_id), reader.metadata)
         return self.sampling.start(space, draw.draw, Words(self._key("place", draw)))
 
-    def read(self, reader: PatchReader, draw: Draw) -> RawSample:
+    def read(self, reader: StoreReader, draw: Draw) -> RawSample:
         """The patch of a draw; see `read_patch`, and `epoch`, `index`, `draw`, `seed` beside it."""
         content = self.content
         if self.random_observer and content.observers:
@@ -304,7 +304,7 @@ def _complete(cohort: Cohort, content: Content) -> Cohort:
     return cohort[[i for i in cohort.ids if i in ids]]
 
 
-def _one_observer(content: Content, reader: PatchReader, words: Words) -> Content:
+def _one_observer(content: Content, reader: StoreReader, words: Words) -> Content:
     """`content` with one step and observer of those that the patient has a mask of."""
     block = next(b for b in content.blocks if b.name == "observer_mask")
     there: Mapping[Any, None] = {}

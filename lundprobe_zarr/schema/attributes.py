@@ -101,7 +101,8 @@ def present_attributes(path: str, node: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def upgraded(document: Mapping[str, Any], path: str = "") -> dict[str, Any]:
-    """A node's metadata as the present schema has it, all that it consolidates too, unsealed.
+    """A node's metadata as the present schema has it, all that it consolidates too, without a
+    checksum.
 
     `path` is that of the node in its store. Whatever else it says stays as it is.
     """

@@ -1,20 +1,74 @@
-"""JSON that may come from anywhere: read into plain values, and what is wrong with it in words."""
+"""JSON documents and checksums: parsing, the canonical form, SHA-256 and CRC-32C.
+
+A document can carry a checksum of itself, so that readers know that it is whole: the manifest does,
+and the root `zarr.json` of every store, in its attributes. It covers what the document says, not
+its bytes: spaces and the order of names may change.
+"""
 
 from __future__ import annotations
 
+import hashlib
 import json
 from typing import Any
 
+import google_crc32c
 from pydantic import ValidationError
 
-#: Of many mistakes the first few say enough.
+#: Name of a document's own checksum: the SHA-256 (hex) of its canonical JSON without this entry.
+CHECKSUM = "self_sha256"
+#: Bytes of a CRC-32C, as Zarr's `crc32c` codec appends it.
+CRC_BYTES = 4
+#: Mistakes of a document that a message names.
 _NAMED = 3
 
 
-def parse_json(text: str | bytes) -> Any:
-    """The value that a JSON text is; a half of a surrogate pair, which is no text, is refused.
+def sha256_of(data: Any) -> str:
+    """Return the SHA-256 (hex) of bytes, or of an array's memory."""
+    return hashlib.sha256(data).hexdigest()
 
-    Raises `ValueError`, with nothing of the text in it, for anything else.
+
+def crc32c(data: Any) -> bytes:
+    """Return the CRC-32C of bytes, or of an array's memory: 4 bytes, little-endian."""
+    return int(google_crc32c.value(data)).to_bytes(CRC_BYTES, "little")
+
+
+def canonical_json(value: Any, allow_nan: bool = True) -> str:
+    """Return the one text that a value has: names sorted, no spaces, ASCII.
+
+    Files in use carry hashes of it, so it must never change. Raise `ValueError` for NaN and
+    infinity unless `allow_nan`.
+    """
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=allow_nan)
+
+
+def json_sha256(value: Any, allow_nan: bool = True) -> str:
+    """Return the SHA-256 (hex) of a value's canonical JSON; raise as that does."""
+    return sha256_of(canonical_json(value, allow_nan).encode())
+
+
+def add_checksum(document: dict[str, Any], holder: dict[str, Any]) -> None:
+    """Put the checksum of `document` into `holder`, which is the document or an object within."""
+    holder.pop(CHECKSUM, None)
+    holder[CHECKSUM] = json_sha256(document)
+
+
+def fails_checksum(document: dict[str, Any], holder: dict[str, Any]) -> bool:
+    """Return whether `document` differs from what its checksum says.
+
+    A document without one is of an early version, and does not fail.
+    """
+    said = holder.pop(CHECKSUM, None)
+    if said is None:
+        return False
+    found = json_sha256(document)
+    holder[CHECKSUM] = said
+    return bool(said != found)
+
+
+def parse_json(text: str | bytes) -> Any:
+    """Return the value of a JSON text; half of a surrogate pair is refused.
+
+    Raise `ValueError`, with nothing of the text in it, for anything else.
     """
     try:
         value = json.loads(text)
@@ -28,7 +82,7 @@ def parse_json(text: str | bytes) -> Any:
 
 
 def reasons(error: ValidationError) -> str:
-    """What is wrong with which fields, on one line; not what they hold."""
+    """Return which fields are wrong and why, on one line, without their values."""
     found = error.errors(include_url=False, include_input=False)
     said = [f"{'.'.join(map(str, e['loc']))}: {e['msg']}".removeprefix(": ") for e in found]
     more = f" and {len(said) - _NAMED} more" if len(said) > _NAMED else ""

@@ -9,8 +9,13 @@ from pathlib import PurePosixPath
 from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
 
 from lundprobe_zarr.errors import Command, DatasetError, SchemaVersionError
-from lundprobe_zarr.schema.checksum import SEAL, is_broken, seal
-from lundprobe_zarr.schema.document import parse_json, reasons
+from lundprobe_zarr.schema.document import (
+    CHECKSUM,
+    add_checksum,
+    fails_checksum,
+    parse_json,
+    reasons,
+)
 from lundprobe_zarr.schema.layout import SCHEMA_VERSION
 from lundprobe_zarr.schema.precision import Precision
 from lundprobe_zarr.vocabulary.version import UPGRADE
@@ -98,9 +103,9 @@ class Manifest(BaseModel):
         return file
 
     def dump(self) -> str:
-        """The manifest as the text of `lundprobe.json`, sealed."""
+        """The manifest as the text of `lundprobe.json`, with its checksum."""
         document = self.model_dump(mode="json")
-        seal(document, document)
+        add_checksum(document, document)
         return json.dumps(document, indent=2, ensure_ascii=False) + "\n"
 
 
@@ -132,9 +137,9 @@ def parse_manifest(text: str | bytes, where: str) -> Manifest:
             where=where,
             remedy=(f"this version of lundprobe-zarr reads up to {SCHEMA_VERSION}; {UPGRADE}"),
         )
-    if isinstance(raw, dict) and is_broken(raw, raw):
+    if isinstance(raw, dict) and fails_checksum(raw, raw):
         raise DatasetError(
-            f"not as it was written: it fails its own checksum ({SEAL})",
+            f"not as it was written: it fails its own checksum ({CHECKSUM})",
             where=where,
             expected="the manifest of a converted dataset",
             remedy="write it anew with {command}",

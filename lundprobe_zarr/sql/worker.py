@@ -31,6 +31,7 @@ import pyarrow as pa
 from lundprobe_zarr.errors import QueryError, QueryLimitError, UsageError
 from lundprobe_zarr.sql.child import as_stream, from_stream, read_message, write_message
 from lundprobe_zarr.sql.session import shown
+from lundprobe_zarr.storage.forks import on_fork
 
 TIMEOUT = 60.0
 MEMORY = "2GB"
@@ -302,8 +303,7 @@ def worker() -> SqlWorker:
     """Return this process's worker, which ends with the process. A fork gets its own worker."""
     found = SqlWorker()
     atexit.register(found.close)
-    if hasattr(os, "register_at_fork"):
-        os.register_at_fork(after_in_child=lambda: _forget(found))
+    on_fork(in_child=lambda: _forget(found))
     return found
 
 

@@ -1,17 +1,16 @@
 """A bounded cache on a local disk of what was read from afar, shared between processes.
 
 Each object has one sparse file: a map of which blocks of it are there, then its bytes. A block is
-marked once it is written, so a process that is killed leaves nothing that is taken for good; what
-a failing disk spoils fails the checksum that every chunk carries, and is fetched again. Objects
-that are read whole appear by a rename and carry a checksum of their own. What was not used for
-longest goes first.
+marked once it is written, so a killed process leaves no block that is wrongly marked. Bytes that a
+failing disk spoils fail the checksum of their chunk and are fetched again. Objects that are read
+whole appear by a rename and carry a checksum of their own. The least recently
+used is evicted first.
 """
 
 from __future__ import annotations
 
 import errno
 import fcntl
-import hashlib
 import os
 import shutil
 import threading
@@ -22,9 +21,8 @@ from contextlib import contextmanager, suppress
 from functools import lru_cache
 from pathlib import Path
 
-import google_crc32c
-
 from lundprobe_zarr.errors import DatasetError, UsageError
+from lundprobe_zarr.schema.document import CRC_BYTES, crc32c, sha256_of
 from lundprobe_zarr.storage.location import Location, Range
 from lundprobe_zarr.storage.retry import UNKNOWN
 
@@ -41,7 +39,6 @@ _CUT_TO = 0.9
 _NOTED_FOR = 30.0
 #: Files whose use a process remembers to have noted.
 _MOST_NOTED = 10_000
-_CRC_BYTES = 4
 
 
 class CachedLocation(Location):
@@ -61,7 +58,7 @@ class CachedLocation(Location):
             raise UsageError(f"a cache of {limit} bytes", expected="some, e.g. 50 * 10**9")
         self._folder = Path(folder)
         self._limit = limit
-        digest = hashlib.sha256(f"{inner.url}\n{identity}".encode()).hexdigest()
+        digest = sha256_of(f"{inner.url}\n{identity}".encode())
         self._home = self._folder / digest[:16]
         self._written = 0
         self._noted: dict[Path, float] = {}
@@ -94,14 +91,14 @@ class CachedLocation(Location):
         file = self._file(relative, "whole")
         with suppress(FileNotFoundError):
             kept = file.read_bytes()
-            data, crc = kept[:-_CRC_BYTES], kept[-_CRC_BYTES:]
-            if _crc32c(data) == crc:
+            data, crc = kept[:-CRC_BYTES], kept[-CRC_BYTES:]
+            if crc32c(data) == crc:
                 self._note_use(file)
                 return data
         data = super().read(relative, size)
         with self._writing(file, len(data)):
             temporary = file.with_suffix(f".{uuid.uuid4().hex}")
-            temporary.write_bytes(data + _crc32c(data))
+            temporary.write_bytes(data + crc32c(data))
             temporary.replace(file)
         return data
 
@@ -116,7 +113,7 @@ class CachedLocation(Location):
             self._fetch(lacking)
             taken = iter(self._take(lacking))
             found = [next(taken) if data is None else data for data in found]
-        # Cut away meanwhile by another process, or too large to be kept: as without a cache.
+        # Evicted by another process, or too large to keep: read without the cache.
         left = [r for r, data in zip(ranges, found, strict=True) if data is None]
         rest = iter(super().read_ranges(left) if left else ())
         return [next(rest) if data is None else data for data in found]
@@ -227,12 +224,8 @@ class CachedLocation(Location):
 @lru_cache(maxsize=4096)
 def _kept_as(name: str, suffix: str) -> Path:
     group = "/".join(name.split("/")[:2]) if name.count("/") > 1 else "root"
-    leaf = hashlib.sha256(name.encode()).hexdigest()[:32]
+    leaf = sha256_of(name.encode())[:32]
     return Path(group.replace("/", "-"), f"{leaf}.{suffix}")
-
-
-def _crc32c(data: bytes) -> bytes:
-    return int(google_crc32c.value(data)).to_bytes(_CRC_BYTES, "little")
 
 
 def _by_name(ranges: Sequence[Range]) -> dict[str, list[int]]:

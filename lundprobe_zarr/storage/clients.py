@@ -1,12 +1,20 @@
-"""Which client of fsspec serves a place: for the web and S3 ours, which look at what was sent."""
+"""Choose the client that serves a location; ours for the web and S3 check what was sent."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import fsspec
 
 from lundprobe_zarr.storage.urls import S3, WEB, is_chain
+
+#: Options that a signed URL respects. With others, such as keys of encryption or a requester who
+#: pays, the client makes every request.
+_RESPECTED = frozenset(
+    ("key", "secret", "token", "anon", "profile", "endpoint_url", "region_name",
+     "max_pool_connections", "signature_version", "retries", "connect_timeout", "read_timeout")
+)  # fmt: skip
 
 
 def open_files(target: str, options: dict[str, Any]) -> tuple[Any, str]:
@@ -33,7 +41,7 @@ def takes_seconds(fs: Any) -> bool:
 
 def _client(protocol: str) -> Any:
     if protocol in WEB:
-        from lundprobe_zarr.storage.ranges import WebFiles
+        from lundprobe_zarr.storage.web import WebFiles
 
         return WebFiles
     if protocol in S3:
@@ -41,3 +49,24 @@ def _client(protocol: str) -> Any:
 
         return BucketFiles
     return None
+
+
+def range_reader(filesystem: Any, options: Mapping[str, Any]) -> Any:
+    """What reads ranges of a file system's objects: it itself, or for S3 its `SignedReads`.
+
+    `options` are the storage options that it was made with.
+    """
+    if "s3" not in filesystem.protocol or not _can_sign(options):
+        return filesystem
+    from lundprobe_zarr.storage.s3 import SignedReads
+
+    # Kept with the file system, which is of this process alone as its connections must be.
+    return vars(filesystem).setdefault("_lundprobe_signed", SignedReads(filesystem))
+
+
+def _can_sign(options: Mapping[str, Any]) -> bool:
+    """Whether URLs signed by a client with these storage options do all that the options ask."""
+    names = set(options) - {"client_kwargs", "config_kwargs"}
+    for nested in ("client_kwargs", "config_kwargs"):
+        names |= set(options.get(nested) or {})
+    return names <= _RESPECTED

@@ -1,49 +1,53 @@
-"""As many threads work as cores can keep busy, however many of them wait for a server.
+"""Limit the threads that compute to the number of cores, however many wait for a server.
 
-More would only take turns: each has its chunk pushed out of the processor's cache by the next
-one's, and the system may stop the one that holds the interpreter, for which all others then wait.
+More threads would only take turns. Each would evict the others' chunks from the processor's cache,
+and all would wait whenever the system stops the one that holds the interpreter lock.
 """
 
 from __future__ import annotations
 
 import math
 import os
+import sys
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
+from queue import SimpleQueue
 from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
+
+from lundprobe_zarr.storage.forks import on_fork
 
 _T = TypeVar("_T")
 _Lent = Callable[[bool], None]
 
 
 def cores() -> int:
-    """Cores this process may use."""
+    """Return the number of cores this process may use."""
     if hasattr(os, "sched_getaffinity"):
         return max(1, len(os.sched_getaffinity(0)))
     return os.cpu_count() or 1
 
 
 def places() -> int:
-    """Threads that may work at a time: one more than cores, for others wait for the interpreter."""
+    """Return how many threads may compute at once: one may wait for the interpreter lock."""
     return cores() + 1
 
 
 class Core:
-    """What a thread that works has to itself: memory that the next one finds in the cache."""
+    """Scratch memory of one computing thread; the next thread finds it in the cache."""
 
     def __init__(self) -> None:
         self._arrays: dict[str, npt.NDArray[Any]] = {}
 
     def array(self, use: str, shape: tuple[int, ...], dtype: np.dtype[Any]) -> npt.NDArray[Any]:
-        """An array to write to, good until one for the same use is asked for, or while working.
+        """Return a scratch array, valid until the next call for the same use.
 
-        New memory for each chunk costs as much as decoding it.
+        New memory for each chunk would cost as much as decoding it.
         """
         size = math.prod(shape) * dtype.itemsize
         if use not in self._arrays or self._arrays[use].size < size:
@@ -52,20 +56,20 @@ class Core:
 
 
 class _Cores:
-    """Those that no thread works on, and who waits for one; a forked child has all of them."""
+    """Free cores, and the threads that wait for one; in a forked child all are free."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._mine = threading.local()
         self._free = [Core() for _ in range(places())]
         self._turns: deque[Future[Core]] = deque()
-        # The main thread has one of its own: it is where Ctrl-C strikes, at any instant, and a
-        # core that was lost so would be lost for all.
+        # The main thread has its own: Ctrl-C may interrupt it at any instant, and a shared core
+        # would then be lost.
         self._of_main = Core()
 
     @property
     def mine(self) -> Core | None:
-        """The core that this thread works on."""
+        """The core that this thread holds."""
         if threading.current_thread() is threading.main_thread():
             return self._of_main
         mine: Core | None = getattr(self._mine, "core", None)
@@ -73,7 +77,7 @@ class _Cores:
 
     @property
     def can_lend(self) -> bool:
-        """Whether this thread works on a core that others may have meanwhile."""
+        """Whether this thread holds a core that it may release while it waits."""
         return self.mine not in (None, self._of_main)
 
     @property
@@ -108,22 +112,25 @@ class _Cores:
             self.take(lent)
 
 
+#: Threads that decode the chunks of one read; Blosc works outside the interpreter's lock.
+DECODERS = min(4, cores())
 _CORES = _Cores()
+_POOLS: list[ThreadPoolExecutor] = []
 
 
 def _forked() -> None:
     _CORES.__init__()  # type: ignore[misc]
+    _POOLS.clear()  # its threads are the parent's
 
 
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_forked)
+on_fork(in_child=_forked)
 
 
 @contextmanager
 def working(lent: _Lent | None = None) -> Iterator[Core]:
-    """Around what a processor does: begins once a core is free, and keeps it.
+    """Hold a core for computing; wait until one is free.
 
-    `lent` is told when this thread begins (True) and ends waiting.
+    `lent` is called with True when this thread begins to wait, and with False when it ends.
     """
     mine = _CORES.mine
     if mine is not None:
@@ -138,9 +145,9 @@ def working(lent: _Lent | None = None) -> Iterator[Core]:
 
 @contextmanager
 def waiting() -> Iterator[None]:
-    """Around waiting for a server or another thread: lends the core that this thread works on.
+    """Release this thread's core while it waits for a server or another thread.
 
-    Whatever `working` code waits for must be within, or those it waits for may never get a core.
+    Code within `working` must wait within this, or the threads it waits for may get no core.
     """
     if not _CORES.can_lend:
         yield
@@ -158,13 +165,33 @@ def waiting() -> Iterator[None]:
 
 
 def make_way() -> None:
-    """Between one piece of work and the next: whoever waits for a core has it first."""
+    """Let a thread that waits for a core run first; call it between two pieces of work."""
     _CORES.make_way()
 
 
 def awaited(future: Future[_T]) -> _T:
-    """The result of what another thread may be at."""
+    """Return the result of a future that another thread may still compute."""
     if future.done():
         return future.result()
     with waiting():
         return future.result()
+
+
+def in_threads(count: int, work: Callable[[], None]) -> None:
+    """Run `work` in several threads at once; once all ended, raise what any of them raised."""
+    if not _POOLS:
+        _POOLS.append(ThreadPoolExecutor(DECODERS, thread_name_prefix="lundprobe-decoders"))
+    # Not their futures, whose locks Ctrl-C may leave locked while this thread waits.
+    ended: SimpleQueue[BaseException | None] = SimpleQueue()
+    for _ in range(count):
+        _POOLS[0].submit(_tell_when_done, work, ended)
+    for error in [ended.get() for _ in range(count)]:
+        if error is not None:
+            raise error
+
+
+def _tell_when_done(work: Callable[[], None], ended: SimpleQueue[BaseException | None]) -> None:
+    try:
+        work()
+    finally:
+        ended.put(sys.exception())

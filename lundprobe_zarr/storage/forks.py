@@ -1,34 +1,52 @@
-"""File systems in forked processes: those of the parent are kept there, and never used.
+"""The one place where the package registers what happens at a fork.
 
-To let go of one would close its connections: they would be taken out of the parent's event loop,
-whose epoll the child shares, and the parent would wait for its next answer until a timeout of
-minutes. So a child keeps what it was born with, and opens its own.
+Registered are: the file systems of the parent, below; the cores and the decoders' threads
+(`storage.cores`); the gate for threads that read (`stream.forks`); the SQL worker (`sql.worker`).
+Objects that hold locks or connections of their own compare process ids instead.
 """
 
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from typing import Any
 
 from fsspec import AbstractFileSystem
 
+
+def on_fork(
+    before: Callable[[], object] | None = None,
+    in_parent: Callable[[], object] | None = None,
+    in_child: Callable[[], object] | None = None,
+) -> None:
+    """Register calls for every fork of this process; does nothing on systems without fork.
+
+    Calls before a fork run last registered first; those after it, first registered first.
+    """
+    if hasattr(os, "register_at_fork"):
+        calls = {"before": before, "after_in_parent": in_parent, "after_in_child": in_child}
+        os.register_at_fork(**{name: call for name, call in calls.items() if call is not None})
+
+
+# A child must never release a file system of its parent. That would close connections and take
+# them out of the parent's event loop, whose epoll the child shares; the parent would then wait for
+# its next answer until a timeout of minutes. So a child keeps them unused, and opens its own.
 _inherited: list[Any] = []
 _held: list[Any] = []
 
 
 def keep(filesystem: Any) -> None:
-    """Have a file system of the parent's outlive the forked process."""
+    """Keep a file system of the parent alive as long as the forked process."""
     _inherited.append(filesystem)
 
 
 def _hold_cached() -> None:
-    """Before a fork: hold what fsspec's caches do, which it empties first thing in the child."""
+    """Hold what fsspec caches, before a fork: it empties its caches first thing in the child."""
     kinds = [AbstractFileSystem]
     for kind in kinds:
         kinds.extend(kind.__subclasses__())
         _held.extend(getattr(kind, "_cache", {}).values())
 
 
-if hasattr(os, "register_at_fork"):
-    # The child never lets go of what is held: it has its own copy of the list.
-    os.register_at_fork(before=_hold_cached, after_in_parent=_held.clear)
+# Not cleared in the child, which has its own copy of the list.
+on_fork(before=_hold_cached, in_parent=_held.clear)

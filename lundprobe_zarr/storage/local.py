@@ -5,16 +5,22 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from collections.abc import Iterator, Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from types import TracebackType
 from typing import Any
 
+import numpy as np
+
 from lundprobe_zarr.errors import LundProbeError, UsageError
+from lundprobe_zarr.storage.cores import Core
 from lundprobe_zarr.storage.writers import writer
 
 #: Between the name of a file and that of who is writing it; hidden until it is complete.
 WRITING = ".writing-"
+_BYTE = np.dtype(np.uint8)
 
 
 def absolute(path: str) -> Path:
@@ -133,3 +139,56 @@ def read_local(path: Path, spans: Sequence[tuple[int, int]]) -> list[bytes]:
             os.pread(file.fileno(), stop - start, start) if stop > start else b""
             for (start, _), stop in zip(spans, stops, strict=True)
         ]
+
+
+class LocalFiles:
+    """Files read piece by piece into memory that is used again; open within one `with`.
+
+    `path_of` gives the path of a file by name, `explained` the error to raise for one of the
+    system's. Threads may share it. A new `bytes` for each piece would be fresh memory for the
+    system to provide, and a list of all pieces would leave the processor's cache before the first
+    is decoded.
+    """
+
+    def __init__(
+        self, path_of: Callable[[str], Path], explained: Callable[[OSError, str], OSError]
+    ) -> None:
+        self._path_of = path_of
+        self._explained = explained
+        self._lock = threading.Lock()
+        self._descriptors: dict[str, int] = {}
+
+    def __enter__(self) -> LocalFiles:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        for descriptor in self._descriptors.values():
+            os.close(descriptor)
+        self._descriptors.clear()
+
+    def read(self, name: str, start: int, stop: int, core: Core) -> memoryview:
+        """Return bytes [start, stop) of a file; fewer at its end.
+
+        They are good until this core reads the next ones. Raise what `explained` returns for a
+        file that is not there or cannot be read.
+        """
+        buffer = core.array("bytes", (stop - start,), _BYTE).data
+        try:
+            count = os.preadv(self._descriptor(name), [buffer], start)
+        except OSError as error:
+            raise self._explained(error, name) from None
+        return buffer[:count]
+
+    def _descriptor(self, name: str) -> int:
+        found = self._descriptors.get(name)
+        if found is None:
+            with self._lock:
+                found = self._descriptors.get(name)
+                if found is None:
+                    found = self._descriptors[name] = open_local(self._path_of(name))
+        return found

@@ -21,7 +21,7 @@ from fsspec.implementations.asyn_wrapper import AsyncFileSystemWrapper
 from fsspec.implementations.local import LocalFileSystem
 
 from lundprobe_zarr.errors import DatasetError, UsageError
-from lundprobe_zarr.storage.clients import open_files, takes_seconds
+from lundprobe_zarr.storage.clients import open_files, range_reader, takes_seconds
 from lundprobe_zarr.storage.cores import waiting
 from lundprobe_zarr.storage.failures import (
     explain,
@@ -44,7 +44,6 @@ from lundprobe_zarr.storage.local import (
     write_local,
 )
 from lundprobe_zarr.storage.retry import ONCE, TIMEOUT, UNKNOWN, RetryPolicy
-from lundprobe_zarr.storage.signed import range_reader
 from lundprobe_zarr.storage.urls import (
     EXTRAS,
     WEB,

@@ -1,4 +1,4 @@
-"""What goes a long way may be spoilt on it: read again what seems damaged, look what arrived."""
+"""Read objects again that arrived damaged, and verify objects that were written."""
 
 from __future__ import annotations
 
@@ -38,10 +38,10 @@ def read_object(
 def read_sound(
     location: Location, relative: str, fetch: Callable[[], bytes], parse: Callable[[bytes], _T]
 ) -> _T:
-    """What `parse` makes of an object's bytes, as `fetch` reads them.
+    """Fetch an object and return what `parse` makes of its bytes.
 
-    If that raises `DatasetError`, what comes from afar is fetched again, up to twice; one that
-    comes again as it was is damaged where it is. Raises as `fetch` and `parse` do.
+    If that raises `DatasetError`, a remote object is fetched again, up to twice. If the same bytes
+    come again, the object itself is damaged. Raises as `fetch` and `parse` do.
     """
     before: bytes | None = None
     data: bytes | None = None
@@ -60,9 +60,9 @@ def read_sound(
 
 
 def write_sound(location: Location, relative: str, data: bytes) -> None:
-    """Write an object and see that it arrived, by the server's MD5 or by reading it back.
+    """Write an object and verify it, by the server's MD5 or by reading it back.
 
-    What did not is written once more. Raises `VerificationError` if that does not arrive either,
+    It is written once more if other bytes arrived. Raises `VerificationError` if they do so again,
     else as `Location.write` does.
     """
     location.write(relative, data)

@@ -10,17 +10,12 @@ from collections.abc import Mapping, Sequence
 from itertools import product
 from typing import Any
 
-import google_crc32c
 import numpy as np
 import numpy.typing as npt
 
-from lundprobe_zarr.schema.tables import store_path
-from lundprobe_zarr.storage.reread import read_sound
-from lundprobe_zarr.stores.place import StorePlace
-from lundprobe_zarr.stores.reader import Part, PatchReader
+from lundprobe_zarr.stores.reader import Part, StoreReader
 
 Array = npt.NDArray[Any]
-_CRC_BYTES = 4
 #: The codecs of a small array: its bytes as they are, and their checksum.
 _CODECS = ["bytes", "crc32c"]
 
@@ -28,7 +23,7 @@ _CODECS = ["bytes", "crc32c"]
 class LazyVolumes:
     """An array of volumes (labels…, z, y, x): integers and slices of it are read when taken."""
 
-    def __init__(self, reader: PatchReader, path: str) -> None:
+    def __init__(self, reader: StoreReader, path: str) -> None:
         array = reader.array(path)
         self._reader = reader
         self._path = path
@@ -76,7 +71,7 @@ class SmallArray:
     `TypeError` or `ValueError` if that is not of the kind this schema writes.
     """
 
-    def __init__(self, reader: PatchReader, path: str, node: Mapping[str, Any]) -> None:
+    def __init__(self, reader: StoreReader, path: str, node: Mapping[str, Any]) -> None:
         self._reader = reader
         self._path = path
         self.shape = tuple(int(n) for n in node["shape"])
@@ -88,28 +83,6 @@ class SmallArray:
             raise ValueError(f"chunks {node['chunk_grid']}; expected one of shape {self.shape}")
 
     def __getitem__(self, key: Any) -> Array:
-        """Values at `key`; raises as `PatchReader.read_parts` does."""
-        with self._reader.unchanged.during():
-            values: Array = self._values()[key]
+        """Values at `key`; raises as `StoreReader.small_array` does."""
+        values: Array = self._reader.small_array(self._path, self.shape, self.dtype)[key]
         return values
-
-    def _values(self) -> Array:
-        object_name = "/".join((self._path, "c", *("0" for _ in self.shape)))
-        location, patient_id = self._reader.location, self._reader.metadata.patient_id
-        name = f"{store_path(patient_id)}/{object_name}"
-        place = StorePlace(location.url, patient_id, object_name, f"array {self._path}, chunk 0")
-        try:
-            return read_sound(
-                location,
-                name,
-                lambda: location.read(name),
-                lambda data: self._decoded(data, place),
-            )
-        except FileNotFoundError as error:
-            raise place.damaged("not there") from error
-
-    def _decoded(self, data: bytes, place: StorePlace) -> Array:
-        payload, crc = data[:-_CRC_BYTES], data[-_CRC_BYTES:]
-        if int(google_crc32c.value(payload)).to_bytes(_CRC_BYTES, "little") != crc:
-            raise place.damaged(f"{len(data)} bytes that fail their checksum")
-        return np.frombuffer(payload, self.dtype.newbyteorder("<")).reshape(self.shape)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -13,8 +12,7 @@ from pydantic import ValidationError
 
 from lundprobe_zarr.errors import DamagedStoreError, SchemaVersionError
 from lundprobe_zarr.schema.attributes import structured_nodes
-from lundprobe_zarr.schema.checksum import SEAL, is_broken
-from lundprobe_zarr.schema.document import parse_json, reasons
+from lundprobe_zarr.schema.document import CHECKSUM, fails_checksum, parse_json, reasons, sha256_of
 from lundprobe_zarr.schema.encoding import BloscSettings
 from lundprobe_zarr.schema.layout import ARRAY_SPECS, SCHEMA_VERSION, ArraySpec
 from lundprobe_zarr.schema.nodes import require_sound
@@ -123,13 +121,13 @@ def parse_store(text: str | bytes, where: StorePlace) -> StoreMetadata:
         groups = {p: n["attributes"] for p, n in nodes.items() if n["node_type"] == "group"}
         arrays = {p: _array(p, nodes[p]) for p in ARRAY_SPECS if p in nodes}
         fiducials = _fiducials(nodes)
-        if is_broken(raw, raw["attributes"]):
-            raise ValueError(f"it fails its own checksum, {SEAL}")
+        if fails_checksum(raw, raw["attributes"]):
+            raise ValueError(f"it fails its own checksum, {CHECKSUM}")
         store = StoreMetadata(where, attributes, groups, arrays, *fiducials)
         _require_shards(store)
     except UNSOUND as error:
         raise unsound(where, error) from error
-    sha256 = hashlib.sha256(text.encode() if isinstance(text, str) else text).hexdigest()
+    sha256 = sha256_of(text.encode() if isinstance(text, str) else text)
     return replace(store, sha256=sha256)
 
 

@@ -1,4 +1,4 @@
-"""Whole volumes out of a store, every byte checked, and the NIfTI file they came from."""
+"""Rebuild NIfTI files from the volumes of a store."""
 
 from __future__ import annotations
 
@@ -15,55 +15,8 @@ from lundprobe_zarr.errors import DamagedStoreError
 from lundprobe_zarr.schema.header import parse_header
 from lundprobe_zarr.schema.records import SourceRecord
 from lundprobe_zarr.schema.scaling import unscale
-from lundprobe_zarr.schema.tables import store_path
-from lundprobe_zarr.storage.location import Location
-from lundprobe_zarr.storage.reread import read_sound
-from lundprobe_zarr.stores.metadata import StoreMetadata, VolumeArray
-from lundprobe_zarr.stores.place import StorePlace
 
 Volume = npt.NDArray[Any]
-
-
-def read_volume(
-    location: Location, store: StoreMetadata, array: VolumeArray, record: SourceRecord
-) -> Volume:
-    """The volume (z, y, x) that a source file fills, in the array's type.
-
-    Raises `DamagedStoreError` naming store, array and shard if a byte is missing or wrong.
-    """
-    key = array.shard_key(store.index(array, record))
-    name = f"{store_path(store.patient_id)}/{key}"
-    place = StorePlace(location.url, store.patient_id, key)
-    return read_sound(
-        location,
-        name,
-        lambda: _read_shard(location, name, record.stored_bytes, place),
-        lambda shard: _decoded(array, shard, record.stored_bytes, place),
-    )
-
-
-def _decoded(array: VolumeArray, shard: bytes, expected: int, place: StorePlace) -> Volume:
-    if len(shard) != expected:
-        raise place.damaged(f"{len(shard)} bytes", f"{expected} bytes")
-    volume = np.zeros(array.volume_shape, array.dtype)
-    try:
-        for box, chunk in array.codec.decode(_reader(shard), len(shard)):
-            if chunk is not None:
-                volume[box] = chunk
-    except DamagedStoreError as error:
-        raise place.damaged(error.finding, error.expected) from error
-    return volume
-
-
-def _reader(shard: bytes) -> Any:
-    return lambda offset, length: shard[offset : offset + length]
-
-
-def _read_shard(location: Location, name: str, size: int, place: StorePlace) -> bytes:
-    try:
-        return location.read(name, size) if size else b""
-    except FileNotFoundError as error:
-        raise place.damaged("not there", f"a shard of {size} bytes") from error
 
 
 def nifti_parts(record: SourceRecord, volume: Volume) -> Iterator[bytes]:

@@ -11,7 +11,7 @@ from typing import Any, Generic, TypeVar
 
 from lundprobe_zarr.errors import LundProbeError
 from lundprobe_zarr.storage.cores import awaited
-from lundprobe_zarr.stores.reader import PatchReader
+from lundprobe_zarr.stores.reader import StoreReader
 
 K = TypeVar("K", bound=Hashable)
 
@@ -26,7 +26,7 @@ class Readers(Generic[K]):
     next time. Pickles with `open_reader` alone, and starts anew in a forked process.
     """
 
-    def __init__(self, open_reader: Callable[[K], PatchReader]) -> None:
+    def __init__(self, open_reader: Callable[[K], StoreReader]) -> None:
         self._open_reader = open_reader
         self.forget()
 
@@ -41,9 +41,9 @@ class Readers(Generic[K]):
         """Let go of all readers."""
         self._process = os.getpid()
         self._lock = threading.Lock()
-        self._opened: OrderedDict[K, Future[PatchReader]] = OrderedDict()
+        self._opened: OrderedDict[K, Future[StoreReader]] = OrderedDict()
 
-    def get(self, key: K) -> PatchReader:
+    def get(self, key: K) -> StoreReader:
         """The reader of `key`; raises as `open_reader` does."""
         if self._process != os.getpid():  # forked: what the parent was opening never ends here
             self.forget()
@@ -57,7 +57,7 @@ class Readers(Generic[K]):
             self._open(key, future)
         return awaited(future)
 
-    def _open(self, key: K, future: Future[PatchReader]) -> None:
+    def _open(self, key: K, future: Future[StoreReader]) -> None:
         try:
             future.set_result(self._open_reader(key))
         except (LundProbeError, OSError) as error:

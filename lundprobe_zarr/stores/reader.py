@@ -1,14 +1,13 @@
-"""Boxes of voxels straight out of a store's shards: the read path of patches and of lazy arrays.
+"""The reader of a store: boxes of voxels, whole volumes and small arrays, straight from objects.
 
-Everything needed is known from the store's metadata: where each shard is, how long, how its inner
-chunks are laid out. So a first patch takes two rounds of requests, all of a round at the same time:
-the shards' indices, then the inner chunks. A second patch of the same patient takes one.
-Every checksum is compared; a shard that should be there and is not is an error, never zeros.
+A store's metadata says where each shard is, how long it is, and how its inner chunks are laid out.
+So a first patch takes two rounds of concurrent requests: the shard indices, then the inner chunks.
+A second patch of the same patient takes one round. A whole volume takes one request.
+Every checksum is compared. A missing shard is an error and never reads as zeros.
 """
 
 from __future__ import annotations
 
-import hashlib
 import math
 import os
 import threading
@@ -29,30 +28,37 @@ from lundprobe_zarr.errors import (
     UnknownLabelError,
     UsageError,
 )
+from lundprobe_zarr.schema.document import CRC_BYTES, crc32c, sha256_of
 from lundprobe_zarr.schema.layout import LABEL_ORDER
 from lundprobe_zarr.schema.records import SourceRecord
 from lundprobe_zarr.schema.tables import store_path
-from lundprobe_zarr.storage.cores import Core, awaited, waiting, working
-from lundprobe_zarr.storage.local_files import LocalFiles
+from lundprobe_zarr.storage.cores import (
+    DECODERS,
+    Core,
+    awaited,
+    in_threads,
+    waiting,
+    working,
+)
+from lundprobe_zarr.storage.local import LocalFiles
 from lundprobe_zarr.storage.location import Location, Range
-from lundprobe_zarr.storage.threads import DECODERS, in_threads
+from lundprobe_zarr.storage.reread import read_sound
 from lundprobe_zarr.stores.metadata import StoreMetadata, VolumeArray, shard_key
-from lundprobe_zarr.stores.opening import open_store
+from lundprobe_zarr.stores.opening import Unchanged, open_store
 from lundprobe_zarr.stores.place import StorePlace
-from lundprobe_zarr.stores.replaced import Unchanged
 from lundprobe_zarr.stores.shard import EMPTY, Box, ShardCodec
 from lundprobe_zarr.vocabulary.files import Label
 
 Volume = npt.NDArray[Any]
 
-#: Inner chunks that lie this close are fetched in one request, with what is between them: that
-#: much takes about a millisecond on a fast line, a request tens. Rows of a full-size patch are
+#: Inner chunks this close are fetched in one request, with the bytes between them: those take
+#: about a millisecond on a fast line, a request takes tens. Rows of a full-size patch are
 #: five chunks or some 500 kB apart in an image, and next to nothing in a mask.
 MERGE_GAP = 128 * 1024
-#: Fetched of a shard's end at first, index included: all of most masks, so that they take one
-#: request and no other ever after.
-TAIL_BYTES = 64 * 1024
-#: Chunks, of a few tenths of a millisecond each, that make one more thread worth waking.
+#: Bytes fetched first from a shard's end, index included. That is all of most masks, which then
+#: need no other request.
+INDEX_READ_BYTES = 64 * 1024
+#: Chunks per decoding thread that make waking it worthwhile; each takes some 0.1 ms.
 _FEW_CHUNKS = 3
 
 
@@ -66,10 +72,10 @@ class Part:
 
 
 @dataclass(frozen=True)
-class _Tail:
+class _ShardIndex:
     """A shard's index (chunks, 2) and its last bytes, from byte `start` on."""
 
-    index: npt.NDArray[np.uint64]
+    entries: npt.NDArray[np.uint64]
     start: int
     data: bytes
 
@@ -100,11 +106,11 @@ class _Run:
     data: memoryview | None = None
 
 
-class PatchReader:
-    """Reads boxes of voxels of one patient's store, wherever it lives.
+class StoreReader:
+    """The one reader of one patient's store, at any location.
 
-    Keeps the indices of the shards it has read from, a few kilobytes each. May be used by many
-    threads; pickles without what it keeps.
+    It keeps the indices of the shards it has read, a few kilobytes each. Threads may share it. It
+    pickles without what it keeps.
     """
 
     def __init__(
@@ -112,19 +118,19 @@ class PatchReader:
     ) -> None:
         self.location = location
         self.metadata = metadata
-        #: Threads that decode one read; who reads in many threads already wants one.
+        #: Threads that decode one read; use one where many threads read already.
         self.decoders = decoders
         self._forget()
 
     @classmethod
-    def open(cls, location: Location, patient_id: str) -> PatchReader:
-        """A reader of a patient's store; one request. Raises `DamagedStoreError`."""
+    def open(cls, location: Location, patient_id: str) -> StoreReader:
+        """Return a reader of a patient's store; one request. Raises `DamagedStoreError`."""
         return cls(location, open_store(location, patient_id))
 
     def _forget(self) -> None:
         self._process = os.getpid()
         self._lock = threading.Lock()
-        self._tails: dict[tuple[str, tuple[int, ...]], Future[_Tail]] = {}
+        self._indices: dict[tuple[str, tuple[int, ...]], Future[_ShardIndex]] = {}
         self._names: dict[tuple[str, tuple[int, ...]], str] = {}
         self.unchanged = Unchanged(self.location, self.metadata)
 
@@ -138,11 +144,11 @@ class PatchReader:
     def read(
         self, volumes: Iterable[tuple[str, Mapping[str, Label]]], box: Sequence[slice]
     ) -> list[Volume]:
-        """The same box (z, y, x) of several volumes, each in its array's type.
+        """Read the same box (z, y, x) of several volumes, each in its array's type.
 
         A volume is an array's path and its labels, e.g. `("mri/image", {"modality": "T2w"})`.
         Slices are of voxels, clipped to the volume as NumPy does. Raises `UnknownLabelError` for
-        an array or label there is none of, `MissingStructureError` for a structure this patient
+        an unknown array or label, `MissingStructureError` for a structure this patient
         lacks, `DamagedStoreError` for a byte that is missing or wrong.
         """
         parts = []
@@ -152,7 +158,7 @@ class PatchReader:
         return self.read_parts(parts)
 
     def array(self, path: str) -> VolumeArray:
-        """The array of volumes at `path`; raises `UnknownLabelError` if this store has none."""
+        """Return the array of volumes at `path`; raises `UnknownLabelError` if there is none."""
         if path not in self.metadata.arrays:
             raise UnknownLabelError(
                 f"no array {path!r} in the store of {self.metadata.patient_id}",
@@ -161,7 +167,7 @@ class PatchReader:
         return self.metadata.arrays[path]
 
     def index(self, array: VolumeArray, labels: Mapping[str, Label]) -> tuple[int, ...]:
-        """Position of the volume with `labels` in its array; raises as `read` does."""
+        """Return the position of the volume with `labels` in its array; raises as `read` does."""
         spec, there = array.spec, self.metadata.labels(array.spec.group)
         if set(labels) != set(spec.label_dims):
             raise UsageError(
@@ -174,7 +180,7 @@ class PatchReader:
         return tuple(there[dim].index(labels[dim]) for dim in spec.label_dims)
 
     def holds(self, path: str, index: tuple[int, ...]) -> bool:
-        """Whether the patient has the volume at `index`; a fold or observer may be lacking."""
+        """Return whether the patient has the volume at `index`; folds, observers may be missing."""
         return (path, index) in self._records
 
     def _unknown(
@@ -191,12 +197,12 @@ class PatchReader:
     def read_parts(
         self, parts: Sequence[Part], into: Sequence[Volume] | None = None
     ) -> list[Volume]:
-        """Voxels (z, y, x) of every part; a volume that is marked as not present is all zero.
+        """Read the voxels (z, y, x) of every part; a volume marked as not present is all zero.
 
-        `into` are arrays to fill, one of each part's shape, whatever they hold. Raises
+        `into` are arrays to fill, one of each part's shape; their values are overwritten. Raises
         `DamagedStoreError`, naming store, array and chunk, for a byte missing or wrong,
-        `ChangedStoreError` if another store has taken the place of the one that was opened: see
-        `store.unchanged`.
+        `ChangedStoreError` if the store was replaced since it was opened: see
+        `stores.opening.Unchanged`.
         """
         with working(), self.unchanged.during():
             return self._read_parts(parts, into)
@@ -212,17 +218,79 @@ class PatchReader:
             lambda: self._read_into(parts, out, into is not None), DamagedStoreError, may_be_spoilt
         )
 
+    def volume(self, array: VolumeArray, record: SourceRecord, verify: bool = False) -> Volume:
+        """Read the whole volume (z, y, x) that a source file fills, in the array's type.
+
+        One request; memory for the shard and the volume. Every checksum in the shard is compared,
+        with `verify` its recorded SHA-256 too. Raises as `read_parts` does.
+        """
+        box = tuple(slice(0, n) for n in array.volume_shape)
+        part = Part(array.spec.path, self.metadata.index(array, record), (box[0], box[1], box[2]))
+        if not record.stored_bytes:
+            return self._zeros(part)
+        # A byte more than there should be tells a longer object.
+        wanted = Range(self._name(part), 0, record.stored_bytes + 1)
+        with working(), self.unchanged.during():
+            return read_sound(
+                self.location,
+                wanted.name,
+                lambda: self._read_ranges([wanted], [part])[0],
+                lambda shard: self._whole(part, shard, record.stored_sha256 if verify else None),
+            )
+
+    def _whole(self, part: Part, shard: bytes, expected: str | None) -> Volume:
+        """Decode a whole shard; `expected` is its SHA-256, None if that need not be compared."""
+        size = self._stored_bytes(part)
+        if len(shard) > size:
+            raise self._place_of(part).damaged(f"more than {size} bytes", f"{size} bytes")
+        index = self._index_of(part, Range(self._name(part), 0, size), shard)
+        runs, _ = self._runs([part], {0: index})
+        shares = [
+            replace(run, chunks=run.chunks[n :: self.decoders])
+            for run in runs
+            for n in range(min(self.decoders, len(run.chunks)))
+        ]
+        out = self._zeros(part)
+        self._place_all([part], shares, [out])
+        if expected not in (None, sha256_of(shard)):
+            finding = f"SHA-256 differs from {expected}, recorded when written"
+            raise self._place_of(part).damaged(finding)
+        return out
+
+    def small_array(self, path: str, shape: Sequence[int], dtype: np.dtype[Any]) -> Volume:
+        """Read a flag or position array: one object, its values and their CRC-32C.
+
+        Raises as `read_parts` does.
+        """
+        key = "/".join((path, "c", *("0" for _ in shape)))
+        patient_id = self.metadata.patient_id
+        place = StorePlace(self.location.url, patient_id, key, f"array {path}, chunk 0")
+        name, size = f"{store_path(patient_id)}/{key}", math.prod(shape) * dtype.itemsize
+
+        def decoded(data: bytes) -> Volume:
+            if len(data) != size + CRC_BYTES:
+                raise place.damaged(f"{len(data)} bytes", f"{size + CRC_BYTES} bytes")
+            if crc32c(data[:size]) != data[size:]:
+                raise place.damaged(f"{len(data)} bytes that fail their checksum")
+            return np.frombuffer(data[:size], dtype.newbyteorder("<")).reshape(shape)
+
+        with self.unchanged.during():
+            try:
+                return read_sound(self.location, name, lambda: self.location.read(name), decoded)
+            except FileNotFoundError as error:
+                raise place.damaged("not there") from error
+
     def _doubt(self, parts: Sequence[Part]) -> None:
-        """Read these parts from where they are the next time, their indices too."""
+        """Drop what is kept of these parts, indices included, so that they are fetched again."""
         with self._lock:
             for part in parts:
-                self._tails.pop((part.array, part.index), None)
+                self._indices.pop((part.array, part.index), None)
         self.location.forget(f"{store_path(self.metadata.patient_id)}/zarr.json")
 
     def _read_into(self, parts: Sequence[Part], out: list[Volume], clear: bool) -> list[Volume]:
         wanted = [(n, p) for n, p in enumerate(parts) if out[n].size and self._stored_bytes(p)]
-        tails = self._fetch_tails([p for _, p in wanted])
-        known = {n: tail for (n, _), tail in zip(wanted, tails, strict=True)}
+        indices = self._fetch_indices([p for _, p in wanted])
+        known = {n: index for (n, _), index in zip(wanted, indices, strict=True)}
         kept, lacking = self._runs(parts, known)
         if not self.location.is_local:
             lacking = self._fetch(lacking, parts)  # in one round; else each as it is decoded
@@ -233,7 +301,7 @@ class PatchReader:
         return out
 
     def _clear(self, parts: Sequence[Part], runs: Sequence[_Run], out: Sequence[Volume]) -> None:
-        """Set to zero what chunks will not fill wholly."""
+        """Set to zero the arrays that chunks do not fill completely."""
         found: Counter[int] = Counter()
         for run in runs:
             found[run.part] += len(run.chunks)
@@ -253,7 +321,7 @@ class PatchReader:
 
     @cached_property
     def _records(self) -> dict[tuple[str, tuple[int, ...]], SourceRecord]:
-        """The source file of every volume there is, with its shard's size and hash."""
+        """The source record of every volume present, with its shard's size and SHA-256."""
         return {
             (array.spec.path, self.metadata.index(array, record)): record
             for array in self.metadata.arrays.values()
@@ -272,7 +340,7 @@ class PatchReader:
         return self._names[key]
 
     def _place_of(self, part: Part, place: Sequence[int] | None = None) -> StorePlace:
-        """Store, array, volume and, if given, inner chunk, for messages."""
+        """Return the store, array, volume and optional inner chunk, for messages."""
         spec = self.metadata.arrays[part.array].spec
         there = self.metadata.labels(spec.group)
         labels = [f"{d}={there[d][i]}" for d, i in zip(spec.label_dims, part.index, strict=True)]
@@ -282,28 +350,28 @@ class PatchReader:
         patient_id = self.metadata.patient_id
         return StorePlace(self.location.url, patient_id, shard, f"{named}{chunk}")
 
-    def _fetch_tails(self, parts: Sequence[Part]) -> list[_Tail]:
-        """Index and last bytes of every part's shard; those not known yet in one round."""
-        if self._process != os.getpid():  # forked: a fetch of the parent's would never end here
+    def _fetch_indices(self, parts: Sequence[Part]) -> list[_ShardIndex]:
+        """Return every part's shard index; fetch unknown ones in one round of requests."""
+        if self._process != os.getpid():  # forked: fetches of the parent never end here
             self._forget()
         keys = [(p.array, p.index) for p in parts]
         with self._lock:
-            mine = {k: p for k, p in zip(keys, parts, strict=True) if k not in self._tails}
-            futures = {k: self._tails.setdefault(k, Future()) for k in keys}
+            mine = {k: p for k, p in zip(keys, parts, strict=True) if k not in self._indices}
+            futures = {k: self._indices.setdefault(k, Future()) for k in keys}
         if mine:
             self._fill(futures, mine)
         return [awaited(futures[k]) for k in keys]
 
     def _fill(
         self,
-        futures: Mapping[tuple[str, tuple[int, ...]], Future[_Tail]],
+        futures: Mapping[tuple[str, tuple[int, ...]], Future[_ShardIndex]],
         mine: Mapping[tuple[str, tuple[int, ...]], Part],
     ) -> None:
-        """Fetch tails for whoever waits for them; forgotten if that fails, to be tried again."""
+        """Fetch indices for all threads that wait for them; drop them on failure, for a new try."""
         done = False
         try:
-            for key, tail in zip(mine, self._read_tails(list(mine.values())), strict=True):
-                futures[key].set_result(tail)
+            for key, index in zip(mine, self._read_indices(list(mine.values())), strict=True):
+                futures[key].set_result(index)
             done = True
         except OSError as error:
             for key in mine:
@@ -313,20 +381,20 @@ class PatchReader:
             if not done:
                 with self._lock:
                     for key in mine:
-                        self._tails.pop(key, None)
+                        self._indices.pop(key, None)
                         futures[key].cancel()
 
-    def _read_tails(self, parts: Sequence[Part]) -> list[_Tail]:
+    def _read_indices(self, parts: Sequence[Part]) -> list[_ShardIndex]:
         ranges = []
         for part in parts:
             size = self._stored_bytes(part)
-            length = max(self._codecs[part.array].index_bytes, TAIL_BYTES)
+            length = max(self._codecs[part.array].index_bytes, INDEX_READ_BYTES)
             ranges.append(Range(self._name(part), max(0, size - length), size))
         fetched = self._read_ranges(ranges, parts)
-        return [self._tail(p, r, d) for p, r, d in zip(parts, ranges, fetched, strict=True)]
+        return [self._index_of(p, r, d) for p, r, d in zip(parts, ranges, fetched, strict=True)]
 
     def _read_ranges(self, ranges: Sequence[Range], parts: Sequence[Part]) -> list[bytes]:
-        """Bytes of ranges; `parts` are those they may be of, to name them in an error."""
+        """Read ranges; `parts` are those they may belong to, named in errors."""
         try:
             return self.location.read_ranges(ranges)
         except FileNotFoundError as error:
@@ -337,49 +405,49 @@ class PatchReader:
         expected = f"a shard of {self._stored_bytes(part)} bytes"
         return self._place_of(part).damaged("not there", expected)
 
-    def _tail(self, part: Part, wanted: Range, data: bytes) -> _Tail:
+    def _index_of(self, part: Part, wanted: Range, data: bytes) -> _ShardIndex:
         if len(data) != wanted.stop - wanted.start:
             found = f"{wanted.start + len(data)} bytes or fewer: the file is truncated"
             raise self._place_of(part).damaged(found, f"{wanted.stop} bytes")
         codec = self._codecs[part.array]
         try:
-            index = codec.decode_index(data[-codec.index_bytes :], wanted.stop)
+            entries = codec.decode_index(data[-codec.index_bytes :], wanted.stop)
         except DamagedStoreError as error:
             raise self._place_of(part).damaged(error.finding, error.expected) from error
         if wanted.start == 0 and not self.location.is_local:
             self._require_shard(part, data)
-        return _Tail(index, wanted.start, data)
+        return _ShardIndex(entries, wanted.start, data)
 
     def _require_shard(self, part: Part, data: bytes) -> None:
-        """Require a whole shard to be of this store: another's may be sound, and of its size.
+        """Require that a whole shard is of this store: another's may be sound and as long.
 
-        A damaged one is told by the checksums of its chunks, once they are read.
+        Damage is found later, by the checksums of its chunks.
         """
         expected = self._records[part.array, part.index].stored_sha256
-        if hashlib.sha256(data).hexdigest() != expected:
+        if sha256_of(data) != expected:
             self.unchanged.require_root()
 
-    def _chunks(self, part: Part, tail: _Tail) -> list[_Chunk]:
-        """The inner chunks that a part's box touches and that are not empty, as they are stored."""
+    def _chunks(self, part: Part, index: _ShardIndex) -> list[_Chunk]:
+        """Return the non-empty inner chunks that a part's box touches, in stored order."""
         codec = self._codecs[part.array]
         spans = tuple((s.start, s.stop) for s in part.box)
         numbers, rows = _crossed(spans, codec.chunk, codec.grid)
-        entries = tail.index[numbers]
+        entries = index.entries[numbers]
         there = np.flatnonzero(entries[:, 0] != EMPTY)
         there = there[np.argsort(entries[there, 0])]
         ends = entries[there].cumsum(axis=1).tolist()
         return [_Chunk(*e, *rows[n]) for e, n in zip(ends, there.tolist(), strict=True)]
 
     def _runs(
-        self, parts: Sequence[Part], tails: Mapping[int, _Tail]
+        self, parts: Sequence[Part], indices: Mapping[int, _ShardIndex]
     ) -> tuple[list[_Run], list[_Run]]:
-        """All chunks of the parts in runs: those that their tails hold, and those to fetch."""
+        """Return all chunks of the parts in runs: those fetched with the index, those to fetch."""
         kept, lacking = [], []
-        for number, tail in tails.items():
-            chunks = self._chunks(parts[number], tail)
-            split = bisect_left(chunks, tail.start, key=lambda c: c.start)
+        for number, index in indices.items():
+            chunks = self._chunks(parts[number], index)
+            split = bisect_left(chunks, index.start, key=lambda c: c.start)
             if chunks[split:]:
-                kept.append(_Run(number, chunks[split:], tail.start, memoryview(tail.data)))
+                kept.append(_Run(number, chunks[split:], index.start, memoryview(index.data)))
             gap = -1 if self.location.is_local else MERGE_GAP
             lacking += [_Run(number, run, run[0].start) for run in _merged(chunks[:split], gap)]
         return kept, lacking
@@ -393,10 +461,10 @@ class PatchReader:
         return Range(self._name(parts[run.part]), run.start, run.chunks[-1].stop)
 
     def _place_all(self, parts: Sequence[Part], runs: Sequence[_Run], out: list[Volume]) -> None:
-        """Decode all chunks into `out`; in threads, as each chunk has its own place there."""
-        pending = iter(runs)  # whose next() is one step of the interpreter's: threads may share it
+        """Decode all chunks into `out`, in threads: no two chunks share a voxel."""
+        pending = iter(runs)  # threads may share it: next() is atomic
         threads = min(self.decoders, len(runs), sum(len(r.chunks) for r in runs) // _FEW_CHUNKS)
-        with LocalFiles(self.location) as files:
+        with LocalFiles(self.location.local, self.location.explained) as files:
             if threads < 2:
                 self._place_runs(parts, pending, files, out)
                 return
@@ -419,12 +487,12 @@ class PatchReader:
 
     def _read_local(self, wanted: Range, part: Part, files: LocalFiles, core: Core) -> memoryview:
         try:
-            return files.read(wanted, core)
+            return files.read(wanted.name, wanted.start, wanted.stop, core)
         except FileNotFoundError as error:
             raise self._gone(part) from error
 
     def _place(self, part: Part, chunk: _Chunk, data: memoryview, out: Volume, core: Core) -> None:
-        """Decode a chunk and put what lies in the part's box into `out`."""
+        """Decode a chunk and copy its voxels within the part's box into `out`."""
         codec = self._codecs[part.array]
         if len(data) != chunk.stop - chunk.start:
             raise self._place_of(part, chunk.place).damaged(

@@ -14,13 +14,13 @@ from functools import cached_property, lru_cache
 from itertools import product
 from typing import Any
 
-import google_crc32c
 import numpy as np
 import numpy.typing as npt
 from numcodecs import Blosc
 from numcodecs.blosc import decompress
 
 from lundprobe_zarr.errors import DamagedStoreError
+from lundprobe_zarr.schema.document import CRC_BYTES, crc32c
 from lundprobe_zarr.schema.encoding import FILTER_GAIN, FILTER_SAMPLE, FILTERS, BloscSettings
 
 Volume = npt.NDArray[Any]
@@ -30,16 +30,11 @@ ReadRange = Callable[[int, int], bytes]
 
 #: Offset and length of a chunk that is not written because it is all fill value.
 EMPTY = np.iinfo(np.uint64).max
-_CRC_BYTES = 4
 #: Blosc's header, and where in it the size of what was compressed stands, little-endian. Source:
 #: https://github.com/Blosc/c-blosc/blob/main/README_CHUNK_FORMAT.rst
 _BLOSC_HEADER = 16
 _BLOSC_SIZE = slice(4, 8)
 _SHUFFLES = {"noshuffle": Blosc.NOSHUFFLE, "shuffle": Blosc.SHUFFLE, "bitshuffle": Blosc.BITSHUFFLE}
-
-
-def _crc32c(data: bytes | npt.NDArray[np.uint8]) -> bytes:
-    return int(google_crc32c.value(data)).to_bytes(_CRC_BYTES, "little")
 
 
 @dataclass(frozen=True)
@@ -73,7 +68,7 @@ class ShardCodec:
     @property
     def index_bytes(self) -> int:
         """Size of the index at the shard's end, its checksum included."""
-        return 16 * int(np.prod(self.grid)) + _CRC_BYTES
+        return 16 * int(np.prod(self.grid)) + CRC_BYTES
 
     def boxes(self) -> Sequence[Box]:
         """Voxels of each inner chunk, clipped to the volume, in the index's order."""
@@ -95,13 +90,13 @@ class ShardCodec:
             if not chunk.view(np.bool_).any():
                 continue
             payload = self._compressor.encode(chunk)
-            part = payload + _crc32c(payload)
+            part = payload + crc32c(payload)
             index[number] = offset, len(part)
             offset += len(part)
             yield part
         if offset:
             table = index.tobytes()
-            yield table + _crc32c(table)
+            yield table + crc32c(table)
 
     def sample_bytes(self, volume: Volume) -> int:
         """Encoded size of a sample of the volume's chunks, spread evenly over it."""
@@ -128,8 +123,8 @@ class ShardCodec:
                 f"{len(tail)} bytes of shard index: the file is truncated",
                 expected=str(self.index_bytes),
             )
-        table = tail[:-_CRC_BYTES]
-        if _crc32c(table) != tail[-_CRC_BYTES:]:
+        table = tail[:-CRC_BYTES]
+        if crc32c(table) != tail[-CRC_BYTES:]:
             raise DamagedStoreError("the shard's index fails its checksum")
         index = np.frombuffer(table, "<u8").reshape(-1, 2).astype(np.uint64)
         there = index[index[:, 0] != EMPTY]
@@ -146,8 +141,8 @@ class ShardCodec:
         chunk.
         """
         # As an array, which checksum and Blosc both take without a copy.
-        payload = np.frombuffer(data, np.uint8, max(0, len(data) - _CRC_BYTES))
-        if len(data) <= _CRC_BYTES or _crc32c(payload) != data[-_CRC_BYTES:]:
+        payload = np.frombuffer(data, np.uint8, max(0, len(data) - CRC_BYTES))
+        if len(data) <= CRC_BYTES or crc32c(payload) != data[-CRC_BYTES:]:
             raise DamagedStoreError("an inner chunk fails its checksum")
         # Of fewer bytes Blosc would fill a part of the chunk, and leave the rest as it was.
         said = int.from_bytes(payload[_BLOSC_SIZE].tobytes(), "little")

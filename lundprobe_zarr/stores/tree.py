@@ -24,7 +24,7 @@ from lundprobe_zarr.stores.extensions import load_extensions
 from lundprobe_zarr.stores.lazy import LazyVolumes, SmallArray
 from lundprobe_zarr.stores.metadata import UNSOUND, StoreMetadata, unsound
 from lundprobe_zarr.stores.opening import read_sound_store
-from lundprobe_zarr.stores.reader import PatchReader
+from lundprobe_zarr.stores.reader import StoreReader
 from lundprobe_zarr.vocabulary.names import AXES, MODALITY_UNITS
 
 Nodes = Mapping[str, Mapping[str, Any]]
@@ -52,7 +52,7 @@ def open_tree(location: Location, patient_id: str) -> xr.DataTree:
     load_extensions()
     metadata, text = read_sound_store(location, patient_id)
     where = metadata.where
-    reader = PatchReader(location, metadata)
+    reader = StoreReader(location, metadata)
     try:
         document = json.loads(text)
         nodes = _present(document["consolidated_metadata"]["metadata"])
@@ -68,7 +68,7 @@ def _present(nodes: Nodes) -> Nodes:
     return {p: {**node, "attributes": present_attributes(p, node)} for p, node in nodes.items()}
 
 
-def _dataset(reader: PatchReader, nodes: Nodes, path: str) -> xr.Dataset:
+def _dataset(reader: StoreReader, nodes: Nodes, path: str) -> xr.Dataset:
     metadata = reader.metadata
     here = {p.rpartition("/")[2]: n for p, n in nodes.items() if p.rpartition("/")[0] == path}
     arrays = {name: node for name, node in here.items() if node["node_type"] == "array"}
@@ -103,7 +103,7 @@ def _label_array(values: list[Any]) -> Any:
     return np.array(values, dtype=np.int64)
 
 
-def _variable(reader: PatchReader, path: str, node: Mapping[str, Any]) -> xr.Variable:
+def _variable(reader: StoreReader, path: str, node: Mapping[str, Any]) -> xr.Variable:
     array: LazyVolumes | SmallArray
     if path in reader.metadata.arrays:
         array = LazyVolumes(reader, path)

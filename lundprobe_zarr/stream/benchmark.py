@@ -19,7 +19,7 @@ from lundprobe_zarr.patches import Content, Plan, UniformSampling
 from lundprobe_zarr.storage.location import Location, Range
 from lundprobe_zarr.storage.retry import UNKNOWN
 from lundprobe_zarr.stores.open_readers import Readers
-from lundprobe_zarr.stores.reader import PatchReader
+from lundprobe_zarr.stores.reader import StoreReader
 from lundprobe_zarr.stream.prefetch import Failure, Loader, ahead
 
 if TYPE_CHECKING:
@@ -181,7 +181,7 @@ def _rate(plan: Plan, count: int, threads: int) -> float:
 def _used(plan: Plan, count: int) -> tuple[float, Shape]:
     """Part of the voxels of all chunks touched that is in the patches, and the chunk (z, y, x)."""
     inside, touched, chunk = 0, 0, (0, 0, 0)
-    readers = Readers(partial(PatchReader.open, plan.cohort.location))
+    readers = Readers(partial(StoreReader.open, plan.cohort.location))
     for draw in (plan.draw(0, number) for number in range(count)):
         reader = readers.get(draw.patient_id)
         chunk, size = reader.array("mri/image").chunk, plan.size(draw.patient_id)

@@ -1,4 +1,4 @@
-"""Reading threads and `fork`: a child works or raises, and never waits for a thread it has not got.
+"""Reading threads and `fork`: a child works or raises, and never waits for a thread it lacks.
 
 A forked child has copies of all locks and none of the threads that hold them. So a fork waits
 until no thread of ours is in the middle of reading, and those that would begin wait until it is
@@ -7,16 +7,16 @@ over; if that takes too long, the child is told and refuses to read.
 
 from __future__ import annotations
 
-import os
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 from lundprobe_zarr.errors import UsageError
 from lundprobe_zarr.storage.cores import waiting
+from lundprobe_zarr.storage.forks import on_fork
 
-#: Longest that a fork waits, seconds: a read that a server lets hang is not waited for.
-PATIENCE = 10.0
+#: Seconds that a fork waits for reads at most: a server may let one hang.
+FORK_TIMEOUT = 10.0
 
 
 class _Gate:
@@ -44,7 +44,7 @@ class _Gate:
         """Close, and wait for those who read."""
         self.condition.acquire()
         self.closed = True
-        self.condition.wait_for(lambda: not self.reading, PATIENCE)
+        self.condition.wait_for(lambda: not self.reading, FORK_TIMEOUT)
 
     def in_parent(self) -> None:
         """Open again."""
@@ -53,16 +53,14 @@ class _Gate:
         self.condition.release()
 
     def in_child(self) -> None:
-        """Begin anew; if somebody was still reading, what they held is held for good."""
+        """Start anew; locks that a thread held while reading stay locked here for ever."""
         torn = self.torn or self.reading > 0
         self.__init__()  # type: ignore[misc]
         self.torn = torn
 
 
 _GATE = _Gate()
-os.register_at_fork(
-    before=_GATE.before, after_in_parent=_GATE.in_parent, after_in_child=_GATE.in_child
-)
+on_fork(before=_GATE.before, in_parent=_GATE.in_parent, in_child=_GATE.in_child)
 
 
 @contextmanager
@@ -71,13 +69,13 @@ def reading() -> Iterator[None]:
     if _GATE.torn:
         raise UsageError(
             "this process was forked while a thread of its parent was reading, "
-            f"for {PATIENCE:g} s on end",
+            f"for {FORK_TIMEOUT:g} s on end",
             expected="workers to be started before, or by spawn or forkserver",
         )
     entered = False
     try:
         while not (entered := _GATE.enter()):
-            # On no core meanwhile: those who read, and are waited for, may need it.
+            # Without a core: the threads that are waited for may need it.
             with waiting(), _GATE.condition:
                 _GATE.condition.wait_for(lambda: not _GATE.closed)
         yield

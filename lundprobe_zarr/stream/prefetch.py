@@ -19,7 +19,7 @@ from lundprobe_zarr.storage.cores import make_way, places, working
 from lundprobe_zarr.storage.location import Location
 from lundprobe_zarr.storage.retry import RetryPolicy
 from lundprobe_zarr.stores.open_readers import Readers
-from lundprobe_zarr.stores.reader import PatchReader
+from lundprobe_zarr.stores.reader import StoreReader
 from lundprobe_zarr.stream.forks import reading
 
 #: Seconds that a stream which is closed waits for its threads.
@@ -84,8 +84,8 @@ class Loader:
         self._location.forget(f"{store_path(patient_id)}/zarr.json")
 
 
-def _open(location: Location, decoders: int | None, patient_id: str) -> PatchReader:
-    reader = PatchReader.open(location, patient_id)
+def _open(location: Location, decoders: int | None, patient_id: str) -> StoreReader:
+    reader = StoreReader.open(location, patient_id)
     if decoders is not None:
         reader.decoders = decoders
     return reader

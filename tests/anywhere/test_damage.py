@@ -17,8 +17,10 @@ from lundprobe_zarr.errors import (
     UnknownLabelError,
     UsageError,
 )
-from lundprobe_zarr.storage.location import Location
-from lundprobe_zarr.stores.reader import PatchReader
+from lundprobe_zarr.schema.records import SourceRecord
+from lundprobe_zarr.storage.location import Location, Range
+from lundprobe_zarr.stores.metadata import VolumeArray
+from lundprobe_zarr.stores.reader import StoreReader
 
 BOX = (slice(0, 14), slice(0, 60), slice(0, 60))
 T2W = [("mri/image", {"modality": "T2w"})]
@@ -80,9 +82,9 @@ def reach(request: pytest.FixtureRequest, copied: Path):
 @pytest.mark.parametrize("tail", [0, 1 << 16])
 @pytest.mark.parametrize("damage", DAMAGES)
 def test_damaged_shard_is_named(copied, reach, damage, tail, extended, shard, monkeypatch):
-    monkeypatch.setattr("lundprobe_zarr.stores.reader.TAIL_BYTES", tail)
+    monkeypatch.setattr("lundprobe_zarr.stores.reader.INDEX_READ_BYTES", tail)
     damage(copied / shard)
-    reader = PatchReader.open(reach(), extended)
+    reader = StoreReader.open(reach(), extended)
     with pytest.raises(DamagedStoreError) as raised:
         reader.read(T2W, BOX)
     message = str(raised.value)
@@ -95,9 +97,62 @@ def test_damaged_shard_is_named(copied, reach, damage, tail, extended, shard, mo
     )
 
 
+def longer(file: Path) -> None:
+    file.write_bytes(file.read_bytes() + b"x")
+
+
+def first_volume(reader: StoreReader) -> tuple[VolumeArray, SourceRecord]:
+    """Array and source record of the T2w image."""
+    array = reader.array("mri/image")
+    return array, next(r for r in array.sources if r.labels == {"modality": "T2w"})
+
+
+def test_a_whole_volume_is_what_its_boxes_are(dataset, extended):
+    reader = StoreReader.open(Location(dataset), extended)
+    for array, record, _ in reader.metadata.shards():
+        (expected,) = reader.read([(array.spec.path, record.labels)], (slice(None),) * 3)
+        found = reader.volume(array, record, verify=True)
+        assert found.dtype == array.dtype
+        assert found.tobytes() == expected.tobytes()
+
+
+@pytest.mark.parametrize("damage", [*DAMAGES, longer])
+def test_a_damaged_shard_gives_no_whole_volume(copied, reach, damage, extended, shard):
+    damage(copied / shard)
+    reader = StoreReader.open(reach(), extended)
+    with pytest.raises(DamagedStoreError) as raised:
+        reader.volume(*first_volume(reader))
+    assert raised.value.patient == extended
+    assert raised.value.where == reader.location.path(shard)
+    assert "array mri/image [modality=T2w]" in str(raised.value.part)
+
+
+def test_a_sound_shard_that_was_not_written_here_fails_verification(dataset, extended):
+    reader = StoreReader.open(Location(dataset), extended)
+    array, record = first_volume(reader)
+    other = record.model_copy(update={"stored_sha256": "0" * 64})
+    assert reader.volume(array, other).any()
+    with pytest.raises(DamagedStoreError, match="SHA-256 differs from 0000"):
+        reader.volume(array, other, verify=True)
+
+
+def test_a_whole_volume_takes_one_request_and_no_more_bytes_than_its_shard(
+    dataset, extended, monkeypatch
+):
+    reader = StoreReader.open(Location(dataset), extended)
+    array, record = first_volume(reader)
+    asked: list[Range] = []
+    real = Location.read_ranges
+    monkeypatch.setattr(
+        Location, "read_ranges", lambda self, r: (asked.extend(r), real(self, r))[1]
+    )
+    reader.volume(array, record, verify=True)
+    assert [(r.start, r.stop) for r in asked] == [(0, record.stored_bytes + 1)]
+
+
 def test_chunk_is_named(copied, extended, shard):
     flip(7)(copied / shard)
-    reader = PatchReader.open(Location(copied), extended)
+    reader = StoreReader.open(Location(copied), extended)
     with pytest.raises(DamagedStoreError, match=r"chunk \(0, 0, 0\) \(z, y, x\): an inner chunk"):
         reader.read(T2W, BOX)
 
@@ -133,7 +188,7 @@ def test_missing_store_is_said(copied, extended):
 
 
 def test_labels_are_checked(dataset, extended):
-    reader = PatchReader.open(Location(dataset), extended)
+    reader = StoreReader.open(Location(dataset), extended)
     with pytest.raises(UnknownLabelError, match=r"'Liver'.*unknown; expected one of CTVT_427"):
         reader.read([("mri/clinical/mask", {"structure": "Liver"})], BOX)
     with pytest.raises(MissingStructureError, match="missing here; there are CTVT_427, Rectum"):
@@ -147,7 +202,7 @@ def test_labels_are_checked(dataset, extended):
 
 
 def test_boxes_are_clipped_as_numpy_does(dataset, extended):
-    reader = PatchReader.open(Location(dataset), extended)
+    reader = StoreReader.open(Location(dataset), extended)
     (whole,) = reader.read(T2W, (slice(None),) * 3)
     for box in (
         (slice(-3, None), slice(0, 1000), slice(5, 5)),
@@ -169,5 +224,5 @@ def test_another_patients_store_is_refused(copied: Path) -> None:
     with pytest.raises(DamagedStoreError, match=said):
         _ = patient.mri
     with pytest.raises(DamagedStoreError, match=said):
-        PatchReader.open(Location(copied), first)
+        StoreReader.open(Location(copied), first)
     assert open_cohort(copied)[second].mri.sizes["z"] > 0

@@ -20,7 +20,7 @@ from lundprobe_zarr.dataset.opening import open_manifest, read_table, table_rows
 from lundprobe_zarr.errors import DatasetError, UsageError
 from lundprobe_zarr.integrity.validate import validate
 from lundprobe_zarr.storage.location import Location
-from lundprobe_zarr.stores.reader import PatchReader
+from lundprobe_zarr.stores.reader import StoreReader
 
 BOX = (slice(2, 9), slice(5, 30), slice(7, 40))
 VOLUMES = [
@@ -43,7 +43,7 @@ def test_cohort_tables_and_patients(place, patient_ids):
 
 
 def test_patches_equal_plain_xarray(place, dataset, extended):
-    found = PatchReader.open(place.location, extended).read(VOLUMES, BOX)
+    found = StoreReader.open(place.location, extended).read(VOLUMES, BOX)
     with plain(dataset, extended) as tree:
         for (path, labels), voxels in zip(VOLUMES, found, strict=True):
             expected = tree[path].sel(labels)[BOX]
@@ -79,13 +79,13 @@ def test_opens_as_zarr_does(place, extended):
         assert list(mri.modality.values) == ["T2w", "sCT"]
 
 
-def mean(reader: PatchReader) -> float:
+def mean(reader: StoreReader) -> float:
     return float(reader.read(VOLUMES[:1], BOX)[0].mean())
 
 
 @pytest.mark.parametrize("name", ["web", "s3"])
 def test_readers_work_in_forked_processes(request, name, extended):
-    reader = PatchReader.open(request.getfixturevalue(name).location, extended)
+    reader = StoreReader.open(request.getfixturevalue(name).location, extended)
     here = mean(reader)
     assert forked(lambda: mean(reader)) == here
 
@@ -108,12 +108,12 @@ def forked(read: Callable[[], float]) -> float:
 def test_a_parent_reads_on_after_forking(request, name, extended):
     """The child opens file systems anew; those it lets go of share the parent's connections."""
     place = request.getfixturevalue(name)
-    here = mean(PatchReader.open(place.location, extended))
+    here = mean(StoreReader.open(place.location, extended))
     # What the child reads elsewhere makes fsspec forget whom it knows, who is nobody's else now.
     assert forked(lambda: place.beside("nowhere").location.exists("x")) == 0
     found: list[float] = []
     thread = threading.Thread(
-        target=lambda: found.append(mean(PatchReader.open(place.location, extended))), daemon=True
+        target=lambda: found.append(mean(StoreReader.open(place.location, extended))), daemon=True
     )
     thread.start()
     thread.join(20)
@@ -122,7 +122,7 @@ def test_a_parent_reads_on_after_forking(request, name, extended):
 
 def test_readers_and_trees_work_in_spawned_processes(web, s3, extended):
     image = open_cohort(web.url)[extended].mri.image.isel(modality=0)
-    reader = PatchReader.open(s3.location, extended)
+    reader = StoreReader.open(s3.location, extended)
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(1, mp_context=context) as pool:
         assert float(image.sum().compute(scheduler="processes", pool=pool)) == float(image.sum())
@@ -131,7 +131,7 @@ def test_readers_and_trees_work_in_spawned_processes(web, s3, extended):
 
 def test_server_without_ranges_gives_right_voxels(dataset, extended, tmp_path):
     with file_server(dataset, takes_ranges=False) as (url, _):
-        found = PatchReader.open(Location(url), extended).read(VOLUMES[:1], BOX)
+        found = StoreReader.open(Location(url), extended).read(VOLUMES[:1], BOX)
     with plain(dataset, extended) as tree:
         np.testing.assert_array_equal(found[0], tree["mri/image"].sel(modality="T2w")[BOX].values)
 

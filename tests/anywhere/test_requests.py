@@ -10,7 +10,7 @@ from servers import Request
 
 from lundprobe_zarr import open_cohort
 from lundprobe_zarr.errors import DamagedStoreError
-from lundprobe_zarr.stores.reader import PatchReader
+from lundprobe_zarr.stores.reader import StoreReader
 from lundprobe_zarr.stores.tree import open_tree
 
 BOX = (slice(2, 9), slice(5, 30), slice(7, 40))
@@ -70,7 +70,7 @@ def names(asked: list[Request]) -> set[str]:
 
 def test_a_patch_asks_for_indices_then_chunks_and_nothing_else(remote, extended):
     with remote.traffic.counted() as asked:
-        reader = PatchReader.open(remote.location, extended)
+        reader = StoreReader.open(remote.location, extended)
         first = reader.read(VOLUMES, BOX)
     assert {r.method for r in asked} == {"GET"}
     shards = {n for n in names(asked) if "/c/" in n}
@@ -90,7 +90,7 @@ def test_requests_of_a_round_travel_together(remote, extended):
     location.size("lundprobe.json")  # connected
     with traffic.slowed(0.3):
         before = len(traffic.waves)
-        reader = PatchReader.open(location, extended)
+        reader = StoreReader.open(location, extended)
         reader.read(VOLUMES, BOX)
         first = len(traffic.waves) - before
         reader.read(VOLUMES, (BOX[0], slice(0, 20), slice(0, 20)))
@@ -102,8 +102,8 @@ def test_requests_of_a_round_travel_together(remote, extended):
 def test_chunks_that_lie_apart_are_asked_for_apart(web, extended, monkeypatch):
     from lundprobe_zarr.stores import reader as patch
 
-    monkeypatch.setattr(patch, "TAIL_BYTES", 0)
-    reader = PatchReader.open(web.location, extended)
+    monkeypatch.setattr(patch, "INDEX_READ_BYTES", 0)
+    reader = StoreReader.open(web.location, extended)
     box = (slice(0, 14), slice(0, 60), slice(0, 60))
     reader.read(VOLUMES[:1], box)
     with web.traffic.counted() as merged:
@@ -133,7 +133,7 @@ def test_many_threads_fetch_an_index_once(web, extended):
 
 
 def test_passing_failures_are_tried_again(web, extended, shard):
-    reader = PatchReader.open(web.location, extended)
+    reader = StoreReader.open(web.location, extended)
     expected = reader.read(VOLUMES, BOX)
     left = {"lundprobe.json": 2, "0": 2}
 
@@ -144,13 +144,13 @@ def test_passing_failures_are_tried_again(web, extended, shard):
 
     with web.traffic.failing(fail):
         web.location.read("lundprobe.json")
-        found = PatchReader.open(web.location, extended).read(VOLUMES, BOX)
+        found = StoreReader.open(web.location, extended).read(VOLUMES, BOX)
     for one, other in zip(expected, found, strict=True):
         np.testing.assert_array_equal(one, other)
 
 
 def test_lasting_failures_are_said(web, extended):
-    reader = PatchReader.open(web.location, extended)
+    reader = StoreReader.open(web.location, extended)
     with (
         web.traffic.failing(lambda method, path: 500),
         pytest.raises(OSError, match="answered 500") as raised,

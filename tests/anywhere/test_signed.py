@@ -8,9 +8,10 @@ from typing import Any
 import pytest
 from places import Place
 
-from lundprobe_zarr.storage import signed
+from lundprobe_zarr.storage import s3 as s3_client
+from lundprobe_zarr.storage.clients import range_reader
 from lundprobe_zarr.storage.location import Range
-from lundprobe_zarr.storage.signed import SignedReads, range_reader
+from lundprobe_zarr.storage.s3 import SignedReads
 
 
 class Client:
@@ -50,7 +51,7 @@ def test_a_signature_is_renewed_before_it_ends(
     web: Place, shard: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     client, now = Client(web), [1000.0]
-    monkeypatch.setattr(signed.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(s3_client.time, "monotonic", lambda: now[0])
     reader = SignedReads(client)
     reader.cat_ranges([shard], [0], [9], on_error="return", seconds=60)
     now[0] += 899
@@ -114,5 +115,5 @@ def test_proxies_of_the_environment_are_used(
 ) -> None:
     monkeypatch.setenv(variable, "http://proxy:3128")
     monkeypatch.setenv("no_proxy", "inside.example")
-    assert signed._proxy(f"{scheme}://bucket.example/object?Signature=a") == "http://proxy:3128"
-    assert signed._proxy(f"{scheme}://inside.example/object") is None
+    assert s3_client._proxy(f"{scheme}://bucket.example/object?Signature=a") == "http://proxy:3128"
+    assert s3_client._proxy(f"{scheme}://inside.example/object") is None

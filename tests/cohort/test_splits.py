@@ -145,7 +145,7 @@ def test_nnunet_gets_its_file(many: Cohort, tmp_path: Path) -> None:
         assert not set(fold["train"] + fold["val"]) & set(splits.test.ids)
 
 
-def resealed(path: Path, change: Callable[[dict[str, Any]], None]) -> None:
+def with_new_checksum(path: Path, change: Callable[[dict[str, Any]], None]) -> None:
     """Change a file and make its hash right again, as somebody determined would."""
     raw = json.loads(path.read_text())
     change(raw)
@@ -187,7 +187,7 @@ def test_what_does_not_fit_is_refused_even_with_a_right_hash(
 ) -> None:
     path = tmp_path / "splits.json"
     many.split().save(path)
-    resealed(path, change)
+    with_new_checksum(path, change)
     with pytest.raises(UsageError, match=message):
         load_splits(path, many)
 
@@ -263,7 +263,7 @@ def test_a_validation_share_is_saved_and_goes_to_nnunet(many: Cohort, tmp_path: 
     assert fold == {"train": splits.train.ids, "val": splits.val.ids}
     raw = json.loads((tmp_path / "splits.json").read_text())
     assert (raw["format_version"], raw["val_share"]) == (2, 0.1), "older versions say: upgrade"
-    resealed(tmp_path / "splits.json", lambda r: r["train"].append(r["test"][0]))
+    with_new_checksum(tmp_path / "splits.json", lambda r: r["train"].append(r["test"][0]))
     with pytest.raises(UsageError, match="in two of its sets"):
         lp.load_splits(tmp_path / "splits.json", many)
 

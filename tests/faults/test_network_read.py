@@ -14,9 +14,9 @@ from lundprobe_zarr.errors import DamagedStoreError, DatasetError, UsageError
 from lundprobe_zarr.integrity.copy import copy_dataset
 from lundprobe_zarr.storage import retry
 from lundprobe_zarr.storage.location import Location, Range
-from lundprobe_zarr.storage.ranges import require_range
 from lundprobe_zarr.storage.reread import read_sound
-from lundprobe_zarr.stores.reader import PatchReader
+from lundprobe_zarr.storage.web import require_range
+from lundprobe_zarr.stores.reader import StoreReader
 from tests.faults.flips import cohort_digest, patient_digest
 from tests.faults.proxy import (
     ON_WEB,
@@ -130,7 +130,7 @@ def test_a_fault_that_stays_is_named_in_time(web, patient, sound, fault, part):
 
 @pytest.mark.parametrize("fault", ["500", "slow down", "stall", "reset amid", "other range"])
 def test_a_fault_of_s3_that_stays_is_named_in_time(s3, patient, fault):
-    reader = PatchReader.open(s3.location(timeout=0.5), patient)
+    reader = StoreReader.open(s3.location(timeout=0.5), patient)
     started = time.monotonic()
     with s3.proxy.spoiling(lasting(fault, "mri/image/c/0")), pytest.raises(DatasetError) as raised:
         within(HANGS, lambda: reader.read(T2W, BOX))
@@ -141,7 +141,7 @@ def test_a_fault_of_s3_that_stays_is_named_in_time(s3, patient, fault):
 
 @pytest.mark.parametrize("fault", ["other bytes", "garbled"])
 def test_wrong_bytes_that_stay_are_damage_and_asked_for_thrice(web, patient, fault):
-    reader = PatchReader.open(web.location(), patient)
+    reader = StoreReader.open(web.location(), patient)
     spoiling = web.proxy.spoiling(lasting(fault, "mri/image/c/0"))
     with spoiling as met, pytest.raises(DamagedStoreError, match="fails its checksum"):
         reader.read(T2W, BOX)

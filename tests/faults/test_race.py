@@ -22,7 +22,7 @@ from lundprobe_zarr.errors import ChangedStoreError, DamagedStoreError
 from lundprobe_zarr.integrity.copy import copy_dataset, send_store
 from lundprobe_zarr.schema.tables import store_path
 from lundprobe_zarr.storage.location import Location
-from lundprobe_zarr.stores.reader import PatchReader
+from lundprobe_zarr.stores.reader import StoreReader
 from lundprobe_zarr.stores.tree import open_tree
 
 WHOLE = (slice(None),) * 3
@@ -63,7 +63,7 @@ def replace(dataset: Path, by: Path, patient: str) -> None:
     _replace(draft, final)
 
 
-def every_volume(reader: PatchReader) -> list[tuple[str, dict[str, Any]]]:
+def every_volume(reader: StoreReader) -> list[tuple[str, dict[str, Any]]]:
     """Array and labels of every volume that both versions of the patient have."""
     arrays = reader.metadata.arrays
     return [
@@ -74,9 +74,9 @@ def every_volume(reader: PatchReader) -> list[tuple[str, dict[str, Any]]]:
     ]
 
 
-def read_all(dataset: Path | Location, patient: str) -> tuple[PatchReader, list[Any]]:
+def read_all(dataset: Path | Location, patient: str) -> tuple[StoreReader, list[Any]]:
     place = dataset if isinstance(dataset, Location) else Location(dataset)
-    reader = PatchReader.open(place, patient)
+    reader = StoreReader.open(place, patient)
     return reader, reader.read(every_volume(reader), WHOLE)
 
 
@@ -119,7 +119,7 @@ def test_voxels_read_while_the_patient_is_replaced_are_all_old_or_all_new(
     with going_on(lambda: replace(shared, next(turns), patient)):
         while time.monotonic() < until:
             try:
-                reader = reader or PatchReader.open(Location(shared), patient)
+                reader = reader or StoreReader.open(Location(shared), patient)
                 read = reader.read(every_volume(reader), WHOLE)
             except ChangedStoreError:
                 refused, reader = refused + 1, None
@@ -198,7 +198,7 @@ def test_in_a_bucket_a_replaced_patient_is_refused_and_what_was_read_stays_old(
     patient = extended(old.dataset)
     versions = [read_all(c.dataset, patient)[1] for c in (old, new)]
     kept, _ = read_all(bucket, patient)
-    opened = PatchReader.open(bucket, patient)
+    opened = StoreReader.open(bucket, patient)
     (first, *_) = every_volume(opened)
     opened.read([first], WHOLE)
     send_store(Location(new.dataset), bucket, patient)
@@ -209,14 +209,14 @@ def test_in_a_bucket_a_replaced_patient_is_refused_and_what_was_read_stays_old(
     bucket.delete(f"{store_path(patient)}/zarr.json")
     bucket.delete(f"{store_path(patient)}/mri/image/c/0/0/0/0")
     with pytest.raises(ChangedStoreError, match="gone, or just being replaced"):
-        PatchReader(bucket, kept.metadata).read(every_volume(kept), WHOLE)
+        StoreReader(bucket, kept.metadata).read(every_volume(kept), WHOLE)
 
 
 def test_in_a_bucket_a_sound_shard_of_the_same_size_is_known_for_anothers(
     old: Converted, bucket: Location
 ) -> None:
     patient = extended(old.dataset)
-    reader = PatchReader.open(bucket, patient)
+    reader = StoreReader.open(bucket, patient)
     array = reader.array("mri/clinical/mask")
     shards = {r.stored_bytes: (k, r) for a, r, k in reader.metadata.shards() if a is array}
     size, (key, record) = min(shards.items())
@@ -227,7 +227,7 @@ def test_in_a_bucket_a_sound_shard_of_the_same_size_is_known_for_anothers(
     bucket.write(f"{store_path(patient)}/{key}", other)
     bucket.write(root, bucket.read(root) + b"\n")
     with pytest.raises(ChangedStoreError, match="another one has taken its place since"):
-        PatchReader(bucket, reader.metadata).read([("mri/clinical/mask", record.labels)], WHOLE)
+        StoreReader(bucket, reader.metadata).read([("mri/clinical/mask", record.labels)], WHOLE)
 
 
 def test_a_row_of_hugging_face_is_of_one_store(

@@ -18,7 +18,6 @@ from matplotlib.figure import Figure
 from matplotlib.image import imread
 
 from lundprobe_zarr.errors import DamagedStoreError, UsageError
-from lundprobe_zarr.figures import planes as preview_planes
 from lundprobe_zarr.figures.paint import STRUCTURE_LINES, scale_bar_mm
 from lundprobe_zarr.figures.planes import (
     AXIAL,
@@ -32,6 +31,7 @@ from lundprobe_zarr.figures.planes import (
 )
 from lundprobe_zarr.figures.preview import draw_preview, save_preview
 from lundprobe_zarr.storage.location import Location
+from lundprobe_zarr.stores.reader import StoreReader
 from lundprobe_zarr.vocabulary.names import STRUCTURES
 from tests.altered import rewrite
 
@@ -362,13 +362,13 @@ def test_reads_no_whole_volume_but_the_ctv(
     dataset: Path, extended: Preview, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole: list[dict] = []
-    real = preview_planes.read_volume
+    real = StoreReader.volume
 
-    def spy(location: Any, store: Any, array: Any, record: Any) -> Any:
+    def spy(reader: StoreReader, array: Any, record: Any) -> Any:
         whole.append(record.labels)
-        return real(location, store, array, record)
+        return real(reader, array, record)
 
-    monkeypatch.setattr(preview_planes, "read_volume", spy)
+    monkeypatch.setattr(StoreReader, "volume", spy)
     read_preview(Location(dataset), extended.patient_id)
     assert whole == [{"structure": "CTVT_427"}]
 

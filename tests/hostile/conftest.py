@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from benchmarks.hostile.material import Material
-from lundprobe_zarr.schema.checksum import SEAL, seal
+from lundprobe_zarr.schema.document import CHECKSUM, add_checksum
 
 
 @pytest.fixture(scope="session")
@@ -37,11 +37,11 @@ def edit() -> Edit:
 
     def apply(file: Path, change: Callable[[Any], None]) -> None:
         content = json.loads(file.read_text())
-        sealed = content.get("attributes", content)
-        had_seal = SEAL in sealed
+        holder = content.get("attributes", content)
+        had_checksum = CHECKSUM in holder
         change(content)
-        if had_seal:
-            seal(content, content.get("attributes", content))
+        if had_checksum:
+            add_checksum(content, content.get("attributes", content))
         file.write_text(json.dumps(content))
 
     return apply

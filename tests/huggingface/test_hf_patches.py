@@ -10,7 +10,7 @@ import pytest
 import lundprobe_zarr as lp
 from lundprobe_zarr.errors import UsageError
 from lundprobe_zarr.patches import BalancedSampling, Content, GridSampling, Plan
-from lundprobe_zarr.stores.reader import PatchReader
+from lundprobe_zarr.stores.reader import StoreReader
 
 CONTENT = {"modalities": ("T2w", "sCT"), "structures": ("CTVT_427", "PenileBulb")}
 SAMPLINGS = {
@@ -30,7 +30,7 @@ def expected(cohort, options):
     rest = {k: v for k, v in options.items() if k not in content}
     plan = Plan(cohort, Content(dose=True, **content), **rest)
     draws = [plan.draw(0, n) for n in range(len(plan))]
-    return [plan.read(PatchReader.open(cohort.location, d.patient_id), d) for d in draws]
+    return [plan.read(StoreReader.open(cohort.location, d.patient_id), d) for d in draws]
 
 
 @pytest.mark.parametrize("kind", SAMPLINGS)

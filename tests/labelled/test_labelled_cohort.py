@@ -15,7 +15,7 @@ from labelled_volumes import voxels_of
 
 import lundprobe_zarr as lp
 from lundprobe_zarr.errors import MissingStructureError, UnknownLabelError, UsageError
-from lundprobe_zarr.stores.reader import PatchReader
+from lundprobe_zarr.stores.reader import StoreReader
 from lundprobe_zarr.vocabulary.names import STRUCTURES
 
 GRID = lp.CommonGrid(spacing_mm=(6.0, 4.0, 5.0), shape=(12, 15, 14))
@@ -120,14 +120,14 @@ def test_only_the_part_that_the_grid_covers_is_read(
     fresh_cohort: lp.Cohort, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     boxes: list[tuple[slice, ...]] = []
-    read = PatchReader.read_parts
+    read = StoreReader.read_parts
 
-    def spy(self: PatchReader, parts: Any) -> Any:
+    def spy(self: StoreReader, parts: Any) -> Any:
         parts = list(parts)
         boxes.extend(part.box for part in parts)
         return read(self, parts)
 
-    monkeypatch.setattr(PatchReader, "read_parts", spy)
+    monkeypatch.setattr(StoreReader, "read_parts", spy)
     data = lp.to_xarray(fresh_cohort, lp.CommonGrid(4.0, (5, 6, 7)))
     data.isel(patient=0).drop_vars("present").compute()
     assert len(boxes) >= 2 + 1 + 9

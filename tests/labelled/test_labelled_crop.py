@@ -12,7 +12,7 @@ from labelled_volumes import aligned_affine, volume, voxels_of
 
 import lundprobe_zarr as lp
 from lundprobe_zarr.errors import MissingStructureError, UnknownLabelError, UsageError
-from lundprobe_zarr.stores.reader import PatchReader
+from lundprobe_zarr.stores.reader import StoreReader
 from lundprobe_zarr.vocabulary.names import STRUCTURES
 
 
@@ -56,15 +56,15 @@ def test_cropping_first_reads_that_box_alone(
     extended: lp.Patient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     voxels = 0
-    read = PatchReader.read_parts
+    read = StoreReader.read_parts
 
-    def spy(self: PatchReader, parts: Any) -> Any:
+    def spy(self: StoreReader, parts: Any) -> Any:
         nonlocal voxels
         result = read(self, list(parts))
         voxels += sum(volume.size for volume in result)
         return result
 
-    monkeypatch.setattr(PatchReader, "read_parts", spy)
+    monkeypatch.setattr(StoreReader, "read_parts", spy)
     found = extended.mri.lp.crop("CTVT_427", extended).image.sel(modality="T2w")
     assert found.compute().size == voxels
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 import lundprobe_zarr as lp
-from lundprobe_zarr.stores.reader import PatchReader
+from lundprobe_zarr.stores.reader import StoreReader
 
 
 @pytest.fixture(scope="session")
@@ -17,9 +17,9 @@ def cohort(dataset: Path) -> lp.Cohort:
 
 
 @pytest.fixture(scope="session")
-def readers(cohort: lp.Cohort) -> dict[str, PatchReader]:
+def readers(cohort: lp.Cohort) -> dict[str, StoreReader]:
     """A reader of every patient."""
-    return {i: PatchReader.open(cohort.location, i) for i in cohort.ids}
+    return {i: StoreReader.open(cohort.location, i) for i in cohort.ids}
 
 
 @pytest.fixture(scope="session")

@@ -12,7 +12,7 @@ from stored_volumes import cut, stored
 from lundprobe_zarr.errors import MissingStructureError, UnknownLabelError, UsageError
 from lundprobe_zarr.geometry.affine import index_to_lps
 from lundprobe_zarr.patches import Content, lattice_of, read_patch
-from lundprobe_zarr.stores.reader import Part, PatchReader
+from lundprobe_zarr.stores.reader import Part, StoreReader
 from lundprobe_zarr.vocabulary.names import FOLDS, OBSERVERS, STRUCTURES, TARGETS
 
 SIZE = (6, 11, 9)
@@ -253,7 +253,7 @@ def test_structures_given_as_one_name_are_one_structure():
 def test_a_modality_that_the_patient_lacks_is_said(readers, cohort):
     reader = readers[cohort.ids[0]]
     arrays = {p: a for p, a in reader.metadata.arrays.items() if p != "mri/dose"}
-    bare = PatchReader(reader.location, replace(reader.metadata, arrays=arrays))
+    bare = StoreReader(reader.location, replace(reader.metadata, arrays=arrays))
     with pytest.raises(UnknownLabelError, match="mri/dose"):
         read_patch(bare, Content(dose=True), (0, 0, 0), SIZE)
 

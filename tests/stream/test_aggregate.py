@@ -12,7 +12,7 @@ from lundprobe_zarr.errors import UsageError
 from lundprobe_zarr.patches import Content, GridSampling, lattice_of, read_patch
 from lundprobe_zarr.patches.aggregate import _owned
 from lundprobe_zarr.patches.sampling import Space
-from lundprobe_zarr.stores.reader import PatchReader
+from lundprobe_zarr.stores.reader import StoreReader
 
 
 def grid_stream(cohort, overlap, size=(9, 24, 20), **changes) -> lp.PatchStream:
@@ -20,7 +20,7 @@ def grid_stream(cohort, overlap, size=(9, 24, 20), **changes) -> lp.PatchStream:
 
 
 def whole(cohort, patient_id, **content) -> dict:
-    reader = PatchReader.open(cohort.location, patient_id)
+    reader = StoreReader.open(cohort.location, patient_id)
     made = Content(dose=True, **content)
     shape = lattice_of(reader.metadata, made).shape
     return read_patch(reader, made, (0, 0, 0), shape)

@@ -1,4 +1,4 @@
-"""Is what a server sent the range that was asked for? Clients that look, for the web and for S3.
+"""fsspec's client of web servers, which checks that the range sent is the one asked for.
 
 A checksum tells whether a chunk is whole, and not which chunk it is: a proxy that answers with
 another range than was asked for could pass off one chunk for another of the same length.
@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Mapping
 from typing import Any
 
 import aiohttp
@@ -84,9 +83,3 @@ class WebFiles(HTTPFileSystem):  # type: ignore[misc]
             return data[start:end]
         require_range(asked, sent, len(data))  # some servers send one with the wrong status
         return data
-
-
-def require_range_of_s3(asked: Mapping[str, Any], answer: Mapping[str, Any]) -> None:
-    """As `require_range`, of what boto was asked for and what it gives."""
-    if "Range" in asked:
-        require_range(asked["Range"], answer.get("ContentRange"), answer["ContentLength"])
