@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import shlex
 from dataclasses import dataclass
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -75,6 +76,18 @@ class LundProbeError(Exception):
 
     def __str__(self) -> str:
         return sentence(self)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Not as the built-in does: tools that pickle errors with their traceback, as dask's
+        # workers, would make one that is a ValueError and an OSError without calling `__init__`.
+        return _restored, (type(self), self.__dict__)
+
+
+def _restored(kind: type[LundProbeError], state: dict[str, Any]) -> LundProbeError:
+    """Make an error again in another process."""
+    error = kind(state["finding"])
+    error.__dict__.update(state)
+    return error
 
 
 def sentence(error: LundProbeError, *, place: bool = True, advice: bool = True) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pickle
 
 import pytest
+from tblib import pickling_support
 
 from lundprobe_zarr import errors
 from lundprobe_zarr.errors import Command, DamagedStoreError, LundProbeError, sentence
@@ -34,6 +35,18 @@ def test_fields_and_sentence_survive_pickling(kind: type[LundProbeError]) -> Non
         "a/b: chunk 0: 3 bytes; expected 4; write it anew: "
         "`lundprobe-zarr finalise 'my data' --rebuild`"
     )
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_they_survive_with_their_traceback(kind: type[LundProbeError]) -> None:
+    """As dask sends them, once tblib is installed in the process."""
+    pickling_support.install()
+    try:
+        raise kind("3 bytes", where="a/b", expected="4")
+    except LundProbeError as error:
+        again = pickle.loads(pickle.dumps(error))
+    assert type(again) is kind
+    assert str(again) == "a/b: 3 bytes; expected 4"
 
 
 @pytest.mark.parametrize(
