@@ -42,6 +42,7 @@ from benchmarks.cohort import simulate
 from benchmarks.record import write_results
 from lundprobe_zarr.patches import BalancedSampling, Content, Plan
 from lundprobe_zarr.stores.reader import StoreReader
+from lundprobe_zarr.stream.patch import read_item
 from tests.anywhere.servers import file_server
 
 LATENCY = 0.02
@@ -129,8 +130,8 @@ def own_patches(place: str, options: dict[str, Any], per_patient: int) -> Iterat
     waiting: deque[Future[dict[str, Any]]] = deque()
     with ThreadPoolExecutor(THREADS) as pool:
         for index in range(len(plan)):
-            draw = plan.draw(0, index)
-            waiting.append(pool.submit(plan.read, readers[draw.patient_id], draw))
+            item = plan.item(0, index)
+            waiting.append(pool.submit(read_item, plan, readers[item.patient_id], item))
             if len(waiting) > THREADS:
                 yield waiting.popleft().result()
         while waiting:

@@ -52,9 +52,10 @@ from benchmarks import remote
 from benchmarks.record import write_results
 from lundprobe_zarr import PatchStream, open_cohort
 from lundprobe_zarr.cohort import Cohort
-from lundprobe_zarr.patches import BalancedSampling, Content, Plan, read_patch
+from lundprobe_zarr.patches import BalancedSampling, Content, Plan
 from lundprobe_zarr.stores.reader import StoreReader
 from lundprobe_zarr.stores.shard import ShardCodec
+from lundprobe_zarr.stream.patch import read_patch
 
 SIZE = (32, 192, 192)
 MASKS = ("CTVT_427", "Rectum", "Bladder")
@@ -144,7 +145,7 @@ def boxes(cohort: Cohort, reader: StoreReader, count: int) -> list[Start]:
     """First voxels of patches as training draws them."""
     sampling = BalancedSampling(MASKS, per_patient=count)
     plan = Plan(cohort[[reader.metadata.patient_id]], Content(), SIZE, sampling=sampling)
-    return plan.starts(reader)
+    return plan.starts(reader.metadata)
 
 
 def compared(found: dict[str, tuple[Read, int]], starts: list[Start]) -> dict[str, Any]:

@@ -1,5 +1,6 @@
-"""LUND-PROBE through Hugging Face `datasets`: tables, lazy volumes, slices and patches.
+"""Hugging Face `datasets` of tables, lazy volumes, slices and patches.
 
-Nothing is imported here: the package's own import puts `private.register_with_datasets` in place,
-which must cost nothing where `datasets` is not used.
+Imports `stream` and below. This module imports nothing, so that importing the package is cheap:
+it calls `registration.register_with_datasets`.
+Start reading at loading.py.
 """

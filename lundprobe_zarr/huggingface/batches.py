@@ -1,7 +1,7 @@
-"""Handles in torch's default batches: refused, with what to do, instead of taken for mappings.
+"""Refusal of handles in torch's default collate function.
 
-torch would make a batch of the references' texts. This module is imported with the package, so
-that it can be put in place when torch is, and imports nothing itself.
+torch would treat handles as mappings and batch the text of references. This module is imported
+with the package and registered when torch is imported, so it imports nothing heavy.
 """
 
 from __future__ import annotations
@@ -12,16 +12,16 @@ from typing import Any, NoReturn
 from lundprobe_zarr.errors import UsageError
 
 NO_BATCH = (
-    "a handle to voxels is no mapping to make batches of; expected arrays: "
-    '`dataset.with_format("torch")` has the voxels read by whoever makes the batch; or give the '
-    "DataLoader a `collate_fn` of your own that reads them, e.g. with `torch.as_tensor(handle)`"
+    "handles to voxels cannot be batched; expected arrays: use "
+    '`dataset.with_format("torch")`, or give the DataLoader a `collate_fn` that reads them, e.g. '
+    "with `torch.as_tensor(handle)`"
 )
 
 
 class Handle:
-    """Base of the handles in rows, for torch to know them by."""
+    """Base class of handles, by which torch recognises them."""
 
 
 def refuse(batch: Sequence[Any], **_: Any) -> NoReturn:
-    """What torch's default collate does with handles: raises `UsageError`."""
+    """Raise `UsageError` for handles in torch's default collate."""
     raise UsageError(f"{batch[0]!r}: {NO_BATCH}")

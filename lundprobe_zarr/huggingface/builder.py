@@ -45,16 +45,16 @@ from lundprobe_zarr.vocabulary.names import PARTS
 
 #: Name of the split that a cohort is.
 COHORT_SPLIT = "cohort"
-#: Wrong files that a message names; a folder may hold thousands.
+#: Most wrong files to name in a message.
 _NAMED = 3
 
 
 @dataclass
 class LundProbeConfig(datasets.BuilderConfig):  # type: ignore[misc]
-    """What may be asked for; `docs/huggingface.md` explains each.
+    """Options of a configuration; see `docs/huggingface.md`.
 
-    `place` says where the dataset is where no `data_files` do; `endpoint` and `manifest` tell two
-    datasets of one URL apart in the cache, now and after another conversion, and are filled in.
+    `place` is the dataset's location without `data_files`. `endpoint` and `manifest` are set
+    internally and distinguish datasets of one URL in the cache.
     """
 
     place: str | None = None
@@ -68,7 +68,7 @@ class LundProbeConfig(datasets.BuilderConfig):  # type: ignore[misc]
     structures: list[str] | None = None
     on_error: str = "raise"
     read_ahead: int | None = None
-    # Of patches alone:
+    # For `patches` only:
     spacing_mm: float | Sequence[float] | None = None
     patch_size: Sequence[int] | None = None
     patch_size_mm: float | Sequence[float] | None = None
@@ -81,12 +81,12 @@ class LundProbeConfig(datasets.BuilderConfig):  # type: ignore[misc]
     window: int | None = None
 
     def plan_options(self) -> dict[str, Any]:
-        """What was said of the plan of patches; all else is as `Plan` has it."""
+        """Return the given options of `Plan`."""
         given = {name: getattr(self, name) for name in PLAN_OPTIONS}
         return {name: value for name, value in given.items() if value is not None}
 
 
-#: Options of `lundprobe_zarr.load_dataset` beside those that say where and how.
+#: Options of `lundprobe_zarr.load_dataset` beside its named parameters.
 OPTIONS = tuple(
     field.name
     for field in fields(LundProbeConfig)
@@ -96,7 +96,7 @@ OPTIONS = tuple(
 
 
 class LundProbe(datasets.GeneratorBasedBuilder):  # type: ignore[misc]
-    """Rows of a converted dataset; its voxels stay where they are until a handle is asked."""
+    """Rows of a converted dataset; voxels are read through handles."""
 
     BUILDER_CONFIG_CLASS = LundProbeConfig
     BUILDER_CONFIGS = [LundProbeConfig(name=name) for name in CONFIGS]  # noqa: RUF012
@@ -111,7 +111,7 @@ class LundProbe(datasets.GeneratorBasedBuilder):  # type: ignore[misc]
         self.cohort: Cohort | None = None
         self._together = ""
         ensure_feature()
-        # datasets writes into what it is given
+        # a copy, because datasets modifies it
         super().__init__(*args, storage_options=dict(given), **options)
         self.location = Location(self.config.place or _place_of(self.config.data_files), given)
         remember(self.location)
@@ -133,8 +133,8 @@ class LundProbe(datasets.GeneratorBasedBuilder):  # type: ignore[misc]
             raise UsageError(
                 f"on_error={self.config.on_error!r} without streaming=True",
                 expected=(
-                    "both: rows of a dataset in memory are references, whose "
-                    "voxels nobody has read yet"
+                    "streaming=True: rows of a dataset in memory are references "
+                    "whose voxels are not read yet"
                 ),
             )
         cohort = self.cohort or open_cohort_at(self.location)
@@ -158,10 +158,10 @@ class LundProbe(datasets.GeneratorBasedBuilder):  # type: ignore[misc]
         return list(of_part.values())
 
     def as_streaming_dataset(self, split: Any = None, base_path: str | None = None) -> Any:
-        """A stream of a split, a list of them of a list, a dict of all of None.
+        """Return a stream of a split, a list for a list of splits, a dict of all splits for None.
 
-        Of patches of several parts the order is one and the same: datasets would put one part's
-        after the other's, and not let the epoch change them.
+        Patches of several parts share one order; datasets would concatenate the parts and ignore
+        the epoch.
         """
         if isinstance(split, list | tuple):
             return [self.as_streaming_dataset(one, base_path) for one in split]
@@ -170,7 +170,7 @@ class LundProbe(datasets.GeneratorBasedBuilder):  # type: ignore[misc]
         return super().as_streaming_dataset(split=self._together or split, base_path=base_path)
 
     def _as_dataset(self, split: Any = datasets.Split.TRAIN, in_memory: bool = False) -> Any:
-        """A split in memory; one without rows is an empty dataset, for which datasets raises."""
+        """Return a split in memory; without rows, an empty dataset, where datasets would raise."""
         reader = ArrowReader(self.cache_dir, self.info)
         infos = self.info.splits.values()
         if reader.get_file_instructions(self.dataset_name, split, infos):
@@ -191,7 +191,7 @@ class LundProbe(datasets.GeneratorBasedBuilder):  # type: ignore[misc]
         return RowSource(cohort, config.name, self._wanted(), config.filters, self._names)
 
     def _split(self, name: str, cohort: Cohort) -> datasets.SplitGenerator:
-        """A split; its shards are patients, or runs of patches."""
+        """Return a split whose shards are patients, or runs of patches."""
         if self.config.name != "patches":
             return datasets.SplitGenerator(name=name, gen_kwargs={"patients": cohort.ids})
         chosen = self._row_source(cohort).chosen
@@ -213,7 +213,7 @@ class LundProbe(datasets.GeneratorBasedBuilder):  # type: ignore[misc]
 
     @property
     def _ahead(self) -> int:
-        """Rows to read ahead; no whole volumes unless it is said how many."""
+        """Rows to read ahead; 0 for whole volumes by default."""
         given = self.config.read_ahead
         return READ_AHEAD.get(self.config.name, 0) if given is None else int(given)
 
@@ -224,7 +224,7 @@ class LundProbe(datasets.GeneratorBasedBuilder):  # type: ignore[misc]
         epoch: int = 0,
         source: PatchSource | None = None,
     ) -> Iterator[tuple[int, dict[str, Any]]]:
-        """Rows of patients, or, of a source of patches, of runs, but the first `skip`, numbered."""
+        """Yield numbered rows of patients, or of runs of patches, after the first `skip`."""
         config, names, ahead = self.config, self._names, self._ahead
         skips = config.on_error == "skip"
         rows: Iterator[Any]
@@ -237,7 +237,7 @@ class LundProbe(datasets.GeneratorBasedBuilder):  # type: ignore[misc]
             yield number, {name: values.get(name) for name in names}
 
     def _generate_tables(self, patients: list[str]) -> Iterator[tuple[int, pa.Table]]:
-        """The rows of patients as Arrow has them, of configurations that are tables."""
+        """Yield the rows of patients as Arrow tables, for table configurations."""
         schema = self.info.features.arrow_schema
         for number, patient_id in enumerate(patients):
             yield number, self._rows.table(patient_id).select(schema.names).cast(schema)
@@ -251,16 +251,16 @@ class LundProbe(datasets.GeneratorBasedBuilder):  # type: ignore[misc]
 
 
 def _features(schema: pa.Schema) -> datasets.Features:
-    """Features of columns, in order; references become handles."""
+    """Return features of columns, in order; references become handles."""
     features = datasets.Features.from_arrow_schema(schema)
     handles = {field.name: Voxels() for field in schema if field.type == REFERENCE}
     return datasets.Features({name: handles.get(name, f) for name, f in features.items()})
 
 
 def _place_of(data_files: Mapping[Any, list[str]] | None) -> str:
-    """Where the dataset is whose manifest is the only one of `data_files`.
+    """Return the location of the dataset whose manifest is the only data file.
 
-    Raises `UsageError` for any other files.
+    Raise `UsageError` for any other files.
     """
     files = [str(f) for files in (data_files or {}).values() for f in files]
     file = files[0] if len(files) == 1 else ""
@@ -274,6 +274,6 @@ def _place_of(data_files: Mapping[Any, list[str]] | None) -> str:
                 "the manifest of one converted dataset, e.g. "
                 f'data_files="s3://bucket/lund-probe/{MANIFEST_NAME}"'
             ),
-            remedy="data_dir, or neither of the two, finds other files, too",
+            remedy="pass data_files: data_dir finds other files too",
         )
     return path.removesuffix(f"/{MANIFEST_NAME}") + mark + query

@@ -1,4 +1,4 @@
-"""Rows as `datasets` streams them, but for two things: see `SeekableExamples`."""
+"""Streaming of rows for `datasets`, with seeking and epochs: see `SeekableExamples`."""
 
 from __future__ import annotations
 
@@ -12,27 +12,26 @@ from datasets.iterable_dataset import ArrowExamplesIterable, ExamplesIterable
 
 __all__ = ["EPOCH", "ArrowExamplesIterable", "SeekableExamples"]
 
-#: Name of the argument of a generator that says which epoch it is; see `SeekableExamples`.
+#: Name of a generator's argument for the epoch; see `SeekableExamples`.
 EPOCH = "epoch"
-#: Where the state says how many rows were had.
+#: Key of the state for the number of consumed rows.
 _HAD = "shard_example_idx"
-#: Rows, each with its number in the stream, those left out counted.
+#: Generator of rows with their number in the stream, which counts rows left out.
 Rows = Callable[..., Iterator[tuple[int, dict[str, Any]]]]
 
 
 def _number(generator: np.random.Generator) -> int:
-    """The number that stands for an epoch; never 0, that of the first."""
+    """Return a number for an epoch; never 0, which is the first epoch."""
     return int(deepcopy(generator).integers(1, 1 << 62))
 
 
 class SeekableExamples(ExamplesIterable):  # type: ignore[misc]
-    """Examples of known features, of a generator that can begin anywhere.
+    """Examples with known features from a generator that can begin anywhere.
 
-    That features are known spares datasets encoding each row for Arrow and decoding it again,
-    unless rows are formatted or cast. And datasets would run the generator shard by shard, each
-    from its beginning; this runs it once, with the argument `skip`: the rows of it that were had.
-    Where the generator has an argument `epoch`, `set_epoch` and `shuffle` change that instead of
-    the order of the shards: it then gives another order, of everything and not of shards.
+    With known features, datasets need not encode each row for Arrow and decode it again, unless
+    rows are formatted or cast. The generator runs once, with `skip`, the number of consumed rows;
+    datasets would run it shard by shard from the beginning. If the generator has an argument
+    `epoch`, `set_epoch` and `shuffle` change it instead of the order of shards.
     """
 
     def __init__(
@@ -44,7 +43,7 @@ class SeekableExamples(ExamplesIterable):  # type: ignore[misc]
 
     @property
     def features(self) -> Features:
-        """What the examples are of; datasets makes them of others, if they are cast, by itself."""
+        """Features of the examples; datasets casts to others itself."""
         return self._features
 
     def __iter__(self) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -60,18 +59,18 @@ class SeekableExamples(ExamplesIterable):  # type: ignore[misc]
         return SeekableExamples(self.generate_examples_fn, kwargs, self._features, is_share)
 
     def shuffle_data_sources(self, generator: np.random.Generator) -> SeekableExamples:
-        """In another order, that `generator` decides."""
+        """Return the examples in another order, from `generator`."""
         if EPOCH not in self.kwargs:
             return self._with(super().shuffle_data_sources(generator).kwargs)
         return self._with(self.kwargs | {EPOCH: _number(generator)})
 
     def shift_rngs(self, epoch: int) -> SeekableExamples:
-        """Return those of an epoch that `set_epoch` set, also behind `take` and `skip`.
+        """Return the examples of the epoch of `set_epoch`, also after `take` and `skip`.
 
-        datasets calls this for every epoch but 0. Behind those two it does not call
-        `shuffle_data_sources`, and all epochs would be the same; else that came first. datasets
-        also calls it with the number of a worker, for its share of the shards: which patches there
-        are does not depend on workers, so a share stays as it is.
+        datasets calls this for every epoch but 0. After `take` and `skip` it does not call
+        `shuffle_data_sources`, so all epochs would be the same; otherwise that is called first.
+        datasets also calls it with a worker's number for its share of the shards. Which patches
+        there are does not depend on workers, so a share is returned unchanged.
         """
         if self._is_share:
             return self
@@ -79,17 +78,17 @@ class SeekableExamples(ExamplesIterable):  # type: ignore[misc]
         number = _number(np.random.default_rng(epoch))
         if before is None or before == number:
             return self
-        if before:  # shuffled with a seed: another order for each of these
+        if before:  # shuffled with a seed: another order per seed
             number = _number(np.random.default_rng([epoch, before]))
         return self._with(self.kwargs | {EPOCH: number})
 
     def shard_data_sources(
         self, num_shards: int, index: int, contiguous: bool = True
     ) -> SeekableExamples:
-        """Those of one share of the shards."""
+        """Return the examples of one share of the shards."""
         shard = super().shard_data_sources(num_shards, index, contiguous=contiguous)
         return self._with(shard.kwargs, is_share=True)
 
     def reshard_data_sources(self) -> SeekableExamples:
-        """The same: shards are as small as they can be."""
+        """Return the same examples: shards are as small as possible."""
         return self._with(self.kwargs)

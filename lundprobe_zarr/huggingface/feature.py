@@ -17,10 +17,10 @@ from lundprobe_zarr.huggingface.references import FIELDS, REFERENCE, Reference
 
 @dataclass
 class Voxels:
-    """Type of a column whose rows are `LazyVoxels`; in Arrow they are the `REFERENCE` struct.
+    """Type of a column whose rows are `LazyVoxels`, and `REFERENCE` structs in Arrow.
 
-    With `decode=False` rows are the references. Pickles with the locations this process knows,
-    credentials included, so that workers can read; what is written into files holds none.
+    With `decode=False` rows are references. Pickles include the locations of this process with
+    credentials, so that workers can read; files never include credentials.
     """
 
     decode: bool = True
@@ -30,28 +30,28 @@ class Voxels:
     _type: str = field(default=FEATURE, init=False, repr=False)
 
     def __call__(self) -> pa.DataType:
-        """The type in Arrow."""
+        """Return the Arrow type."""
         return self.pa_type
 
     def encode_example(self, value: Mapping[str, Any]) -> dict[str, Any]:
-        """The reference, as a record, that a handle or a record is. Raises `UsageError`."""
+        """Return the reference of a handle or record as a record; raise `UsageError`."""
         if not isinstance(value, Mapping) or any(name not in value for name in FIELDS):
             raise UsageError(
                 f"{type(value).__name__} in a column of references to voxels",
                 expected="a handle or a reference",
-                remedy="give voxels that were computed a column of another name",
+                remedy="store computed voxels in a column of another name",
             )
         return Reference.of(value).record()
 
     def decode_example(self, value: Mapping[str, Any], token_per_repo_id: Any = None) -> LazyVoxels:
-        """A handle to what a reference, as a record, refers to; reads nothing.
+        """Return the handle of a reference record, without reading.
 
-        Of a row of a stream it is the handle that the row had: what was read ahead is its.
+        For a row of a stream this is the row's own handle, which keeps what was read ahead.
         """
         return value if isinstance(value, LazyVoxels) else handle_of(Reference.of(value))
 
     def cast_storage(self, storage: pa.Array) -> pa.Array:
-        """References in Arrow, as the struct that they are; nulls may have come without types."""
+        """Return references as Arrow structs; nulls may have come without types."""
         return storage.cast(self.pa_type)
 
     def __getstate__(self) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Handles to voxels: what a row of a dataset holds instead of them, until someone looks."""
+"""Handles to voxels, which rows hold until the voxels are read."""
 
 from __future__ import annotations
 
@@ -16,21 +16,20 @@ from lundprobe_zarr.huggingface.batches import NO_BATCH, Handle
 from lundprobe_zarr.huggingface.locations import Key, learn, location_of
 from lundprobe_zarr.huggingface.references import FIELDS, Array, Reference, Row, read_all
 
-#: What an axis may be indexed by.
+#: Types that may index an axis.
 _KEYS = (slice, int, np.integer, EllipsisType)
 
 
 class LazyVoxels(Handle, Mapping[str, Any]):
-    """Voxels of one patient, (label, z, y, x), read when they are asked for and not before.
+    """Lazy voxels of one patient, (label, z, y, x).
 
-    `numpy.asarray(handle)` and `torch.as_tensor(handle)` read all of it, in the stored type;
-    `handle[0, 10:20]` reads just that. `shape`, `ndim`, `labels` (along the first axis; None where
-    there is no such axis) and `patient_id` read nothing; `dtype` reads the store's metadata. As a
-    mapping it is the reference that stands for it in Arrow: `handle["array"]`, `dict(handle)`, and
-    so `len(handle)` and iteration are of the reference's fields, not of voxels. It pickles without
-    voxels, with what it takes to read them.
+    `numpy.asarray(handle)` and `torch.as_tensor(handle)` read all voxels in the stored type;
+    `handle[0, 10:20]` reads a part. `shape`, `ndim`, `labels` and `patient_id` read nothing;
+    `dtype` reads the store's metadata. As a mapping, the handle is its Arrow reference:
+    `handle["array"]`, `dict(handle)`, `len(handle)` and iteration use the fields of the reference.
+    Pickles hold no voxels.
 
-    It has no `__array__`: `datasets` would take that for voxels to be widened to int64.
+    There is no `__array__`, because `datasets` would widen the voxels to int64.
     """
 
     def __init__(self, reference: Reference, row: Row | None = None, column: str = "") -> None:
@@ -47,9 +46,9 @@ class LazyVoxels(Handle, Mapping[str, Any]):
         return len(FIELDS)
 
     def __getitem__(self, key: Any) -> Any:
-        """A field of the reference by its name; else voxels, at integers, slices and `...`.
+        """Return a field of the reference by name, or voxels at integers, slices and `...`.
 
-        Raises `UsageError` for any other key, `UnknownLabelError` for a field there is none of,
+        Raise `UsageError` for any other key, `UnknownLabelError` for an unknown field,
         `IndexError` out of bounds, and as `read` does.
         """
         if not isinstance(key, str):
@@ -60,8 +59,8 @@ class LazyVoxels(Handle, Mapping[str, Any]):
         raise UnknownLabelError(
             f"{self!r}[{key!r}]: no such field",
             expected=(
-                f"numbers and slices for voxels{at}, or, of the reference that it "
-                f"is, one of {', '.join(FIELDS)}"
+                f"integers and slices for voxels{at}, or a field of the reference: "
+                f"{', '.join(FIELDS)}"
             ),
             remedy="labels of the first axis are in `.labels`",
         )
@@ -72,7 +71,7 @@ class LazyVoxels(Handle, Mapping[str, Any]):
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """(label, z, y, x), without an axis there is none of."""
+        """(label, z, y, x), without axes that do not exist."""
         return self._reference.shape
 
     @property
@@ -82,9 +81,9 @@ class LazyVoxels(Handle, Mapping[str, Any]):
 
     @property
     def dtype(self) -> np.dtype[Any]:
-        """Type of the voxels; one request if nothing of the patient was read yet.
+        """Type of the voxels; one request if the patient is not open yet.
 
-        As stored, but where whole numbers are resampled on the way, which gives float32.
+        The stored type, or float32 for resampled integers.
         """
         return self._reference.dtype
 
@@ -95,14 +94,14 @@ class LazyVoxels(Handle, Mapping[str, Any]):
 
     @property
     def patient_id(self) -> str:
-        """Whose voxels they are."""
+        """The patient."""
         return self._reference.patient_id
 
     def read(self) -> Array:
-        """All voxels, of type `dtype`.
+        """Read all voxels, of type `dtype`.
 
-        Raises `UnknownLabelError` for an array or modality that the patient lacks,
-        `DamagedStoreError` for a byte that is missing or wrong.
+        Raise `UnknownLabelError` for an array or modality that the patient lacks,
+        `DamagedStoreError` for missing or wrong bytes.
         """
         if self._row is not None:
             return self._row.column(self._column)
@@ -111,7 +110,7 @@ class LazyVoxels(Handle, Mapping[str, Any]):
     def _selected(self, key: Any) -> Array:
         lines = _lines(key, self.shape)
         if self._reference.spacing_mm is not None or self._reference.pad != "error":
-            whole: Array = self.read()[key]  # what is interpolated or padded depends on the rest
+            whole: Array = self.read()[key]  # interpolation and padding need the whole box
             return whole
         if any(line.size == 0 for line in lines):
             return np.empty(tuple(n for line in lines for n in line.shape), self.dtype)
@@ -141,15 +140,15 @@ class LazyVoxels(Handle, Mapping[str, Any]):
         return 1, 0  # kDLCPU
 
     def __repr__(self) -> str:
-        """What it is of; reads nothing."""
+        """Return a summary without reading."""
         labels = "" if self.labels is None else f" [{', '.join(self.labels)}]"
         shape = "×".join(map(str, self.shape))
         return f"<LazyVoxels {self._reference.array}{labels} {shape} of {self.patient_id}>"
 
     def _repr_html_(self) -> str:
-        """A picture of the middle slice, which is read for it, over what `repr` says.
+        """Return an image of the middle slice, which is read, above `repr`.
 
-        Masks are drawn together. Where the slice cannot be read, the reason takes its place.
+        Masks share one image. If the slice cannot be read, the error replaces it.
         """
         try:
             picture = _thumbnail(self)
@@ -159,7 +158,7 @@ class LazyVoxels(Handle, Mapping[str, Any]):
 
 
 def _thumbnail(handle: LazyVoxels) -> str:
-    """The middle slice of a handle's first volume, or of all its masks, as an HTML image."""
+    """Return the middle slice of the first volume, or of all masks, as an HTML image."""
     from lundprobe_zarr.figures.thumbnail import grey_thumbnail, masks_thumbnail
 
     if 0 in handle.shape:
@@ -171,20 +170,20 @@ def _thumbnail(handle: LazyVoxels) -> str:
     return grey_thumbnail(handle[(*first, *middle, ...)])
 
 
-#: Handles of rows that are still in use. `datasets` turns rows into records and back, to format
-#: or cast them; what was begun to be read of one must not be read again.
+#: Handles of rows still in use. `datasets` converts rows to records and back to format or cast;
+#: reads that have begun must not be repeated.
 _in_use: WeakValueDictionary[Reference, LazyVoxels] = WeakValueDictionary()
 
 
 def handle_in_row(reference: Reference, row: Row, column: str) -> LazyVoxels:
-    """A handle to a column of a row, for `handle_of` to find as long as it is in use."""
+    """Return a handle to a column of a row; `handle_of` finds it while it is in use."""
     handle = LazyVoxels(reference, row, column)
     _in_use[reference] = handle
     return handle
 
 
 def handle_of(reference: Reference) -> LazyVoxels:
-    """The handle in use to what a reference refers to, or a new one."""
+    """Return the handle in use for a reference, or a new one."""
     return _in_use.get(reference) or LazyVoxels(reference)
 
 
@@ -194,7 +193,7 @@ def _restore(reference: Reference, key: Key, location: Any) -> LazyVoxels:
 
 
 def _lines(key: Any, shape: tuple[int, ...]) -> list[Array]:
-    """Places along every axis: () for an integer, (n,) for a slice."""
+    """Return indices along every axis: () for an integer, (n,) for a slice."""
     keys = list(key) if isinstance(key, tuple) else [key]
     if any(isinstance(k, bool) or not isinstance(k, _KEYS) for k in keys):
         raise UsageError(f"voxels at {key!r}", expected="integers, slices or ..., e.g. [0, 10:20]")
@@ -208,7 +207,7 @@ def _lines(key: Any, shape: tuple[int, ...]) -> list[Array]:
 
 
 def _part(whole: Reference, low: Sequence[int], high: Sequence[int]) -> Reference:
-    """The part of a reference from `low` to `high` along each of its axes."""
+    """Return the part of a reference from `low` to `high` along each axis."""
     labels = whole.labels
     if labels is not None:
         labels, low, high = labels[low[0] : high[0]], low[1:], high[1:]

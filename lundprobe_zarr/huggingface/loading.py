@@ -44,25 +44,46 @@ def load_dataset(
     download_mode: str | None = None,
     **options: Any,
 ) -> Dataset | DatasetDict | IterableDataset | IterableDatasetDict | list[Any]:
-    """The converted dataset at `place`, a path or URL, as Hugging Face `datasets` has it.
+    """Load a converted dataset as a Hugging Face dataset.
 
-    `config` is `patients` or `structures`, the rows of those tables; `volumes`, a row a patient;
-    `slices`, a row an axial slice of the MRI grid; or `patches`. Splits are the parts, `base` and
-    `extended`, or `base+extended`: a `Dataset`, or an `IterableDataset` with `streaming`. A list of
-    splits gives a list of these, None a dict of all parts; a part without rows is empty.
     `datasets.load_dataset("lundprobe", config, data_files="<place>/lundprobe.json", …)` does the
-    same.
+    same. A new epoch set by `set_epoch` changes the patches of a stream, also after `take` and
+    `skip`; `repeat` repeats the same patches.
 
-    Of a stream of patches `set_epoch` gives others, also behind `take` and `skip`; `repeat` gives
-    the same ones again.
+    Parameters
+    ----------
+    place
+        Path or URL of the dataset.
+    config
+        `patients` or `structures`: rows of that table. `volumes`: one row per patient. `slices`:
+        one row per axial slice of the MRI grid. `patches`: one row per box of voxels.
+    split
+        `base`, `extended`, `base+extended`, a list of these, or None for all parts.
+    streaming
+        Return iterable datasets.
+    storage_options
+        Options of fsspec for the URL.
+    cache_dir, num_proc, keep_in_memory, download_mode
+        As in `datasets.load_dataset`, for datasets that are not streamed.
+    **options
+        `where` (as in `Cohort.where`), `filters` of rows (as in `pyarrow.parquet`), `columns`,
+        `grid`, `modalities`, `structures`, `on_error` (`raise`, or `skip` rows of damaged stores
+        with a warning), `read_ahead` (rows of a stream), and the options of `patches`.
 
-    `options` are `where` (as of `Cohort.where`), `filters` (as of `pyarrow.parquet`, of the rows),
-    `columns`, and of voxels `grid`, `modalities`, `structures`, `on_error` (`raise`, or `skip`
-    rows of damaged stores and warn of them), `read_ahead` (rows of a stream) and what `patches`
-    takes. `num_proc` processes prepare what is not streamed; `keep_in_memory` and `download_mode`
-    are those of `datasets` for it, and change nothing of a stream. Raises `UsageError`,
-    `UnknownLabelError` or `QueryError` for what makes no sense, `MissingPackageError` without a
-    `datasets` that is new enough, and as `open_cohort` does.
+    Returns
+    -------
+    datasets.Dataset or datasets.IterableDataset
+        One split; a list for a list of splits, a dict of parts for None. Parts without rows are
+        empty.
+
+    Raises
+    ------
+    UsageError, UnknownLabelError, QueryError
+        For invalid arguments.
+    MissingPackageError
+        If `datasets` is missing or too old.
+    DatasetError
+        If the dataset cannot be opened, as `open_cohort` does.
     """
     require_datasets()
     if streaming:
@@ -76,9 +97,26 @@ def load_dataset(
 
 
 def to_hf(cohort: Cohort, config: str = "patients", **options: Any) -> IterableDataset:
-    """A cohort as a stream of rows, in its order; `config` and `options` as of `load_dataset`.
+    """Return a cohort as a stream of rows, in its order.
 
-    Its patients are the shards, to be shared among workers and nodes. Raises as `load_dataset`.
+    Patients are the shards, which workers and nodes share.
+
+    Parameters
+    ----------
+    cohort
+        The patients.
+    config, **options
+        As in `load_dataset`.
+
+    Returns
+    -------
+    datasets.IterableDataset
+        The stream.
+
+    Raises
+    ------
+    UsageError, UnknownLabelError, MissingPackageError
+        As `load_dataset` does.
     """
     builder = _builder(cohort.location.url, config, cohort.location.public_options, None, options)
     builder.cohort = cohort
@@ -113,21 +151,20 @@ def _builder(
 def _manifest_digest(
     place: str | os.PathLike[str], storage_options: Mapping[str, Any] | None
 ) -> str:
-    """SHA-256 of the manifest: rows cached of what was there before must not be taken for these."""
+    """Return the manifest's SHA-256, so that cached rows of an earlier dataset are not used."""
     location = Location(_absolute(os.fspath(place)), storage_options)
     return hashlib.sha256(open_manifest(location).dump().encode()).hexdigest()
 
 
 def _absolute(place: str) -> str:
-    """A path that workers find from wherever they are; a URL as it is. A manifest's place is its
-    folder."""
+    """Return an absolute path, or a URL unchanged; for a manifest, its folder."""
     path = path_of(place)
     whole = place if path is None else str(absolute(path))
     return whole.removesuffix(f"/{MANIFEST_NAME}")
 
 
 def require_datasets() -> None:
-    """Raises `MissingPackageError` unless a `datasets` that is new enough is installed."""
+    """Raise `MissingPackageError` if `datasets` is missing or too old."""
     wanted = ".".join(map(str, OLDEST))
     remedy = f"pip install 'datasets>={wanted}'"
     if importlib.util.find_spec("datasets") is None:

@@ -1,8 +1,8 @@
-"""Where the voxels of references are: datasets by what a reference says of them.
+"""Locations of the datasets that references name.
 
-A reference names its dataset by URL and by those options that say where, such as an endpoint;
-never by credentials, which may not be written into files. Those stay with the locations that were
-opened in this process, and go along when features or handles are pickled for another.
+A reference names its dataset by URL and options such as an endpoint, never by credentials, which
+must not be written to files. Credentials stay with the locations opened in this process, and are
+pickled with features and handles for other processes.
 """
 
 from __future__ import annotations
@@ -14,21 +14,21 @@ from lundprobe_zarr.storage.location import Location
 from lundprobe_zarr.stores.open_readers import Readers
 from lundprobe_zarr.stores.reader import StoreReader
 
-#: URL and JSON of the options that say where.
+#: URL, and JSON of the options that are part of the location.
 Key = tuple[str, str]
 
 _known: dict[Key, Location] = {}
 
 
 def key_of(location: Location) -> Key:
-    """What references call a location's dataset."""
+    """Return the key of a location's dataset in references."""
     return location.url, json.dumps(location.public_options, sort_keys=True)
 
 
 def remember(location: Location) -> Key:
-    """Have references to this location's dataset read through it, with its credentials.
+    """Use this location, with its credentials, for references to its dataset.
 
-    What is known of its patients is forgotten: it may have been written anew.
+    Drop cached readers, as the dataset may have been rewritten.
     """
     key = key_of(location)
     _known[key] = location
@@ -37,18 +37,18 @@ def remember(location: Location) -> Key:
 
 
 def known() -> dict[Key, Location]:
-    """All locations remembered, to hand to another process."""
+    """Return all known locations, for another process."""
     return dict(_known)
 
 
 def learn(locations: Mapping[Key, Location]) -> None:
-    """Remember what another process knew, unless this one knows better."""
+    """Add the locations of another process, without replacing known ones."""
     for key, location in locations.items():
         _known.setdefault(key, location)
 
 
 def location_of(key: Key) -> Location:
-    """The location that references call `key`; opened as the environment allows if it is new."""
+    """Return the location of `key`; open a new one with credentials of the environment."""
     if key not in _known:
         _known[key] = Location(key[0], json.loads(key[1]))
     return _known[key]
@@ -63,10 +63,13 @@ _readers = Readers(_open)
 
 
 def reader_of(key: Key, patient_id: str) -> StoreReader:
-    """Reader of a patient's store; one request the first time. Raises `DamagedStoreError`."""
+    """Return the reader of a patient's store; one request the first time.
+
+    Raise `DamagedStoreError` for damaged metadata.
+    """
     return _readers.get((key, patient_id))
 
 
 def forget_reader(key: Key, patient_id: str) -> None:
-    """Open a patient's store anew the next time: it may have changed."""
+    """Reopen a patient's store the next time, as it may have changed."""
     _readers.drop((key, patient_id))

@@ -1,4 +1,4 @@
-"""What may be asked of each configuration, and the columns its rows have."""
+"""Options and columns of each configuration."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ TABLE_CONFIGS = ("patients", "structures")
 VOXEL_CONFIGS = ("slices", "volumes", "patches")
 CONFIGS = TABLE_CONFIGS + VOXEL_CONFIGS
 
-#: Images there are on each grid.
+#: Modalities on each grid.
 MODALITIES: dict[str, tuple[str, ...]] = {"mri": tuple(MODALITY_UNITS), "sct": ("sCT",), "dose": ()}
-#: Rows read ahead of a stream, by threads, unless it is said how many.
+#: Default number of rows that threads read ahead in a stream.
 READ_AHEAD = {"slices": 8, "patches": 8}
 ON_ERROR = ("raise", "skip")
 
@@ -66,16 +66,16 @@ _OF_MASKS = ("mask", "structures", "present")
 
 
 def require_config(name: str) -> str:
-    """`name`, if it is a configuration; raises `UnknownLabelError`, listing them."""
+    """Return the name of a configuration; raise `UnknownLabelError` with the known ones."""
     if name not in CONFIGS:
         raise _unknown(f"no configuration {name!r}", name, CONFIGS)
     return name
 
 
 def schema_of(config: str, grid: str, columns: Sequence[str] | None) -> pa.Schema:
-    """Columns of a configuration's rows; references to voxels are of type `REFERENCE`.
+    """Return the columns of a configuration; references to voxels are of type `REFERENCE`.
 
-    Raises `UnknownLabelError` for one of `columns` that there is none of, `UsageError` for none.
+    Raise `UnknownLabelError` for an unknown column, `UsageError` without columns.
     """
     fields = {field.name: field for field in _fields(config)}
     if grid == "dose":
@@ -100,48 +100,48 @@ def _fields(config: str) -> list[pa.Field]:
 
 
 def modalities_of(grid: str, given: Sequence[str] | None) -> tuple[str, ...]:
-    """Modalities asked for of a grid, default all; raises `UnknownLabelError`, listing them."""
+    """Return modalities of a grid, default all; raise `UnknownLabelError` with the known ones."""
     return _labels("modalities", given, MODALITIES[grid], f" on grid {grid!r}")
 
 
 def structures_of(given: Sequence[str] | None) -> tuple[str, ...]:
-    """Structures asked for, default all; raises `UnknownLabelError`, listing them."""
+    """Return structures, default all; raise `UnknownLabelError` with the known ones."""
     return _labels("structures", given, STRUCTURES, "")
 
 
 def require_grid(config: str, grid: str) -> None:
-    """Raises `UsageError` unless a configuration is to be had on a grid."""
+    """Raise `UsageError` if a configuration does not exist on a grid."""
     allowed = ("mri",) if config in ("slices", *TABLE_CONFIGS) else GRIDS
     if grid not in allowed:
         raise UsageError(f"grid={grid!r} of {config}", expected=f"one of {', '.join(allowed)}")
 
 
 def require_on_error(on_error: str) -> None:
-    """Raises `UsageError` unless it is known what to do about a row that cannot be read."""
+    """Raise `UsageError` for an unknown error policy."""
     if on_error not in ON_ERROR:
         raise UsageError(f"on_error={on_error!r}", expected=f"one of {', '.join(ON_ERROR)}")
 
 
 def require_read_ahead(rows: Any) -> None:
-    """Raises `UsageError` unless `rows` is None or a number of rows."""
+    """Raise `UsageError` unless `rows` is None or a number of rows."""
     if rows is not None and (isinstance(rows, bool) or not isinstance(rows, int) or rows < 0):
         raise UsageError(f"read_ahead={rows!r}", expected="a number of rows, from 0 on")
 
 
 def require_one_process(num_proc: int | None) -> None:
-    """Raises `UsageError` for a stream with a number of processes to prepare it by."""
+    """Raise `UsageError` for `num_proc` with streaming."""
     if num_proc is not None:
         raise UsageError(
             f"num_proc={num_proc!r} with streaming=True",
             expected=(
-                "one of the two: a stream is read by the workers of a DataLoader, "
-                "and ahead by threads, as read_ahead says"
+                "one of the two: workers of a DataLoader read a stream, and "
+                "threads read ahead, see read_ahead"
             ),
         )
 
 
 def require_options(given: Iterable[str], known: Sequence[str]) -> None:
-    """Raises `UsageError` for an option that our own function does not take."""
+    """Raise `UsageError` for an unknown option of `load_dataset`."""
     for name in given:
         if name in known:
             continue
@@ -154,10 +154,12 @@ def require_options(given: Iterable[str], known: Sequence[str]) -> None:
 
 
 def require_patches_alone(config: str, given: Mapping[str, Any], spacing_mm: Any) -> None:
-    """Raises `UsageError` for options of `patches` with another configuration."""
+    """Raise `UsageError` for options of `patches` with another configuration."""
     names = [*given, *([] if spacing_mm is None else ["spacing_mm"])]
     if config != "patches" and names:
-        raise UsageError(f"{', '.join(names)} of {config}", expected="with patches alone")
+        raise UsageError(
+            f"{', '.join(names)} of {config}", expected="these options with patches only"
+        )
 
 
 def _sequence(name: str, given: Any) -> list[str]:

@@ -1,4 +1,4 @@
-"""Rows with handles for their references, what is used of them read ahead, failures reported."""
+"""Rows with handles: read-ahead of used columns, and reports of failures."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ from lundprobe_zarr.huggingface.references import Row
 from lundprobe_zarr.huggingface.rows import RawRow
 
 T = TypeVar("T")
-#: Patients that the report at the end names; of more it gives the number.
+#: Most patients to name in the final report.
 _NAMED = 20
 
 
 class SkippedRowsWarning(UserWarning):
-    """Of a stream with `on_error="skip"`: whose rows are left out and why, and how many in all.
+    """Warning of a stream with `on_error="skip"` about rows that were left out.
 
-    Shown each time, not once a process as other warnings are, unless a filter says otherwise.
+    Shown every time, not once per process, unless a filter says otherwise.
     """
 
 
-# Behind all other filters. Python's default would not tell of a second epoch.
+# After all other filters: Python's default would not show the warning in a second epoch.
 warnings.simplefilter("always", SkippedRowsWarning, append=True)
 
-#: A row that could not be made: whose it is, and why.
+#: A row that could not be made: its patient, and the error.
 FailedRow = tuple[dict[str, Any], DamagedStoreError]
 Numbered = tuple[int, dict[str, Any], Row]
 
@@ -37,11 +37,10 @@ Numbered = tuple[int, dict[str, Any], Row]
 def with_handles(
     rows: Iterable[RawRow | FailedRow], first: int, ahead: int, used: set[str]
 ) -> Iterator[Numbered]:
-    """Rows, numbered from `first` on, with a handle for each reference.
+    """Yield rows, numbered from `first`, with a handle for each reference.
 
-    Of the next `ahead` rows, the columns in `used` are begun to be read: those whose voxels were
-    asked for in rows before. So nothing is read of a stream whose voxels nobody looks at, and no
-    mask if only images are taken.
+    Start reading the columns in `used` of the next `ahead` rows: columns whose voxels were read in
+    earlier rows. So unused voxels are not read, e.g. masks if only images are used.
     """
     with _pool(ahead) as pool:
         waiting: deque[Numbered] = deque()
@@ -61,7 +60,7 @@ def with_handles(
 
 
 def prepared(items: Iterable[T], prepare: Callable[[T], Any], ahead: int) -> Iterator[T]:
-    """`items`, each once `prepare` is done with it; begun `ahead` items before by threads."""
+    """Yield items after `prepare(item)`, which threads start `ahead` items earlier."""
     with _pool(ahead) as pool:
         if pool is None:
             yield from items
@@ -76,7 +75,7 @@ def prepared(items: Iterable[T], prepare: Callable[[T], Any], ahead: int) -> Ite
 
 
 def _done(item: T, future: Future[Any]) -> T:
-    future.exception()  # whoever uses the item meets the failure where it can be told of whom
+    future.exception()  # the caller that uses the item raises the error with its patient
     return item
 
 
@@ -88,15 +87,15 @@ def _pool(threads: int) -> Iterator[ThreadPoolExecutor | None]:
     pool = ThreadPoolExecutor(threads, "lundprobe-ahead")
     try:
         yield pool
-    finally:  # also when the stream is left before its end
+    finally:  # also if the stream is not exhausted
         pool.shutdown(wait=False, cancel_futures=True)
 
 
 def readable(rows: Iterable[Numbered]) -> Iterator[Numbered]:
-    """Those rows whose voxels can all be read; reads them. Rows of damaged stores are left out.
+    """Read all voxels of rows, and leave out rows of damaged stores.
 
-    Warns of each patient as soon as a row of theirs is left out, and at the end of how many were.
-    Whatever else keeps a row from being read is raised.
+    Warn at the first row left out of each patient, and at the end with the total. Raise all other
+    errors.
     """
     left_out: Counter[str] = Counter()
     for number, values, row in rows:

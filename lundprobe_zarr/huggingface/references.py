@@ -1,6 +1,6 @@
-"""References to voxels, and reading what they refer to: all that is asked of a patient at once.
+"""References to voxels, and reading of several references to a patient at once.
 
-A reference is a plain record, the `REFERENCE` struct in Arrow: no voxel, no credentials.
+A reference is a plain record, the `REFERENCE` struct in Arrow, without voxels or credentials.
 """
 
 from __future__ import annotations
@@ -17,19 +17,19 @@ import pyarrow as pa
 
 from lundprobe_zarr.errors import DamagedStoreError
 from lundprobe_zarr.huggingface.locations import forget_reader, reader_of
-from lundprobe_zarr.patches import Content, Pad, read_patch
-from lundprobe_zarr.patches.patch import resampled_type
+from lundprobe_zarr.patches import Content, Pad
 from lundprobe_zarr.stores.reader import StoreReader
+from lundprobe_zarr.stream.patch import read_patch, resampled_type
 
 Array = npt.NDArray[Any]
 
-#: - `dataset`, `options`: URL, and JSON of the options that say where; see `sources`.
+#: - `dataset`, `options`: URL, and JSON of location options; see locations.py.
 #: - `patient_id`, `array`: the array of volumes in the patient's store, e.g. `mri/image`.
 #: - `labels`: its volumes, which make up the first axis; null for an array of one volume.
-#: - `start`, `stop`: voxels z, y, x, exclusive. They may lie outside the volume; what is there is
-#:   what `pad` says: `error`, `zero` or `edge`.
+#: - `start`, `stop`: voxels z, y, x, exclusive. They may lie outside the volume, where `pad`
+#:   applies: `error`, `zero` or `edge`.
 #: - `axial`: one slice, without an axis for z.
-#: - `spacing_mm`: z, y, x, if resampled on the way: then `start` and `stop` are of that lattice.
+#: - `spacing_mm`: z, y, x, if resampled; `start` and `stop` are then voxels of that lattice.
 REFERENCE = pa.struct(
     [
         ("dataset", pa.string()),
@@ -49,7 +49,7 @@ FIELDS: tuple[str, ...] = tuple(field.name for field in REFERENCE)
 
 @dataclass(frozen=True)
 class Reference:
-    """Which voxels of which patient; see `REFERENCE`."""
+    """A reference to voxels of a patient; see `REFERENCE`."""
 
     dataset: str
     options: str
@@ -64,7 +64,7 @@ class Reference:
 
     @classmethod
     def of(cls, record: Mapping[str, Any]) -> Reference:
-        """The reference that a record with the fields of `REFERENCE` is."""
+        """Return the reference of a record with the fields of `REFERENCE`."""
         values = {name: record[name] for name in FIELDS}
         for name in ("labels", "start", "stop", "spacing_mm"):
             if values[name] is not None:
@@ -72,17 +72,17 @@ class Reference:
         return cls(**values)
 
     def record(self) -> dict[str, Any]:
-        """The reference as a record for Arrow."""
+        """Return the reference as a record for Arrow."""
         return {name: self.field(name) for name in FIELDS}
 
     def field(self, name: str) -> Any:
-        """A field as the record has it."""
+        """Return a field in the form of the record."""
         value = getattr(self, name)
         return list(value) if isinstance(value, tuple) else value
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Shape of the voxels: (label, z, y, x), without what there is none of."""
+        """Shape of the voxels: (label, z, y, x), without axes that do not exist."""
         box = [b - a for a, b in zip(self.start, self.stop, strict=True)]
         labels = [] if self.labels is None else [len(self.labels)]
         return (*labels, *(box[1:] if self.axial else box))
@@ -121,23 +121,22 @@ def read_all(references: Sequence[Reference]) -> list[Array]:
     size = [b - a for a, b in zip(first.start, first.stop, strict=True)]
     try:
         sample = read_patch(first.reader, content, first.start, size, cast(Pad, first.pad))
-    except DamagedStoreError:  # to be opened anew by whoever reads again
+    except DamagedStoreError:  # the next read reopens the store
         forget_reader((first.dataset, first.options), first.patient_id)
         raise
     return [sample[name_of(r.array)].reshape(r.shape) for r in references]
 
 
 def name_of(array: str) -> str:
-    """Column of an array: `image`, `mask` or `dose`."""
+    """Return the column of an array: `image`, `mask` or `dose`."""
     return array.rpartition("/")[2]
 
 
 class Row:
-    """The voxel columns of one row, and what of them has been read.
+    """The voxel columns of one row, with a cache of the columns read.
 
-    A column is read when it is first asked for, and only that one. But of a stream, whose rows are
-    alike to whoever takes them, what was `used` of the rows before may be read before it is asked
-    for: then all such columns at once. What was read is kept as long as the row.
+    A column is read on first use. In a stream, the columns `used` in earlier rows may be read
+    ahead, all at once. Voxels are kept as long as the row.
     """
 
     def __init__(
@@ -152,16 +151,16 @@ class Row:
         self._columns: dict[str, Future[dict[str, Array]]] = {}
 
     def begin(self, pool: ThreadPoolExecutor) -> None:
-        """Have the columns used so far read by a thread of `pool`."""
+        """Start reading the columns used so far in a thread of `pool`."""
         names = sorted(self._used.intersection(self.references).difference(self._columns))
         if names:
             future = pool.submit(self._read, names)
             self._columns |= dict.fromkeys(names, future)
 
     def read_now(self) -> None:
-        """Have all columns read, those begun too; raises as `read_all` does.
+        """Read all columns, and wait for those begun; raise as `read_all` does.
 
-        Or raises the failure to know what to read.
+        Raise `failure` if the row could not be made.
         """
         if self.failure is not None:
             raise self.failure
@@ -174,7 +173,7 @@ class Row:
             self._columns |= dict.fromkeys(names, future)
 
     def column(self, name: str) -> Array:
-        """Voxels of a column; raises as `read_all` does."""
+        """Return the voxels of a column; raise as `read_all` does."""
         self._used.add(name)
         begun = self._columns.get(name)
         if begun is not None:

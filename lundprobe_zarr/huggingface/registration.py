@@ -1,13 +1,12 @@
-"""All that is used of others without being promised by them, and how it is put in place.
+"""Registration with `datasets` and torch, through interfaces that are not public.
 
-Two tables of `datasets`: `packaged_modules._PACKAGED_DATASETS_MODULES`, where
+Two tables of `datasets` get an entry: `packaged_modules._PACKAGED_DATASETS_MODULES`, where
 `load_dataset("lundprobe")` looks for a builder, and `features.features._FEATURE_TYPES`, where
-stored features are looked up by name. Both are plain dicts that their modules define; an entry is
-made as soon as the module has run, whichever of the two libraries is imported first. Where a table
-is not what it was, nothing is done, `import datasets` works as ever, and `problems` says so to
-whoever asks for our data:
-`lundprobe_zarr.load_dataset` works without either. The third is `examples.SeekableExamples`. Of
-torch it is one table, `default_collate_fn_map`, as its documentation shows how to extend it.
+stored features are looked up by name. Both are plain dicts. The entry is made once the module has
+run, whichever library is imported first. If a table has changed, `import datasets` still works,
+and `problems` records it; `lundprobe_zarr.load_dataset` needs neither table. A third non-public
+interface is used by `examples.SeekableExamples`. In torch the documented table
+`default_collate_fn_map` gets an entry.
 """
 
 from __future__ import annotations
@@ -26,7 +25,7 @@ from lundprobe_zarr.vocabulary.version import package_version
 
 BUILDER_MODULE = "lundprobe_zarr.huggingface.builder"
 
-#: What could not be registered, and why; empty if all is well.
+#: Names that could not be registered, with the reason.
 problems: dict[str, str] = {}
 
 
@@ -35,7 +34,7 @@ def _register_builder(module: ModuleType) -> None:
     if not isinstance(table, dict) or not all(_is_entry(entry) for entry in table.values()):
         problems[BUILDER] = f"{module.__name__} has no table of builders as it used to"
         return
-    # The second is part of the cache's path: another version of ours may make other rows.
+    # The second item is part of the cache's path: another version may make other rows.
     table[BUILDER] = (BUILDER_MODULE, f"lundprobe-zarr-{package_version()}")
 
 
@@ -54,10 +53,10 @@ def _register_feature(module: ModuleType) -> None:
 
 
 def ensure_feature() -> None:
-    """Register the feature the way that is promised, but experimental, if it is not known yet.
+    """Register the feature by the public, experimental function if it is not registered yet.
 
-    datasets before 5.1 looks up the features of each dataset by their names. Called by the builder,
-    so that it works where the table of features was not what it used to be when imported.
+    The builder calls this, as datasets before 5.1 looks up features by name, and the table of
+    features may have changed.
     """
     from datasets.features import features
 
@@ -84,12 +83,12 @@ _ACTIONS: dict[str, Callable[[ModuleType], None]] = {
 
 
 class _WhenImported(MetaPathFinder):
-    """Finds the modules of `_ACTIONS` as ever, and acts once they have run."""
+    """Finder of the modules of `_ACTIONS`, which acts once they have run."""
 
     def find_spec(
         self, name: str, path: Sequence[str] | None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
-        """The module's own spec, its loader told to act afterwards; None for all other modules."""
+        """Return the module's spec with an extended loader; None for all other modules."""
         if name not in _ACTIONS:
             return None
         spec = PathFinder.find_spec(name, path, target)
@@ -109,9 +108,9 @@ def _extend(loader: Any, action: Callable[[ModuleType], None]) -> None:
 
 
 def register_with_datasets() -> None:
-    """Make builder and feature known to `datasets`: now if it is imported, else when it is.
+    """Register builder and feature with `datasets`: now if it is imported, else on import.
 
-    Called when `lundprobe_zarr` is imported; the second time it does nothing.
+    Importing `lundprobe_zarr` calls this; a second call does nothing.
     """
     if any(isinstance(finder, _WhenImported) for finder in sys.meta_path):
         return

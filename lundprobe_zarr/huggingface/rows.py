@@ -1,4 +1,4 @@
-"""Rows of each configuration, patient by patient: values of tables, and references to voxels."""
+"""Rows of each configuration by patient: table values and references to voxels."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ from lundprobe_zarr.vocabulary.suggest import suggestion
 #: A row's values by column, and its references by column.
 RawRow = tuple[dict[str, Any], dict[str, Reference]]
 Place = tuple[int, int, int]
-#: Operators that pyarrow knows in tuples.
+#: Operators that pyarrow accepts in tuples.
 _OPERATORS = ("=", "==", "!=", "<", ">", "<=", ">=", "in", "not in")
 _WHO = ("patient_id", "part", "protocol")
 
 
 @dataclass(frozen=True)
 class Wanted:
-    """What voxels rows have: on which grid, of which modalities and structures."""
+    """The voxels of rows: grid, modalities and structures."""
 
     grid: str
     modalities: tuple[str, ...]
@@ -50,7 +50,7 @@ class RowSource:
 
     @property
     def chosen(self) -> Cohort:
-        """The patients for whom filters on patients hold; all, where they are on other rows."""
+        """The patients that match filters on patients; all for filters on other rows."""
         if self._filter is None or self._table != "patients":
             return self.cohort
         table = self.cohort.dataset.table("patients").filter(self._filter)
@@ -58,12 +58,12 @@ class RowSource:
         return self.cohort[[i for i in self.cohort.ids if i in ids]]
 
     def table(self, patient_id: str) -> pa.Table:
-        """A patient's rows of the table that the configuration's rows are of, filtered."""
+        """Return a patient's filtered rows of the configuration's table."""
         table = self.cohort.dataset.patient_rows(self._table, patient_id)
         return table if self._filter is None else table.filter(self._filter)
 
     def of_patient(self, patient_id: str) -> Iterator[RawRow]:
-        """A patient's rows, in order."""
+        """Yield a patient's rows, in order."""
         for record in self.table(patient_id).to_pylist():
             yield self._row(record)
 
@@ -78,7 +78,7 @@ class RowSource:
         return values | self._flags(patient), self._references(patient, record)
 
     def about(self, patient_id: str) -> dict[str, Any]:
-        """What a row says of its patient: who, the grid, which structures there are."""
+        """Return a row's columns about the patient: ids, grid, present structures."""
         patient = self.cohort.dataset.patient(patient_id)
         who = {name: patient[name] for name in _WHO}
         return who | self._grid(patient) | self._flags(patient)
@@ -117,7 +117,7 @@ class RowSource:
     def in_box(
         self, patient_id: str, start: Place, stop: Place, **how: Any
     ) -> dict[str, Reference]:
-        """References by column to a box of a patient; `how` as of `Reference`."""
+        """Return references by column to a box of a patient; `how` as in `Reference`."""
         grid, wanted = self._wanted.grid, self._wanted
         arrays: dict[str, tuple[str, tuple[str, ...] | None]] = {
             "image": (f"{grid}/image", wanted.modalities),
@@ -133,11 +133,11 @@ class RowSource:
 
 
 def filter_of(filters: Any, table: str) -> pc.Expression | None:
-    """What `filters` say, as pyarrow has it, of the rows of a table.
+    """Return filters of a table's rows as a pyarrow expression.
 
-    They are what `pyarrow.parquet` takes: an expression, or tuples (column, operator, value) in
-    one list, or in several of which one has to hold. Raises `UsageError` if they are none, or
-    speak of a column that the table has not.
+    `filters` are as in `pyarrow.parquet`: an expression, a list of tuples (column, operator,
+    value) that all must match, or a list of such lists of which one must match. Raise `UsageError`
+    for invalid filters or an unknown column.
     """
     if filters is None:
         return None
@@ -158,25 +158,25 @@ def filter_of(filters: Any, table: str) -> pc.Expression | None:
 
 
 def _mistake(filters: Any, schema: pa.Schema) -> str:
-    """What is wrong with filters that pyarrow did not take."""
+    """Return what is wrong with filters that pyarrow rejected."""
     if isinstance(filters, pc.Expression):
-        return "an expression of a column there is none of, or that compares unlike values"
+        return "the expression has an unknown column or compares incompatible types"
     for one in _tuples(filters):
         if not isinstance(one, tuple) or len(one) != 3:
-            return f"{one!r} is no (column, operator, value)"
+            return f"{one!r} is not a tuple (column, operator, value)"
         column, operator, value = one
         if column not in schema.names:
             return f"no column {column!r}; {suggestion(str(column), schema.names)}"
         if operator not in _OPERATORS:
-            return f"no operator {operator!r}; there are {', '.join(_OPERATORS)}"
+            return f"no operator {operator!r}; operators are {', '.join(_OPERATORS)}"
         try:
             schema.empty_table().filter(pq.filters_to_expression([one]))
         except (pa.ArrowException, ValueError, TypeError):
             return f"{column} is {schema.field(column).type}: no {operator!r} with {value!r}"
-    return "no filters"
+    return "not filters"
 
 
 def _tuples(filters: Any) -> Iterator[Any]:
-    """All that should be tuples of (column, operator, value)."""
+    """Yield everything that should be a tuple (column, operator, value)."""
     for some in filters if isinstance(filters, (list, tuple)) else [filters]:
         yield from some if isinstance(some, list) else [some]

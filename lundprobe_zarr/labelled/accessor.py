@@ -1,9 +1,8 @@
 """The accessor `.lp` on labelled data, and many patients in one labelled object.
 
 Importing this module registers the accessor on `xarray.Dataset` and `xarray.DataArray`.
-Select labels with `.lp.select`, which checks them: plain `.sel` raises a bare `KeyError`.
-Everything is lazy unless it says otherwise: geometry comes from coordinates and attributes,
-places of structures from the tables, and voxels stay unread until something computes them.
+Operations are lazy unless stated otherwise: geometry comes from coordinates and attributes,
+locations of structures come from the tables, and voxels are read when they are computed.
 """
 
 from __future__ import annotations
@@ -40,7 +39,7 @@ __all__ = ["CommonGrid", "DataArrayAccessor", "DatasetAccessor", "Region", "acce
 
 
 class _Accessor(Generic[Labelled]):
-    """What arrays and Datasets have in common: where voxels lie, and other voxels of the same."""
+    """Geometry, resampling, cropping and selection for arrays and Datasets."""
 
     def __init__(self, data: Labelled) -> None:
         self._data: Labelled = data
@@ -49,11 +48,14 @@ class _Accessor(Generic[Labelled]):
     def affine(self) -> FloatArray:
         """Affine (4, 4), float64, voxel (i, j, k) -> mm, RAS; (i, j, k) count along x, y, z.
 
-        It is that of the voxels as they are now: sliced, strided, reversed or resampled. The
-        affine of an untouched array is the stored one to the last bit. Raises `UsageError` if
-        voxels are unevenly spaced, or if nothing tells which ones they are: slices of an oblique
-        grid, which has no mm coordinates, can only be placed after `track`. (Nor can it be seen
-        that such an array was reversed as a whole: `track` first.)
+        It describes the current voxels: sliced, strided, reversed or resampled. The affine of an
+        unchanged array equals the stored one exactly. An oblique grid has no mm coordinates, so
+        call `track` before slicing or reversing its arrays.
+
+        Raises
+        ------
+        UsageError
+            If voxels are not evenly spaced, or if their location is unknown.
         """
         return grid_of(self._data).affine
 
@@ -71,48 +73,98 @@ class _Accessor(Generic[Labelled]):
         return origin_lps(grid_of(self._data).affine)
 
     def track(self) -> Labelled:
-        """The data with coordinates `z_index`, `y_index`, `x_index` that number its voxels.
+        """Add coordinates `z_index`, `y_index`, `x_index` that number the voxels.
 
-        For oblique grids, which have no coordinates in mm: with these, `affine` stays right
-        whatever slicing follows. Raises as `affine` does.
+        Oblique grids have no coordinates in mm. With these, `affine` stays correct after slicing.
+
+        Returns
+        -------
+        xarray.DataArray or xarray.Dataset
+            The data with the coordinates.
+
+        Raises
+        ------
+        UsageError
+            As `affine` does.
         """
         return tracked(require_volume(self._data), grid_of(self._data))
 
     def resample(
         self, spacing_mm: float | Sequence[float], *, order: int | None = None
     ) -> Labelled:
-        """The same volume with voxels of `spacing_mm` (z, y, x, or one for all). Lazy.
+        """Resample to another voxel size. Lazy.
 
-        Alignment: old and new volume share their *centre*; the new one has as many voxels as fit
-        between the old one's outer edges, and exactly the spacing asked for. So edges coincide
-        where the extent is a multiple of the spacing, and the own spacing changes nothing.
+        Old and new volume share their centre. The new one has exactly the requested spacing and as
+        many voxels as fit between the outer edges of the old one. Coarser voxels are samples, not
+        means. Outermost values extend half a voxel. Except with order 0, integers become float32.
+        Masks are interpolated as 0 and 1 and are True where the result is at least ½, which keeps
+        their volume and outline. Variables without `z y x` are unchanged.
 
-        Values: `order` is that of the spline, 0 (nearest) to 5; 1 (linear) if not given. Masks
-        are interpolated as 0 and 1, and are mask where that is a half or more: the volume is kept
-        and the outline not shifted, where nearest would round half-way places to one side. Apart
-        from order 0, integers become float32. Coarser voxels are samples, not means.
+        Parameters
+        ----------
+        spacing_mm
+            Voxel size, mm (z, y, x, or one number).
+        order
+            Spline order, 0 (nearest) to 5. Default 1 (linear).
 
-        Edges: within half an old voxel of the outermost centres, which is still inside the
-        volume, the outermost value is carried on; nothing beyond is asked for.
+        Returns
+        -------
+        xarray.DataArray or xarray.Dataset
+            The resampled data.
 
-        Variables without `z y x` stay as they are. Raises `UsageError` if spacing or order make
-        no sense, if `z`, `y` or `x` is no dimension any more, or as `affine` does.
+        Raises
+        ------
+        UsageError
+            For an invalid spacing or order, if `z`, `y` or `x` is not a dimension, or as `affine`
+            does.
         """
         return resample_to(self._data, respaced(grid_of(self._data), spacing_mm), order)
 
     def resample_like(
         self, other: AnyLabelled, *, order: int | None = None, fill: float | None = None
     ) -> Labelled:
-        """The data on the voxels of `other`, e.g. the planning dose on the MRI. Lazy.
+        """Resample to the voxels of other data, e.g. the planning dose to the MRI grid. Lazy.
 
-        Values as in `resample`. `fill` is for voxels whose centre lies outside the volume, in
-        masks always False; integers that cannot hold it become float32. Without it, such voxels
-        are an error: `UsageError`.
+        Parameters
+        ----------
+        other
+            Array or Dataset on the target grid.
+        order
+            Spline order, as in `resample`.
+        fill
+            Value of voxels whose centre lies outside the volume; False in masks. Integers that
+            cannot hold it become float32.
+
+        Returns
+        -------
+        xarray.DataArray or xarray.Dataset
+            The resampled data.
+
+        Raises
+        ------
+        UsageError
+            If the target reaches beyond the volume and `fill` is not given, or as `resample` does.
         """
         return resample_to(self._data, grid_of(other), order, fill)
 
     def region(self, target: Target, tables: Tables | None = None) -> Region:
-        """Where a structure is, from the tables, to crop other grids to. See `crop`."""
+        """Return the bounding box of a target, to crop data on other grids; see `crop`.
+
+        Parameters
+        ----------
+        target, tables
+            As in `crop`.
+
+        Returns
+        -------
+        Region
+            The box, mm, LPS.
+
+        Raises
+        ------
+        UnknownLabelError, MissingStructureError, UsageError
+            As `crop` does.
+        """
         return region_of(self._data, target, tables)
 
     def crop(
@@ -123,43 +175,74 @@ class _Accessor(Generic[Labelled]):
         margin_mm: float = 0.0,
         fill: float | None = None,
     ) -> Labelled:
-        """The voxels around a structure, and at least `margin_mm` beyond. Reads no mask. Lazy.
+        """Crop to a structure with a margin, without reading a mask. Lazy.
 
-        `target` is a clinical structure by name, looked up in `tables`: the patient, or a cohort
-        with it. Or it is a row of the structures table, of the same patient and grid, for a
-        network's or an observer's segmentation too; or a `Region`, from any grid; or first and
-        end voxel (z, y, x; exclusive) of this array. The box is the table's `bbox_start` to
-        `bbox_stop`, wherever slicing or resampling has since put it.
+        The box comes from `bbox_start` and `bbox_stop` of the structures table and follows slicing
+        and resampling. Crop first, then select labels: in the other order, dask reads whole slices.
 
+        Parameters
+        ----------
+        target
+            Name of a clinical structure; or a row of the structures table of the same patient and
+            grid; or a `Region` of any grid; or first and end voxel (z, y, x; end exclusive).
+        tables
+            The patient, or a cohort with the patient: where the name of a structure is looked up.
+        margin_mm
+            Smallest margin around the target, mm.
+        fill
+            Value of voxels beyond the volume; False in masks. Integers that cannot hold it become
+            float32. None clips the box to the volume.
+
+        Returns
+        -------
+        xarray.DataArray or xarray.Dataset
+            The cropped data.
+
+        Raises
+        ------
+        UnknownLabelError
+            For an unknown structure.
+        MissingStructureError
+            For a structure that the patient lacks.
+        UsageError
+            For a target of other voxels or outside the volume, or as `affine` does.
+
+        Examples
+        --------
             patient.mri.lp.crop("Rectum", patient, margin_mm=15).image.sel(modality="T2w")
-
-        Crop first and select labels after, as here: then computing reads that box alone, where
-        the other way round dask has whole slices read.
-
-        The box ends at the volume's edge; with `fill` it is padded with that beyond (masks with
-        False; integers that cannot hold it become float32).
-
-        Raises `UnknownLabelError` for no structure of this dataset, `MissingStructureError` for
-        one that the patient lacks, `UsageError` for a target that belongs to other voxels or lies
-        beside these, or as `affine` does.
         """
         return crop_to(self._data, region_of(self._data, target, tables), margin_mm, fill)
 
     def select(self, **labels: Label | Sequence[Label]) -> Labelled:
-        """As `.sel` with labels of modality, structure, fold, step or observer, checked. Lazy.
+        """Select by label as `.sel` does, with informative errors. Lazy.
 
-        The way to select by label, or by a list of them: what goes wrong is said in full.
+        Parameters
+        ----------
+        **labels
+            A label or list of labels of `modality`, `structure`, `fold`, `step` or `observer`.
 
+        Returns
+        -------
+        xarray.DataArray or xarray.Dataset
+            The selected data.
+
+        Raises
+        ------
+        MissingStructureError
+            For a label that the patient lacks.
+        UnknownLabelError
+            For a label that does not exist.
+        UsageError
+            For a dimension without labels.
+
+        Examples
+        --------
             patient.observers.mask.lp.select(structure="Rectum", step=2, observer="obsC")
-
-        Where `.sel` raises a bare `KeyError`, this raises `MissingStructureError` for a label
-        that this patient lacks and `UnknownLabelError` for one that does not exist, both naming
-        those there are; `UsageError` for a dimension without labels.
         """
         return select_labels(self._data, labels)
 
     def structure(self, name: str) -> xr.DataArray:
-        """The structure's slice of an array, or of a Dataset's `mask`. Lazy. Raises as `select`."""
+        """Select one structure of an array or of a Dataset's `mask`; raise as `select` does."""
         return select_structure(self._data, name)
 
 
@@ -168,24 +251,39 @@ class DatasetAccessor(_Accessor[xr.Dataset]):
 
 
 class DataArrayAccessor(_Accessor[xr.DataArray]):
-    """`array.lp`: geometry, cropping, resampling, other libraries' images, pictures."""
+    """`array.lp`: geometry, cropping, resampling, conversion to other libraries, plots."""
 
     def to_nifti(self) -> Nifti1Image:
-        """The volume as a nibabel image: values (i, j, k), the affine exactly. Reads the volume.
+        """Convert one volume to a nibabel image. Reads the volume.
 
-        Physical values in the array's type; masks as uint8. Sform and qform are both set, but on
-        a sheared grid, which a qform cannot say, the sform alone. Units mm. Other dimensions have
-        to be selected first (`UsageError` names their labels).
+        Returns
+        -------
+        nibabel.nifti1.Nifti1Image
+            Physical values (i, j, k) in the array's type, masks as uint8, with the exact affine
+            (RAS, mm) as sform and qform. A sheared grid has the sform only.
+
+        Raises
+        ------
+        UsageError
+            If dimensions other than `z y x` remain: select their labels first.
         """
         from lundprobe_zarr.labelled.convert import to_nifti
 
         return to_nifti(self._data)
 
     def to_sitk(self) -> Any:
-        """The volume as a SimpleITK image, masks as uint8. Reads the volume.
+        """Convert one volume to a SimpleITK image. Reads the volume.
 
-        `TransformIndexToPhysicalPoint((i, j, k))` is the array's coordinates x, y, z there: both
-        are mm, LPS. Raises `UsageError` without SimpleITK, or as `to_nifti` does.
+        Returns
+        -------
+        SimpleITK.Image
+            The volume, masks as uint8. `TransformIndexToPhysicalPoint((i, j, k))` equals the
+            array's coordinates x, y, z; both are mm, LPS.
+
+        Raises
+        ------
+        UsageError
+            If SimpleITK is not installed, or as `to_nifti` does.
         """
         from lundprobe_zarr.labelled.convert import to_sitk
 
@@ -200,25 +298,41 @@ class DataArrayAccessor(_Accessor[xr.DataArray]):
         structures: Sequence[str] | None = None,
         **style: Any,
     ) -> Figure:
-        """One slice with outlines of structures. Reads that slice alone, as far as chunks allow.
+        """Plot one slice with outlines of structures. Reads the chunks of that slice only.
 
-        `view` is `axial`, `coronal` or `sagittal`; `at` the place of the slice along its normal,
-        mm, LPS, nearest voxel (middle if not given; on an oblique grid mm from the first voxel).
-        `masks` is an array with a `structure` coordinate on the same voxels, or a Dataset with
-        such a `mask`, of which `structures` (all, if not given) are drawn. `style` goes to
-        `Axes.imshow`; grey between the 1st and 99.7th percentile if not given.
+        The aspect is isotropic. The patient's right is on the left, anterior or superior at the
+        top.
 
-        Every millimetre is as long in all directions; the patient's right is at the left, and
-        anterior or superior at the top. The figure has no pyplot state: `savefig` it, or have it
-        as a notebook cell's value, which shows it. Raises `UsageError` for an unknown view or a
-        place outside, and as `structure` and `to_nifti` do.
+        Parameters
+        ----------
+        view
+            `axial`, `coronal` or `sagittal`.
+        at
+            Position of the slice along its normal, mm, LPS; the nearest voxel is used. On an
+            oblique grid, mm from the first voxel. Default: the middle.
+        masks
+            Array with a `structure` coordinate on the same voxels, or a Dataset with such a `mask`.
+        structures
+            Structures of `masks` to outline. Default: all.
+        **style
+            Arguments of `Axes.imshow`. Default: grey from the 1st to the 99.7th percentile.
+
+        Returns
+        -------
+        matplotlib.figure.Figure
+            The figure, which a notebook shows; it has no pyplot state.
+
+        Raises
+        ------
+        UsageError
+            For an unknown view or a position outside, or as `structure` and `to_nifti` do.
         """
         from lundprobe_zarr.labelled.plot import plot_slice
 
         return plot_slice(self._data, view, at, masks, structures, **style)
 
 
-# Not as decorators: these are untyped in xarray, and would make the classes untyped too.
+# Not as decorators: xarray's are untyped and would make the classes untyped.
 xr.register_dataset_accessor("lp")(DatasetAccessor)  # type: ignore[no-untyped-call]
 xr.register_dataarray_accessor("lp")(DataArrayAccessor)  # type: ignore[no-untyped-call]
 
@@ -232,7 +346,18 @@ def accessor(data: xr.Dataset) -> DatasetAccessor: ...
 
 
 def accessor(data: xr.DataArray | xr.Dataset) -> DataArrayAccessor | DatasetAccessor:
-    """`data.lp` with its type, which xarray does not tell type checkers and editors."""
+    """Return `data.lp` with its type, for type checkers and editors.
+
+    Parameters
+    ----------
+    data
+        Labelled data of this package.
+
+    Returns
+    -------
+    DataArrayAccessor or DatasetAccessor
+        The accessor `.lp`.
+    """
     found: DataArrayAccessor | DatasetAccessor = data.lp
     return found
 
@@ -260,28 +385,49 @@ def to_xarray(
     columns: Sequence[str] = ("protocol", "part"),
     fill: float = float("nan"),
 ) -> xr.DataTree | xr.Dataset:
-    """Many patients in one labelled, lazy object.
+    """Open many patients as one labelled, lazy object.
 
-    Without `grid`: a DataTree with a child a patient, by patient id, each the patient's own tree
-    on its own grids. Costs one request a patient, for its metadata.
+    Without `grid`, each patient is a child of a DataTree on its own grids. This takes one request
+    per patient, for the metadata.
 
-    With `grid`, e.g. `CommonGrid(spacing_mm=(3, 1, 1), shape=(32, 128, 128))`: a Dataset of the
-    MRI grid's volumes, resampled as by `lp.resample_like` to that grid about each patient's
-    `centre` structure. No store is opened before something is computed; then each patient and
-    label is a task of its own, which reads the part of one volume that the grid covers.
+    With `grid`, the volumes of the MRI grid are resampled, as `lp.resample_like` does, to that grid
+    about each patient's `centre` structure. Stores are opened when voxels are computed. Each
+    patient and label is one task, which reads the part of the volume that the grid covers.
+    The Dataset has:
 
     - `image (patient, modality, z, y, x)` float32, `dose (patient, z, y, x)` float32, Gy,
-      `mask (patient, structure, z, y, x)` bool, for `structures` (all nine if not given);
-    - `present (patient, structure)`: where False, the patient lacks the organ and its mask is all
-      False on purpose;
-    - `z y x`: mm from the centre, along LPS axes; `centre (patient, axis)`: where that is, mm, LPS;
-    - `columns` of the patients table, as coordinates along `patient`.
+      `mask (patient, structure, z, y, x)` bool;
+    - `present (patient, structure)`: False where the patient lacks the structure, whose mask is
+      then all False;
+    - `z y x`: mm from the centre, along LPS axes; `centre (patient, axis)`: its location, mm, LPS.
 
-    `fill` is what images and doses hold outside the patient's volume, NaN unless you choose
-    otherwise; a patient without sCT or dose has NaN there whatever `fill` is.
+    Parameters
+    ----------
+    cohort
+        The patients.
+    grid
+        Common grid, e.g. `CommonGrid(spacing_mm=(3, 1, 1), shape=(32, 128, 128))`.
+    structures
+        Structures of `mask`. Default: all nine.
+    columns
+        Columns of the patients table to add as coordinates along `patient`.
+    fill
+        Value of images and doses outside the patient's volume. A patient without sCT or dose has
+        NaN there.
 
-    Raises `MissingStructureError` if a patient has no `centre`, `UnknownLabelError` for a
-    structure or column there is none of, `UsageError` for a grid or cohort of nothing.
+    Returns
+    -------
+    xarray.DataTree or xarray.Dataset
+        The tree of patients, or with `grid` the Dataset.
+
+    Raises
+    ------
+    MissingStructureError
+        If a patient lacks the `centre` structure.
+    UnknownLabelError
+        For an unknown structure or column.
+    UsageError
+        For an invalid grid or an empty cohort.
     """
     if not len(cohort):
         raise UsageError(

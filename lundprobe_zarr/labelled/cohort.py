@@ -1,4 +1,4 @@
-"""Many patients in one labelled object: a tree of their stores, or all on one common grid."""
+"""Many patients in one labelled object: a tree of stores, or volumes on one common grid."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ from lundprobe_zarr.vocabulary.suggest import require_structure
 if TYPE_CHECKING:
     from lundprobe_zarr.cohort import Cohort, Patient
 
-#: Stores opened at a time for a tree: each costs a request, which is mostly waiting.
+#: Stores opened in parallel for a tree: each takes one request, which is mostly waiting.
 _OPENED_AT_ONCE = 16
 
 
 def cohort_tree(cohort: Cohort) -> xr.DataTree:
-    """Every patient's lazy tree as a child of one tree, by patient id; see `to_xarray`."""
+    """Return a tree with each patient's lazy tree as a child, by patient id; see `to_xarray`."""
     patients = list(cohort)
     with ThreadPoolExecutor(_OPENED_AT_ONCE) as pool:
         trees = list(pool.map(lambda patient: patient.tree, patients))
@@ -50,7 +50,7 @@ def cohort_on_grid(
     columns: Sequence[str],
     fill: float,
 ) -> xr.Dataset:
-    """All patients on one grid; see `to_xarray`. Opens no store: that is left to computing."""
+    """Return all patients on one grid; see `to_xarray`. Opens no store before computing."""
     if not isinstance(grid, CommonGrid):
         raise UsageError(f"grid is {grid!r}", expected="a CommonGrid(spacing_mm=…, shape=…)")
     names = STRUCTURES if structures is None else _names(structures)
@@ -81,7 +81,7 @@ def _names(structures: Sequence[str]) -> tuple[str, ...]:
     for name in names:
         require_structure(name)
     if not names or len(set(names)) < len(names):
-        raise UsageError(f"structures={structures!r}", expected="at least one, each once")
+        raise UsageError(f"structures={structures!r}", expected="at least one, no duplicates")
     return names
 
 
@@ -147,9 +147,9 @@ def _column(values: Any) -> npt.NDArray[Any]:
 
 @dataclass(frozen=True)
 class _Blocks:
-    """What computing any volume of a cohort's variable takes: whose, on which grid, and which.
+    """The input of computing a variable's volumes: patients, grids, variable and labels.
 
-    `there` (patient, label) says who has it by the tables; None if only the stores know.
+    `there` (patient, label) flags volumes that exist by the tables; None if only the stores know.
     """
 
     patients: Sequence[Patient]
@@ -165,7 +165,7 @@ class _Blocks:
         return np.dtype(bool if self.variable == "mask" else np.float32)
 
     def lazy(self) -> tuple[tuple[str, ...], Any, Mapping[str, str]]:
-        """The variable, (patient, `dim`, z, y, x), of which each volume is a task of its own."""
+        """Return the variable (patient, `dim`, z, y, x) with one task per volume."""
         dims = ("patient", *([self.dim] if self.dim else []), *SPATIAL_DIMS)
         counts = (len(self.patients), *([len(self.labels)] if self.dim else []))
         array = da.map_blocks(
@@ -173,30 +173,30 @@ class _Blocks:
             chunks=(*((1,) * n for n in counts), *((n,) for n in self.grids[0].shape)),
             dtype=self.dtype,
             meta=np.empty((0,) * len(dims), self.dtype),
-            # a name of its own: hashing patients would mean pickling them
+            # an explicit name: hashing patients would pickle them
             name=f"{self.variable}-{uuid4().hex}",
         )
         return dims, array, _VARIABLE_ATTRIBUTES[self.variable]
 
     def volume(self, block_id: tuple[int, ...]) -> npt.NDArray[Any]:
-        """Values of one block, (1, …, z, y, x)."""
+        """Return the values of one block (1, …, z, y, x)."""
         place = block_id[:-3]
         shape = (1,) * len(place) + self.grids[place[0]].shape
         volume = self._volume(place) if self.there is None or self.there[place] else None
         if volume is None:
             return np.full(shape, False if self.dtype.kind == "b" else np.nan, self.dtype)
-        # already inside a task: more threads would only wait for each other
+        # this is inside a task: more threads would only wait for each other
         with dask.config.set(scheduler="synchronous"):
             values = resample_to(volume, self.grids[place[0]], fill=self.fill).values
         return values.astype(self.dtype, copy=False).reshape(shape)
 
     def _volume(self, place: tuple[int, ...]) -> xr.DataArray | None:
-        """The part of the stored volume that the grid covers; None if there is no such volume."""
+        """Return the part of the stored volume that the grid covers; None if it does not exist."""
         patient = self.patients[place[0]]
         data = patient.clinical if self.variable == "mask" else patient.mri
         if self.variable not in data:
             return None
-        # first the box, then the label: the other way, dask has whole slabs read
+        # first the box, then the label: in the other order, dask reads whole slabs
         array = needed(data[self.variable], self.grids[place[0]])
         if self.dim is None:
             return array

@@ -1,4 +1,4 @@
-"""A labelled volume as the image of another library, every voxel where it was."""
+"""Conversion of a labelled volume to images of other libraries, with exact geometry."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ if TYPE_CHECKING:
 
 
 def to_nifti(data: xr.DataArray) -> Nifti1Image:
-    """See `lp.to_nifti`."""
+    """Convert to a nibabel image; see `lp.to_nifti`."""
     volume = single_volume(data)
     return nifti_image(np.asarray(volume.values), grid_of(volume).affine)
 
 
 def to_sitk(data: xr.DataArray) -> Any:
-    """See `lp.to_sitk`."""
+    """Convert to a SimpleITK image; see `lp.to_sitk`."""
     try:
         sitk: Any = import_module("SimpleITK")
     except ImportError as error:
@@ -44,6 +44,6 @@ def to_sitk(data: xr.DataArray) -> Any:
 
 
 def _plain(volume: xr.DataArray) -> npt.NDArray[Any]:
-    """Values (z, y, x) in a type that images have: masks as uint8."""
+    """Return values (z, y, x) in a type that images support: masks as uint8."""
     values = np.asarray(volume.values)
     return values.astype(np.uint8) if values.dtype == bool else values

@@ -1,4 +1,4 @@
-"""Crop labelled volumes to a part of the patient, by the tables and without reading a mask."""
+"""Cropping of labelled volumes by the tables, without reading a mask."""
 
 from __future__ import annotations
 
@@ -35,28 +35,47 @@ from lundprobe_zarr.vocabulary.names import SPATIAL_DIMS
 from lundprobe_zarr.vocabulary.suggest import require_structure
 
 Triple = Sequence[float]
-#: Part of a voxel by which an edge may miss a voxel's edge through rounding.
+#: Rounding error of a voxel's edge, in voxels.
 _ROUNDING = 1e-6
 
 
 @dataclass(frozen=True, eq=False)
 class Region:
-    """A box in the patient: `corners` (8, 3), z y x, mm, LPS, on the outer edges of voxels.
+    """A box in patient coordinates, on the outer edges of voxels.
 
-    It may lie askew, as an oblique grid does; on another grid it takes all voxels that it touches.
+    It may be oblique. Cropping another grid to it keeps all voxels that it touches.
+
+    Attributes
+    ----------
+    corners
+        Corners (8, 3), z y x, mm, LPS.
     """
 
     corners: FloatArray
 
     @classmethod
     def of_voxels(cls, grid: Grid, start: npt.ArrayLike, stop: npt.ArrayLike) -> Region:
-        """The box of voxels `start` to `stop` (z, y, x; exclusive) of a grid."""
+        """Return the box of some voxels of a grid.
+
+        Parameters
+        ----------
+        grid
+            The grid.
+        start, stop
+            First and end voxel (z, y, x; end exclusive).
+        """
         ends = np.array([np.asarray(start) - 0.5, np.asarray(stop) - 0.5], dtype=np.float64)
         return cls(index_to_lps(grid.affine, _corners(*ends)))
 
     @classmethod
     def of_mm(cls, low: Triple, high: Triple) -> Region:
-        """The box between two points (z, y, x), mm, LPS, along the patient's axes."""
+        """Return the box between two points, along the patient's axes.
+
+        Parameters
+        ----------
+        low, high
+            Opposite corners (z, y, x), mm, LPS.
+        """
         return cls(_corners(np.asarray(low, np.float64), np.asarray(high, np.float64)))
 
     @property
@@ -75,10 +94,10 @@ class Region:
         return np.asarray(self.corners.mean(axis=0))
 
 
-#: What to crop to: a structure's name, its row of the `structures` table, a region, or first and
-#: end voxel (z, y, x; exclusive) of the array itself.
+#: Target of cropping: a structure's name, its row of the `structures` table, a region, or first
+#: and end voxel (z, y, x; end exclusive) of the array.
 Target: TypeAlias = str | Mapping[str, Any] | Region | tuple[Sequence[int], Sequence[int]]
-#: Whose tables say where a structure is.
+#: Source of the tables that locate a structure.
 Tables: TypeAlias = Patient | Cohort
 
 
@@ -87,12 +106,12 @@ def _corners(low: FloatArray, high: FloatArray) -> FloatArray:
 
 
 def region_of(data: AnyLabelled, target: Target, tables: Tables | None) -> Region:
-    """The part of the patient that a `Target` means; see `lp.crop`. Reads a table, no voxel."""
+    """Return the region of a `Target`; see `lp.crop`. Reads a table, but no voxels."""
     if isinstance(target, Region):
         return target
     if isinstance(target, str):
         return _region_of_structure(data, target, tables)
-    if not isinstance(target, tuple | list):  # a mapping, or pandas' Series, which is none
+    if not isinstance(target, tuple | list):  # a mapping, or a pandas Series, which is not one
         return _region_of_row(data, dict(target))
     start, stop = np.asarray(target[0]), np.asarray(target[1])
     if start.shape != (3,) or stop.shape != (3,) or (start >= stop).any():
@@ -107,9 +126,9 @@ def _region_of_structure(data: AnyLabelled, structure: str, tables: Tables | Non
     require_structure(structure)
     if tables is None:
         raise UsageError(
-            f"where {structure!r} is, the tables know",
+            f"the location of {structure!r} without tables",
             expected=(
-                f"the patient or a cohort too, e.g. `crop({structure!r}, patient)`, "
+                f"the patient or a cohort as second argument, e.g. `crop({structure!r}, patient)`, "
                 "or the structure's row"
             ),
         )
@@ -131,23 +150,23 @@ def _home(data: AnyLabelled) -> Home:
     home = home_of(data)
     if home is None:
         raise UsageError(
-            "these voxels carry no attribute that tells whose they are (arithmetic drops them)",
+            "these voxels have no attributes that name the patient (arithmetic drops them)",
             remedy=(
-                "find the region before it, with e.g. `patient.mri.lp.region(…)`, and crop to that"
+                "find the region before arithmetic, e.g. `patient.mri.lp.region(…)`, and crop to it"
             ),
         )
     return home
 
 
 def _region_of_row(data: AnyLabelled, row: Mapping[str, Any]) -> Region:
-    """Region of a row of the `structures` table, whose box is in voxels of a stored grid."""
+    """Return the region of a row of the `structures` table (voxels of a stored grid)."""
     home = _home(data)
     for column, known in (("patient_id", home.patient_id), ("grid", home.name)):
         if known is not None and row.get(column, known) != known:
             raise UsageError(
                 f"the row's {column} is {row[column]!r}",
-                expected=f"{known!r}, as these voxels are of",
-                remedy="take that row, or a region: `patient.mri.lp.region(row)`",
+                expected=f"{known!r}, as for these voxels",
+                remedy="pass that row, or a region: `patient.mri.lp.region(row)`",
             )
     start, stop = (row[column] for column in ("bbox_start", "bbox_stop"))
     if np.ndim(start) != 1 or np.ndim(stop) != 1:
@@ -160,7 +179,7 @@ def _region_of_row(data: AnyLabelled, row: Mapping[str, Any]) -> Region:
 
 
 def crop_to(data: Labelled, region: Region, margin_mm: float, fill: float | None) -> Labelled:
-    """`data` around a region, clipped to the volume, or padded if there is a `fill`."""
+    """Return `data` around a region, clipped to the volume, or padded with `fill`."""
     if not isinstance(margin_mm, Real) or not margin_mm >= 0:
         raise UsageError(
             f"margin_mm is {margin_mm!r}", expected="one number of millimetres, 0 or more"
@@ -171,9 +190,9 @@ def crop_to(data: Labelled, region: Region, margin_mm: float, fill: float | None
     if (first >= last).any():
         raise UsageError(
             f"the region, {region.low_mm} to {region.high_mm} mm (z, y, x; "
-            f"LPS), lies beside these {grid.shape} voxels",
-            expected="it to overlap them",
-            remedy="was the array cropped before?",
+            f"LPS), lies outside these {grid.shape} voxels",
+            expected="an overlap",
+            remedy="check whether the array was cropped before",
         )
     box = {d: slice(int(a), int(b)) for d, a, b in zip(SPATIAL_DIMS, first, last, strict=True)}
     cropped = traceable(data, grid).isel(box)
@@ -187,9 +206,9 @@ def crop_to(data: Labelled, region: Region, margin_mm: float, fill: float | None
 
 
 def _evenly_chunked(data: xr.DataArray) -> xr.DataArray:
-    """The array with dask chunks of one length but for the last, as Zarr has them, to be saved.
+    """Return the array with even dask chunks (the last may be shorter), as saving to Zarr needs.
 
-    Uneven ones are joined, not cut anew: then each is still read as the one box that is asked for.
+    Uneven chunks are merged, not split, so the box is still read at once.
     """
     uneven = {
         dim: -1
@@ -200,7 +219,7 @@ def _evenly_chunked(data: xr.DataArray) -> xr.DataArray:
 
 
 def _voxels(grid: Grid, region: Region, margin_mm: float) -> tuple[Any, Any]:
-    """First and end voxel (z, y, x) of those that a region and its margin touch."""
+    """Return first and end voxel (z, y, x) of the voxels that a region and its margin touch."""
     places = grid.to_index(region.corners) + 0.5
     margin = margin_mm / grid.spacing_mm
     start = np.floor(places.min(axis=0) - margin + _ROUNDING).astype(int)

@@ -1,8 +1,8 @@
-"""Where the voxels of a labelled array lie, whatever slicing has been done to it.
+"""Geometry of labelled arrays, also after slicing.
 
-Positions come from the coordinates `z y x` (mm, LPS) where there are any. A grid that is not
-aligned with the patient's axes has none (dataset layout); there the affine of the whole stored
-grid is the truth, and once sliced an array is only placed if `track` had numbered its voxels.
+Positions come from the coordinates `z y x` (mm, LPS). A grid that is not aligned with the
+patient's axes has no such coordinates; there the affine of the stored grid applies, and a sliced
+array can be located only if `track` had numbered its voxels.
 """
 
 from __future__ import annotations
@@ -36,29 +36,29 @@ AnyLabelled = xr.DataArray | xr.Dataset
 
 #: Coordinates that number an array's voxels in a grid, by dimension.
 INDEX_NAMES: dict[str, str] = {dim: f"{dim}_index" for dim in SPATIAL_DIMS}
-#: Coordinates are float64 of some hundred millimetres: equal ones agree to about 1e-13 mm.
+#: Coordinates are float64 up to some hundred mm: equal ones agree to about 1e-13 mm.
 _SAME_LATTICE_MM = 1e-6
 
 
 @dataclass(frozen=True, eq=False)
 class Home:
-    """The stored grid that voxels come from, with the patient and the grid's name if known."""
+    """The stored grid of some voxels, with patient and name of the grid if known."""
 
     grid: Grid
     patient_id: str | None
     name: str | None
 
     def to_attribute(self) -> dict[str, Any]:
-        """JSON-ready form."""
+        """Return a JSON-ready form."""
         affine, shape = self.grid.affine.tolist(), [int(n) for n in self.grid.shape]
         return {"patient_id": self.patient_id, "grid": self.name, AFFINE: affine, SHAPE: shape}
 
 
 def home_of(data: AnyLabelled) -> Home | None:
-    """The stored grid of an array or of a Dataset's first volume; None if nothing tells it.
+    """Return the stored grid of an array or of a Dataset's first volume; None if unknown.
 
-    Known from the attribute `sources` (the NIfTI header and path of each source file) or, for
-    resampled data, `stored_grid`. A Dataset's own `affine` and `shape` go before a file's header.
+    It comes from the attribute `sources` (the NIfTI header and path of each source file) or, for
+    resampled data, `stored_grid`. A Dataset's own `affine` and `shape` take precedence.
     """
     if isinstance(data, xr.DataArray):
         return _home_of_attributes(data.attrs)
@@ -93,12 +93,12 @@ def _own_grid(attributes: Mapping[str, Any]) -> Grid | None:
 
 
 def _affine(attributes: Mapping[str, Any]) -> FloatArray:
-    """The attribute `affine` as (4, 4): a row of sixteen numbers, or nested lists."""
+    """Return the attribute `affine`, sixteen numbers or nested lists, as (4, 4)."""
     return np.array(attributes[AFFINE], dtype=np.float64).reshape(4, 4)
 
 
 def _grid_of_header(raw: bytes) -> Grid:
-    # Here, not above: opening a patient should not wait for nibabel.
+    # Imported late: opening a patient should not import nibabel.
     from lundprobe_zarr.schema.header import affine_mm, parse_header
 
     header = parse_header(raw)
@@ -107,7 +107,7 @@ def _grid_of_header(raw: bytes) -> Grid:
 
 
 def _whose(path: str) -> tuple[str | None, str | None]:
-    """Patient and grid of a source file's path."""
+    """Return patient and grid of a source file's path."""
     parts = path.split("/")
     for place, part in enumerate(parts):
         if is_patient_id(part):
@@ -117,10 +117,10 @@ def _whose(path: str) -> tuple[str | None, str | None]:
 
 
 def grid_of(data: AnyLabelled) -> Grid:
-    """The lattice of an array's or Dataset's voxels as they are now, sliced or not.
+    """Return the lattice of the current voxels of an array or Dataset.
 
-    An axis of one voxel, or gone but for its coordinate (`.isel(z=3)`), has the stored voxels'
-    thickness. Raises `UsageError` if the voxels are not evenly spaced, or if nothing places them.
+    An axis of one voxel, or a scalar coordinate (`.isel(z=3)`), has the stored voxels' thickness.
+    Raise `UsageError` if voxels are not evenly spaced, or if their location is unknown.
     """
     coordinates = data.coords
     if all(dim in coordinates for dim in SPATIAL_DIMS):
@@ -131,21 +131,19 @@ def grid_of(data: AnyLabelled) -> Grid:
 
 
 def _axis(data: AnyLabelled, name: str) -> tuple[float, float | None, int]:
-    """First value, step (None if there is one value) and length of an axis' coordinate."""
+    """Return first value, step (None for one value) and length of an axis' coordinate."""
     values = np.atleast_1d(np.asarray(data.coords[name].values, dtype=np.float64))
     if not values.size:
         raise UsageError(
             f"no voxels along {name!r}",
             expected="at least one",
             remedy=(
-                "a slice in mm goes in the order of the coordinate: where that "
-                f"descends, it is .sel({name}=slice(high, low))"
+                "slice in the order of the coordinate: if it descends, use "
+                f".sel({name}=slice(high, low))"
             ),
         )
     if values.ndim > 1:
-        raise UsageError(
-            f"coordinate {name!r} has shape {values.shape}", expected="voxels in a row"
-        )
+        raise UsageError(f"coordinate {name!r} has shape {values.shape}", expected="one dimension")
     if values.size == 1:
         return float(values[0]), None, 1
     step = (values[-1] - values[0]) / (values.size - 1)
@@ -153,7 +151,7 @@ def _axis(data: AnyLabelled, name: str) -> tuple[float, float | None, int]:
     if not np.isfinite(values).all() or step == 0 or uneven > SAME_GRID_MM:
         raise UsageError(
             f"voxels are not evenly spaced along {name!r}: steps of {np.unique(np.diff(values))}",
-            expected="equal ones",
+            expected="equal steps",
             remedy="select a slice, start:stop:step",
         )
     return float(values[0]), float(step), int(values.size)
@@ -171,7 +169,7 @@ def _grid_of_positions(data: AnyLabelled) -> Grid:
 
 
 def _reference(data: AnyLabelled) -> Grid | None:
-    """Any grid that knows more of these voxels than coordinates say: thickness, a slight tilt."""
+    """Return a grid with more detail than coordinates have: thickness, slight tilt."""
     home = home_of(data)
     return _own_grid(data.attrs) or (home.grid if home else None)
 
@@ -181,7 +179,7 @@ def _step(dim: str, step: float | None, reference: Grid | None) -> float:
         return step
     if reference is None:
         raise UsageError(
-            f"one voxel along {dim!r} and no attribute that tells how thick it is",
+            f"one voxel along {dim!r} and no attribute with its thickness",
             expected="two voxels, or an array with the attributes it was opened with",
         )
     row = "xyz".index(dim)
@@ -189,7 +187,7 @@ def _step(dim: str, step: float | None, reference: Grid | None) -> float:
 
 
 def _on_lattice(found: Grid, reference: Grid) -> Grid:
-    """`found` in terms of `reference`, to its last bit, if it is a slicing of it; else `found`."""
+    """Return `found` computed exactly from `reference` if it is a slice of it; else `found`."""
     lps, base = ras_to_lps(found.affine), ras_to_lps(reference.affine)
     steps, sizes = np.diag(lps)[:3], np.diag(base)[:3]
     start, step = (lps[:3, 3] - base[:3, 3]) / sizes, steps / sizes
@@ -216,7 +214,7 @@ def _grid_of_whole(data: AnyLabelled) -> Grid:
         whole = "unknown" if reference is None else reference.shape
         raise UsageError(
             f"voxels (z, y, x) = {sizes} without mm coordinates, and the stored "
-            f"grid is {whole}: which of its voxels they are cannot be told",
+            f"grid is {whole}: the location of the voxels is unknown",
             remedy=(
                 "on such a grid call `.lp.track()` on the whole array before "
                 "slicing it, or `.lp.crop`"
@@ -226,12 +224,12 @@ def _grid_of_whole(data: AnyLabelled) -> Grid:
 
 
 def unplaced(data: Labelled) -> Labelled:
-    """`data` without coordinates that say where its voxels are."""
+    """Return `data` without coordinates of location."""
     return data.drop_vars([n for n in (*SPATIAL_DIMS, *INDEX_NAMES.values()) if n in data.coords])
 
 
 def placed(data: Labelled, grid: Grid) -> Labelled:
-    """`data`, of `grid`'s shape, with the coordinates of `grid`: mm, or indices if oblique."""
+    """Return `data` with the coordinates of `grid`: mm, or indices if oblique."""
     bare = unplaced(data)
     axes = axis_coordinates(grid.affine, grid.shape)
     if not axes:
@@ -240,7 +238,7 @@ def placed(data: Labelled, grid: Grid) -> Labelled:
 
 
 def tracked(data: Labelled, grid: Grid) -> Labelled:
-    """`data`, of `grid`'s shape, with coordinates that number the voxels of `grid`."""
+    """Return `data` with coordinates that number the voxels of `grid`."""
     coords: dict[Hashable, Any] = {}
     for dim, size in zip(SPATIAL_DIMS, grid.shape, strict=True):
         attributes = {
@@ -252,16 +250,16 @@ def tracked(data: Labelled, grid: Grid) -> Labelled:
 
 
 def traceable(data: Labelled, grid: Grid) -> Labelled:
-    """`data`, of `grid`, so that slices can be placed: numbered, if it has no mm coordinates."""
+    """Return `data` so that slices can be located: numbered if it has no mm coordinates."""
     if all(dim in data.coords for dim in SPATIAL_DIMS) or INDEX_NAMES["z"] in data.coords:
         return data
     return tracked(data, grid)
 
 
 def with_grid(data: Labelled, grid: Grid, home: Home | None) -> Labelled:
-    """`data` on a `grid` of its own: its coordinates, and attributes that say so.
+    """Return `data` with coordinates and attributes of its own `grid`.
 
-    `sources` goes: it describes stored voxels. `home` keeps what the tables' indices refer to.
+    Drop `sources`, which describes stored voxels. `home` keeps the grid that tables refer to.
     """
     kept = {k: v for k, v in data.attrs.items() if k not in (SOURCES, AFFINE, SHAPE, STORED_GRID)}
     own = {AFFINE: grid.affine.tolist(), SHAPE: [int(n) for n in grid.shape]}
@@ -274,9 +272,9 @@ def with_grid(data: Labelled, grid: Grid, home: Home | None) -> Labelled:
 def over_volumes(
     data: Labelled, function: Callable[[xr.DataArray], xr.DataArray], grid: Grid
 ) -> Labelled:
-    """Apply `function`, which yields volumes on `grid`, to an array or to a Dataset's volumes.
+    """Apply `function`, which returns volumes on `grid`, to an array or a Dataset's volumes.
 
-    Variables without any of `z y x` stay as they are.
+    Variables without `z y x` are unchanged.
     """
     home = home_of(data)
     if isinstance(data, xr.DataArray):
@@ -289,7 +287,7 @@ def over_volumes(
 
 
 def over_arrays(data: Labelled, function: Callable[[xr.DataArray], xr.DataArray]) -> Labelled:
-    """Apply `function`, which moves no voxel, to an array or to each of a Dataset's."""
+    """Apply `function`, which keeps the geometry, to an array or each array of a Dataset."""
     if isinstance(data, xr.DataArray):
         return function(data)
     return data.assign({name: function(v) for name, v in data.data_vars.items()})
@@ -300,7 +298,7 @@ def _is_spatial(data: xr.DataArray) -> bool:
 
 
 def require_volume(data: Labelled) -> Labelled:
-    """`data` if it has the dimensions `z y x`; raises `UsageError` if not."""
+    """Return `data`; raise `UsageError` if it lacks one of the dimensions `z y x`."""
     if not set(SPATIAL_DIMS) <= set(data.dims):
         name = repr(data.name) if isinstance(data, xr.DataArray) else list(data.data_vars)
         raise UsageError(
@@ -312,9 +310,9 @@ def require_volume(data: Labelled) -> Labelled:
 
 
 def single_volume(data: xr.DataArray) -> xr.DataArray:
-    """One volume as (z, y, x), slices selected out of it put back as axes of one voxel.
+    """Return one volume as (z, y, x), with scalar coordinates as axes of one voxel.
 
-    Raises `UsageError` if another dimension is left, naming its labels.
+    Raise `UsageError` with the labels of any other dimension.
     """
     left = [d for d in data.dims if d not in SPATIAL_DIMS]
     if left:

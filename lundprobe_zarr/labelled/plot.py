@@ -1,4 +1,4 @@
-"""One slice of a labelled volume as a picture, with contours of delineations."""
+"""A figure of one slice of a labelled volume, with contours of structures."""
 
 from __future__ import annotations
 
@@ -36,18 +36,18 @@ from lundprobe_zarr.vocabulary.names import SPATIAL_DIMS
 #: Lengths in inches: of the panel's longer side, of the caption above and the key beside it, and
 #: the least height, which a key of nine structures needs.
 _LONGER, _CAPTION, _KEY, _LEAST = 6.0, 0.35, 2.4, 2.4
-#: Masks lie on the image's voxels if none is further off than this, voxels of it.
+#: Largest distance between voxels of masks and image, in voxels of the image.
 _SAME_VOXEL = 0.01
 
 
 class SliceFigure(Figure):
-    """A figure that shows itself as a notebook cell's value, with no backend chosen before.
+    """A figure that notebooks display without a pyplot backend.
 
-    pyplot does not know of it, so nothing has to be closed, and nothing is shown twice.
+    It is not registered with pyplot, so it need not be closed and is not shown twice.
     """
 
     def _repr_png_(self) -> bytes:
-        """The picture, for IPython's display protocol."""
+        """Return the figure as PNG, for IPython's display protocol."""
         picture = BytesIO()
         self.savefig(picture, format="png")
         return picture.getvalue()
@@ -61,7 +61,7 @@ def plot_slice(
     structures: Sequence[str] | None,
     **style: Any,
 ) -> SliceFigure:
-    """See `lp.plot`."""
+    """Plot one slice; see `lp.plot`."""
     volume, chosen = single_volume(data), _view(view)
     grid = grid_of(volume)
     frame = frame_of(grid.affine, grid.shape)
@@ -104,7 +104,7 @@ def _index(frame: Frame, view: View, at: float | None) -> int:
 
 
 def _plane(volume: xr.DataArray, frame: Frame, view: View, index: int) -> Pixels:
-    """The slice (rows, columns) of a view; reads nothing else."""
+    """Return the slice (rows, columns) of a view; read nothing else."""
     along = {axis: SPATIAL_DIMS[place] for axis, place in frame.order.items()}
     plane = volume.isel({along[view.normal]: index})
     return np.asarray(plane.transpose(along[view.rows], along[view.columns]).values)
@@ -117,7 +117,7 @@ def _panel(frame: Frame, view: View, key: float) -> tuple[SliceFigure, Axes]:
     scale = _LONGER / max(width, height)
     size = width * scale + key, max(height * scale + _CAPTION, _LEAST)
     figure = SliceFigure(figsize=size, facecolor=PAPER)
-    FigureCanvasAgg(figure)  # no pyplot: nothing is kept open, no window system is needed
+    FigureCanvasAgg(figure)  # without pyplot: no open figures, no window system
     share = height * scale / size[1]
     box = (0.0, 1 - _CAPTION / size[1] - share, width * scale / size[0], share)
     return figure, add_panel(figure, box, view, window, view.name)
@@ -129,8 +129,8 @@ def _masks(
     if masks is None:
         if structures is not None:
             raise UsageError(
-                f"structures {list(structures)} of what? pass masks too, e.g. "
-                "`masks=patient.clinical`"
+                f"structures {list(structures)} without masks",
+                expected="masks too, e.g. `masks=patient.clinical`",
             )
         return
     array = masks["mask"] if isinstance(masks, xr.Dataset) else masks

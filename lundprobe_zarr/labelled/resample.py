@@ -1,8 +1,7 @@
-"""Resample labelled volumes, lazily, with every voxel centre where it belongs.
+"""Lazy resampling of labelled volumes with exact voxel centres.
 
-Values belong to voxel centres. A voxel owns the half-spacing around its centre, so a volume ends
-half a voxel beyond its outermost centres; up to there the outermost value is carried on, and
-beyond there nothing is known: `fill` has to be given, or it is an error.
+Values belong to voxel centres. A volume ends half a voxel beyond its outermost centres. Up to
+there the outermost value applies; beyond, values are unknown, so `fill` is required.
 """
 
 from __future__ import annotations
@@ -28,17 +27,18 @@ from lundprobe_zarr.vocabulary.names import SPATIAL_DIMS
 
 #: Highest spline order of `scipy.ndimage`.
 _HIGHEST_ORDER = 5
-#: Voxels about those asked for that splines above order 1 are given too. They are felt at any
-#: distance, but 0.43 times less each voxel (the largest pole, of order 5): 1e-9 at this one.
+#: Extra voxels around the requested box for splines above order 1. The influence of a voxel falls
+#: by 0.43 per voxel (the largest pole, of order 5): to 1e-9 at this distance.
 _SPLINE_SUPPORT = 24
-#: Of one volume, 20 times a full-size MRI: more is a slip, which would only fail once computed.
+#: Voxel limit of one volume, 20 times a full-size MRI; larger grids are mistakes that would fail
+#: only when computed.
 _MOST_VOXELS = 2**31
 
 
 def resample_to(
     data: Labelled, grid: Grid, order: int | None = None, fill: float | None = None
 ) -> Labelled:
-    """`data` on the voxels of `grid`; see `lp.resample` and `lp.resample_like`."""
+    """Resample to the voxels of `grid`; see `lp.resample` and `lp.resample_like`."""
     if order is not None and order not in range(_HIGHEST_ORDER + 1):
         raise UsageError(
             f"order is {order!r}", expected=f"0 (nearest), 1 (linear) … {_HIGHEST_ORDER}"
@@ -48,12 +48,10 @@ def resample_to(
     move = Move.between(source, grid)
     if fill is None and move.leaves():
         raise UsageError(
-            f"the grid asked for, {grid.shape} voxels (z, y, x) of "
+            f"the requested grid, {grid.shape} voxels (z, y, x) of "
             f"{grid.spacing_mm} mm, reaches beyond the volume, {source.shape} "
             f"voxels of {source.spacing_mm} mm",
-            expected=(
-                "one inside it, or `fill=` with the value to put there, e.g. fill=float('nan')"
-            ),
+            expected=("a grid inside it, or `fill=` with a value, e.g. fill=float('nan')"),
         )
     return over_volumes(data, partial(_resample_array, move=move, order=order, fill=fill), grid)
 
@@ -62,16 +60,16 @@ def _require_sane(grid: Grid) -> None:
     voxels = prod(int(n) for n in grid.shape)
     if voxels > _MOST_VOXELS:
         raise UsageError(
-            f"the grid asked for has {grid.shape} voxels (z, y, x) of "
+            f"the requested grid has {grid.shape} voxels (z, y, x) of "
             f"{grid.spacing_mm} mm, {voxels:.3g} in all or {4 * voxels:.3g} "
             "bytes a volume of float32",
             expected="at most 2**31 voxels",
-            remedy="is the spacing in mm? Choose a larger one, or crop first",
+            remedy="check that the spacing is in mm, choose a larger one, or crop first",
         )
 
 
 def needed(data: Labelled, grid: Grid) -> Labelled:
-    """The part of `data` that linear resampling to `grid` takes, as one slicing of it."""
+    """Return the box of `data` that linear resampling to `grid` needs."""
     source = grid_of(require_volume(data))
     box, _ = Move.between(source, grid).window(0)
     return traceable(data, source).isel(dict(zip(SPATIAL_DIMS, box, strict=True)))
@@ -107,7 +105,7 @@ def _result_type(dtype: np.dtype[Any], order: int, fill: float | None) -> np.dty
 
 
 def type_with(dtype: np.dtype[Any], fill: float | None) -> np.dtype[Any]:
-    """The type that holds values of `dtype` and `fill` too; masks stay masks, filled with False."""
+    """Return a type that holds values of `dtype` and `fill`; masks stay bool."""
     if fill is None or dtype.kind not in "iu":
         return dtype
     bounds = np.iinfo(dtype)
@@ -126,8 +124,8 @@ def _resample_volumes(
     labels = volumes.shape[:-3]
     result = np.empty((*labels, *move.new), dtype)
     outside = move.outside() if move.leaves() else None
-    for place in np.ndindex(*labels):
-        result[place] = resample_volume(volumes[place], move, order, dtype)
+    for index in np.ndindex(*labels):
+        result[index] = resample_volume(volumes[index], move, order, dtype)
         if outside is not None:
-            result[place][outside] = False if dtype.kind == "b" else fill
+            result[index][outside] = False if dtype.kind == "b" else fill
     return result

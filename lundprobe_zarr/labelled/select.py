@@ -1,4 +1,4 @@
-"""Select by label, with errors that say what there is and what this patient lacks."""
+"""Selection by label, with errors that list the labels of the patient."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from lundprobe_zarr.vocabulary.files import Label
 
 
 def select_labels(data: Labelled, labels: Mapping[str, Label | Sequence[Label]]) -> Labelled:
-    """See `lp.select`."""
+    """Select by label; see `lp.select`."""
     for dim, label in labels.items():
         if dim not in LABEL_ORDER or dim not in data.coords:
             there = [d for d in LABEL_ORDER if d in data.coords]
@@ -37,7 +37,7 @@ def _owner(data: AnyLabelled) -> str:
 
 
 def select_structure(data: AnyLabelled, structure: str) -> xr.DataArray:
-    """See `lp.structure`."""
+    """Select a structure; see `lp.structure`."""
     array = _mask_of(data) if isinstance(data, xr.Dataset) else data
     if "structure" not in array.coords:
         raise UsageError(

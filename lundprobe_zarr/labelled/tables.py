@@ -1,4 +1,4 @@
-"""What the tables know of a structure, for those who would rather not read its mask."""
+"""Structures in the tables: locations without reading masks."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ if TYPE_CHECKING:
 
 
 def clinical_row(patient: Patient, structure: str, grid: str) -> dict[str, Any]:
-    """The row of a patient's clinical structure on the `mri` or `sct` grid.
+    """Return the row of a patient's clinical structure on the `mri` or `sct` grid.
 
-    Raises `UnknownLabelError` for a structure nobody has, `MissingStructureError` for one that
-    this patient lacks.
+    Raise `UnknownLabelError` for an unknown structure, `MissingStructureError` for one that the
+    patient lacks.
     """
     table = patient.structures
     rows = table[(table["source"] == "clinical") & (table["grid"] == grid)]
@@ -30,10 +30,9 @@ def clinical_row(patient: Patient, structure: str, grid: str) -> dict[str, Any]:
 
 
 def centroids(cohort: Cohort, structure: str) -> dict[str, Any]:
-    """Centroid (z, y, x), mm, LPS, of a clinical structure on the MRI grid, by patient id.
+    """Return centroids (z, y, x), mm, LPS, of a clinical structure on the MRI grid, by patient id.
 
-    No entry where there is no mask, or an empty one. Raises `UnknownLabelError` for a structure
-    nobody has.
+    Missing and empty masks have no entry. Raise `UnknownLabelError` for an unknown structure.
     """
     require_structure(structure)
     table = cohort.sql(
@@ -44,7 +43,7 @@ def centroids(cohort: Cohort, structure: str) -> dict[str, Any]:
 
 
 def missing(dim: str, label: object, there: Iterable[object], where: str) -> UnknownLabelError:
-    """The error for a label of `dim` that is not `there`: missing if it is real, else unknown."""
+    """Return the error for a label of `dim` that is not `there`: missing or unknown."""
     real = LABEL_ORDER[dim]
     if label not in real:
         return unknown_label(dim, label, real)

@@ -1,15 +1,16 @@
-"""Patches of a cohort's volumes: where they lie, in which order, and what they hold.
+"""Which patches an epoch has: location, order and content, without reading voxels.
 
-`Plan` puts it together for `lp.PatchStream` and for the Hugging Face configs.
+Imports `cohort` and below. `lp.PatchStream` and the Hugging Face configurations read a `Plan`.
+Start reading at plan.py.
 """
 
 from lundprobe_zarr.patches.aggregate import Aggregator
+from lundprobe_zarr.patches.lattice import Pad, lattice_of
 from lundprobe_zarr.patches.order import Order, Share
-from lundprobe_zarr.patches.patch import Pad, RawSample, lattice_of, read_patch
-from lundprobe_zarr.patches.plan import Draw, Plan
+from lundprobe_zarr.patches.plan import Item, Plan
 from lundprobe_zarr.patches.prediction import Prediction
 from lundprobe_zarr.patches.request import Content
-from lundprobe_zarr.patches.sample import Sample
+from lundprobe_zarr.patches.sample import RawSample, Sample
 from lundprobe_zarr.patches.sampling import (
     BalancedSampling,
     CentredSampling,
@@ -24,8 +25,8 @@ __all__ = [
     "BalancedSampling",
     "CentredSampling",
     "Content",
-    "Draw",
     "GridSampling",
+    "Item",
     "Order",
     "Pad",
     "Plan",
@@ -37,5 +38,4 @@ __all__ = [
     "SliceSampling",
     "UniformSampling",
     "lattice_of",
-    "read_patch",
 ]

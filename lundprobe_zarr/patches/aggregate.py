@@ -1,4 +1,4 @@
-"""Predictions of overlapping patches put together into volumes."""
+"""Assembly of overlapping patch predictions into volumes."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from lundprobe_zarr.errors import UsageError
 from lundprobe_zarr.geometry.lattice import Box, Shape
-from lundprobe_zarr.patches.patch import lattice_of, stored_grid
+from lundprobe_zarr.patches.lattice import lattice_of, stored_grid
 from lundprobe_zarr.patches.plan import Plan
 from lundprobe_zarr.patches.prediction import Prediction
 from lundprobe_zarr.patches.sampling import GridSampling, Space
@@ -22,15 +22,16 @@ from lundprobe_zarr.stores.opening import open_store
 Array = npt.NDArray[Any]
 Weights = npt.NDArray[np.float32]
 
-#: How overlaps are made one: see `Aggregator`.
+#: How overlapping predictions are merged: see `Aggregator`.
 Blend = Literal["crop", "average", "hann", "gaussian"]
-#: Width of the Gaussian, parts of the patch, and its least weight, parts of the largest.
+#: Standard deviation of the Gaussian as a fraction of the patch size, and its smallest weight as a
+#: fraction of the largest.
 _SIGMA, _LEAST = 0.125, 1e-3
 
 
 @dataclass
 class _Volume:
-    """One patient's volume as far as it is there; `weights` are summed up where it is blended."""
+    """One patient's partial volume; `weights` is the sum of weights where patches are blended."""
 
     space: Space
     owned: list[list[tuple[int, int]]]
@@ -41,20 +42,33 @@ class _Volume:
 
 
 class Aggregator:
-    """Puts predictions of `grid` patches together into volumes; `blend` says how overlaps are one.
+    """Assemble predictions of `grid` patches into volumes.
 
-    - `crop`: each voxel from the patch it lies deepest in. Two neighbours meet in the middle of
-      their overlap, so an overlap of 2·h voxels leaves out a halo of h where a network sees too
-      little. Every voxel is taken from exactly one patch: what is put in unchanged comes out
-      unchanged, of any type.
-    - `average`: the mean of all patches that have the voxel.
-    - `hann`: their mean with weights sin²(π (i + 1) / (n + 1)) along each axis, as TorchIO's.
-    - `gaussian`: with a Gaussian about the patch's centre, of ⅛ of the patch size, at least 1e-3,
-      as MONAI's sliding window has it.
+    - `crop`: each voxel comes from the patch in which it lies deepest. Neighbours meet in the
+      middle of their overlap, so an overlap of 2·h voxels discards a halo of h. Each voxel comes
+      from exactly one patch, so values and type stay unchanged.
+    - `average`: the mean of all patches that contain the voxel.
+    - `hann`: the mean with weights sin²(π (i + 1) / (n + 1)) along each axis, as in TorchIO.
+    - `gaussian`: the mean with Gaussian weights about the patch centre, standard deviation ⅛ of
+      the patch size, at least 1e-3, as in MONAI's sliding window.
 
-    The last three are of floats, e.g. probabilities, not labels, and keep sums in float32 (of
-    float64 in float64). What lies outside the volume is left out.
+    The last three need floats, e.g. probabilities, not labels. They sum in float32, or in float64
+    for float64 predictions. Voxels outside the volume are discarded.
 
+    Parameters
+    ----------
+    plan
+        Plan of a stream with `sampling="grid"`.
+    blend
+        `crop`, `average`, `hann` or `gaussian`.
+
+    Raises
+    ------
+    UsageError
+        If the plan has another sampling, or `blend` is unknown.
+
+    Examples
+    --------
         collected = Aggregator(stream.plan, blend="gaussian")
         for sample in stream:
             collected.add(sample, predict(sample["image"]))
@@ -77,11 +91,20 @@ class Aggregator:
         self._volumes: dict[str, _Volume] = {}
 
     def add(self, sample: Mapping[str, Any], prediction: npt.ArrayLike) -> None:
-        """Take a prediction (…, z, y, x) for a sample, of the patch's size.
+        """Add the prediction for one sample.
 
-        Raises `UsageError` if its shape is not the patch's, or not as that of the others, if the
-        sample's place is none of the grid's, or, where patches are blended, for labels and for a
-        patch that was added before.
+        Parameters
+        ----------
+        sample
+            The sample; `patient_id` and `start` are used.
+        prediction
+            Array (…, z, y, x) with the patch size as its last axes.
+
+        Raises
+        ------
+        UsageError
+            If shape or type do not match the patch or earlier predictions, or if the sample is
+            not part of the grid. With blending also for integers and for a patch added twice.
         """
         values, patient_id = np.asarray(prediction), str(sample["patient_id"])
         volume = self._volume(patient_id, values)
@@ -95,9 +118,19 @@ class Aggregator:
         volume.seen.add((z, y, x))
 
     def add_batch(self, batch: Mapping[str, Any], predictions: Any) -> None:
-        """Take predictions (batch, …, z, y, x) for a batch as `torch_dataset` gives it.
+        """Add the predictions for a batch of `torch_dataset`.
 
-        Raises `UsageError` for another number of them, and as `add` does.
+        Parameters
+        ----------
+        batch
+            The batch; `patient_id` and `start` are used.
+        predictions
+            Array or tensor (batch, …, z, y, x).
+
+        Raises
+        ------
+        UsageError
+            If the number of predictions differs from the batch size, and as `add` does.
         """
         if len(predictions) != len(batch["patient_id"]):
             raise UsageError(
@@ -123,7 +156,7 @@ class Aggregator:
             raise UsageError(
                 f"prediction of shape {values.shape}, {values.dtype}, after "
                 f"others of {volume.values.shape[:-3]} channels, {volume.dtype}",
-                expected="all alike",
+                expected="the same channels and type for all",
             )
         return volume
 
@@ -135,7 +168,7 @@ class Aggregator:
             if dtype.kind != "f":
                 raise UsageError(
                     f"blend={self._blend!r} of {dtype} predictions of patient {patient_id}",
-                    expected="floats, such as probabilities: the mean of labels is none",
+                    expected="floats, such as probabilities: labels have no mean",
                     remedy="or blend='crop'",
                 )
             dtype = np.result_type(dtype, np.float32)
@@ -151,7 +184,7 @@ class Aggregator:
                 f"the patch from {start} on was added before",
                 expected="each once, or blend='crop', where the last counts",
             )
-        self._boxes(volume, start)  # refuses what is none of the grid's
+        self._boxes(volume, start)  # raises for a patch outside the grid
         low = [max(0, a) for a in start]
         ends = zip(start, volume.space.size, volume.space.shape, strict=True)
         high = [min(a + s, n) for a, s, n in ends]
@@ -162,13 +195,13 @@ class Aggregator:
         summed[z, y, x] += weights
 
     def _boxes(self, volume: _Volume, start: Sequence[int]) -> tuple[Box, Box]:
-        """Where a patch's own voxels are in the patch, and in the volume."""
+        """Return the box of a patch's own voxels in the patch, and in the volume."""
         inside, target = [], []
         axes = self._sampling.axes(volume.space)
         for first, starts, owned in zip(start, axes, volume.owned, strict=True):
             if first not in starts:
                 raise UsageError(
-                    f"a patch from {tuple(start)} on is none of the grid's",
+                    f"a patch from {tuple(start)} on is not part of the grid",
                     expected="samples of the stream that the aggregator was made for",
                 )
             low, high = owned[starts.index(first)]
@@ -177,14 +210,22 @@ class Aggregator:
         return (inside[0], inside[1], inside[2]), (target[0], target[1], target[2])
 
     def complete(self, patient_id: str) -> bool:
-        """Whether every patch of a patient was added."""
+        """Return whether every patch of a patient was added."""
         volume = self._volumes.get(patient_id)
         return volume is not None and len(volume.seen) == self._sampling.draws(volume.space)
 
     def pop(self, patient_id: str) -> Array:
-        """A patient's volume (…, z, y, x) on its lattice, which is then forgotten here.
+        """Return a patient's volume and remove it from the aggregator.
 
-        Raises `UsageError` if patches of it are missing.
+        Returns
+        -------
+        numpy.ndarray
+            The volume (…, z, y, x) on the patient's lattice.
+
+        Raises
+        ------
+        UsageError
+            If patches of the patient are missing.
         """
         if not self.complete(patient_id):
             volume = self._volumes.get(patient_id)
@@ -202,9 +243,21 @@ class Aggregator:
         return volume.values
 
     def finish(self, patient_id: str) -> Prediction:
-        """As `pop`, with the affine, to go back to the stored voxels and to be saved.
+        """Return a patient's volume with its affine and remove it from the aggregator.
 
-        Reads the metadata of the patient's store. Raises as `pop` does, and `DamagedStoreError`.
+        Reads the metadata of the patient's store.
+
+        Returns
+        -------
+        Prediction
+            The volume, which can be resampled to the stored voxels and saved as NIfTI.
+
+        Raises
+        ------
+        UsageError
+            If patches of the patient are missing.
+        DamagedStoreError
+            If the store's metadata is missing or damaged.
         """
         metadata = open_store(self._plan.cohort.location, patient_id)
         stored = stored_grid(metadata, self._plan.content.grid)
@@ -215,7 +268,7 @@ class Aggregator:
 
 @cache
 def _weights(blend: str, size: Shape) -> Weights:
-    """Weights (z, y, x) of a patch's voxels, all above 0."""
+    """Return the weights (z, y, x) of a patch's voxels, all positive."""
     axes = [_weights_along(blend, n) for n in size]
     product = reduce(np.multiply.outer, axes)
     if blend == "gaussian":
@@ -224,15 +277,15 @@ def _weights(blend: str, size: Shape) -> Weights:
 
 
 def _weights_along(blend: str, n: int) -> npt.NDArray[np.float64]:
-    places = np.arange(n, dtype=np.float64)
+    index = np.arange(n, dtype=np.float64)
     if blend == "hann":
-        return np.asarray(np.sin(np.pi * (places + 1) / (n + 1)) ** 2)
+        return np.asarray(np.sin(np.pi * (index + 1) / (n + 1)) ** 2)
     if blend == "gaussian":
-        return np.asarray(np.exp(-0.5 * ((places - (n - 1) / 2) / (_SIGMA * n)) ** 2))
+        return np.asarray(np.exp(-0.5 * ((index - (n - 1) / 2) / (_SIGMA * n)) ** 2))
     return np.ones(n)
 
 
 def _owned(starts: Sequence[int], size: int, length: int) -> list[tuple[int, int]]:
-    """First and end voxel along an axis that each patch gives: a partition of 0 … length."""
+    """Return the first and end voxel that each patch owns: a partition of 0 … length."""
     meet = [(a + size + b) // 2 for a, b in pairwise(starts)]
     return list(zip([0, *meet], [*meet, length], strict=True))

@@ -1,4 +1,4 @@
-"""What the tables say of where structures are, read once; no mask is."""
+"""Locations of structures from the tables; no mask is read."""
 
 from __future__ import annotations
 
@@ -28,30 +28,30 @@ Voxels = npt.NDArray[np.int32]
 
 
 @dataclass(frozen=True)
-class Places:
-    """Of every patient, by id: foreground voxels by structure, centroids, slices to take."""
+class Locations:
+    """Foreground voxels by structure, centroids (mm, LPS) and axial slices, by patient id."""
 
     foreground: dict[str, dict[str, Voxels]] = field(default_factory=dict)
     centroids: dict[str, FloatArray] = field(default_factory=dict)
     slices: dict[str, npt.NDArray[np.int64]] = field(default_factory=dict)
 
 
-def places_of(cohort: Cohort, grid: str, sampling: Sampling) -> Places:
-    """What `sampling` needs of the tables.
+def locations_of(cohort: Cohort, grid: str, sampling: Sampling) -> Locations:
+    """Read the locations that `sampling` needs.
 
-    Raises `MissingStructureError` if no patient of the cohort has a structure that it asks for.
+    Raise `MissingStructureError` if no patient of the cohort has a structure it needs.
     """
     if isinstance(sampling, BalancedSampling):
-        return Places(foreground=_foreground(cohort, sampling.structures))
+        return Locations(foreground=_foreground(cohort, sampling.structures))
     if isinstance(sampling, CentredSampling):
-        return Places(centroids=_centroids(cohort, grid, sampling.structure))
+        return Locations(centroids=_centroids(cohort, grid, sampling.structure))
     if isinstance(sampling, SliceSampling) and sampling.having:
-        return Places(slices=_slices(cohort, grid, sampling.having))
-    return Places()
+        return Locations(slices=_slices(cohort, grid, sampling.having))
+    return Locations()
 
 
 def patients_with(cohort: Cohort, grid: str, structure: str) -> list[str]:
-    """Ids of the patients who have a clinical mask of a structure on the `mri` or `sct` grid."""
+    """Return ids of patients with a clinical mask of a structure on the `mri` or `sct` grid."""
     if grid == "mri":
         table = cohort.dataset.columns("patients", ["patient_id", f"missing_{structure}"])
         there = table.filter(pc.invert(table.column(1))).column(0)
@@ -72,7 +72,7 @@ def _clinical(cohort: Cohort, grid: str, structure: str, fields: Sequence[str]) 
 
 
 def _of(cohort: Cohort, table: pa.Table) -> pa.Table:
-    """The rows of the cohort's patients."""
+    """Return the rows of the cohort's patients."""
     return table.filter(pc.is_in(table.column("patient_id"), value_set=pa.array(cohort.ids)))
 
 
@@ -92,10 +92,10 @@ def _foreground(cohort: Cohort, structures: Sequence[str]) -> dict[str, dict[str
 
 
 def _centroids(cohort: Cohort, grid: str, structure: str) -> dict[str, FloatArray]:
-    masks = "sct" if grid == "dose" else grid  # the planning grid has no masks of its own
+    masks = "sct" if grid == "dose" else grid  # the dose grid has no masks of its own
     table = _clinical(cohort, masks, structure, ["centroid_mm"])
     rows = zip(*(table.column(c).to_pylist() for c in ("patient_id", "centroid_mm")), strict=True)
-    found = {i: np.array(place, np.float64) for i, place in rows if place is not None}
+    found = {i: np.array(mm, np.float64) for i, mm in rows if mm is not None}
     if not found:
         raise _nobody(cohort, structure, masks)
     return found
@@ -105,7 +105,7 @@ def _slices(cohort: Cohort, grid: str, structure: str) -> dict[str, npt.NDArray[
     if grid != "mri":
         raise UsageError(
             f"slices with {structure} on grid {grid!r}",
-            expected="grid='mri', which the table of slices is about",
+            expected="grid='mri', the grid of the slices table",
         )
     column = f"voxels_{structure}"
     table = _of(cohort, cohort.dataset.columns("slices", ["patient_id", "z_index", column]))
@@ -119,8 +119,8 @@ def _slices(cohort: Cohort, grid: str, structure: str) -> dict[str, npt.NDArray[
     return {i: np.sort(np.array(z, np.int64)) for i, z in found.items()}
 
 
-def require_somebody(cohort: Cohort, grid: str, structures: Sequence[str]) -> None:
-    """Raises `MissingStructureError` for a structure that no patient of the cohort has."""
+def require_available(cohort: Cohort, grid: str, structures: Sequence[str]) -> None:
+    """Raise `MissingStructureError` for a structure that no patient of the cohort has."""
     for structure in structures:
         if not patients_with(cohort, grid, structure):
             raise _nobody(cohort, structure, grid)

@@ -1,8 +1,8 @@
-"""The order of training as a function: item n of epoch e follows from (seed, e, n) alone.
+"""The order of an epoch as a pure function: item n of epoch e depends on (seed, e, n) alone.
 
-No generator has a state here, so nothing has to be saved but a few numbers, and any number of
-ranks and workers share one order. Randomness comes from two functions that no library's version
-and no platform can change. A *key* is the first 8 bytes, big-endian, of the SHA-256 of some words
+There is no generator state, so a few numbers suffice to resume, and all ranks and workers share
+one order. Two functions provide the randomness; they are independent of library versions and
+platforms. A *key* is the first 8 bytes, big-endian, of the SHA-256 of some words
 joined by `:`. The *words* of a key are the SplitMix64 sequence that starts there: word i is
 mix(key + (i + 1) · 0x9E3779B97F4A7C15), everything modulo 2⁶⁴, with
 
@@ -11,7 +11,7 @@ mix(key + (i + 1) · 0x9E3779B97F4A7C15), everything modulo 2⁶⁴, with
             x ⊕ x ≫ 31
 
 (Steele, Lea, Flood: Fast splittable pseudorandom number generators, OOPSLA 2014). A shuffle of n
-things sorts them by the n words of its key, equal ones by their number.
+items sorts them by the n words of its key, ties by their number.
 """
 
 from __future__ import annotations
@@ -32,18 +32,18 @@ Indices = npt.NDArray[np.int64]
 _GOLDEN = 0x9E3779B97F4A7C15
 _FIRST, _SECOND = 0xBF58476D1CE4E5B9, 0x94D049BB133111EB
 _MASK = (1 << 64) - 1
-#: Orders kept, of one epoch each: ranks and workers of a process stand in one or two.
+#: Epoch orders cached per process; its ranks and workers use one or two.
 _KEPT = 8
 
 
 def key_of(*words: object) -> int:
-    """The key, 0 ≤ key < 2⁶⁴, that some words make; see above."""
+    """Return the key, 0 ≤ key < 2⁶⁴, of some words; see the module's docstring."""
     text = ":".join(map(str, words))
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big")
 
 
 def words_of(key: int, count: int) -> Words64:
-    """The first `count` words (count,) of a key."""
+    """Return the first `count` words (count,) of a key, uint64."""
     steps = np.arange(1, count + 1, dtype=np.uint64)
     x = np.uint64(key) + steps * np.uint64(_GOLDEN)
     x = (x ^ (x >> np.uint64(30))) * np.uint64(_FIRST)
@@ -52,13 +52,13 @@ def words_of(key: int, count: int) -> Words64:
 
 
 class Words:
-    """The words of a key, one after another."""
+    """Iterator over the words of a key."""
 
     def __init__(self, key: int) -> None:
         self._state = key
 
     def next(self) -> int:
-        """The next word, 0 ≤ word < 2⁶⁴."""
+        """Return the next word, 0 ≤ word < 2⁶⁴."""
         self._state = (self._state + _GOLDEN) & _MASK
         x = self._state
         x = ((x ^ (x >> 30)) * _FIRST) & _MASK
@@ -66,29 +66,29 @@ class Words:
         return x ^ (x >> 31)
 
     def below(self, limit: int) -> int:
-        """A whole number, 0 ≤ number < limit: the high word of word × limit."""
+        """Return an integer, 0 ≤ integer < limit: the high word of word × limit."""
         return (self.next() * limit) >> 64
 
     def unit(self) -> float:
-        """A number in [0, 1): the upper 53 bits of the next word."""
+        """Return a float in [0, 1): the upper 53 bits of the next word."""
         return float((self.next() >> 11) / (1 << 53))
 
 
 def shuffled(count: int, key: int) -> Indices:
-    """The numbers 0 … count − 1 (count,) in the order that a key gives them."""
+    """Return the integers 0 … count − 1 (count,), int64, in the order of a key."""
     return np.argsort(words_of(key, count), kind="stable").astype(np.int64)
 
 
 @dataclass(frozen=True)
 class Order:
-    """Who comes when: an epoch takes every draw of every patient once.
+    """The order of an epoch, which contains every patch of every patient once.
 
-    `counts` are the patients' numbers of draws. Shuffled, a patient's draws are dealt into blocks
-    of `block`; the blocks of all patients are shuffled, and then the draws within each `window` of
-    successive blocks. So a patient that was opened serves `block` draws before long: a larger
-    block saves requests and makes neighbours in the order more alike, a larger window makes them
-    less alike and keeps more patients open. With `block=1` it is one shuffle of everything.
-    Without `shuffle`, patient after patient, draw after draw, the same in every epoch.
+    `counts` holds the number of patches per patient. With `shuffle`, a patient's patches are
+    shuffled and split into blocks of `block`. The blocks of all patients are shuffled, then the
+    patches within each `window` of successive blocks. A larger block opens patients less often but
+    makes neighbouring patches more alike. A larger window makes them less alike but keeps more
+    patients open. `block=1` shuffles all patches at once. Without `shuffle` the order is patient
+    by patient, patch by patch, the same in every epoch.
     """
 
     counts: tuple[int, ...]
@@ -101,21 +101,21 @@ class Order:
         for name in ("block", "window"):
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise UsageError(f"{name}={value!r}", expected="a whole number, at least 1")
+                raise UsageError(f"{name}={value!r}", expected="an integer of at least 1")
 
     def __len__(self) -> int:
-        """Items of an epoch."""
+        """Return the number of items in an epoch."""
         return sum(self.counts)
 
     def item(self, epoch: int, n: int) -> tuple[int, int]:
-        """Number of the patient and of its draw that come n-th (from 0) in an epoch."""
+        """Return patient number and patch number of the n-th item (from 0) of an epoch."""
         if not 0 <= n < len(self):
             raise UsageError(f"item {n} of an epoch", expected=f"0 to {len(self) - 1}")
         patient, draw = self.epoch(epoch)[n]
         return int(patient), int(draw)
 
     def epoch(self, epoch: int) -> Indices:
-        """All of an epoch, (len, 2): number of the patient, number of its draw."""
+        """Return all items of an epoch (len, 2), int64: patient number, patch number."""
         return _epoch(self, epoch if self.shuffle else 0)
 
 
@@ -128,7 +128,7 @@ def _epoch(order: Order, epoch: int) -> Indices:
     if not order.shuffle:
         return np.stack([patient, draw], axis=1)
     key = [key_of(what, order.seed, epoch) for what in ("draws", "blocks", "window")]
-    # Patient after patient still, but each one's draws shuffled; then its blocks numbered.
+    # Still patient by patient, with each patient's patches shuffled; then number the blocks.
     within = np.lexsort((words_of(key[0], total), patient))
     blocks = -(-counts // order.block)
     number = (np.cumsum(blocks) - blocks)[patient] + draw // order.block
@@ -136,7 +136,7 @@ def _epoch(order: Order, epoch: int) -> Indices:
     window = place[number] // order.window
     final = np.lexsort((words_of(key[2], total), window))
     items: Indices = np.stack([patient, draw[within]], axis=1)[final]
-    items.flags.writeable = False  # of the cache
+    items.flags.writeable = False  # shared through the cache
     return items
 
 
@@ -144,11 +144,11 @@ def _epoch(order: Order, epoch: int) -> Indices:
 class Share:
     """The part of the order that one worker of one rank reads.
 
-    Of the positions left in an epoch, rank r of R takes every R-th; of those, a rank's workers
-    take runs of `run` (a batch) in turn. So the first k·R·run positions are those that all ranks
-    have had after k runs, however many workers they have: a position is all that a resumed run,
-    of any number of ranks and workers, needs. Without `drop_last` nothing is left out, and ranks
-    may get unequal numbers at an epoch's end; with it they get the same number of whole runs.
+    Rank r of R takes every R-th of the remaining positions. The workers of a rank take turns with
+    runs of `run` positions (a batch). After k runs all ranks together have read the first k·R·run
+    positions, whatever the number of workers. So one position is enough to resume with any number
+    of ranks and workers. Without `drop_last` all positions are read, and ranks may get unequal
+    numbers at the end of an epoch. With it, all ranks get the same number of complete runs.
     """
 
     rank: int = 0
@@ -170,7 +170,7 @@ class Share:
             raise UsageError(f"runs of {self.run}", expected="at least 1")
 
     def positions(self, start: int, stop: int) -> Indices:
-        """Those of the positions start … stop − 1 that are this share's, ascending."""
+        """Return the positions of this share among start … stop − 1, ascending, int64."""
         if self.drop_last:
             together = self.ranks * self.run
             stop = start + max(0, stop - start) // together * together
@@ -180,7 +180,7 @@ class Share:
 
 
 def order_of(counts: Sequence[int], seed: int, shuffle: bool, block: int, window: int) -> Order:
-    """An order of whole numbers; raises `UsageError` for a seed that is none."""
+    """Return an `Order`; raise `UsageError` if the seed is not an integer."""
     if isinstance(seed, bool) or not isinstance(seed, int):
-        raise UsageError(f"seed={seed!r}", expected="a whole number")
+        raise UsageError(f"seed={seed!r}", expected="an integer")
     return Order(tuple(int(c) for c in counts), seed, shuffle, block, window)

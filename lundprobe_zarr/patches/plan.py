@@ -1,4 +1,4 @@
-"""Which patches an epoch has, in which order, and what each holds: all of a stream but its I/O."""
+"""The plan of an epoch: patches, order and content, without reading voxels."""
 
 from __future__ import annotations
 
@@ -14,22 +14,15 @@ import pyarrow as pa
 from lundprobe_zarr.errors import UsageError
 from lundprobe_zarr.geometry.affine import FloatArray
 from lundprobe_zarr.geometry.lattice import Grid, Shape, respaced, voxel_sizes
+from lundprobe_zarr.patches.lattice import Pad, lattice_of, require_pad, stored_grid
 from lundprobe_zarr.patches.locations import (
-    Places,
+    Locations,
     Voxels,
+    locations_of,
     patients_with,
-    places_of,
-    require_somebody,
+    require_available,
 )
 from lundprobe_zarr.patches.order import Order, Words, key_of, order_of
-from lundprobe_zarr.patches.patch import (
-    Pad,
-    RawSample,
-    lattice_of,
-    read_patch,
-    require_pad,
-    stored_grid,
-)
 from lundprobe_zarr.patches.request import Content
 from lundprobe_zarr.patches.sampling import (
     Sampling,
@@ -38,15 +31,14 @@ from lundprobe_zarr.patches.sampling import (
     sampling_of,
 )
 from lundprobe_zarr.stores.metadata import StoreMetadata
-from lundprobe_zarr.stores.reader import StoreReader
 
 if TYPE_CHECKING:
     from lundprobe_zarr.cohort import Cohort
 
 
 @dataclass(frozen=True)
-class Draw:
-    """One item of an epoch: the `draw`-th patch of a patient, `index`-th of all in `epoch`."""
+class Item:
+    """Patch number `draw` of a patient, which is item `index` of the order of `epoch`."""
 
     epoch: int
     index: int
@@ -60,31 +52,49 @@ def _require_cohort(value: object) -> None:
     if isinstance(value, Cohort):
         return
     if isinstance(value, (str, PathLike)):
-        hint = f"lp.open_cohort({str(value)!r}) opens the one of a path or URL"
+        hint = f"open it with lp.open_cohort({str(value)!r})"
     elif isinstance(value, Patient):
-        hint = f"cohort[[{value.patient_id!r}]] is the one of this patient alone"
+        hint = f"cohort[[{value.patient_id!r}]] is the cohort of this patient"
     else:
-        hint = "lp.open_cohort(path_or_url) opens one"
+        hint = "open one with lp.open_cohort(path_or_url)"
     raise UsageError(
         f"patches of a {type(value).__name__}, {str(value)[:80]!r}", expected=f"a cohort: {hint}"
     )
 
 
 class Plan:
-    """The patches of a cohort: `len(plan)` an epoch, each a function of (seed, epoch, index).
+    """The patches of a cohort: `len(plan)` per epoch, each a function of (seed, epoch, index).
 
-    - `patch_size`: voxels (z, y, x) of the lattice, or `patch_size_mm`, millimetres, rounded to
-      whole voxels of each patient's own lattice (of all the same with `content.spacing_mm`).
-      Neither, for `slices`: the whole slice.
-    - `sampling`: `uniform`, `balanced`, `grid`, `slices`, `centred`, or one with settings.
-    - `pad`: what is around the volume where a patch is longer than it: `error`, `zero`, `edge`.
-    - `complete`: leave out patients who lack one of `content.structures`.
-    - `random_observer`: of the steps and observers in `content`, one that the patient has,
-      drawn for each patch.
-    - `seed`, `shuffle`, `block`, `window`: see `Order`.
+    Reads tables, but no store.
 
-    Reads tables, no store. Raises `UsageError` for arguments that make no sense or a patch longer
-    than a volume, `MissingStructureError` if no patient has a structure that is asked for.
+    Parameters
+    ----------
+    cohort
+        The patients.
+    content
+        The arrays of each sample.
+    patch_size
+        Voxels (z, y, x) of the lattice. With `slices`, None is the whole slice.
+    patch_size_mm
+        Alternative to `patch_size`: mm (z, y, x, or one number), rounded to voxels of each
+        patient's lattice.
+    sampling
+        `uniform`, `balanced`, `grid`, `slices`, `centred`, or a sampling object.
+    pad
+        Values outside the volume where a patch is longer than it: `error`, `zero` or `edge`.
+    complete
+        Leave out patients who lack one of `content.structures`.
+    random_observer
+        Sample one available pair of `content`'s steps and observers for each patch.
+    seed, shuffle, block, window
+        See `Order`.
+
+    Raises
+    ------
+    UsageError
+        For invalid arguments, or a patch longer than a volume with `pad="error"`.
+    MissingStructureError
+        If no patient has a requested structure.
     """
 
     def __init__(
@@ -108,25 +118,25 @@ class Plan:
         self.content, self.pad, self.random_observer = content, pad, random_observer
         self.sampling = sampling_of(sampling)
         self._size = _size_of(patch_size, patch_size_mm, self.sampling)
-        require_somebody(cohort, content.grid, content.structures)
+        require_available(cohort, content.grid, content.structures)
         self.cohort = _complete(cohort, content) if complete else cohort
         if not len(self.cohort):
             raise UsageError(f"no patients: {self.cohort!r}", expected="at least one")
-        self._places: Places = places_of(self.cohort, content.grid, self.sampling)
+        self._locations: Locations = locations_of(self.cohort, content.grid, self.sampling)
         counts = [self.sampling.draws(self.space(i)) for i in self.cohort.ids]
         self.order: Order = order_of(counts, seed, shuffle, block, window)
 
     def __len__(self) -> int:
-        """Patches of an epoch."""
+        """Return the number of patches in an epoch."""
         return len(self.order)
 
     @property
     def seed(self) -> int:
-        """The seed that everything random follows from."""
+        """The seed of all randomness."""
         return self.order.seed
 
     def settings(self) -> dict[str, Any]:
-        """All but cohort and seed that decides which patch is the n-th; JSON-ready."""
+        """Return all settings but cohort and seed that decide the n-th patch; JSON-ready."""
         size, spacing = self._size, self.content.spacing_mm
         return {
             "sampling": repr(self.sampling),
@@ -141,51 +151,47 @@ class Plan:
             "window": self.order.window,
         }
 
-    def draw(self, epoch: int, index: int) -> Draw:
-        """The `index`-th item of an epoch."""
+    def item(self, epoch: int, index: int) -> Item:
+        """Return the `index`-th item of an epoch."""
         patient, draw = self.order.item(epoch, index)
-        return Draw(epoch, index, self.cohort.ids[patient], draw)
+        return Item(epoch, index, self.cohort.ids[patient], draw)
 
     def size(self, patient_id: str) -> Shape:
-        """Patch size (z, y, x) of a patient, voxels of its lattice."""
+        """Return a patient's patch size (z, y, x) in voxels of its lattice."""
         return self.space(patient_id).size
 
-    def starts(self, reader: StoreReader) -> list[tuple[int, int, int]]:
-        """First voxels (z, y, x) of all of a patient's draws of epoch 0, in order."""
-        patient_id = reader.metadata.patient_id
+    def starts(self, metadata: StoreMetadata) -> list[tuple[int, int, int]]:
+        """Return the first voxels (z, y, x) of a patient's patches of epoch 0, in order."""
+        patient_id = metadata.patient_id
         count = self.sampling.draws(self.space(patient_id))
-        return [self.start(reader, Draw(0, -1, patient_id, d)) for d in range(count)]
+        return [self.start(metadata, Item(0, -1, patient_id, d)) for d in range(count)]
 
-    def start(self, reader: StoreReader, draw: Draw) -> tuple[int, int, int]:
-        """First voxel (z, y, x) of a draw on its patient's lattice."""
-        space = self._located(self.space(draw.patient_id), reader.metadata)
-        return self.sampling.start(space, draw.draw, Words(self._key("place", draw)))
+    def start(self, metadata: StoreMetadata, item: Item) -> tuple[int, int, int]:
+        """Return the first voxel (z, y, x) of an item's patch on its patient's lattice."""
+        space = self._located(self.space(item.patient_id), metadata)
+        return self.sampling.start(space, item.draw, Words(self._key("place", item)))
 
-    def read(self, reader: StoreReader, draw: Draw) -> RawSample:
-        """The patch of a draw; see `read_patch`, and `epoch`, `index`, `draw`, `seed` beside it."""
-        content = self.content
-        if self.random_observer and content.observers:
-            content = _one_observer(content, reader, Words(self._key("observer", draw)))
-        start, size = self.start(reader, draw), self.size(draw.patient_id)
-        about = {"epoch": draw.epoch, "index": draw.index, "draw": draw.draw}
-        patch = read_patch(reader, content, start, size, self.pad)
-        return patch | about | {"seed": self.sample_seed(draw)}
+    def content_of(self, metadata: StoreMetadata, item: Item) -> Content:
+        """Return what an item's sample holds: `content`, of one observer with `random_observer`."""
+        if not (self.random_observer and self.content.observers):
+            return self.content
+        return _one_observer(self.content, metadata, Words(self._key("observer", item)))
 
-    def sample_seed(self, draw: Draw) -> int:
-        """What a random transform of this sample begins with, 0 ≤ seed < 2⁶³.
+    def sample_seed(self, item: Item) -> int:
+        """Return the seed for random transforms of a sample, 0 ≤ seed < 2⁶³.
 
-        It follows from the plan's seed, the epoch and the position in it, so it is the same for
-        any workers and ranks and after resuming. 63 bits: an int64 tensor holds it.
+        It depends on the plan's seed, the epoch and the index in it. So it is the same for any
+        number of workers and ranks, and after resuming. It fits an int64 tensor.
         """
-        return key_of("sample", self.seed, draw.epoch, draw.index) >> 1
+        return key_of("sample", self.seed, item.epoch, item.index) >> 1
 
-    def _key(self, what: str, draw: Draw) -> int:
-        # By the patient's id: the same patch whoever else is in the cohort.
-        return key_of(what, self.seed, draw.epoch, draw.patient_id, draw.draw)
+    def _key(self, what: str, item: Item) -> int:
+        # Keyed by patient id, so a patch does not depend on the other patients of the cohort.
+        return key_of(what, self.seed, item.epoch, item.patient_id, item.draw)
 
     @cached_property
     def _lattices(self) -> dict[str, tuple[Shape, FloatArray]]:
-        """Shape (z, y, x) and spacing (3,), mm, of every patient's lattice, by the table."""
+        """Shape (z, y, x) and spacing (3,), mm, of each patient's lattice, from the table."""
         name = self.content.grid
         columns = ["patient_id", f"{name}_shape", f"{name}_spacing_mm"]
         table = self.cohort.dataset.columns("patients", columns).take(pa.array(self.cohort._rows))
@@ -193,14 +199,14 @@ class Plan:
         return {i: _lattice(i, name, shape, mm, self.content.spacing_mm) for i, shape, mm in rows}
 
     def space(self, patient_id: str) -> Space:
-        """What sampling counts with of a patient; places are still as the tables have them."""
+        """Return a patient's `Space`; locations are in the tables' coordinates."""
         shape, mm = self._lattices[patient_id]
         space = Space(
             shape,
             self._size.voxels(shape, mm),
             mm.tolist(),
-            centroid=self._places.centroids.get(patient_id),
-            slices=self._places.slices.get(patient_id),
+            centroid=self._locations.centroids.get(patient_id),
+            slices=self._locations.slices.get(patient_id),
         )
         if self.pad == "error" and any(s > n for s, n in zip(space.size, shape, strict=True)):
             raise UsageError(
@@ -212,12 +218,12 @@ class Plan:
         return space
 
     def _located(self, space: Space, metadata: StoreMetadata) -> Space:
-        """The same with places on the patient's lattice."""
+        """Return the space with locations in voxels of the patient's lattice."""
         patient_id = metadata.patient_id
         lattice = lattice_of(metadata, self.content)
         if space.centroid is not None:
             return replace(space, centroid=lattice.to_index(space.centroid))
-        voxels = self._places.foreground.get(patient_id)
+        voxels = self._locations.foreground.get(patient_id)
         if not voxels:
             return space
         move = np.linalg.inv(lattice.affine) @ stored_grid(metadata, "mri").affine
@@ -225,7 +231,7 @@ class Plan:
 
 
 class _Moved:
-    """Voxels of the MRI grid as places on a lattice; `move` (4, 4) is from (i, j, k) to it."""
+    """Voxels of the MRI grid on a lattice; `move` (4, 4) maps (i, j, k) from one to the other."""
 
     def __init__(self, voxels: Voxels, move: FloatArray) -> None:
         self._voxels = voxels
@@ -241,13 +247,13 @@ class _Moved:
 
 @dataclass(frozen=True)
 class _Size:
-    """A patch size as it was given: voxels, millimetres, or neither, the whole slice."""
+    """A patch size in voxels or mm; neither is the whole slice."""
 
     given: tuple[int, ...] | None
     mm: FloatArray | None
 
     def voxels(self, shape: Shape, spacing_mm: FloatArray) -> Shape:
-        """Voxels (z, y, x) of a lattice."""
+        """Return the size (z, y, x) in voxels of a lattice."""
         if self.mm is not None:
             z, y, x = np.maximum(1, np.rint(self.mm / spacing_mm)).astype(int).tolist()
         else:
@@ -272,7 +278,7 @@ def _size_of(
     if len(size) != 3 or any(not isinstance(n, (int, np.integer)) or n < 1 for n in size):
         raise UsageError(
             f"patch_size={voxels!r}",
-            expected=("three whole numbers of voxels (z, y, x), from 1 on, e.g. (32, 192, 192)"),
+            expected="three positive integers, voxels (z, y, x), e.g. (32, 192, 192)",
         )
     return _Size(tuple(int(n) for n in size), None)
 
@@ -297,22 +303,21 @@ def _lattice(
 
 
 def _complete(cohort: Cohort, content: Content) -> Cohort:
-    """The patients who have every structure of `content`."""
+    """Return the patients who have every structure of `content`."""
     ids = set(cohort.ids)
     for structure in content.structures:
         ids &= set(patients_with(cohort, content.grid, structure))
     return cohort[[i for i in cohort.ids if i in ids]]
 
 
-def _one_observer(content: Content, reader: StoreReader, words: Words) -> Content:
-    """`content` with one step and observer of those that the patient has a mask of."""
+def _one_observer(content: Content, metadata: StoreMetadata, words: Words) -> Content:
+    """Return `content` with one step and observer of which the patient has a mask."""
     block = next(b for b in content.blocks if b.name == "observer_mask")
     there: Mapping[Any, None] = {}
-    if block.path in reader.metadata.arrays:
-        array = reader.array(block.path)
+    if block.path in metadata.arrays:
         there = dict.fromkeys(
             (record.labels["step"], record.labels["observer"])
-            for record in array.sources
+            for record in metadata.arrays[block.path].sources
             if record.labels["structure"] in content.targets
         )
     pairs = [(s, o) for s in content.steps for o in content.observers]

@@ -1,4 +1,4 @@
-"""A predicted volume: where it lies, on the stored voxels, and as a NIfTI file."""
+"""A predicted volume: its lattice, resampling to the stored grid, and NIfTI export."""
 
 from __future__ import annotations
 
@@ -24,9 +24,18 @@ Array = npt.NDArray[Any]
 
 @dataclass(frozen=True, eq=False)
 class Prediction:
-    """A patient's predicted volume: `values` (…, z, y, x) on the voxels of `lattice`.
+    """A patient's predicted volume; `Aggregator.finish` returns it.
 
-    `stored` is the patient's own grid; the lattice is that one unless patches were resampled.
+    Attributes
+    ----------
+    patient_id
+        The patient.
+    values
+        Array (…, z, y, x) on the voxels of `lattice`.
+    lattice
+        Lattice of `values`: the stored grid unless patches were resampled.
+    stored
+        The patient's stored grid.
     """
 
     patient_id: str
@@ -36,7 +45,7 @@ class Prediction:
 
     @property
     def affine(self) -> FloatArray:
-        """Affine (4, 4), float64, voxel (i, j, k) -> mm, RAS; of the stored grid its own."""
+        """Affine (4, 4), float64, voxel (i, j, k) -> mm, RAS; exact for the stored grid."""
         return self.lattice.affine
 
     @property
@@ -45,9 +54,22 @@ class Prediction:
         return self.lattice.spacing_mm
 
     def map(self, function: Callable[[Array], npt.ArrayLike]) -> Prediction:
-        """The same with `function(values)`, e.g. `lambda v: v.argmax(axis=0)`.
+        """Apply a function to the values, e.g. `lambda v: v.argmax(axis=0)`.
 
-        Raises `UsageError` if the result's last axes are not the lattice's (z, y, x).
+        Parameters
+        ----------
+        function
+            Function of `values`; its result ends in the lattice's (z, y, x).
+
+        Returns
+        -------
+        Prediction
+            The result on the same lattice.
+
+        Raises
+        ------
+        UsageError
+            If the last axes of the result are not the lattice's (z, y, x).
         """
         values = np.asarray(function(self.values))
         if values.shape[-3:] != self.lattice.shape:
@@ -58,14 +80,27 @@ class Prediction:
         return replace(self, values=values)
 
     def native(self, order: int | None = None) -> Prediction:
-        """On the stored grid's voxels; itself if it is there already.
+        """Resample to the stored grid, or return the prediction itself if it is on that grid.
 
-        `order` is that of the interpolation: 0 takes the nearest voxel, 1 is linear. Without, it
-        is linear for floats and masks (mask where that gives a half or more), and nearest for
-        whole numbers, which are labels. Values reach half a voxel of the lattice beyond its
-        outermost centres; stored voxels further out, of which there are none where the lattice is
-        `spacing_mm`'s but at its rim, get the outermost value. Nothing is smoothed before: to
-        coarser voxels it samples. Float16 becomes float32. Raises `UsageError` for another order.
+        Values extend half a voxel beyond the outermost voxel centres of the lattice. Stored voxels
+        further out, which exist only at the rim, get the outermost value. Values are not smoothed
+        first: coarser voxels are samples, not means. Float16 becomes float32.
+
+        Parameters
+        ----------
+        order
+            0 (nearest) or 1 (linear). None is linear for floats and masks (a mask is True where
+            the result is at least ½), and nearest for integers, which are labels.
+
+        Returns
+        -------
+        Prediction
+            The volume on the stored grid.
+
+        Raises
+        ------
+        UsageError
+            For another order.
         """
         if order not in (None, 0, 1):
             raise UsageError(f"order={order!r}", expected="0 (nearest), 1 (linear) or None")
@@ -78,21 +113,38 @@ class Prediction:
         move = Move.between(self.lattice, self.stored)
         labels = self.values.shape[:-3]
         values = np.empty((*labels, *self.stored.shape), dtype)
-        for place in np.ndindex(*labels):
-            volume = self.values[place].astype(dtype, copy=False)
-            values[place] = resample_volume(volume, move, degree, dtype)
+        for index in np.ndindex(*labels):
+            volume = self.values[index].astype(dtype, copy=False)
+            values[index] = resample_volume(volume, move, degree, dtype)
         return replace(self, values=values, lattice=self.stored)
 
     def to_nifti(self) -> Nifti1Image:
-        """As a nibabel image (i, j, k, …) with the affine; see `nifti_image`."""
+        """Convert to a nibabel image.
+
+        Returns
+        -------
+        nibabel.nifti1.Nifti1Image
+            Values (i, j, k, …) with the affine, RAS; masks are uint8.
+        """
         return nifti_image(self.values, self.affine)
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write it to a local `.nii` or `.nii.gz` file, which appears when it is complete.
+        """Write a NIfTI-1 file atomically: it appears only when it is complete.
 
-        Channels come after (i, j, k); masks are uint8. The file's affine is float32, as NIfTI-1
-        has it: exactly that of a stored grid which came with such a one. Raises `UsageError` for
-        another ending, `OSError` if it cannot be written.
+        Channels follow (i, j, k); masks are uint8. NIfTI-1 stores the affine as float32, which is
+        exact for grids from such files.
+
+        Parameters
+        ----------
+        path
+            Local path that ends in `.nii` or `.nii.gz`.
+
+        Raises
+        ------
+        UsageError
+            For another ending.
+        OSError
+            If the file cannot be written.
         """
         target = Path(path)
         ending = next((e for e in (".nii.gz", ".nii") if target.name.endswith(e)), None)

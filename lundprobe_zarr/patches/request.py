@@ -1,4 +1,4 @@
-"""What a patch holds: which volumes of a patient, on which grid, as which arrays."""
+"""The content of a sample: which volumes of a patient, on which grid, as which arrays."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from lundprobe_zarr.vocabulary.files import Label
 from lundprobe_zarr.vocabulary.names import GRIDS, TARGETS
 from lundprobe_zarr.vocabulary.suggest import suggestion
 
-#: Modality of each grid that is read unless others are asked for.
+#: Modalities of each grid that are read by default.
 _OWN_MODALITY: dict[str, tuple[str, ...]] = {"mri": ("T2w",), "sct": ("sCT",), "dose": ()}
 _MODALITIES: dict[str, tuple[str, ...]] = {"mri": ("T2w", "sCT"), "sct": ("sCT",), "dose": ()}
 
 #: Labels along the label axes of a sample's arrays: axis -> labels.
 Labels = dict[str, tuple[Label, ...]]
 
-#: Names of all arrays of volumes that a sample may have; their last axes are z, y, x.
+#: Names of the volume arrays of a sample; their last axes are z, y, x.
 VOLUMES = (
     "image", "mask", "dose", "nnunet_mask", "fold_mask", "uncertainty", "observer_mask",
 )  # fmt: skip
@@ -32,11 +32,11 @@ VOLUMES = (
 
 @dataclass(frozen=True)
 class Block:
-    """One array of a sample: its name there, the stored array, and the labels along its axes.
+    """One array of a sample: its name, the path of the stored array, and its labels.
 
-    `labels` maps the names of a sample's axes to labels, in the order of the stored array's label
-    dimensions. What is `optional` may be absent in a patient: then zeros, and the array `present`
-    (labels…) says False.
+    `labels` maps the sample's label axes to labels, in the order of the stored array's label
+    dimensions. `present` names the array of flags (labels…) of volumes that a patient may lack; a
+    missing volume is all zero. With None, a missing volume is an error.
     """
 
     name: str
@@ -49,30 +49,38 @@ class Block:
         """Lengths of the label axes."""
         return tuple(len(labels) for labels in self.labels.values())
 
-    def places(self) -> Iterable[tuple[tuple[int, ...], tuple[Label, ...]]]:
-        """Every position along the label axes, and its labels."""
+    def volumes(self) -> Iterable[tuple[tuple[int, ...], tuple[Label, ...]]]:
+        """Return every index along the label axes with its labels."""
         return zip(np.ndindex(self.shape), product(*self.labels.values()), strict=True)
 
 
 @dataclass(frozen=True)
 class Content:
-    """What to read of a patient.
+    """What a sample holds. Missing masks and extended data are zero and flagged as not present.
 
-    - `grid`: `mri`, `sct` or `dose`; everything in a sample is on this one.
-    - `modalities`: channels of `image (modality, z, y, x)`; None is T2w on the MRI grid, sCT on
-      its own.
-    - `structures`: clinical masks, `mask (structure, z, y, x)` bool with `present (structure)`.
-    - `dose`: `dose (z, y, x)`, Gy.
-    - Of extended patients, for each of `targets`: `nnunet` gives `nnunet_mask (target, …)`,
-      `folds` `fold_mask (target, fold, …)`, `uncertainty` `uncertainty (target, …)`, `observers`
-      `observer_mask (target, step, observer, …)` of `steps`; each with a `…_present`.
-    - `spacing_mm`: resample to voxels of this size (z, y, x, or one for all) on the way; None
-      leaves the stored voxels.
-    - `image_dtype`: NumPy type to turn images into; None leaves them as stored, which may differ
-      between patients. Whole-number types have to hold every value: else reading is a `UsageError`.
+    A missing modality or dose raises an error when it is read.
 
-    What a patient lacks of masks and of extended data is zero, and not `present`; a modality or
-    dose that it lacks is an error when it is read.
+    Parameters
+    ----------
+    grid
+        `mri`, `sct` or `dose`: the grid of all arrays.
+    modalities
+        Channels of `image (modality, z, y, x)`. None is T2w on the MRI grid, sCT on the sCT grid.
+    structures
+        Clinical masks: `mask (structure, z, y, x)` bool, with `present (structure)`.
+    dose
+        Add `dose (z, y, x)`, Gy.
+    nnunet, folds, uncertainty, observers
+        Data of extended patients, each with a `…_present`: `nnunet_mask (target, …)`,
+        `fold_mask (target, fold, …)`, `uncertainty (target, …)`,
+        `observer_mask (target, step, observer, …)`.
+    steps, targets
+        Labels of the axes `step` and `target` of extended data.
+    spacing_mm
+        Resample to this voxel size, mm (z, y, x, or one number). None keeps the stored voxels.
+    image_dtype
+        NumPy type of images. None keeps the stored type, which may differ between patients. If an
+        integer type cannot hold every value, reading raises `UsageError`.
     """
 
     grid: str = "mri"
@@ -117,19 +125,19 @@ class Content:
         if self.grid != "mri" and extended:
             raise UsageError(
                 f"folds, uncertainty or observers on grid {self.grid!r}",
-                expected="grid='mri', on which they are",
+                expected="grid='mri', the only grid with them",
             )
         if self.grid == "dose" and self.structures:
             raise UsageError(
-                "masks on grid 'dose'", expected="grid='mri' or 'sct', on which they are"
+                "masks on grid 'dose'", expected="grid='mri' or 'sct', which have masks"
             )
         if not self.blocks:
             raise UsageError(
-                "patches of nothing", expected="modalities, structures or dose, e.g. dose=True"
+                "patches without content", expected="modalities, structures or dose, e.g. dose=True"
             )
         if self.image_dtype is not None and _kind(self.image_dtype) not in "iuf":
             raise UsageError(
-                f"image_dtype={self.image_dtype!r}", expected="a type of numbers, e.g. 'float32'"
+                f"image_dtype={self.image_dtype!r}", expected="a numeric type, e.g. 'float32'"
             )
 
     @property
@@ -160,14 +168,14 @@ class Content:
 
     @property
     def voxel_bytes(self) -> int:
-        """Bytes of all arrays of a sample for each of its voxels; values counted as float32."""
+        """Bytes of a sample per voxel; values count as float32."""
         return sum(
             int(np.prod(b.shape)) * (1 if b.name.endswith("mask") else 4) for b in self.blocks
         )
 
     @property
     def labels(self) -> Labels:
-        """Labels along every label axis of a sample's arrays: axis -> labels."""
+        """Labels along every label axis of the sample's arrays: axis -> labels."""
         return {axis: labels for block in self.blocks for axis, labels in block.labels.items()}
 
 
@@ -179,8 +187,8 @@ def _kind(dtype: Any) -> str:
 
 
 def _labels(name: str, given: Any, known: Sequence[Label]) -> tuple[Label, ...]:
-    """Labels as a tuple; raises `UnknownLabelError`, or `UsageError` for one given twice."""
-    if isinstance(given, bool) and name in ("folds", "steps"):  # else True is fold 1
+    """Return labels as a tuple; raise `UnknownLabelError`, or `UsageError` for duplicates."""
+    if isinstance(given, bool) and name in ("folds", "steps"):  # True would be fold 1
         raise UsageError(
             f"{name}={given}",
             expected=f"which of {', '.join(map(str, known))}, e.g. {name}={known}",
@@ -192,5 +200,5 @@ def _labels(name: str, given: Any, known: Sequence[Label]) -> tuple[Label, ...]:
                 f"unknown {label!r}", where=name, remedy=suggestion(str(label), map(str, known))
             )
     if len(set(labels)) != len(labels):
-        raise UsageError(f"{name}={labels}", expected="each once")
+        raise UsageError(f"{name}={labels}", expected="no duplicates")
     return labels

@@ -1,4 +1,4 @@
-"""What a sample of a stream is: its keys and their types."""
+"""The keys of a stream's samples and their types."""
 
 from __future__ import annotations
 
@@ -8,16 +8,28 @@ import numpy as np
 import numpy.typing as npt
 
 Flags = npt.NDArray[np.bool_]
+#: A sample under construction; callers receive it as a `Sample`.
+RawSample = dict[str, Any]
 
 
 class Sample(TypedDict, total=False):
-    """One patch with its labels. The required keys are always there, the others if asked for.
+    """One patch with its labels. Required keys are always present, the others on request.
 
-    `start` (3,) int64 is its first voxel (z, y, x) on the patient's lattice, `affine` (4, 4)
-    float64 from voxel (i, j, k) of the patch to mm, RAS. `epoch` and `index` say which item of
-    the stream it is, `draw` which patch of the patient's. `seed`, 0 ≤ seed < 2⁶³, is what a random
-    transform of it should begin with. Arrays end in (z, y, x); `…present` say which of their
-    labels the patient has. A transform may put in what it likes, of a dict of its own.
+    Arrays end in (z, y, x). `…present` flags which of their labels the patient has. A transform
+    may add keys of its own.
+
+    Attributes
+    ----------
+    start
+        First voxel (z, y, x) on the patient's lattice (3,), int64.
+    affine
+        Affine (4, 4), float64, voxel (i, j, k) of the patch -> mm, RAS.
+    epoch, index
+        Item `index` of the order of `epoch`.
+    draw
+        Number of the patch among the patient's patches.
+    seed
+        Seed for random transforms of this sample, 0 ≤ seed < 2⁶³.
     """
 
     patient_id: Required[str]

@@ -1,9 +1,8 @@
-"""Where patches lie: kinds of sampling, each a pure function of shapes, tables and random words.
+"""Sampling of patch locations: pure functions of shapes, tables and random words.
 
-All places are voxel indices (z, y, x) of one patient's lattice: the stored grid, or that grid
-respaced. A patch lies inside the volume wherever it fits: one that would reach beyond an edge is
-moved back. Along an axis where it is longer than the volume, the volume is in its middle, and the
-padding policy says what is around it.
+All locations are voxel indices (z, y, x) of one patient's lattice: the stored grid, or that grid
+respaced. A patch that would cross the edge of the volume is shifted inside. Along an axis where it
+is longer than the volume, the volume is centred in it, and the padding policy applies.
 """
 
 from __future__ import annotations
@@ -24,12 +23,12 @@ from lundprobe_zarr.vocabulary.names import STRUCTURES
 from lundprobe_zarr.vocabulary.suggest import suggestion
 
 Start = tuple[int, int, int]
-#: Part of a voxel by which a place computed through two affines may miss a voxel's centre.
+#: Rounding error, in voxels, of a location that was computed through two affines.
 _ROUNDING = 1e-6
 
 
 class Points(Protocol):
-    """Voxels of a structure, as places on the lattice."""
+    """Voxels of a structure in lattice coordinates."""
 
     def __len__(self) -> int: ...
     def __getitem__(self, number: int, /) -> FloatArray: ...
@@ -37,11 +36,11 @@ class Points(Protocol):
 
 @dataclass(frozen=True)
 class Space:
-    """What sampling knows of a patient: no voxel of it, only shapes and what the tables say.
+    """The input of sampling for one patient: shapes and values from tables.
 
-    `shape` is the lattice's and `size` the patch's (z, y, x), `spacing_mm` (3,) the lattice's.
-    `foreground` has voxels of each structure the patient has, `centroid` (3,) the place of the
-    structure that patches are centred on, `slices` the axial slices to take (None: all).
+    `shape` and `spacing_mm` (z, y, x) describe the lattice, `size` (z, y, x) is the patch size.
+    `foreground` holds voxels of each structure that the patient has, `centroid` (3,) is the
+    location to centre patches on, `slices` lists the axial slices to use (None: all).
     """
 
     shape: Shape
@@ -52,17 +51,17 @@ class Space:
     slices: npt.NDArray[np.int64] | None = None
 
     def uniform(self, words: Words) -> Start:
-        """First voxel of a patch anywhere in the volume."""
+        """Return the first voxel of a patch anywhere in the volume."""
         return _triple(_outside(n, s) if s > n else words.below(n - s + 1) for n, s in self._axes)
 
-    def around(self, place: npt.ArrayLike) -> Start:
-        """First voxel of the patch whose centre is nearest to a place (3,).
+    def around(self, location: npt.ArrayLike) -> Start:
+        """Return the first voxel of the patch whose centre is nearest to a location (3,).
 
-        The centre of an even size lies between two voxels, at most half a voxel from the place.
-        Of two that are as near, the lower one, whose voxel size // 2 is then the place.
+        The centre of an even size lies between two voxels, at most half a voxel from the location.
+        Of two equally near patches the lower is used; its voxel size // 2 is then the location.
         """
-        # The corner is rounded, not the place: that would move even sizes by up to a voxel.
-        corner = np.asarray(place, np.float64) - (np.asarray(self.size) - 1) / 2
+        # Round the corner: rounding the location would shift even sizes by up to a voxel.
+        corner = np.asarray(location, np.float64) - (np.asarray(self.size) - 1) / 2
         nearest = np.ceil(corner - 0.5 - _ROUNDING)
         return _triple(
             _outside(n, s) if s > n else min(max(int(c), 0), n - s)
@@ -75,7 +74,7 @@ class Space:
 
 
 def _outside(length: int, size: int) -> int:
-    """First voxel of a patch that is longer than the volume, which is in its middle."""
+    """Return the first voxel of a patch that is longer than the volume and centred on it."""
     return -((size - length) // 2)
 
 
@@ -85,7 +84,7 @@ def _triple(values: Iterable[int]) -> Start:
 
 
 def require_structures(structures: Sequence[str]) -> None:
-    """Raises `UnknownLabelError`, naming the nearest real ones, for a structure nobody has."""
+    """Raise `UnknownLabelError` for an unknown structure, with the nearest names."""
     for structure in structures:
         if structure not in STRUCTURES:
             raise UnknownLabelError(
@@ -96,7 +95,18 @@ def require_structures(structures: Sequence[str]) -> None:
 
 @dataclass(frozen=True)
 class UniformSampling:
-    """`per_patient` patches of each patient an epoch, every place as likely as any other."""
+    """Sample patch locations uniformly.
+
+    Parameters
+    ----------
+    per_patient
+        Patches of each patient per epoch.
+
+    Raises
+    ------
+    UsageError
+        If `per_patient` is not a positive integer.
+    """
 
     per_patient: int = 8
     name: ClassVar[str] = "uniform"
@@ -105,21 +115,37 @@ class UniformSampling:
         _require_count(self.per_patient)
 
     def draws(self, space: Space) -> int:
-        """Patches of a patient in an epoch."""
+        """Return the number of patches of a patient in an epoch."""
         return self.per_patient
 
     def start(self, space: Space, draw: int, words: Words) -> Start:
-        """First voxel of the patch."""
+        """Return the first voxel (z, y, x) of a patch on the patient's lattice."""
         return space.uniform(words)
 
 
 @dataclass(frozen=True)
 class BalancedSampling:
-    """A share of patches around a voxel of a structure, each structure as likely as another.
+    """Centre a share of the patches on structures, each structure with equal probability.
 
-    With probability `foreground` a patch is centred on a voxel of one of `structures`, the
-    structure drawn among those the patient has, the voxel from the `foreground` table; else, or
-    if the patient has none of them, it lies anywhere.
+    With probability `foreground` a patch is centred on a voxel of one of the structures that the
+    patient has; the voxel comes from the `foreground` table. Otherwise, or if the patient has none
+    of them, its location is uniform.
+
+    Parameters
+    ----------
+    structures
+        Names of clinical structures.
+    foreground
+        Probability of a patch on a structure, 0 to 1.
+    per_patient
+        Patches of each patient per epoch.
+
+    Raises
+    ------
+    UsageError
+        For an invalid number, or without structures.
+    UnknownLabelError
+        For an unknown structure.
     """
 
     structures: tuple[str, ...] = ("CTVT_427", "Rectum", "Bladder")
@@ -136,11 +162,11 @@ class BalancedSampling:
             raise UsageError(f"foreground={self.foreground!r}", expected="a share, from 0 to 1")
 
     def draws(self, space: Space) -> int:
-        """Patches of a patient in an epoch."""
+        """Return the number of patches of a patient in an epoch."""
         return self.per_patient
 
     def start(self, space: Space, draw: int, words: Words) -> Start:
-        """First voxel of the patch."""
+        """Return the first voxel (z, y, x) of a patch on the patient's lattice."""
         there = [s for s in self.structures if len(space.foreground.get(s, ()))]
         if words.unit() >= self.foreground or not there:
             return space.uniform(words)
@@ -150,10 +176,14 @@ class BalancedSampling:
 
 @dataclass(frozen=True)
 class GridSampling:
-    """Patches that cover the volume side by side, for inference: see `Aggregator`.
+    """Cover each volume with patches on a grid, for inference with `Aggregator`.
 
-    Neighbours overlap by `overlap` voxels (z, y, x, or one number for all), the last of a row by
-    more where it would reach beyond the volume.
+    The last patch along an axis overlaps more where it would cross the edge of the volume.
+
+    Parameters
+    ----------
+    overlap
+        Overlap of neighbouring patches, voxels (z, y, x, or one number).
     """
 
     overlap: int | tuple[int, int, int] = 0
@@ -166,39 +196,49 @@ class GridSampling:
         return (o, o, o) if isinstance(o, int) else o
 
     def axes(self, space: Space) -> list[list[int]]:
-        """First voxels along z, y, x; raises `UsageError` if the overlap is not below the size."""
+        """Return first voxels along z, y, x; raise `UsageError` if overlap >= size."""
         found = []
         for n, s, o in zip(space.shape, space.size, self.overlaps, strict=True):
             if not 0 <= o < s:
                 raise UsageError(
                     f"overlap {self.overlap} of patches of {space.size} voxels (z, y, x)",
-                    expected="from 0 to less than the patch size along each axis",
+                    expected="at least 0 and less than the patch size along each axis",
                 )
             rest = n - s
             found.append([*range(0, rest, s - o), rest] if rest > 0 else [_outside(n, s)])
         return found
 
     def draws(self, space: Space) -> int:
-        """Patches that cover a patient."""
+        """Return the number of patches that cover a patient."""
         return int(np.prod([len(a) for a in self.axes(space)]))
 
     def start(self, space: Space, draw: int, words: Words) -> Start:
-        """First voxel of the draw-th patch, x fastest."""
+        """Return the first voxel (z, y, x) of patch number `draw`, x fastest."""
         axes = self.axes(space)
         z, y, x = np.unravel_index(draw, [len(a) for a in axes])
         return axes[0][z], axes[1][y], axes[2][x]
 
     def starts(self, space: Space) -> list[Start]:
-        """First voxels of all patches, x fastest."""
-        return [_triple(place) for place in product(*self.axes(space))]
+        """Return the first voxels (z, y, x) of all patches, x fastest."""
+        return [_triple(start) for start in product(*self.axes(space))]
 
 
 @dataclass(frozen=True)
 class SliceSampling:
-    """Every axial slice once an epoch; with `having`, those with a voxel of that structure.
+    """Sample every axial slice once per epoch.
 
-    The patch size is the slice's, or what is given: then the middle of the slice, and with a
-    thickness above 1 its neighbours too.
+    The patch is the whole slice by default. With a patch size it is centred on the slice, and
+    with a thickness above 1 it includes neighbouring slices.
+
+    Parameters
+    ----------
+    having
+        Only slices with a voxel of this clinical structure.
+
+    Raises
+    ------
+    UnknownLabelError
+        For an unknown structure.
     """
 
     having: str | None = None
@@ -208,20 +248,36 @@ class SliceSampling:
         require_structures([self.having] if self.having else [])
 
     def draws(self, space: Space) -> int:
-        """Slices of a patient."""
+        """Return the number of slices of a patient."""
         return space.shape[0] if space.slices is None else len(space.slices)
 
     def start(self, space: Space, draw: int, words: Words) -> Start:
-        """First voxel of the patch."""
+        """Return the first voxel (z, y, x) of a patch on the patient's lattice."""
         z = draw if space.slices is None else int(space.slices[draw])
         return space.around((z, (space.shape[1] - 1) / 2, (space.shape[2] - 1) / 2))
 
 
 @dataclass(frozen=True)
 class CentredSampling:
-    """`per_patient` patches around a structure's centroid, moved by up to `jitter_mm` each way.
+    """Centre patches on a structure's centroid from the `structures` table.
 
-    The centroid is that of the `structures` table; a patient without the structure has no draws.
+    A patient without the structure has no patches.
+
+    Parameters
+    ----------
+    structure
+        Name of a clinical structure.
+    jitter_mm
+        Largest random shift in each direction along each axis, mm.
+    per_patient
+        Patches of each patient per epoch.
+
+    Raises
+    ------
+    UsageError
+        For an invalid number.
+    UnknownLabelError
+        For an unknown structure.
     """
 
     structure: str = "PTVT_427"
@@ -236,13 +292,13 @@ class CentredSampling:
             raise UsageError(f"jitter_mm={self.jitter_mm!r}", expected="millimetres, 0 or more")
 
     def draws(self, space: Space) -> int:
-        """Patches of a patient in an epoch; none without the structure."""
+        """Return the number of patches of a patient in an epoch; 0 without the structure."""
         return 0 if space.centroid is None else self.per_patient
 
     def start(self, space: Space, draw: int, words: Words) -> Start:
-        """First voxel of the patch."""
+        """Return the first voxel (z, y, x) of a patch on the patient's lattice."""
         if space.centroid is None:
-            raise UsageError(f"a patch centred on {self.structure}, which is not there")
+            raise UsageError(f"a patch centred on {self.structure}, which the patient lacks")
         moves = [self.jitter_mm * (2 * words.unit() - 1) / mm for mm in space.spacing_mm]
         return space.around(space.centroid + np.asarray(moves))
 
@@ -257,9 +313,9 @@ _KINDS: dict[str, type[Sampling]] = {
 
 
 def sampling_of(sampling: str | Sampling) -> Sampling:
-    """A kind of sampling by its name with default settings, or as it was given.
+    """Return a sampling by name with default settings, or the object given.
 
-    Raises `UsageError` for a name there is none of.
+    Raise `UsageError` for an unknown name.
     """
     if isinstance(sampling, Sampling):
         return sampling
@@ -268,7 +324,7 @@ def sampling_of(sampling: str | Sampling) -> Sampling:
     raise UsageError(
         f"sampling={sampling!r}",
         expected=(
-            f"one of {', '.join(_KINDS)}, or one with settings of its own, e.g. "
+            f"one of {', '.join(_KINDS)}, or an object with settings, e.g. "
             "UniformSampling(per_patient=4)"
         ),
     )
@@ -276,4 +332,4 @@ def sampling_of(sampling: str | Sampling) -> Sampling:
 
 def _require_count(per_patient: int) -> None:
     if isinstance(per_patient, bool) or not isinstance(per_patient, int) or per_patient < 1:
-        raise UsageError(f"per_patient={per_patient!r}", expected="a whole number from 1 on")
+        raise UsageError(f"per_patient={per_patient!r}", expected="a positive integer")

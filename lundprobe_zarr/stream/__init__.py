@@ -1,4 +1,4 @@
-"""Patches read ahead for training: order, resuming, workers, PyTorch, benchmark.
+"""Reading of patches for training: read-ahead, resuming, workers, PyTorch, benchmark.
 
 Imports `patches` and below.
 Start reading at stream.py.

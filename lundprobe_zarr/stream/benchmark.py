@@ -1,4 +1,4 @@
-"""What a disk or bucket gives in patches, where the time goes, and what to make of it."""
+"""Benchmark of patch reading from a disk or bucket, with recommended settings."""
 
 from __future__ import annotations
 
@@ -26,16 +26,16 @@ if TYPE_CHECKING:
     from lundprobe_zarr.cohort import Cohort
     from lundprobe_zarr.geometry.lattice import Shape
 
-#: Threads that are tried on a disk, as multiples of the cores, and from afar.
+#: Thread counts to try: multiples of the cores for a disk, absolute for remote data.
 _LOCAL_TRIED, _REMOTE_TRIED = (1, 2), (4, 16, 32)
-#: One setting is worth recommending over a smaller one if it is faster by this factor.
+#: A setting is recommended over a smaller one only if it is faster by this factor.
 _WORTH = 1.1
-#: Part of the decoded voxels that patches should use, or it is worth a word.
+#: Below this share of decoded voxels inside the patch, larger patches are recommended.
 _WELL_USED = 0.5
 
 
 class MeteredLocation(Location):
-    """A location that counts what is asked of it, and how long it takes to answer."""
+    """A location that counts requests, bytes and response time."""
 
     def __init__(self, inner: Location) -> None:
         self.__dict__.update(inner.__dict__)
@@ -62,12 +62,12 @@ class MeteredLocation(Location):
 
 @dataclass(frozen=True)
 class Benchmark:
-    """Figures of patches of one kind; times in seconds.
+    """Results for one kind of patch; times in seconds.
 
-    `latencies` are those of patches read one after another, each the first of nothing else:
-    `fetching` is the part of their sum that was waiting for bytes, opening patients included.
-    `rates` are patches per second by number of threads that read ahead. `used` is the part of the
-    decoded voxels that were in the patch, `chunk` the stored chunk (z, y, x).
+    `latencies` are those of patches read one by one; `fetching` is the share of their sum spent
+    waiting for bytes, including opening patients. `rates` maps threads that read ahead to patches
+    per second. `used` is the share of decoded voxels inside the patch, `chunk` the stored chunk
+    (z, y, x).
     """
 
     patch: str
@@ -83,17 +83,17 @@ class Benchmark:
     rates: dict[int, float] = field(default_factory=dict)
 
     def percentile(self, percent: float) -> float:
-        """Latency (seconds) that this percent of the patches stay below."""
+        """Return a percentile of the latencies, seconds."""
         return float(np.percentile(self.latencies, percent))
 
     @property
     def threads(self) -> int:
-        """The fewest threads that are about as fast as any."""
+        """The smallest number of threads that is about as fast as the best."""
         best = max(self.rates.values())
         return min(n for n, rate in self.rates.items() if rate * _WORTH >= best)
 
     def recommendations(self) -> list[str]:
-        """What to set, and why, a sentence each."""
+        """Return recommended settings with reasons, one sentence each."""
         share = self.fetching / sum(self.latencies)
         found = [
             f"threads={self.threads}: {self.rates[self.threads]:.1f} patches/s; DataLoader workers "
@@ -120,10 +120,10 @@ def benchmark(
     patches: int = 48,
     seed: int = 0,
 ) -> Benchmark:
-    """Measure T2w patches with masks of `structures` at random places of a cohort.
+    """Measure T2w patches with masks of `structures` at random locations of a cohort.
 
-    Reads `patches` of them one after another, and as many for each number of threads tried. On a
-    disk, what the system keeps in memory counts as read. Raises as a stream does.
+    Read `patches` patches one by one, then as many for each number of threads. On a disk, the page
+    cache counts as read. Raise as a stream does.
     """
     if patches < 1:
         raise UsageError(f"{patches} patches", expected="at least 1")
@@ -133,7 +133,7 @@ def benchmark(
     count = min(patches, len(plan))
     metered = MeteredLocation(cohort.location)
     latencies = _one_by_one(plan, metered, count)
-    sizes = [plan.size(plan.draw(0, n).patient_id) for n in range(count)]
+    sizes = [plan.size(plan.item(0, n).patient_id) for n in range(count)]
     used, chunk = _used(plan, count)
     local = cohort.location.is_local
     return Benchmark(
@@ -169,7 +169,7 @@ def _one_by_one(plan: Plan, location: Location, count: int) -> list[float]:
 
 
 def _rate(plan: Plan, count: int, threads: int) -> float:
-    """Patches per second, read ahead, nothing known before."""
+    """Return patches per second with read-ahead and cold readers."""
     loader = Loader(plan, plan.cohort.location, retries=0, threads=threads)
     started = time.perf_counter()
     for _, found in ahead(loader, 1, range(count), threads, 2 * threads):
@@ -179,15 +179,15 @@ def _rate(plan: Plan, count: int, threads: int) -> float:
 
 
 def _used(plan: Plan, count: int) -> tuple[float, Shape]:
-    """Part of the voxels of all chunks touched that is in the patches, and the chunk (z, y, x)."""
+    """Return the share of decoded voxels inside the patches, and the chunk (z, y, x)."""
     inside, touched, chunk = 0, 0, (0, 0, 0)
     readers = Readers(partial(StoreReader.open, plan.cohort.location))
-    for draw in (plan.draw(0, number) for number in range(count)):
-        reader = readers.get(draw.patient_id)
-        chunk, size = reader.array("mri/image").chunk, plan.size(draw.patient_id)
+    for item in (plan.item(0, number) for number in range(count)):
+        reader = readers.get(item.patient_id)
+        chunk, size = reader.array("mri/image").chunk, plan.size(item.patient_id)
         chunks = [
             -(-(a + s) // c) - a // c
-            for a, s, c in zip(plan.start(reader, draw), size, chunk, strict=True)
+            for a, s, c in zip(plan.start(reader.metadata, item), size, chunk, strict=True)
         ]
         inside += prod(size)
         touched += prod(chunks) * prod(chunk)

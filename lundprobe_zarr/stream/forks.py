@@ -1,8 +1,8 @@
-"""Reading threads and `fork`: a child works or raises, and never waits for a thread it lacks.
+"""Fork safety of reading threads: a child reads or raises, but never deadlocks.
 
-A forked child has copies of all locks and none of the threads that hold them. So a fork waits
-until no thread of ours is in the middle of reading, and those that would begin wait until it is
-over; if that takes too long, the child is told and refuses to read.
+A forked child has copies of all locks, but not the threads that hold them. So a fork waits until
+no thread of this package is reading, and threads that want to read wait until the fork is over. If
+the wait times out, the child raises an error when it reads.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from lundprobe_zarr.errors import UsageError
 from lundprobe_zarr.storage.cores import waiting
 from lundprobe_zarr.storage.forks import on_fork
 
-#: Seconds that a fork waits for reads at most: a server may let one hang.
-FORK_TIMEOUT = 10.0
+#: Longest wait of a fork, seconds; a read can hang at a server for longer.
+TIMEOUT = 10.0
 
 
 class _Gate:
-    """Counts the threads that read; closed while the process forks."""
+    """Counter of reading threads; closed while the process forks."""
 
     def __init__(self) -> None:
         self.condition = threading.Condition()
@@ -29,31 +29,31 @@ class _Gate:
         self.torn = False
 
     def enter(self) -> bool:
-        """Count one more that reads; False if closed."""
+        """Count a reading thread; return False if closed."""
         with self.condition:
             self.reading += not self.closed
             return not self.closed
 
     def leave(self) -> None:
-        """Count one less."""
+        """Count a thread that has finished reading."""
         with self.condition:
             self.reading -= 1
             self.condition.notify_all()
 
     def before(self) -> None:
-        """Close, and wait for those who read."""
+        """Close, and wait for reading threads."""
         self.condition.acquire()
         self.closed = True
-        self.condition.wait_for(lambda: not self.reading, FORK_TIMEOUT)
+        self.condition.wait_for(lambda: not self.reading, TIMEOUT)
 
     def in_parent(self) -> None:
-        """Open again."""
+        """Reopen."""
         self.closed = False
         self.condition.notify_all()
         self.condition.release()
 
     def in_child(self) -> None:
-        """Start anew; locks that a thread held while reading stay locked here for ever."""
+        """Reset; locks of threads that were still reading can never be released."""
         torn = self.torn or self.reading > 0
         self.__init__()  # type: ignore[misc]
         self.torn = torn
@@ -65,17 +65,17 @@ on_fork(before=_GATE.before, in_parent=_GATE.in_parent, in_child=_GATE.in_child)
 
 @contextmanager
 def reading() -> Iterator[None]:
-    """Around everything that reads in a thread; raises `UsageError` where that could hang."""
+    """Guard reading in a thread; raise `UsageError` where it could deadlock."""
     if _GATE.torn:
         raise UsageError(
             "this process was forked while a thread of its parent was reading, "
-            f"for {FORK_TIMEOUT:g} s on end",
-            expected="workers to be started before, or by spawn or forkserver",
+            f"for more than {TIMEOUT:g} s",
+            expected="workers that start before reading, or by spawn or forkserver",
         )
     entered = False
     try:
         while not (entered := _GATE.enter()):
-            # Without a core: the threads that are waited for may need it.
+            # Release the core: the threads that the fork waits for may need it.
             with waiting(), _GATE.condition:
                 _GATE.condition.wait_for(lambda: not _GATE.closed)
         yield

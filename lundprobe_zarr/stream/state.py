@@ -1,4 +1,4 @@
-"""Where a stream stands, in a few numbers, and what they are numbers of."""
+"""The state of a stream, and the identity of the stream it belongs to."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from lundprobe_zarr.dataset.identity import DatasetIdentity
 from lundprobe_zarr.errors import UsageError
 from lundprobe_zarr.patches import Plan
 
-#: Version 2: patches of even size lie around their centre to half a voxel.
+#: Version 2: patches of even size are centred to half a voxel.
 VERSION = 2
 
 
 def identity_of(plan: Plan) -> dict[str, Any]:
-    """All that decides which patch is the n-th: dataset, patients, seed, settings; JSON-ready."""
+    """Return what decides the n-th patch: dataset, patients, seed, settings; JSON-ready."""
     dataset = plan.cohort.dataset.identity.model_dump(mode="json")
     ids = "\n".join(plan.cohort.ids)
     return {
@@ -31,9 +31,9 @@ def identity_of(plan: Plan) -> dict[str, Any]:
 
 
 def check(state: Mapping[str, Any], mine: Mapping[str, Any], length: int) -> tuple[int, int]:
-    """Epoch and position of a state, if it is one of the stream that is as `mine` says.
+    """Return epoch and position of a state of the stream with identity `mine`.
 
-    Raises `UsageError` that names every difference.
+    Raise `UsageError` with every difference for a state of another stream.
     """
     if not isinstance(state, Mapping):
         raise UsageError(
@@ -50,13 +50,13 @@ def check(state: Mapping[str, Any], mine: Mapping[str, Any], length: int) -> tup
         differences = list(_differences(state, mine))
     except ValidationError as error:
         raise UsageError(
-            f"the state's dataset is not sound: {error.errors()[0]['msg']}",
+            f"the state's dataset is invalid: {error.errors()[0]['msg']}",
             expected="the dict that state_dict gave, unchanged",
         ) from error
     if differences:
         raise UsageError(
             f"the state is of another stream: it has {'; '.join(differences)}",
-            remedy="make the stream as it was when the state was taken",
+            remedy="create the stream with the settings it had when the state was saved",
         )
     return _number(state, "epoch", sys.maxsize), _number(state, "position", length)
 
@@ -82,7 +82,7 @@ def _differences(state: Mapping[str, Any], mine: Mapping[str, Any]) -> list[str]
         found.append(f"seed {state['seed']}, not {mine['seed']}")
     settings = state["settings"]
     if not isinstance(settings, Mapping):
-        return [*found, f"settings {settings!r}, which is no dict"]
+        return [*found, f"settings {settings!r}, which is not a dict"]
     for name, value in mine["settings"].items():
         if settings.get(name) != value:
             found.append(f"{name} {settings.get(name)!r}, not {value!r}")

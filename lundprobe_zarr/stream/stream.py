@@ -1,4 +1,4 @@
-"""`PatchStream`: patches of a cohort, read ahead, in an order that can be left and taken up."""
+"""`PatchStream`: patches of a cohort with read-ahead, in a resumable order."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from lundprobe_zarr.patches.request import Labels
 from lundprobe_zarr.storage.cache import CachedLocation
 from lundprobe_zarr.storage.cores import cores
 from lundprobe_zarr.storage.location import Location
-from lundprobe_zarr.stream.place import DUE, GIVEN, Place
 from lundprobe_zarr.stream.prefetch import Failure, Loader, ahead
+from lundprobe_zarr.stream.progress import DUE, GIVEN, Progress
 from lundprobe_zarr.stream.state import VERSION, check, identity_of
 from lundprobe_zarr.vocabulary.arguments import says_where
 from lundprobe_zarr.vocabulary.names import OBSERVERS, TARGETS
@@ -31,10 +31,10 @@ _LOG = logging.getLogger("lundprobe_zarr.stream")
 if TYPE_CHECKING:
     from lundprobe_zarr.cohort import Cohort
 
-#: Threads that read from afar: each waits for a server most of the time. More take more of the
-#: processor than they bring: see benchmarks/results/patches.json.
+#: Threads for remote data, which mostly wait for a server. More cost more processor time than they
+#: gain: see benchmarks/results/patches.json.
 _REMOTE_THREADS = 8
-#: Bytes of patches read ahead at most, unless `prefetch` says otherwise, and the most patches.
+#: Default limits of read-ahead: bytes, and number of patches.
 _AHEAD_BYTES, _AHEAD_MOST = 256 * 1024**2, 64
 #: Default size of a cache folder, bytes.
 CACHE_BYTES = 50 * 10**9
@@ -42,7 +42,7 @@ CACHE_BYTES = 50 * 10**9
 
 _OF_BATCHES = "it belongs to lp.torch_dataset(stream, {}=…)"
 _OF_LOADER = "it belongs to lp.torch_dataset(stream, batch_size=…).loader({}=…)"
-#: Arguments that are not a stream's own, but of what is made of it.
+#: Arguments that belong to datasets and loaders made from a stream.
 _ELSEWHERE = {n: _OF_BATCHES.format(n) for n in ("batch_size", "drop_last", "transform")} | {
     n: _OF_LOADER.format(n) + "; threads= are the stream's own"
     for n in ("num_workers", "pin_memory", "persistent_workers")
@@ -50,40 +50,61 @@ _ELSEWHERE = {n: _OF_BATCHES.format(n) for n in ("batch_size", "drop_last", "tra
 
 
 class SkippedPatchesWarning(UserWarning):
-    """Patches that could not be read were left out of an epoch."""
+    """Warning that unreadable patches were left out of an epoch."""
 
 
 class PatchStream:
     """Patches of a cohort's volumes with their labels, for training and inference.
 
-    An iteration is an epoch, from where the stream stands to its end; each sample is a dict of
-    NumPy arrays and labels. Which patch comes n-th follows from seed, epoch and n alone.
+    An iteration yields the rest of the current epoch. Each sample is an `lp.Sample`, a dict of
+    NumPy arrays and labels. The n-th patch depends on seed, epoch and n alone. Tables are read at
+    once, stores only during iteration.
 
+    Parameters
+    ----------
+    cohort
+        The patients.
+    patch_size, patch_size_mm
+        Patch size (z, y, x) in voxels or in mm; see `lundprobe_zarr.patches.Plan`.
+    grid, modalities, structures, dose, nnunet, folds, uncertainty, observers, steps, targets
+        Content of a sample; see `lundprobe_zarr.patches.Content`. `observers="random"` samples one
+        observer and step of the patient for each patch.
+    spacing_mm, image_dtype
+        Voxel size to resample to, mm, and type of images; see `Content`.
+    sampling, pad, complete, seed, shuffle, block, window
+        Choice and order of patches; see `lundprobe_zarr.patches.Plan` and `Order`.
+    threads
+        Threads that read and decode ahead. Default: the cores for local data, 8 for remote data. 0
+        reads each patch on request.
+    prefetch
+        Most patches read ahead. Default: as many as fit in 256 MiB, from `threads` to 64.
+    retries
+        Retries of a failed patch, after pauses of 0.2, 0.6, 1.8 … s.
+    on_error
+        `raise` raises `StreamError` after the last retry. `skip` leaves the patch out, counts it in
+        `skipped` by patient, and warns at the end of the epoch.
+    cache, cache_bytes
+        Folder for a cache of remote data, which processes may share, and its limit in bytes.
+    rank, ranks
+        This rank reads every `ranks`-th patch of the common order.
+
+    Raises
+    ------
+    UsageError
+        For invalid arguments.
+    UnknownLabelError
+        For an unknown structure or other label.
+    MissingStructureError
+        If no patient has a requested structure.
+
+    Examples
+    --------
         stream = lp.PatchStream(train, (32, 192, 192), structures=("CTVT_427", "Rectum"), seed=1)
         for sample in stream:
             sample["image"]     # (modality, z, y, x)
             sample["mask"]      # (structure, z, y, x) bool; sample["present"] (structure) bool
             sample["affine"]    # (4, 4), voxel (i, j, k) of the patch -> mm, RAS
-            sample["seed"]      # of seed, epoch and n, for random transforms: the same if resumed
-
-    What a sample holds: `grid`, `modalities`, `structures`, `dose`, `nnunet`, `folds`,
-    `uncertainty`, `observers`, `steps`, `targets`, `spacing_mm`, `image_dtype`, as in `Content`,
-    and `read_patch` says what its arrays are. `observers="random"` draws one observer and step of
-    the patient's for each patch. Which patches: `patch_size` voxels (z, y, x) or `patch_size_mm`,
-    `sampling`, `pad`, `complete`, `seed`, `shuffle`, `block` and `window`, as in `Plan` and
-    `Order`.
-
-    - `threads` read and decode ahead: the cores for local data and 8 for remote ones; 0 reads
-      only when asked. `prefetch` is how many patches wait at most, by default as many as 256 MiB
-      hold, from `threads` on up to 64.
-    - A patch that cannot be read is tried `retries` times more, with pauses of 0.2, 0.6, 1.8 … s;
-      then `on_error="raise"` raises `StreamError`, and `"skip"` leaves it out, counts it by
-      patient in `skipped`, and warns at the end of the epoch.
-    - `cache` is a folder to keep remote data in, `cache_bytes` its limit; processes may share it.
-    - `rank` of `ranks` takes every `ranks`-th patch of the one order; see `Share`.
-
-    Raises `UsageError`, `UnknownLabelError` or `MissingStructureError` at once for what cannot be
-    had; reads tables, and no store, until it is iterated.
+            sample["seed"]      # for random transforms: depends on seed, epoch and n alone
     """
 
     @says_where("PatchStream", _ELSEWHERE)
@@ -141,12 +162,12 @@ class PatchStream:
             prefetch = max(self._threads, min(_AHEAD_MOST, _AHEAD_BYTES // self.sample_bytes))
         self._prefetch = _whole("prefetch", prefetch, 1)
         self._on_error = on_error
-        self._place = Place()
+        self._progress = Progress()
         #: Patches that were left out, by patient.
         self.skipped: Counter[str] = Counter()
 
     def __repr__(self) -> str:
-        """What it draws of whom, and where it stands."""
+        """Return a summary of patches, patients, seed and progress."""
         sizes = {self.plan.size(i) for i in self.plan.cohort.ids}
         size = "×".join(map(str, next(iter(sizes)))) if len(sizes) == 1 else "varying"
         return (
@@ -156,18 +177,18 @@ class PatchStream:
         )
 
     def _standing(self) -> str:
-        if self._place.state == GIVEN:
+        if self._progress.state == GIVEN:
             return "which workers of a DataLoader read"
         return f"patch {self.place[1]}"
 
     def __len__(self) -> int:
-        """Patches of an epoch that are this rank's."""
+        """Return the number of patches of an epoch on this rank."""
         return len(self.share.positions(0, len(self.plan)))
 
     def __getitem__(self, key: object) -> NoReturn:
-        """Raise `UsageError`: a stream has an order, and is iterated.
+        """Raise `UsageError`: streams are iterated, not indexed.
 
-        `torch.utils.data.DataLoader(stream)` arrives here.
+        `torch.utils.data.DataLoader(stream)` calls this.
         """
         raise numbered(key)
 
@@ -178,66 +199,80 @@ class PatchStream:
 
     @property
     def epoch(self) -> int:
-        """The epoch that the next patch is of."""
+        """The epoch of the next patch."""
         return self.place[0]
 
     @property
     def place(self) -> tuple[int, int]:
-        """Epoch and position of the next patch: what `seek` takes.
+        """Epoch and position of the next patch, as `seek` takes them.
 
-        While workers of a plain DataLoader read an epoch, where that began.
+        While workers of a plain DataLoader read an epoch, its start.
         """
-        return self._place.at
+        return self._progress.at
 
     @property
     def sample_bytes(self) -> int:
-        """About what a sample takes, bytes: the largest of any patient."""
+        """Approximate size of the largest sample, bytes."""
         voxels = max(int(np.prod(self.plan.size(i))) for i in self.plan.cohort.ids)
         return max(1, voxels * self.plan.content.voxel_bytes)
 
     def __iter__(self) -> Iterator[Sample]:
-        """The patches that are left of this epoch; then the next epoch begins.
+        """Yield the remaining samples of this epoch; the next iteration yields the next epoch.
 
-        A stream stands in one place, so it has one iteration at a time: when another begins, or
-        `seek` or `load_state_dict` move the stream, the one before raises `UsageError`.
+        A stream has one iteration at a time. When another one begins, or `seek` or
+        `load_state_dict` change the position, the earlier iteration raises `UsageError`.
         """
         self.roll_over(self.share)
-        turn, (epoch, start) = self._place.take(), self.place
+        turn, (epoch, start) = self._progress.take(), self.place
         for given, (_, sample) in enumerate(self.read(self.share, epoch, start), 1):
             position = min(start + given * self.share.ranks, len(self.plan))
-            if not self._place.move(turn, epoch, position):
+            if not self._progress.move(turn, epoch, position):
                 raise self.overtaken(epoch)
             if sample is not None:
                 yield cast(Sample, sample)
-        self._place.move(turn, epoch + 1, 0)
+        self._progress.move(turn, epoch + 1, 0)
 
     def overtaken(self, epoch: int) -> UsageError:
-        """The error for an iteration of an epoch that may not go on."""
+        """Return the error for an iteration that was superseded."""
         at, position = self.place
         return UsageError(
             f"this iteration over epoch {epoch} of the stream was overtaken: "
             "another one began, or seek, set_epoch or load_state_dict moved "
             f"the stream, which is at epoch {at}, patch {position} now",
             expected=(
-                "one iteration at a time. Go on with the newer one, or make a "
-                "stream for each, with seeds of their own if they shall not give "
-                "the same patches"
+                "one iteration at a time. Use the newer one, or create one stream "
+                "per iteration, with different seeds for different patches"
             ),
         )
 
     def read(
         self, share: Share, epoch: int, start: int, skip: int = 0
     ) -> Iterator[tuple[int, RawSample | None]]:
-        """A share's patches of an epoch from position `start` on, each with its position.
+        """Yield the patches of a share without changing the stream's position.
 
-        This is what iterating does, without moving the stream. The first `skip` of the share are
-        passed over unread. A patch that was left out is None. Raises `StreamError` for one that
-        cannot be read, unless `on_error="skip"`.
+        Parameters
+        ----------
+        share
+            Part of the order to read.
+        epoch, start
+            Epoch and first position.
+        skip
+            Patches of the share to skip without reading.
+
+        Yields
+        ------
+        tuple of int and sample
+            Position and sample; None instead of a patch that was left out.
+
+        Raises
+        ------
+        StreamError
+            If a patch cannot be read, unless `on_error="skip"`.
         """
         positions = share.positions(start, len(self.plan)).tolist()[skip:]
         _LOG.info("epoch %d from position %d: %d patches", epoch, start, len(positions))
         before = self.skipped.total()
-        # Workers share what the machine and the memory have to give.
+        # Workers share the cores and the memory limit.
         prefetch = max(1, self._prefetch // share.workers)
         threads = -(-self._threads // share.workers)
         loaded = ahead(self._loader, epoch, positions, threads, prefetch)
@@ -248,7 +283,7 @@ class PatchStream:
                     continue
                 if self._on_error == "raise":
                     raise found.error
-                self.skipped[found.draw.patient_id] += 1
+                self.skipped[found.item.patient_id] += 1
                 yield index, None
         finally:
             loaded.close()
@@ -265,46 +300,63 @@ class PatchStream:
             )
 
     def roll_over(self, share: Share) -> None:
-        """Stand before the next epoch if no rank's share has anything left of this one.
+        """Move to the next epoch if no rank has patches left in this one.
 
-        Who counts batches stops at the last one, and so never sees the iteration end.
+        Callers that stop after `len(loader)` batches never exhaust the iterator.
         """
         epoch, position = self.place
-        if self._place.state == GIVEN or self.is_over(share, position):
-            self._place.seek(epoch + 1, 0, DUE)
+        if self._progress.state == GIVEN or self.is_over(share, position):
+            self._progress.seek(epoch + 1, 0, DUE)
 
     def is_over(self, share: Share, position: int) -> bool:
-        """Whether an epoch was begun and no rank's share has anything left behind `position`."""
+        """Return whether an epoch has begun and no rank has patches left after `position`."""
         everybody = replace(share, rank=0, worker=0, workers=1)
         return position > 0 and not len(everybody.positions(position, len(self.plan)))
 
     def seek(self, epoch: int, position: int = 0) -> None:
-        """Stand before a position of an epoch: the next iteration begins there, in workers too.
+        """Set where the next iteration begins, also in workers.
 
-        Raises `UsageError` for one there is none of.
+        Parameters
+        ----------
+        epoch, position
+            Epoch from 0, and position from 0 to `len(stream.plan)`.
+
+        Raises
+        ------
+        UsageError
+            For an epoch or position out of range.
         """
         most = len(self.plan)
         epoch, position = _index("epoch", epoch), _index("position", position)
         if epoch < 0 or not 0 <= position <= most:
             raise UsageError(
-                f"epoch {epoch}, position {position}", expected=f"0 on, and 0 to {most}"
+                f"epoch {epoch}, position {position}",
+                expected=f"epoch 0 or more, position 0 to {most}",
             )
-        self._place.seek(epoch, position)
+        self._progress.seek(epoch, position)
 
     def state_dict(self) -> dict[str, Any]:
-        """Where the stream stands and which stream it is; JSON-ready.
+        """Return position and identity of the stream.
 
-        Taken after the same number of steps on every rank, it is the same on all of them, and
-        resumes with any number of ranks and workers: nothing is lost or repeated.
+        After the same number of steps the state is the same on every rank. It resumes with any
+        number of ranks and workers, without losing or repeating patches.
 
-        Raises `UsageError` when workers of a plain DataLoader read: they read ahead, and nobody
-        here knows which of their batches were taken.
+        Returns
+        -------
+        dict
+            The state, JSON-ready.
+
+        Raises
+        ------
+        UsageError
+            While workers of a plain DataLoader read ahead: the number of consumed batches is
+            unknown.
         """
         epoch, position = self.place
-        if self._place.state == GIVEN:
+        if self._progress.state == GIVEN:
             raise UsageError(
                 f"no state: workers of a DataLoader read ahead in epoch {epoch}, "
-                "and which of their batches were taken is not known here",
+                "and which of their batches were consumed is unknown",
                 expected=(
                     "torch_dataset(stream, batch_size=…).loader(…), whose "
                     "state_dict counts them, or stream.seek(batch['epoch'], "
@@ -314,12 +366,19 @@ class PatchStream:
         return {"version": VERSION, "epoch": epoch, "position": position} | identity_of(self.plan)
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on where `state` was taken.
+        """Resume from a state.
 
-        Raises `UsageError`, naming each difference, for a state of another dataset, cohort, seed
-        or setting.
+        Parameters
+        ----------
+        state
+            The dict that `state_dict` returned.
+
+        Raises
+        ------
+        UsageError
+            For a state of another dataset, cohort, seed or setting, with every difference.
         """
-        self._place.seek(*check(state, identity_of(self.plan), len(self.plan)))
+        self._progress.seek(*check(state, identity_of(self.plan), len(self.plan)))
 
 
 def _location(cohort: Cohort, cache: str | os.PathLike[str] | None, cache_bytes: int) -> Location:
@@ -337,17 +396,17 @@ def _threads(location: Location) -> int:
 
 def _whole(name: str, value: int, least: int) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise UsageError(f"{name}={value!r}", expected=f"a whole number from {least} on")
+        raise UsageError(f"{name}={value!r}", expected=f"an integer of at least {least}")
     return value
 
 
 def numbered(key: object) -> UsageError:
-    """The error for a patch or batch that is asked for by its number."""
+    """Return the error for indexing a stream of patches or batches."""
     return UsageError(
         f"number {key!r} of a stream of patches",
         expected=(
-            "an iteration: for sample in stream, or stream.seek(epoch, position) "
-            "before it. For a DataLoader expected batches: "
+            "iteration: for sample in stream, after stream.seek(epoch, position) if "
+            "needed. For a DataLoader: "
             "lp.torch_dataset(stream, batch_size=4).loader(num_workers=2), or "
             "DataLoader(lp.torch_dataset(stream, batch_size=4), batch_size=None)"
         ),
@@ -355,10 +414,10 @@ def numbered(key: object) -> UsageError:
 
 
 def _index(name: str, value: object) -> int:
-    """A whole number, of NumPy's or a tensor's too; raises `UsageError` for anything else."""
+    """Return an integer, also from NumPy or a tensor; raise `UsageError` for anything else."""
     try:
         if not isinstance(value, (bool, str)):
             return index(value)  # type: ignore[arg-type]
     except TypeError:
         pass
-    raise UsageError(f"{name}={value!r}", expected="a whole number")
+    raise UsageError(f"{name}={value!r}", expected="an integer")

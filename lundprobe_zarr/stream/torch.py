@@ -1,4 +1,4 @@
-"""Patches for PyTorch: batches in one order, whatever workers and ranks, and resumable in it."""
+"""Patches for PyTorch: batches in one resumable order for any number of workers and ranks."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from lundprobe_zarr.errors import MissingPackageError, UsageError
 from lundprobe_zarr.patches import RawSample as Sample
 from lundprobe_zarr.patches import Share
 from lundprobe_zarr.patches.request import VOLUMES
-from lundprobe_zarr.stream.place import BEGUN, DUE, SOUGHT, Begun, Crew, Place
+from lundprobe_zarr.stream.progress import BEGUN, DUE, SOUGHT, Begun, Progress, WorkerGroup
 from lundprobe_zarr.stream.state import VERSION, check, identity_of
 from lundprobe_zarr.stream.stream import PatchStream, numbered
 from lundprobe_zarr.vocabulary.arguments import require_arguments, says_where
@@ -38,21 +38,20 @@ Transform = Callable[[Sample], Sample]
 
 _OF_LOADER = "it belongs to the loader, e.g. torch_dataset(stream, batch_size=4).loader({}=…)"
 _OF_STREAM = "it belongs to the stream: lp.PatchStream(cohort, …, {}=…)"
-#: Arguments of `torch_dataset` that are somebody else's.
+#: Arguments that belong to the loader or the stream.
 _ELSEWHERE = {n: _OF_STREAM.format(n) for n in ("shuffle", "seed", "sampling", "rank", "ranks")} | {
     n: _OF_LOADER.format(n)
     for n in ("num_workers", "pin_memory", "persistent_workers", "prefetch_factor", "collate_fn")
 }
-#: Options of a `DataLoader` that decide which samples make a batch: not a loader's to choose here.
+#: Options of a `DataLoader` that the dataset or the stream decides.
 _DECIDED = {
     "batch_size": "torch_dataset(stream, batch_size=…) makes the batches",
     "batch_sampler": "torch_dataset(stream, batch_size=…) makes the batches",
     "drop_last": "it belongs to torch_dataset(stream, batch_size=…, drop_last=…)",
-    "shuffle": "it belongs to lp.PatchStream(cohort, shuffle=…, seed=…), which is shuffled unless "
-    "told otherwise",
-    "sampler": "which patches come follows from lp.PatchStream(cohort, sampling=…, seed=…)",
-    "dataset": "a loader is of the dataset that it is a method of",
-    "in_order": "batches come in the stream's order, without which no state could be resumed",
+    "shuffle": "it belongs to lp.PatchStream(cohort, shuffle=…, seed=…), which shuffles by default",
+    "sampler": "the order follows from lp.PatchStream(cohort, sampling=…, seed=…)",
+    "dataset": "the loader reads the dataset whose method this is",
+    "in_order": "resuming needs batches in the stream's order",
 }
 
 
@@ -62,11 +61,10 @@ class Batch(dict[str, Any]):
 
 def _refuse(batch: Sequence[Sample], **_: Any) -> NoReturn:
     raise UsageError(
-        f"{len(batch)} batches to be made a batch of: the dataset makes batches already",
+        f"a batch of {len(batch)} batches: the dataset makes batches already",
         expected=(
             "dataset.loader(num_workers=…), or DataLoader(dataset, "
-            "batch_size=None), or samples, of torch_dataset(stream) without a "
-            "batch size"
+            "batch_size=None), or torch_dataset(stream), which yields samples"
         ),
     )
 
@@ -82,32 +80,46 @@ def torch_dataset(
     drop_last: bool = False,
     transform: Transform | None = None,
 ) -> TorchPatches:
-    """A stream as a `torch.utils.data.IterableDataset`.
+    """Make a `torch.utils.data.IterableDataset` of a stream.
 
-    With `batch_size` it gives whole batches, dicts of tensors: use `.loader(num_workers=…)`, or
-    `DataLoader(dataset, batch_size=None, …)`. Batches are the same, in the same order, with any
-    number of workers, and any number of ranks shares the same global batches of
-    ranks × `batch_size` patches. Without, it gives samples for a loader that batches by itself:
-    nothing is lost or repeated, but which samples make a batch depends on the workers.
+    Each iteration of a plain `DataLoader` is a new epoch. It begins where `stream.seek`,
+    `stream.load_state_dict` or `set_epoch` said, otherwise with the next epoch, even if the
+    previous one was left early. `.loader()` resumes an epoch that was left, and its state counts
+    the consumed batches. Ranks are those of the stream, otherwise those of `torch.distributed`, if
+    it is initialised when an iteration begins.
 
-    Every iteration of a `DataLoader` is an epoch of its own, with any number and kind of workers:
-    it begins where `stream.seek`, `stream.load_state_dict` or `set_epoch` said, or else with the
-    epoch after the one before, even if that was left early. `.loader()` gives the rest of an
-    epoch that was left, and has a state that counts the batches that were taken.
+    Parameters
+    ----------
+    stream
+        The patches.
+    batch_size
+        Patches per batch and rank. The dataset yields batches, dicts of tensors, which are the same
+        for any number of workers: use `.loader(num_workers=…)` or
+        `DataLoader(dataset, batch_size=None, …)`. None yields samples for a loader that makes the
+        batches; which samples form a batch then depends on the workers.
+    drop_last
+        Leave out patches at the end of an epoch that do not fill a batch on every rank, so that all
+        ranks take the same number of steps, as DistributedDataParallel needs.
+    transform
+        Function applied to each sample before batching; it returns a dict.
 
-    `drop_last` leaves out the patches of an epoch that do not fill a batch on every rank, so that
-    ranks take the same number of steps, as DistributedDataParallel needs. `transform` is called
-    with every sample before it is batched. Ranks are those of the stream, or, where it has none,
-    of `torch.distributed`, if that is initialised when an iteration begins.
+    Returns
+    -------
+    TorchPatches
+        The dataset.
 
-    Raises `UsageError` for a stream that is none and a batch size that makes no sense,
-    `MissingPackageError` without torch.
+    Raises
+    ------
+    UsageError
+        For an invalid argument.
+    MissingPackageError
+        If torch is not installed.
     """
     return TorchPatches(stream, batch_size, drop_last, transform)
 
 
 class _Decided(NamedTuple):
-    """Where an iteration is to begin, and the seed of the crew that does it."""
+    """Where an iteration begins, and the seed of its group of workers."""
 
     seed: int
     epoch: int
@@ -137,7 +149,7 @@ class TorchPatches(IterableDataset[Any]):
         if batch_size is not None and not (whole and batch_size >= 1):
             raise UsageError(
                 f"batch_size={batch_size!r}",
-                expected="a whole number from 1 on, or None for samples",
+                expected="a positive integer, or None for samples",
             )
         if transform is not None and not callable(transform):
             raise UsageError(f"transform={transform!r}", expected="a function of a sample, or None")
@@ -145,15 +157,15 @@ class TorchPatches(IterableDataset[Any]):
         self.batch_size = batch_size
         self.drop_last = drop_last
         self.transform = transform
-        # Workers, persistent ones too, learn from it which epoch they have.
-        stream._place = SharedPlace.of(stream._place)
+        # Shared, so that persistent workers too learn which epoch they read.
+        stream._progress = SharedProgress.of(stream._progress)
         self._distributed: tuple[int, int] | None = None
         self._iterations = 0
-        #: What a `PatchLoader` decided for the iteration that it is about to begin.
+        #: Where the iteration that a `PatchLoader` is about to begin starts.
         self._decided: _Decided | None = None
 
     def __getstate__(self) -> dict[str, Any]:
-        # A worker that is spawned knows nothing of its parent's process group.
+        # Spawned workers do not know their parent's process group.
         return self.__dict__ | {"_distributed": _distributed() or self._distributed}
 
     @property
@@ -168,7 +180,7 @@ class TorchPatches(IterableDataset[Any]):
         return Share(rank, ranks, worker, workers, self._run, self.drop_last)
 
     def changed(self, sample: Sample) -> Sample:
-        """A sample as `transform` makes it; raises `UsageError` if that is no dict."""
+        """Return the transformed sample; raise `UsageError` if it is not a dict."""
         found = self.transform(sample) if self.transform else sample
         if not isinstance(found, dict):
             raise UsageError(
@@ -178,18 +190,17 @@ class TorchPatches(IterableDataset[Any]):
         return found
 
     def __len__(self) -> int:
-        """Batches, or samples without a batch size, of a whole epoch on this rank."""
+        """Return the number of batches (or samples) of an epoch on this rank."""
         mine = len(self._share(0, 1).positions(0, len(self.stream.plan)))
         return -(-mine // self._run)
 
     def set_epoch(self, epoch: int) -> None:
-        """Have the next iteration give an epoch, as loaders of Accelerate and others say it.
+        """Set the epoch of the next iteration, as loaders of Accelerate and others do.
 
-        Where the stream is to begin in that epoch already, it stays where it is. Raises
-        `UsageError` if it was moved to another by `seek` or `load_state_dict` and no iteration
-        has begun there, which would be undone.
+        If the stream will begin in that epoch anyway, its position is kept. Raise `UsageError` if
+        this would undo a `seek` or `load_state_dict` before any iteration has begun there.
         """
-        place = self.stream._place
+        place = self.stream._progress
         at, position = place.at
         if place.state in (DUE, SOUGHT) and at == epoch:
             return
@@ -206,14 +217,14 @@ class TorchPatches(IterableDataset[Any]):
         place.seek(epoch, 0, DUE)
 
     def __getitem__(self, key: object) -> NoReturn:
-        """Raise `UsageError`: batches have an order, and are iterated."""
+        """Raise `UsageError`: batches are iterated, not indexed."""
         raise numbered(key)
 
     def __iter__(self) -> Epoch:
-        """Batches, or samples, to the end of the epoch that this iteration has.
+        """Yield batches (or samples) to the end of this iteration's epoch.
 
-        Each has `epoch`, and `position`: that after it, where `stream.seek(epoch, position)` goes
-        on. Samples of several workers have none, as one of them knows nothing of the others'.
+        Each has `epoch`, and the `position` after it: `stream.seek(epoch, position)` resumes there.
+        Samples of several workers have no position, as workers do not know each other's progress.
         """
         info, decided = get_worker_info(), self._decided
         if info is None:
@@ -221,14 +232,27 @@ class TorchPatches(IterableDataset[Any]):
             return Epoch(self, self._share(0, 1), None, begun)
         self._iterations += 1
         seed = decided.seed if decided else info.seed - info.id
-        crew = Crew(seed, self._iterations, info.num_workers)
-        return Epoch(self, self._share(info.id, info.num_workers), crew)
+        group = WorkerGroup(seed, self._iterations, info.num_workers)
+        return Epoch(self, self._share(info.id, info.num_workers), group)
 
     def loader(self, **options: Any) -> PatchLoader:
-        """A `DataLoader` of these batches that can be left and taken up; options are its own.
+        """Return a resumable `DataLoader` of these batches.
 
-        Raises `UsageError` for an option that it has not got, or that is decided elsewhere, and
-        for a dataset without a batch size.
+        Parameters
+        ----------
+        **options
+            Options of `torch.utils.data.DataLoader`, e.g. `num_workers`.
+
+        Returns
+        -------
+        PatchLoader
+            The loader.
+
+        Raises
+        ------
+        UsageError
+            For an unknown option, one that the dataset or stream decides, or a dataset without a
+            batch size.
         """
         known = signature(DataLoader.__init__).parameters
         require_arguments(".loader()", options, [n for n in known if n != "self"], _DECIDED)
@@ -238,16 +262,20 @@ class TorchPatches(IterableDataset[Any]):
 class Epoch(Iterator[Any]):
     """One iteration over a dataset, in the process or worker that reads it.
 
-    It has a state, which torchdata's `StatefulDataLoader` keeps for each worker.
+    Its state is kept per worker by torchdata's `StatefulDataLoader`.
     """
 
     def __init__(
-        self, patches: TorchPatches, share: Share, crew: Crew | None, begun: Begun | None = None
+        self,
+        patches: TorchPatches,
+        share: Share,
+        group: WorkerGroup | None,
+        begun: Begun | None = None,
     ) -> None:
-        self._patches, self._share, self._crew = patches, share, crew
+        self._patches, self._share, self._group = patches, share, group
         stream = patches.stream
-        self._epoch, self._start, self._turn = begun or stream._place.begin(
-            crew, lambda position: stream.is_over(share, position)
+        self._epoch, self._start, self._turn = begun or stream._progress.begin(
+            group, lambda position: stream.is_over(share, position)
         )
         self._passed = 0
         self._given: Iterator[Any] | None = None
@@ -258,9 +286,9 @@ class Epoch(Iterator[Any]):
         return next(self._given)
 
     def _give(self) -> Iterator[Any]:
-        """Batches or samples behind those passed; the stream moves along if it is in this process.
+        """Yield batches or samples after those passed; update the stream's position if local.
 
-        A newer iteration has the stream's place, and this one goes on without.
+        If a newer iteration has begun, this one continues without updating the position.
         """
         stream, run = self._patches.stream, self._patches._run
         together = self._share.ranks * run
@@ -281,10 +309,10 @@ class Epoch(Iterator[Any]):
 
     def _move(self, epoch: int, position: int, state: int) -> None:
         if self._turn is not None:
-            self._patches.stream._place.move(self._turn, epoch, position, state)
+            self._patches.stream._progress.move(self._turn, epoch, position, state)
 
     def _runs(self, skip: int) -> Iterator[tuple[int, int, list[Sample]]]:
-        """Samples of each run (batch) of this share, with the run's number and its patches."""
+        """Yield number, length and samples of each run (batch) of this share."""
         stream, changed = self._patches.stream, self._patches.changed
         together = self._share.ranks * self._patches._run
         read = stream.read(self._share, self._epoch, self._start, skip)
@@ -294,7 +322,7 @@ class Epoch(Iterator[Any]):
             yield number, len(found), [changed(s) for s in there]
 
     def state_dict(self) -> dict[str, Any]:
-        """How far this iteration is, in this worker; JSON-ready."""
+        """Return the progress of this iteration in this worker; JSON-ready."""
         place = {"version": VERSION, "epoch": self._epoch, "position": self._start}
         return place | self._identity | {"share": asdict(self._share), "passed": self._passed}
 
@@ -303,9 +331,9 @@ class Epoch(Iterator[Any]):
         return identity_of(self._patches.stream.plan)
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on where an iteration was, in the same of as many workers and ranks.
+        """Resume an iteration with the same number of workers and ranks.
 
-        Raises `UsageError` for a state of another stream or share, or once this one has begun.
+        Raise `UsageError` for a state of another stream or share, or if this iteration has begun.
         """
         stream = self._patches.stream
         epoch, start = check(state, self._identity, len(stream.plan))
@@ -319,14 +347,14 @@ class Epoch(Iterator[Any]):
                 ),
             )
         self._epoch, self._start, self._passed = epoch, start, int(state["passed"])
-        self._turn = stream._place.correct(self._crew, epoch, start)
+        self._turn = stream._progress.correct(self._group, epoch, start)
 
 
 class PatchLoader(DataLoader[Any]):
-    """A `DataLoader` that moves its stream on: epoch after epoch, with a state to resume from."""
+    """A `DataLoader` that updates its stream's position and has a state to resume from."""
 
     def __init__(self, dataset: TorchPatches, *, batch_size: None = None, **options: Any) -> None:
-        # Lightning makes a loader anew from its attributes, `batch_size` among them.
+        # Lightning recreates a loader from its attributes, including `batch_size`.
         if dataset.batch_size is None:
             raise UsageError(
                 "a loader of single samples",
@@ -334,25 +362,27 @@ class PatchLoader(DataLoader[Any]):
                     "a batch size, e.g. torch_dataset(stream, batch_size=4).loader(num_workers=2)"
                 ),
             )
-        # Batches are made; torch's own conversion would turn tuples of labels into lists.
+        # Batches are complete; torch's conversion would turn tuples of labels into lists.
         super().__init__(dataset, batch_size=batch_size, **{"collate_fn": _unchanged} | options)
         self._patches = dataset
         self._seed, self._iterations = randbits(62), 0
 
     def __iter__(self) -> Any:
-        """The batches that are left of this epoch; then, or if there are none, the next begins.
+        """Yield the remaining batches of this epoch, or of the next epoch if none remain.
 
-        One iteration at a time: a newer one, or `seek` or `load_state_dict` of the stream, makes
-        the one before raise `UsageError`.
+        When a newer iteration begins, or `seek` or `load_state_dict` of the stream is called, the
+        earlier iteration raises `UsageError`.
         """
         patches, stream = self._patches, self._patches.stream
         stream.roll_over(patches._share(0, 1))
-        turn, (epoch, start) = stream._place.take(), stream.place
+        turn, (epoch, start) = stream._progress.take(), stream.place
         if not self.persistent_workers:
             self._seed, self._iterations = randbits(62), 0
         self._iterations += 1
-        stream._place.expect(Crew(self._seed, self._iterations, self.num_workers), epoch, start)
-        # Workers that are started now take it with them.
+        stream._progress.expect(
+            WorkerGroup(self._seed, self._iterations, self.num_workers), epoch, start
+        )
+        # Workers started below receive a copy.
         patches._decided = _Decided(self._seed, epoch, start)
         try:
             return self._count(super().__iter__(), epoch, turn)
@@ -362,53 +392,53 @@ class PatchLoader(DataLoader[Any]):
     def _count(self, batches: Iterator[Batch], epoch: int, turn: int) -> Iterator[Batch]:
         stream = self._patches.stream
         while True:
-            if not stream._place.has(turn):
+            if not stream._progress.has(turn):
                 raise stream.overtaken(epoch)
             batch = next(batches, None)
             if batch is None:
                 break
-            stream._place.move(turn, epoch, int(batch["position"]))
+            stream._progress.move(turn, epoch, int(batch["position"]))
             yield batch
-        stream._place.move(turn, epoch + 1, 0)
+        stream._progress.move(turn, epoch + 1, 0)
 
     def set_epoch(self, epoch: int) -> None:
-        """As `TorchPatches.set_epoch`."""
+        """Set the epoch of the next iteration; see `TorchPatches.set_epoch`."""
         self._patches.set_epoch(epoch)
 
     def state_dict(self) -> dict[str, Any]:
-        """Where the batches that were taken out end; see `PatchStream.state_dict`."""
+        """Return the state after the consumed batches; see `PatchStream.state_dict`."""
         return self._patches.stream.state_dict()
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on behind the batch that `state` was taken after; raises as the stream's does."""
+        """Resume after the batch at which `state` was saved; see `PatchStream.load_state_dict`."""
         self._patches.stream.load_state_dict(state)
 
 
-class SharedPlace(Place):
-    """A `Place` in memory that a process shares with workers of every kind.
+class SharedProgress(Progress):
+    """A `Progress` in memory shared with forked and spawned workers.
 
-    Pickled to a worker that is spawned it is the same one; pickled or copied otherwise, a copy.
+    Pickling to a spawned worker shares it; any other pickling or copying makes a copy.
     """
 
     def __init__(self, values: Sequence[int]) -> None:
         shared = torch.tensor(values, dtype=torch.int64)
         shared.share_memory_()  # type: ignore[no-untyped-call,unused-ignore]
-        # Of the context that works for processes of all others too.
+        # A lock of the spawn context works in processes of the other contexts too.
         super().__init__(shared, get_context("spawn").Lock())  # type: ignore[arg-type,unused-ignore]
 
     @classmethod
-    def of(cls, place: Place) -> SharedPlace:
-        """The place itself, if it is shared already, or a shared copy."""
+    def of(cls, place: Progress) -> SharedProgress:
+        """Return the progress itself if it is shared, otherwise a shared copy."""
         return place if isinstance(place, cls) else cls(place.values())
 
     def __reduce__(self) -> Any:
         if get_spawning_popen() is None:  # type: ignore[no-untyped-call,unused-ignore]
-            return SharedPlace, (self.values(),)
-        return object.__new__, (SharedPlace,), self.__dict__
+            return SharedProgress, (self.values(),)
+        return object.__new__, (SharedProgress,), self.__dict__
 
 
 def _distributed() -> tuple[int, int] | None:
-    """Rank and ranks of torch's process group, if there is one."""
+    """Return rank and number of ranks of torch's process group, if there is one."""
     distributed = torch.distributed
     if distributed.is_available() and distributed.is_initialized():
         return distributed.get_rank(), distributed.get_world_size()
@@ -420,9 +450,9 @@ def _unchanged(batch: Batch) -> Batch:
 
 
 def collate(samples: Sequence[Sample]) -> Batch:
-    """Samples as one batch: arrays stacked into tensors of the same type, strings in a list.
+    """Make one batch of samples: arrays become stacked tensors of their type, strings a list.
 
-    Labels, the same for all, stay as they are. Raises `UsageError` for arrays that differ in shape
+    Labels, which are the same for all, are kept. Raise `UsageError` for arrays that differ in shape
     or type, and for batches.
     """
     if isinstance(samples[0], Batch):
@@ -441,7 +471,7 @@ def _stacked(name: str, values: Sequence[Any]) -> Any:
             raise UsageError(
                 f"{name!r} differs within a batch: {found}",
                 expected=(
-                    "arrays alike: give the stream a patch_size in voxels, or "
+                    "the same shape and type: give the stream a patch_size in voxels, or "
                     "spacing_mm, and image_dtype='float32'"
                 ),
             )
@@ -453,9 +483,18 @@ def _stacked(name: str, values: Sequence[Any]) -> Any:
 
 
 def to_monai(sample: Sample) -> Sample:
-    """A sample as MONAI's dictionary transforms take it: axes (channel, x, y, z), `MetaTensor`.
+    """Convert a sample for MONAI's dictionary transforms. Needs MONAI.
 
-    The affine (voxel -> mm, RAS) goes with each array. Needs MONAI.
+    Parameters
+    ----------
+    sample
+        A sample of a stream.
+
+    Returns
+    -------
+    dict
+        The sample with volumes as `MetaTensor` (channel, x, y, z), all label axes as one channel
+        axis, and the affine (4, 4), voxel -> mm, RAS.
     """
     from monai.data.meta_tensor import MetaTensor
 
@@ -465,13 +504,23 @@ def to_monai(sample: Sample) -> Sample:
 
 
 def to_torchio(sample: Sample) -> Any:
-    """A sample as a TorchIO `Subject`: `image` as `ScalarImage`, masks as `LabelMap`.
+    """Convert a sample to a TorchIO `Subject`. Needs TorchIO.
 
-    Dose and uncertainty are plain `torchio.Image`s of the types `dose` and `uncertainty`: their
-    values mean something, so transforms of intensity (normalisation, noise, gamma …) leave them
-    alone. Spatial ones move them as they move label maps, by default to the nearest
-    voxel: resample with the stream's `spacing_mm` instead, which is linear. Axes are (channel, x,
-    y, z), the affine is voxel -> mm, RAS. Needs TorchIO.
+    Dose and uncertainty are plain `torchio.Image`s of the types `dose` and `uncertainty`, so
+    intensity transforms (normalisation, noise, gamma …) do not change their physical values.
+    Spatial transforms treat them as label maps, nearest voxel by default: resample with the
+    stream's `spacing_mm` instead, which is linear.
+
+    Parameters
+    ----------
+    sample
+        A sample of a stream.
+
+    Returns
+    -------
+    torchio.Subject
+        `image` as `ScalarImage`, masks as `LabelMap` (uint8), axes (channel, x, y, z), affine
+        voxel -> mm, RAS.
     """
     torchio: Any = import_module("torchio")
     affine = np.asarray(sample["affine"])
@@ -488,7 +537,7 @@ def to_torchio(sample: Sample) -> Any:
 
 
 def _channels_first(sample: Sample) -> dict[str, Any]:
-    """The volumes of a sample as tensors (channel, x, y, z): all label axes made one."""
+    """Return the volumes of a sample as tensors (channel, x, y, z), label axes merged."""
     return {
         name: torch.from_numpy(
             np.ascontiguousarray(

@@ -41,7 +41,7 @@ WRONG = {
         "columns of the table patients",
     ),
     "no filters": ({"filters": "protocol"}, UsageError, "expected tuples"),
-    "option of patches": ({"patch_size": (1, 2, 3)}, UsageError, "with patches alone"),
+    "option of patches": ({"patch_size": (1, 2, 3)}, UsageError, "with patches only"),
 }
 
 

@@ -11,6 +11,7 @@ import lundprobe_zarr as lp
 from lundprobe_zarr.errors import UsageError
 from lundprobe_zarr.patches import BalancedSampling, Content, GridSampling, Plan
 from lundprobe_zarr.stores.reader import StoreReader
+from lundprobe_zarr.stream.patch import read_item
 
 CONTENT = {"modalities": ("T2w", "sCT"), "structures": ("CTVT_427", "PenileBulb")}
 SAMPLINGS = {
@@ -29,8 +30,8 @@ def expected(cohort, options):
     content = {k: v for k, v in options.items() if k in ("grid", "spacing_mm", *CONTENT)}
     rest = {k: v for k, v in options.items() if k not in content}
     plan = Plan(cohort, Content(dose=True, **content), **rest)
-    draws = [plan.draw(0, n) for n in range(len(plan))]
-    return [plan.read(StoreReader.open(cohort.location, d.patient_id), d) for d in draws]
+    items = [plan.item(0, n) for n in range(len(plan))]
+    return [read_item(plan, StoreReader.open(cohort.location, i.patient_id), i) for i in items]
 
 
 @pytest.mark.parametrize("kind", SAMPLINGS)
@@ -107,14 +108,17 @@ def test_filters_choose_patients_and_an_empty_part_has_no_patches(dataset):
     ("options", "message"),
     [
         ({}, "expected one of the two"),
-        ({"patch_size": (0, 8, 8)}, "three whole numbers"),
-        ({"patch_size": 8}, r"patch_size=8; expected three whole numbers.*e\.g\. \(32, 192, 192\)"),
-        ({"patch_size": "8"}, "patch_size='8'; expected three whole numbers"),
+        ({"patch_size": (0, 8, 8)}, "three positive integers"),
+        (
+            {"patch_size": 8},
+            r"patch_size=8; expected three positive integers.*e\.g\. \(32, 192, 192\)",
+        ),
+        ({"patch_size": "8"}, "patch_size='8'; expected three positive integers"),
         ({"patch_size_mm": "8"}, "patch_size_mm is '8'; expected positive millimetres"),
         ({"patch_size": (4, 8, 8), "spacing_mm": "2"}, "spacing_mm is '2'; expected positive"),
         ({"patch_size": (4, 8, 8), "spacing_mm": True}, "spacing_mm is True"),
         ({"patch_size": (4, 8, 8), "spacing_mm": [1, [2]]}, "spacing_mm is"),
-        ({"patch_size": (4, 8, 8), "block": "4"}, "block='4'; expected a whole number"),
+        ({"patch_size": (4, 8, 8), "block": "4"}, "block='4'; expected an integer"),
         ({"patch_size": (4, 8, 8), "sampling": 3}, "sampling=3; expected one of uniform"),
         ({"patch_size": (400, 8, 8)}, "longer than the volume"),
         ({"patch_size": (4, 8, 8), "sampling": "clever"}, "expected one of uniform, balanced"),

@@ -216,7 +216,7 @@ def test_grids_that_make_no_sense(arguments: dict, match: str) -> None:
     [
         ("3 mm", None, r"grid is '3 mm'; expected a CommonGrid"),
         (GRID, [], r"structures=\[\]; expected at least one"),
-        (GRID, ["Rectum", "Rectum"], "each once"),
+        (GRID, ["Rectum", "Rectum"], "no duplicates"),
     ],
 )
 def test_arguments_that_make_no_sense(

@@ -217,7 +217,7 @@ def test_the_dose_grid_has_no_rows(extended: lp.Patient) -> None:
 def test_without_tables_or_attributes(extended: lp.Patient) -> None:
     with pytest.raises(UsageError, match="expected the patient or a cohort"):
         extended.mri.lp.crop("Rectum")
-    with pytest.raises(UsageError, match="carry no attribute"):
+    with pytest.raises(UsageError, match="have no attributes"):
         extended.mri.dose.drop_attrs().lp.crop("Rectum", extended)
 
 
@@ -228,7 +228,7 @@ def test_a_slice_has_to_stay_an_axis(extended: lp.Patient) -> None:
 
 
 def test_beside_the_volume(aligned: xr.Dataset) -> None:
-    with pytest.raises(UsageError, match="lies beside"):
+    with pytest.raises(UsageError, match="lies outside"):
         aligned.lp.crop(lp.Region.of_mm((500, 0, 0), (510, 9, 9)), fill=0)
 
 

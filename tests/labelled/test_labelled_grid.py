@@ -90,7 +90,7 @@ def test_a_spacing_of_its_own_goes_before_attributes(aligned: xr.Dataset) -> Non
 def test_an_affine_that_cannot_be_of_these_coordinates_is_not_heeded(aligned: xr.Dataset) -> None:
     stale = aligned.assign_attrs(affine=oblique_affine().tolist())
     np.testing.assert_allclose(stale.lp.affine, aligned_affine(), atol=1e-12)
-    with pytest.raises(UsageError, match="how thick"):
+    with pytest.raises(UsageError, match="attribute with its thickness"):
         _ = stale.isel(z=[2]).lp.spacing_mm
 
 
@@ -136,7 +136,7 @@ def test_uneven_voxels_are_refused(aligned: xr.Dataset) -> None:
 
 @pytest.mark.parametrize("z", [slice(1, None), slice(None, None, 2), 2])
 def test_part_of_an_untracked_oblique_grid_is_refused(oblique: xr.Dataset, z: int | slice) -> None:
-    with pytest.raises(UsageError, match=r"which of its voxels .* `\.lp\.track\(\)`"):
+    with pytest.raises(UsageError, match=r"the location of the voxels .* `\.lp\.track\(\)`"):
         _ = oblique.isel(z=z).lp.affine
 
 

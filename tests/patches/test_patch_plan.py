@@ -20,14 +20,15 @@ from lundprobe_zarr.patches import (
     UniformSampling,
     lattice_of,
 )
+from lundprobe_zarr.stream.patch import read_item
 from lundprobe_zarr.vocabulary.names import OBSERVERS
 
 SIZE = (6, 12, 12)
 
 
 def samples(plan: Plan, readers, epoch: int = 0):
-    draws = [plan.draw(epoch, n) for n in range(len(plan))]
-    return [plan.read(readers[d.patient_id], d) for d in draws]
+    items = [plan.item(epoch, n) for n in range(len(plan))]
+    return [read_item(plan, readers[i.patient_id], i) for i in items]
 
 
 def test_an_epoch_takes_patches_of_everybody(cohort, readers):
@@ -98,7 +99,7 @@ def test_a_grid_takes_every_voxel(cohort, readers):
         z, y, x = sample["start"]
         seen[z : z + 9, y : y + 20, x : x + 20] = True
     assert seen.all()
-    assert plan.starts(readers[cohort.ids[0]]) == [
+    assert plan.starts(readers[cohort.ids[0]].metadata) == [
         tuple(s["start"].tolist()) for s in samples(plan, readers)
     ]
 
@@ -163,7 +164,7 @@ def test_a_structure_that_nobody_has_is_said(cohort, lacking):
 def test_who_lacks_the_structure_is_not_centred_on(cohort, lacking):
     patient_id, structure = lacking
     plan = Plan(cohort, Content(), SIZE, sampling=CentredSampling(structure, per_patient=2))
-    drawn = {plan.draw(0, n).patient_id for n in range(len(plan))}
+    drawn = {plan.item(0, n).patient_id for n in range(len(plan))}
     assert patient_id not in drawn
     assert len(plan) == 2 * len(drawn) > 0
 
@@ -173,7 +174,7 @@ def test_who_lacks_the_structure_is_not_centred_on(cohort, lacking):
     [
         ({"patch_size": (9999, 1, 1)}, "longer than the volume of patient .*pad='zero'"),
         ({"patch_size": (1, 2)}, "patch_size=\\(1, 2\\)"),
-        ({"patch_size": (1, 2, 0)}, "from 1 on"),
+        ({"patch_size": (1, 2, 0)}, "positive integer"),
         ({}, "one of the two"),
         ({"patch_size": SIZE, "patch_size_mm": 10}, "one of the two"),
         ({"patch_size": SIZE, "pad": "reflect"}, "pad='reflect'"),

@@ -11,8 +11,9 @@ from stored_volumes import cut, stored
 
 from lundprobe_zarr.errors import MissingStructureError, UnknownLabelError, UsageError
 from lundprobe_zarr.geometry.affine import index_to_lps
-from lundprobe_zarr.patches import Content, lattice_of, read_patch
+from lundprobe_zarr.patches import Content, lattice_of
 from lundprobe_zarr.stores.reader import Part, StoreReader
+from lundprobe_zarr.stream.patch import read_patch
 from lundprobe_zarr.vocabulary.names import FOLDS, OBSERVERS, STRUCTURES, TARGETS
 
 SIZE = (6, 11, 9)
@@ -228,11 +229,11 @@ def test_whole_numbers_may_be_given_a_type_of_whole_numbers(readers, cohort):
         ({"grid": "mr"}, UsageError, "grid='mr'"),
         ({"grid": "sct", "modalities": ("T2w",)}, UnknownLabelError, "grid 'sct'.*there are sCT"),
         ({"structures": ("Rektum",)}, UnknownLabelError, "nearest: Rectum"),
-        ({"structures": ("Rectum", "Rectum")}, UsageError, "each once"),
+        ({"structures": ("Rectum", "Rectum")}, UsageError, "no duplicates"),
         ({"folds": (10,)}, UnknownLabelError, "folds: unknown 10"),
         ({"grid": "sct", "folds": (1,)}, UsageError, "grid='mri'"),
         ({"grid": "dose", "structures": ("BODY",)}, UsageError, "grid 'dose'"),
-        ({"grid": "dose"}, UsageError, "patches of nothing"),
+        ({"grid": "dose"}, UsageError, "patches without content"),
         ({"spacing_mm": -1}, UsageError, "spacing_mm is -1"),
         ({"image_dtype": "bool"}, UsageError, "image_dtype='bool'"),
         ({"image_dtype": "foo"}, UsageError, "image_dtype='foo'"),

@@ -34,7 +34,7 @@ def same(one, other) -> bool:
 
 @pytest.mark.parametrize(("threads", "prefetch"), [(0, 1), (1, 1), (3, 2), (4, 64)])
 def test_any_number_of_threads_gives_the_same(cohort, threads, prefetch):
-    expected = [make(cohort).plan.draw(0, n) for n in range(len(make(cohort)))]
+    expected = [make(cohort).plan.item(0, n) for n in range(len(make(cohort)))]
     found = list(make(cohort, threads=threads, prefetch=prefetch))
     assert [(s["patient_id"], s["draw"]) for s in found] == [
         (d.patient_id, d.draw) for d in expected

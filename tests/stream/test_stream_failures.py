@@ -55,8 +55,8 @@ def test_a_passing_failure_is_tried_again(web, cohort, impatient):
 
 def test_a_lasting_failure_names_what_failed(web, impatient):
     stream = make(web.cohort, retries=1)
-    victim = stream.plan.draw(0, 5).patient_id
-    before = {n for n in range(16) if stream.plan.draw(0, n).patient_id == victim}
+    victim = stream.plan.item(0, 5).patient_id
+    before = {n for n in range(16) if stream.plan.item(0, n).patient_id == victim}
     with (
         web.traffic.failing(lambda method, path: 500 if victim in path else None),
         pytest.raises(StreamError, match=f"of patient {victim}.*2 attempts.*500") as raised,
@@ -258,7 +258,7 @@ def test_a_cache_that_cannot_be_is_refused(web, tmp_path):
 
 def test_who_leaves_a_stream_does_not_wait_for_a_server_that_stalls(web, monkeypatch):
     """Each patch is of another patient; the third is asked for when the second is taken."""
-    monkeypatch.setattr(stream_reading, "_FAREWELL", 0.1)
+    monkeypatch.setattr(stream_reading, "_CLOSE_TIMEOUT", 0.1)
     stream = make(web.cohort, threads=1, prefetch=1, sampling=UniformSampling(1))
     iterator = iter(stream)
     first = next(iterator)

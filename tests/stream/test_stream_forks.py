@@ -79,7 +79,7 @@ def test_an_iteration_begun_before_a_fork_raises_after_it(cohort):
 
 def test_a_fork_in_the_middle_of_a_read_that_never_ends_is_refused(cohort, monkeypatch):
     """The parent's lock is held for good in the child: it must say so, not wait for it."""
-    monkeypatch.setattr(stream_forks, "FORK_TIMEOUT", 0.1)
+    monkeypatch.setattr(stream_forks, "TIMEOUT", 0.1)
     inside, done = threading.Event(), threading.Event()
 
     def endless() -> None:

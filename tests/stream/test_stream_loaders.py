@@ -16,8 +16,8 @@ torch = pytest.importorskip("torch")
 
 from torch.utils.data import DataLoader  # noqa: E402
 
-from lundprobe_zarr.stream.place import Crew, Place  # noqa: E402
-from lundprobe_zarr.stream.torch import SharedPlace, collate  # noqa: E402
+from lundprobe_zarr.stream.progress import Progress, WorkerGroup  # noqa: E402
+from lundprobe_zarr.stream.torch import SharedProgress, collate  # noqa: E402
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore:.*use of fork:DeprecationWarning",
@@ -314,10 +314,10 @@ def test_a_process_group_that_is_there_later_counts(cohort, tmp_path):
     assert numbers(worker)[0] == (0, [1, 3, 5, 7])
 
 
-@pytest.mark.parametrize("place", [Place(), SharedPlace(Place().values())])
+@pytest.mark.parametrize("place", [Progress(), SharedProgress(Progress().values())])
 def test_slow_workers_join_their_own_iteration(place):
     """Workers that persist may be asked for a second iteration while one begins the first."""
-    first, second = Crew(11, 1, 2), Crew(11, 2, 2)
-    begun = [place.begin(crew, lambda _: False)[:2] for crew in (first, second, first, second)]
+    first, second = WorkerGroup(11, 1, 2), WorkerGroup(11, 2, 2)
+    begun = [place.begin(group, lambda _: False)[:2] for group in (first, second, first, second)]
     assert begun == [(0, 0), (1, 0), (0, 0), (1, 0)]
     assert place.begin(first, lambda _: False)[:2] == (2, 0), "as many as there are have joined"

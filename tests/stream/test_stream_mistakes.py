@@ -50,7 +50,9 @@ def test_a_stream_has_one_iteration_at_a_time(cohort):
     stream = make(cohort)
     one, other = iter(stream), iter(stream)
     found = [next(one)["index"], next(other)["index"]]
-    with pytest.raises(UsageError, match=r"epoch 0 .*overtaken.*epoch 0, patch 2 now.*each"):
+    with pytest.raises(
+        UsageError, match=r"epoch 0 .*overtaken.*epoch 0, patch 2 now.*one iteration at a time"
+    ):
         next(one)
     found += [sample["index"] for sample in other]
     assert found == list(range(32))
@@ -90,8 +92,8 @@ def test_seek_takes_whole_numbers(cohort, epoch):
     [
         (lambda _: None, "a state that is a NoneType; expected the dict that state_dict gave"),
         (lambda s: s, "a state that is a PatchStream"),
-        (lambda s: s.state_dict() | {"dataset": 3}, "the state's dataset is not sound"),
-        (lambda s: s.state_dict() | {"settings": 3}, "settings 3, which is no dict"),
+        (lambda s: s.state_dict() | {"dataset": 3}, "the state's dataset is invalid"),
+        (lambda s: s.state_dict() | {"settings": 3}, "settings 3, which is not a dict"),
     ],
 )
 def test_states_that_are_none(cohort, state, said):
@@ -124,7 +126,7 @@ class TestTorch:
 
     @pytest.mark.parametrize("size", [0, -1, "4", 4.0, True])
     def test_batch_sizes_that_are_none(self, cohort, size):
-        with pytest.raises(UsageError, match=r"batch_size=.*from 1 on"):
+        with pytest.raises(UsageError, match=r"batch_size=.*positive integer"):
             lp.torch_dataset(make(cohort), size)
 
     @pytest.mark.parametrize(
@@ -147,7 +149,7 @@ class TestTorch:
             ("drop_last", r"torch_dataset\(stream, batch_size=…, drop_last=…\)"),
             ("shuffle", r"lp\.PatchStream\(cohort, shuffle="),
             ("sampler", r"lp\.PatchStream\(cohort, sampling="),
-            ("dataset", "the dataset that it is a method of"),
+            ("dataset", "the dataset whose method this is"),
             ("in_order", "in the stream's order"),
             ("num_worker", "nearest: num_workers"),
         ],

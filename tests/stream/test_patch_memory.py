@@ -7,8 +7,8 @@ import gc
 import numpy as np
 import pytest
 
-from lundprobe_zarr.patches import buffers as memory
-from lundprobe_zarr.patches.buffers import empty, zeros
+from lundprobe_zarr.stream import buffers as memory
+from lundprobe_zarr.stream.buffers import empty, zeros
 
 _SHAPE = (4, 128, 256)
 

@@ -1,7 +1,7 @@
-"""One patch of one patient as a dict of NumPy arrays, its labels beside them.
+"""Reading of one patch of one patient as a dict of NumPy arrays and labels.
 
-Everything a patch holds is asked for at the same time, so remote data take one round of requests
-(two the first time, when the shards' indices are not known yet).
+All arrays of a patch are requested at once, so remote data take one round of requests (two the
+first time, when the shard indices are not known yet).
 """
 
 from __future__ import annotations
@@ -9,64 +9,27 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from math import prod
-from typing import Any, Literal, get_args
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from lundprobe_zarr.errors import MissingStructureError, UnknownLabelError, UsageError
-from lundprobe_zarr.geometry.lattice import (
-    Box,
-    Grid,
-    Move,
-    resample_volume,
-    respaced,
-)
-from lundprobe_zarr.patches.buffers import empty, zeros
+from lundprobe_zarr.errors import MissingStructureError, UsageError
+from lundprobe_zarr.geometry.lattice import Box, Grid, Move, resample_volume
+from lundprobe_zarr.patches.lattice import Pad, lattice_of, stored_grid
+from lundprobe_zarr.patches.plan import Item, Plan
 from lundprobe_zarr.patches.request import Block, Content
+from lundprobe_zarr.patches.sample import RawSample
 from lundprobe_zarr.stores.metadata import StoreMetadata
 from lundprobe_zarr.stores.reader import Part, StoreReader
-
-#: What is around the volume where a patch is longer than it: nothing is (an error), zeros, or
-#: the outermost voxel's value.
-Pad = Literal["error", "zero", "edge"]
-#: A sample while its arrays are put in by name; whoever gets one has it as a `Sample`.
-RawSample = dict[str, Any]
-
-
-def require_pad(pad: str) -> None:
-    """Raises `UsageError` for a padding policy there is none of."""
-    if pad not in get_args(Pad):
-        raise UsageError(f"pad={pad!r}", expected=f"one of {', '.join(get_args(Pad))}")
-
-
-def stored_grid(metadata: StoreMetadata, name: str) -> Grid:
-    """The lattice of a stored grid; raises `UnknownLabelError` if the patient has none."""
-    if name not in metadata.groups:
-        raise UnknownLabelError(
-            f"patient {metadata.patient_id} has no {name!r} grid",
-            remedy=f"it has {', '.join(g for g in metadata.groups if '/' not in g)}",
-        )
-    attributes = metadata.groups[name]
-    z, y, x = (int(n) for n in attributes["shape"])
-    return Grid(np.array(attributes["affine"], dtype=np.float64), (z, y, x))
-
-
-def lattice_of(metadata: StoreMetadata, content: Content) -> Grid:
-    """The lattice that patches of `content` are boxes of: the stored grid, respaced if asked for.
-
-    Respaced, it has the grid's centre and as many voxels as fit between its outer edges, as
-    `.lp.resample` makes it. Raises `UnknownLabelError` if the patient lacks the grid.
-    """
-    grid = stored_grid(metadata, content.grid)
-    return grid if content.spacing_mm is None else respaced(grid, content.spacing_mm)
+from lundprobe_zarr.stream.buffers import empty, zeros
 
 
 @dataclass(frozen=True)
 class _Span:
-    """Where a patch is: on the stored grid, on its lattice, and what of it lies inside.
+    """Location of a patch: `inner` is its box inside the volume, in voxels of the lattice.
 
-    `inner` is the lattice's box inside the volume, `place` where that is in the patch.
+    `place` is the same box in voxels of the patch.
     """
 
     stored: Grid
@@ -87,7 +50,7 @@ class _Span:
 
     @property
     def move(self) -> Move | None:
-        """From the lattice's box to the stored grid; None where they are the same voxels."""
+        """The move from the lattice's box to the stored grid; None if the voxels are the same."""
         if self.lattice is self.stored:
             return None
         first = np.array([s.start for s in self.inner], dtype=np.float64)
@@ -111,18 +74,17 @@ def read_patch(
     size: Sequence[int],
     pad: Pad = "error",
 ) -> RawSample:
-    """A patch of `size` voxels (z, y, x) from voxel `start` of the patient's lattice on.
+    """Read the patch of `size` voxels (z, y, x) from voxel `start` of the patient's lattice.
 
     The dict has the arrays of `content` (labels…, z, y, x), for each label axis a tuple of its
     labels, `patient_id`, `grid`, `start` (3,) int64, the first voxel (z, y, x) on the lattice, and
-    `affine` (4, 4) float64, voxel (i, j, k) of the patch -> mm, RAS. Images, dose and uncertainty
-    are interpolated linearly where `content` asks for another spacing, and masks are mask where
-    that gives a half or more, as `.lp.resample` does; values belong to voxel centres, and an
-    outermost value reaches half a voxel further.
+    `affine` (4, 4) float64, voxel (i, j, k) of the patch -> mm, RAS. With another spacing, images,
+    dose and uncertainty are interpolated linearly; a mask is True where the interpolated value is
+    at least ½, as in `.lp.resample`. Outermost values extend half a voxel.
 
-    Raises `UsageError` for a patch beyond the volume unless `pad` says what is there,
-    `UnknownLabelError` or `MissingStructureError` for a modality or dose that the patient lacks,
-    `DamagedStoreError` for a byte missing or wrong.
+    Raise `UsageError` for a patch beyond the volume with `pad="error"`, `UnknownLabelError` or
+    `MissingStructureError` for a modality or dose that the patient lacks, `DamagedStoreError` for
+    missing or wrong bytes.
     """
     stored = stored_grid(reader.metadata, content.grid)
     lattice = lattice_of(reader.metadata, content) if content.spacing_mm else stored
@@ -142,6 +104,15 @@ def read_patch(
     return sample | content.labels | about
 
 
+def read_item(plan: Plan, reader: StoreReader, item: Item) -> RawSample:
+    """Read the patch of an item as `read_patch` does, with `epoch`, `index`, `draw` and `seed`."""
+    content = plan.content_of(reader.metadata, item)
+    start, size = plan.start(reader.metadata, item), plan.size(item.patient_id)
+    patch = read_patch(reader, content, start, size, plan.pad)
+    about = {"epoch": item.epoch, "index": item.index, "draw": item.draw}
+    return patch | about | {"seed": plan.sample_seed(item)}
+
+
 def _require_inside(
     span: _Span, size: Sequence[int], pad: Pad, start: Sequence[int], patient_id: str
 ) -> None:
@@ -152,14 +123,14 @@ def _require_inside(
     raise UsageError(
         f"a patch of {tuple(size)} voxels (z, y, x) from {tuple(start)} on "
         f"{beyond} the volume of patient {patient_id}, {span.lattice.shape}",
-        expected="one inside, or, for what of it is outside, pad='zero' or pad='edge'",
+        expected="a patch inside the volume, or pad='zero' or pad='edge'",
     )
 
 
 def _arrays(
     reader: StoreReader, content: Content, span: _Span, size: Sequence[int]
 ) -> dict[str, npt.NDArray[Any]]:
-    """All arrays of a patch, read in one go; what lies outside the volume is zero."""
+    """Read all arrays of a patch at once; voxels outside the volume are zero."""
     move = span.move
     box, window = (span.inner, None) if move is None else move.window()
     sample: dict[str, npt.NDArray[Any]] = {}
@@ -168,7 +139,7 @@ def _arrays(
     for block in content.blocks:
         indices = dict(_indices(reader, block))
         dtype = reader.array(block.path).dtype if indices else np.dtype(bool)
-        # What will be read takes all of it, or else the rest is zero.
+        # Reading fills the whole array, or the rest has to be zero.
         whole = inside and len(indices) == prod(block.shape)
         make = empty if whole else zeros
         array = make((*block.shape, *size), _sample_type(block, dtype, window))
@@ -189,8 +160,8 @@ def _arrays(
 
 
 def _as_type(image: npt.NDArray[Any], dtype: str, patient: StoreMetadata) -> npt.NDArray[Any]:
-    """The image in another type. Into whole numbers none may be wrapped or cut off silently."""
-    with np.errstate(invalid="ignore"):  # what does not fit is found by comparing
+    """Return the image in another type; raise `UsageError` if an integer type cannot hold it."""
+    with np.errstate(invalid="ignore"):  # the comparison below finds values that do not fit
         cast = image.astype(dtype, copy=False)
     if cast.dtype.kind in "iu" and not np.array_equal(cast, image):
         raise UsageError(
@@ -204,23 +175,23 @@ def _as_type(image: npt.NDArray[Any], dtype: str, patient: StoreMetadata) -> npt
 
 def _sample_type(block: Block, dtype: np.dtype[Any], window: Move | None) -> np.dtype[Any]:
     if block.name == "uncertainty" and dtype.kind == "b":
-        return np.dtype(np.float32)  # of a patient without: as of those with
+        return np.dtype(np.float32)  # missing here: the type that other patients have
     return dtype if window is None else resampled_type(dtype)
 
 
 def resampled_type(dtype: np.dtype[Any]) -> np.dtype[Any]:
-    """Type of a patch whose stored voxels are of `dtype`, once they are resampled."""
+    """Return the type of resampled voxels whose stored type is `dtype`."""
     return dtype if dtype.kind == "b" else np.result_type(dtype, np.float32)
 
 
 def _indices(
     reader: StoreReader, block: Block
 ) -> Iterator[tuple[tuple[int, ...], tuple[int, ...]]]:
-    """Places in the sample's array that the patient has a volume for, and the volume's index."""
+    """Return indices into the sample's array and the stored array of volumes that exist."""
     if block.present and block.path not in reader.metadata.arrays:
         return
     array = reader.array(block.path)
-    for place, labels in block.places():
+    for place, labels in block.volumes():
         named = dict(zip(array.spec.label_dims, labels, strict=True))
         try:
             index = reader.index(array, named)
@@ -246,7 +217,7 @@ def _flags(block: Block, there: Iterable[tuple[int, ...]]) -> npt.NDArray[np.boo
 
 
 def _edged(array: npt.NDArray[Any], span: _Span, size: Sequence[int]) -> npt.NDArray[Any]:
-    """`array` (…, z, y, x) with what is outside the volume taken from its outermost voxels."""
+    """Return `array` (…, z, y, x) with the outermost voxels repeated outside the volume."""
     widths = [(s.start, n - s.stop) for s, n in zip(span.place, size, strict=True)]
     if not any(a or b for a, b in widths):
         return array

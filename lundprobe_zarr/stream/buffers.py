@@ -1,7 +1,7 @@
-"""Memory for patches, used again once nobody holds the patch it was lent to.
+"""A buffer pool for patches: memory is reused once no array refers to it.
 
-The system zeroes whatever memory it hands out anew, page by page: for a patch of five megabytes
-that takes a tenth of the time of decoding it.
+The system zeroes new memory page by page. For a patch of 5 MB that takes a tenth of the time of
+decoding it.
 """
 
 from __future__ import annotations
@@ -14,40 +14,39 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-#: Arrays of these sizes in bytes are lent: malloc keeps smaller ones itself, and larger ones would
-#: be much to keep.
+#: Sizes of pooled arrays, bytes: malloc reuses smaller ones, larger ones are too big to keep.
 _LEAST, _MOST = 128 * 1024, 64 * 1024**2
 
-#: Idle memory, what was given back last at the end; the oldest makes room. Of its methods only
-#: those are used that are one step of the interpreter's, as memory comes back at any moment.
+#: Idle buffers, the most recently returned last; the oldest is dropped. Only atomic methods are
+#: used, as buffers are returned at any moment and by any thread.
 _IDLE: deque[npt.NDArray[np.uint8]] = deque(maxlen=16)
 
 
-class _Loan:
-    """What an array's memory belongs to; gone when the last array that looks at it is."""
+class _Buffer:
+    """Owner of an array's memory; deleted with the last array that refers to it."""
 
     def __init__(self, memory: npt.NDArray[np.uint8]) -> None:
         self._memory = memory
         self.__array_interface__ = memory.__array_interface__
 
     def __del__(self) -> None:
-        if hasattr(self, "_memory"):  # else interrupted as it was made
+        if hasattr(self, "_memory"):  # missing if the constructor was interrupted
             _IDLE.append(self._memory)
 
 
 def empty(shape: Sequence[int], dtype: np.dtype[Any]) -> npt.NDArray[Any]:
-    """As `numpy.empty`: a writable array of its own, in C order, to be filled wholly."""
+    """Return an uninitialised, writable array in C order, as `numpy.empty` does."""
     size = _size(shape, dtype)
     if not _LEAST <= size <= _MOST:
         return np.empty(shape, dtype)
     memory = _idle(size)
     if memory is None:
         memory = np.empty(size, np.uint8)
-    return np.asarray(_Loan(memory)).view(dtype).reshape(shape)
+    return np.asarray(_Buffer(memory)).view(dtype).reshape(shape)
 
 
 def zeros(shape: Sequence[int], dtype: np.dtype[Any]) -> npt.NDArray[Any]:
-    """As `numpy.zeros`: a writable array of its own, in C order."""
+    """Return a writable array of zeros in C order, as `numpy.zeros` does."""
     if not _LEAST <= _size(shape, dtype) <= _MOST:
         return np.zeros(shape, dtype)
     array = empty(shape, dtype)
@@ -60,7 +59,7 @@ def _size(shape: Sequence[int], dtype: np.dtype[Any]) -> int:
 
 
 def _idle(size: int) -> npt.NDArray[np.uint8] | None:
-    """Idle memory of `size` bytes, if there is any; what nobody asks for is let go in time."""
+    """Return an idle buffer of `size` bytes, or None and drop the oldest buffer."""
     try:
         for _ in range(len(_IDLE)):
             memory = _IDLE.popleft()

@@ -1,0 +1,231 @@
+"""What each part of the training read path is worth, by leaving it out.
+
+The same epoch of patches is read by today's code and by variants that lack one part. Variants run
+in one process, interleaved: every round runs all of them, each round starting with another one.
+
+- `today_again`: the code unchanged; its ratio to `today` shows the noise.
+- `plain_pool`: `ThreadPoolExecutor(threads)` with a deque of futures; no core lending, no limit
+  on threads that decode, scratch memory per thread.
+- `two_pools`: as `plain_pool`, but reading threads hand the fetched bytes to a pool of one
+  decoding thread per core and wait for it, which bounds the queue between them.
+- `no_buffer_pool`: sample arrays come from `numpy.empty` and `numpy.zeros`.
+- `no_local_files`: local chunks are read as new `bytes` by `Location.read_ranges`, not into
+  scratch memory through open descriptors.
+
+Each figure is per patch, of reading without training: wall time, and processor time of this
+process. The HTTP server is another process on the same machine; its processor time is not counted.
+Ratios are variant / `today` of the same round; below 1 the variant is faster.
+
+    python -m benchmarks.ablation --dataset /tmp/bench/standard
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+import numpy as np
+
+from benchmarks import remote
+from benchmarks.record import write_results
+from lundprobe_zarr import PatchStream, open_cohort
+from lundprobe_zarr.cohort import Cohort
+from lundprobe_zarr.patches import BalancedSampling
+from lundprobe_zarr.storage.cores import Core, cores
+from lundprobe_zarr.stores.reader import StoreReader
+from lundprobe_zarr.stream.prefetch import Loader
+
+SIZE = (16, 128, 128)
+MASKS = ("CTVT_427", "Rectum", "Bladder")
+LATENCY = 0.02
+#: A variant is as good as today's code if its median ratio is at most this.
+WITHIN = 1.05
+#: Modules that call the core lending, by what they import of it.
+_LENDING = {
+    "lundprobe_zarr.stores.reader": ("working", "waiting", "awaited"),
+    "lundprobe_zarr.stores.open_readers": ("awaited",),
+    "lundprobe_zarr.storage.location": ("waiting",),
+    "lundprobe_zarr.storage.retry": ("waiting",),
+    "lundprobe_zarr.stream.forks": ("waiting",),
+    "lundprobe_zarr.stream.prefetch": ("working",),
+}
+_mine = threading.local()
+
+
+def main() -> None:
+    """Measure and write benchmarks/results/ablation.json."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    work = Path(__file__).parent / "work"
+    parser.add_argument("--dataset", type=Path, default=work / "standard")
+    parser.add_argument("--rounds", type=int, default=11)
+    parser.add_argument("--per-patient", type=int, default=24)
+    options = parser.parse_args()
+    figures: dict[str, Any] = {
+        "patch": "×".join(map(str, SIZE)),
+        "masks": list(MASKS),
+        "rounds": options.rounds,
+        "load_average_before": [round(load, 1) for load in os.getloadavg()],
+    }
+    cohort = open_cohort(options.dataset)
+    figures["disk"] = measured(cohort, options.rounds, options.per_patient)
+    with remote.served(options.dataset, LATENCY) as server:
+        cohort = open_cohort(server.url)
+        figures["http_20_ms"] = measured(cohort, options.rounds, options.per_patient)
+    figures["load_average_after"] = [round(load, 1) for load in os.getloadavg()]
+    print(write_results("ablation", figures))
+    print(json.dumps(figures, indent=2))
+
+
+def measured(cohort: Cohort, rounds: int, per_patient: int) -> dict[str, Any]:
+    """Time all variants in turn, `rounds` times; the round before is not counted."""
+    names = list(VARIANTS)
+    seconds: dict[str, list[tuple[float, float]]] = {name: [] for name in names}
+    for number in range(rounds + 1):
+        first = number % len(names)
+        for name in names[first:] + names[:first]:
+            with VARIANTS[name]():
+                found = epoch(cohort, per_patient)
+            if number:
+                seconds[name].append(found)
+    today = seconds["today"]
+    return {name: compared(found, today) for name, found in seconds.items()}
+
+
+def epoch(cohort: Cohort, per_patient: int) -> tuple[float, float]:
+    """Seconds of wall time and of processor time per patch of one epoch."""
+    sampling = BalancedSampling(MASKS, per_patient=per_patient)
+    stream = PatchStream(cohort, SIZE, structures=MASKS, sampling=sampling, seed=3)
+    wall, processor = time.perf_counter(), time.process_time()
+    count = sum(sample["image"].size > 0 for sample in stream)
+    spent = time.perf_counter() - wall, time.process_time() - processor
+    return spent[0] / count, spent[1] / count
+
+
+def compared(found: list[tuple[float, float]], today: list[tuple[float, float]]) -> dict[str, Any]:
+    """Milliseconds of a variant and its ratios to today's code in the same rounds."""
+    result: dict[str, Any] = {}
+    for place, kind in enumerate(("wall", "processor")):
+        values = [one[place] for one in found]
+        ratios = [v / base[place] for v, base in zip(values, today, strict=True)]
+        quarters = statistics.quantiles(ratios, n=4)
+        middle = statistics.median(ratios)
+        result[kind] = {
+            "ms_median": round(1000 * statistics.median(values), 3),
+            "ms_least": round(1000 * min(values), 3),
+            "ratio_median": round(middle, 3),
+            "ratio_quartiles": [round(quarters[0], 3), round(quarters[2], 3)],
+            "ratio_of_least": round(min(values) / min(base[place] for base in today), 3),
+            "within_5_percent": middle <= WITHIN,
+        }
+    return result
+
+
+@contextmanager
+def today() -> Iterator[None]:
+    """Change nothing."""
+    yield
+
+
+@contextmanager
+def _own_core(_: object = None) -> Iterator[Core]:
+    if not hasattr(_mine, "core"):
+        _mine.core = Core()
+    yield _mine.core
+
+
+@contextmanager
+def _no_wait() -> Iterator[None]:
+    yield
+
+
+def _result(future: Future[Any]) -> Any:
+    return future.result()
+
+
+def _ahead(
+    loader: Loader, epoch: int, indices: Iterable[int], threads: int, prefetch: int
+) -> Generator[tuple[int, Any], None, None]:
+    """Give each index with its patch, in order, from a plain pool of threads."""
+    pool, ordered = ThreadPoolExecutor(threads), deque[tuple[int, Future[Any]]]()
+    try:
+        for index in indices:
+            ordered.append((index, pool.submit(loader.load, epoch, index)))
+            if len(ordered) > prefetch:
+                number, future = ordered.popleft()
+                yield number, future.result()
+        while ordered:
+            number, future = ordered.popleft()
+            yield number, future.result()
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+@contextmanager
+def plain_pool() -> Iterator[None]:
+    """Leave out core lending and the worker pool built on it."""
+    plain: dict[str, Any] = {"working": _own_core, "waiting": _no_wait, "awaited": _result}
+    with ExitStack() as stack:
+        for module, names in _LENDING.items():
+            for name in names:
+                stack.enter_context(patch(f"{module}.{name}", plain[name]))
+        stack.enter_context(patch("lundprobe_zarr.stream.stream.ahead", _ahead))
+        yield
+
+
+@contextmanager
+def two_pools() -> Iterator[None]:
+    """Read in one pool and decode in another."""
+    place_all: Callable[..., None] = StoreReader._place_all
+    with plain_pool(), ThreadPoolExecutor(cores()) as decoders:
+
+        def handed_over(self: StoreReader, *arguments: Any) -> None:
+            decoders.submit(place_all, self, *arguments).result()
+
+        with patch.object(StoreReader, "_place_all", handed_over):
+            yield
+
+
+@contextmanager
+def no_buffer_pool() -> Iterator[None]:
+    """Leave out the pool of sample arrays."""
+    with (
+        patch("lundprobe_zarr.stream.patch.empty", np.empty),
+        patch("lundprobe_zarr.stream.patch.zeros", np.zeros),
+    ):
+        yield
+
+
+@contextmanager
+def no_local_files() -> Iterator[None]:
+    """Leave out scratch memory and open descriptors of local files."""
+
+    def read_local(self: StoreReader, wanted: Any, part: Any, *_: Any) -> memoryview:
+        return memoryview(self._read_ranges([wanted], [part])[0])
+
+    with patch.object(StoreReader, "_read_local", read_local):
+        yield
+
+
+VARIANTS = {
+    "today": today,
+    "today_again": today,
+    "plain_pool": plain_pool,
+    "two_pools": two_pools,
+    "no_buffer_pool": no_buffer_pool,
+    "no_local_files": no_local_files,
+}
+
+
+if __name__ == "__main__":
+    main()
