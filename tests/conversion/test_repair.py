@@ -212,8 +212,8 @@ def test_it_says_when_the_source_is_not_what_it_was(
     shutil.rmtree(pair.store())
     assert run("repair", pair.source, pair.dataset, "--workers", "1") == 0
     out = capsys.readouterr().out
-    assert "other data now" in out
-    assert NEW in out.split("other data now")[1]
+    assert "hold the new data now" in out
+    assert NEW in out.split("hold the new data now")[1]
     assert run("repair", pair.source, pair.dataset) == 0
     assert "Nothing to repair" in capsys.readouterr().out
 
