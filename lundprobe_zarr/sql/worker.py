@@ -134,17 +134,17 @@ class SqlWorker:
         with self._turn:
             process = self._started()
             deadline = self._deadline(bounds.timeout)
+            answered = False
             try:
                 answer, stream = self._ask(process, request, tables)
+                answered = True
             except (EOFError, OSError) as error:
                 why = self._ended or _died(process, bounds)
-                self._replace()
                 raise QueryLimitError(str(why), where=shown(text)) from error
-            except BaseException:
-                self._replace()
-                raise
             finally:
                 deadline.cancel()
+                if not answered:  # also after Ctrl-C: the next query would get this one's answer
+                    self._replace()
                 self._finish()
             if answer.get("memory"):
                 self._replace()
