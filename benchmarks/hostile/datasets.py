@@ -293,7 +293,8 @@ class Datasets:
     def run_url(self, case: tuple[str, dict[str, Any]]) -> None:
         """Name a place; nothing that is shown of it may hold what was secret."""
         url, options = case
-        hidden = re.match(r"[A-Za-z0-9:]*:/", url) is not None
+        # A file:// or local:// URL is a path, and holds no credentials.
+        hidden = re.match(r"(?!file:|local:)[A-Za-z0-9:]*:/", url) is not None
         try:
             location = Location(url, options)
             shown = f"{location!r} {location.url} {location.path('x')} {location.public_options}"

@@ -119,8 +119,8 @@ class Sources:
             raise AssertionError("read in two ways, a file has two contents")
         if NAME[:8].encode() in stripped.header:
             raise AssertionError("the text of a header is there though it was to be left out")
-        if any("nan" in said for said in found.oddities):
-            raise AssertionError(f"a finding without meaning: {found.oddities}")
+        if any("nan" in said for said in found.anomalies):
+            raise AssertionError(f"a finding without meaning: {found.anomalies}")
 
     def side_file(self, rng: random.Random) -> tuple[str, bytes]:
         """A side file: spoilt bytes, cells or members."""

@@ -208,7 +208,7 @@ def test_what_is_no_datasets_is_replaced_only_when_asked(dataset, tmp_path):
     source, place = Location(dataset), tmp_path / "project"
     place.mkdir()
     (place / "README.md").write_text("mine")
-    with pytest.raises(UsageError, match=r"no dataset and holds README\.md.*--overwrite"):
+    with pytest.raises(UsageError, match=r"no dataset and (holds|has) README\.md.*--overwrite"):
         copy_dataset(source, Location(place))
     assert [p.name for p in place.rglob("*")] == ["README.md"]
     assert (place / "README.md").read_text() == "mine"

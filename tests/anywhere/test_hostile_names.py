@@ -19,7 +19,7 @@ from lundprobe_zarr.conversion.arrays.patient import convert_patient
 from lundprobe_zarr.conversion.source.inventory import take_inventory
 from lundprobe_zarr.conversion.tables.publish import finalise
 from lundprobe_zarr.integrity.validate import validate
-from lundprobe_zarr.storage import local, local_files
+from lundprobe_zarr.storage import local
 from lundprobe_zarr.storage.location import Location
 
 NAMES = [
@@ -176,8 +176,7 @@ def test_an_error_of_reading_names_what_was_read(command, copied, tmp_path, monk
             raise OSError(errno.EIO, "Input/output error")  # which names no file
         return read(path)
 
-    for module in (local, local_files):
-        monkeypatch.setattr(module, "open_local", failing)
+    monkeypatch.setattr(local, "open_local", failing)
     with pytest.raises(SystemExit):
         main([command, str(copied), patient, str(tmp_path / "out.png")])
     said = capsys.readouterr().err

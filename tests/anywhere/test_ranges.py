@@ -13,7 +13,7 @@ import pytest
 from lundprobe_zarr.storage.location import Location, Range
 
 pytest.importorskip("aiohttp")
-from lundprobe_zarr.storage.ranges import WebFiles
+from lundprobe_zarr.storage.web import WebFiles
 
 _DATA = bytes(range(256)) * 4
 

@@ -230,7 +230,7 @@ def test_destinations_that_the_dry_run_refuses_too(cli, phantom_source, tmp_path
     (tmp_path / "README.md").write_text("mine")
     for place, said in [
         ("", "path or URL is empty"),
-        (tmp_path, "holds README.md"),
+        (tmp_path, "has README.md"),
         (tmp_path / "README.md", "is a file; expected a folder or nothing"),
         (phantom_source / "out", "overlap"),
     ]:

@@ -40,12 +40,14 @@ def test_what_a_worker_may_lack(needs: Needs, tmp_path: Path) -> None:
         (replace(needs, folder=absent), f"sees no folder {absent} of the source"),
         (replace(needs, dataset=Location(absent)), f"does not see what was written to {absent}"),
         (
-            replace(needs, claim=".conversion/runs/other"),
+            replace(needs, lease=".conversion/runs/other"),
             "does not see what was written to .*other",
         ),
         (replace(needs, scratch=tmp_path / "file"), "cannot use the destination: --scratch"),
     ]:
-        with pytest.raises(MisfitError, match=f"a worker on .* {said}.*; expected of scheduler"):
+        with pytest.raises(
+            MisfitError, match=f"a worker on .* {said}.*; expected the same version"
+        ):
             require_fit(other)
     assert not absent.exists(), "a look leaves nothing behind"
     require_fit(needs)

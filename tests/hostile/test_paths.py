@@ -100,7 +100,9 @@ def test_a_patients_table_that_names_no_patients_is_refused(copied, patient):
         lambda place: lp.load_dataset(place, "slices", streaming=True),
     )
     for use in uses:
-        with pytest.raises(DatasetError, match=r"the patients table has a patient '.*expected ids"):
+        with pytest.raises(
+            DatasetError, match=r"the patients table has a patient '.*expected patient ids"
+        ):
             use(copied)
 
 

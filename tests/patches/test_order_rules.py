@@ -169,6 +169,6 @@ def test_nothing_is_left_beyond_the_end(drop_last: bool) -> None:
 
 @pytest.mark.parametrize("seed", [True, 1.0, "1", None])
 def test_a_seed_is_whole(seed: Any) -> None:
-    with pytest.raises(UsageError, match=r"^seed=.*expected a whole number"):
+    with pytest.raises(UsageError, match=r"^seed=.*expected an integer"):
         order_of([1], seed, True, 4, 8)
     assert order_of([np.int64(2), 3], -7, False, 2, 3) == Order((2, 3), -7, False, 2, 3)
