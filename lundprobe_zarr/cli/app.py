@@ -24,7 +24,7 @@ from lundprobe_zarr.errors import LundProbeError
 from lundprobe_zarr.vocabulary.text import escaped
 
 #: Options of all commands, which may stand before or behind the command's name.
-_EVERYWHERE = ("--verbose", "--quiet")
+_EVERYWHERE = ("--verbose", "-v", "--quiet", "-q")
 
 
 class _Commands(TyperGroup):

@@ -134,8 +134,8 @@ class Dataset:
             raise DatasetError(
                 f"the table {name} has no column {', '.join(absent)}",
                 where=self.location.url,
-                expected="every column of its schema",
-                remedy="rebuild it with {command}",
+                expected="every column of the present schema",
+                remedy="rebuild it with {command}, which also upgrades one of an older schema",
                 command=Command("finalise", ("--rebuild",)),
             )
         return table.select(list(columns))

@@ -277,8 +277,8 @@ def _parquet(data: bytes, wanted: _Wanted, sha256: str | None, where: str) -> pa
         raise DatasetError(
             f"has no column {', '.join(absent)}",
             where=where,
-            expected="every column of its schema",
-            remedy="rebuild it with {command}",
+            expected="every column of the present schema",
+            remedy="rebuild it with {command}, which also upgrades a dataset of an older schema",
             command=Command("finalise", ("--rebuild",)),
         )
     _require_values(table, wanted.name, where)

@@ -78,6 +78,11 @@ class Aggregator:
     """
 
     def __init__(self, plan: Plan, blend: Blend = "crop") -> None:
+        if not isinstance(plan, Plan):
+            raise UsageError(
+                f"an aggregator of a {type(plan).__name__}",
+                expected="a stream's plan: lp.Aggregator(stream.plan)",
+            )
         if not isinstance(plan.sampling, GridSampling):
             raise UsageError(
                 f"an aggregator of {plan.sampling.name} patches",

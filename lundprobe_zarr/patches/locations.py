@@ -126,6 +126,17 @@ def require_available(cohort: Cohort, grid: str, structures: Sequence[str]) -> N
             raise _nobody(cohort, structure, grid)
 
 
+def require_extended(cohort: Cohort) -> None:
+    """Raise `MissingStructureError` for a cohort without a patient of the extended part."""
+    parts = cohort.table("patients").column("part").to_pylist()
+    if parts and "extended" not in parts:
+        raise MissingStructureError(
+            f"none of the {len(cohort)} patients of this cohort has networks' or observers' masks",
+            expected="at least one patient of the extended part",
+            remedy="choose others, e.g. with cohort.where(\"part = 'extended'\")",
+        )
+
+
 def _nobody(cohort: Cohort, structure: str, grid: str) -> MissingStructureError:
     return MissingStructureError(
         f"none of the {len(cohort)} patients of this cohort has a voxel of "

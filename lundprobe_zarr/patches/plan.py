@@ -21,6 +21,7 @@ from lundprobe_zarr.patches.locations import (
     locations_of,
     patients_with,
     require_available,
+    require_extended,
 )
 from lundprobe_zarr.patches.order import Order, Words, key_of, order_of
 from lundprobe_zarr.patches.request import Content
@@ -119,6 +120,8 @@ class Plan:
         self.sampling = sampling_of(sampling)
         self._size = _size_of(patch_size, patch_size_mm, self.sampling)
         require_available(cohort, content.grid, content.structures)
+        if content.is_extended:
+            require_extended(cohort)
         self.cohort = _complete(cohort, content) if complete else cohort
         if not len(self.cohort):
             raise UsageError(f"no patients: {self.cohort!r}", expected="at least one")

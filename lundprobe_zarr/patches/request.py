@@ -106,6 +106,9 @@ class Content:
         )
         self._set("structures", _labels("structures", self.structures, LABEL_ORDER["structure"]))
         require_structures(self.structures)
+        for name in ("dose", "nnunet", "uncertainty"):
+            if not isinstance(getattr(self, name), bool):
+                raise UsageError(f"{name}={getattr(self, name)!r}", expected="True or False")
         for name, known in (
             ("folds", LABEL_ORDER["fold"]),
             ("observers", LABEL_ORDER["observer"]),
@@ -120,9 +123,13 @@ class Content:
     def _set(self, name: str, value: Any) -> None:
         object.__setattr__(self, name, value)
 
+    @property
+    def is_extended(self) -> bool:
+        """Whether it asks for data that only patients of the extended part have."""
+        return bool(self.nnunet or self.uncertainty or self.folds or self.observers)
+
     def _check(self) -> None:
-        extended = self.nnunet or self.uncertainty or self.folds or self.observers
-        if self.grid != "mri" and extended:
+        if self.grid != "mri" and self.is_extended:
             raise UsageError(
                 f"folds, uncertainty or observers on grid {self.grid!r}",
                 expected="grid='mri', the only grid with them",

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 import lundprobe_zarr as lp
-from lundprobe_zarr.errors import UsageError
+from lundprobe_zarr.errors import MissingStructureError, UsageError
 
 SIZE = (6, 12, 12)
 
@@ -179,3 +179,27 @@ class TestTorch:
         dataset = lp.torch_dataset(make(cohort), 4, transform=lambda _: None)
         with pytest.raises(UsageError, match=r"made a NoneType.*does it return the sample"):
             next(iter(dataset))
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"observers": ("obsB",)}, {"nnunet": True}, {"folds": (0,)}, {"uncertainty": True}],
+)
+def test_data_that_no_patient_has_is_refused(cohort, options):
+    """Base patients have no such masks: all samples would be zero."""
+    base = cohort.where("part = 'base'")
+    with pytest.raises(MissingStructureError, match="networks' or observers' masks"):
+        lp.PatchStream(base, patch_size=(4, 16, 16), **options)
+    assert len(lp.PatchStream(cohort, patch_size=(4, 16, 16), **options))
+
+
+@pytest.mark.parametrize("name", ["dose", "nnunet", "uncertainty"])
+def test_a_flag_is_true_or_false(cohort, name):
+    with pytest.raises(UsageError, match=f"{name}='no'; expected True or False"):
+        lp.PatchStream(cohort, patch_size=(4, 16, 16), **{name: "no"})
+
+
+def test_an_aggregator_takes_the_plan(cohort):
+    stream = lp.PatchStream(cohort, patch_size=(4, 16, 16), sampling="grid")
+    with pytest.raises(UsageError, match=r"of a PatchStream; expected .*stream\.plan"):
+        lp.Aggregator(stream)
