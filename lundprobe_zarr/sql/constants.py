@@ -15,7 +15,7 @@ import pyarrow as pa
 
 from lundprobe_zarr.errors import QueryError
 from lundprobe_zarr.schema.tables import PATIENTS, TABLES, VIEWS, Column
-from lundprobe_zarr.sql.session import QUERY_NODES, Node, constant, nodes, shown
+from lundprobe_zarr.sql.session import QUERY_NODES, Node, constant, kind_of, nodes, shown
 from lundprobe_zarr.vocabulary.names import FOLDS, OBSERVERS, PARTS, PROTOCOLS, STEPS, STRUCTURES
 from lundprobe_zarr.vocabulary.suggest import nearest
 
@@ -173,7 +173,7 @@ class _Walk:
                 stack.extend((one, scope) for one in item)
             if not isinstance(item, dict):
                 continue
-            if item.get("type") in QUERY_NODES:
+            if kind_of(item) in QUERY_NODES:
                 self.query(item, common, scope)
                 continue
             if item.get("class") == "LAMBDA":
@@ -223,7 +223,7 @@ def _result(items: Sequence[Node], scope: _Scope) -> Columns | None:
 
 def _compared(node: Node) -> Iterator[tuple[Node, Node]]:
     """Yield pairs of a column and a constant that a node compares for equality."""
-    if node.get("type") in _EQUALITIES:
+    if kind_of(node) in _EQUALITIES:
         operands = [node["left"], node["right"]] if "left" in node else node["children"]
         for other in operands[1:]:
             for pair in zip(_parts(operands[0]), _parts(other), strict=False):

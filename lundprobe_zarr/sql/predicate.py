@@ -31,6 +31,7 @@ from lundprobe_zarr.sql.session import (
     is_bounded,
     is_changing,
     is_statement,
+    kind_of,
     nodes,
     parse_select,
     shown,
@@ -258,7 +259,7 @@ def _passes_nulls_on(node: Node) -> bool:
 
 def _resolve(condition: Any, text: str, bounds: Limits) -> Predicate:
     columns, mentions, compared = {"patient_id"}, set[Mention](), set[str]()
-    tests = [n for n in nodes(condition) if n.get("type") in _NULL_TESTS]
+    tests = [n for n in nodes(condition) if kind_of(n) in _NULL_TESTS]
     tested = {id(child) for n in tests for child in n["children"]}
     for node in _column_references(condition):
         names = node["column_names"]

@@ -10,6 +10,7 @@ import json
 import os
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from decimal import Decimal
 from functools import cache
 from typing import Any
 
@@ -158,7 +159,13 @@ def constant(node: Node) -> str | None:
         return None
     if node.get("literal", {}).get("kind") == "NULL_LITERAL":
         return None
-    found = node["literal"].get("text") if "literal" in node else node["value"].get("value")
+    if "literal" in node:
+        found = node["literal"].get("text")
+    else:
+        found = node["value"].get("value")
+        kind = node["value"].get("type") or {}
+        if found is not None and kind.get("id") == "DECIMAL":  # DuckDB 1 keeps 1.0 as 10, scale 1
+            found = Decimal(found).scaleb(-kind["type_info"]["scale"])
     return None if found is None else str(found)
 
 
@@ -227,7 +234,7 @@ def tables_of(tree: Node, known: Collection[str], text: str) -> list[str]:
     named = {entry["key"].lower() for n in nodes(tree) for entry in _common_tables(n)}
     reads = set()
     for node in nodes(tree):
-        _CHECKS.get(_kind(node), _check_node)(node, text)
+        _CHECKS.get(kind_of(node), _check_node)(node, text)
         table = _table_read(node)
         if table in known:
             reads.add(table)
@@ -238,7 +245,8 @@ def tables_of(tree: Node, known: Collection[str], text: str) -> list[str]:
     return sorted(reads)
 
 
-def _kind(node: Node) -> str:
+def kind_of(node: Node) -> str:
+    """Return the kind of a node of the syntax tree; "" where it has none."""
     kind = node.get("type")  # a constant's type can be a node: its data type
     return kind if isinstance(kind, str) else ""
 
@@ -250,16 +258,16 @@ def _common_tables(node: Node) -> list[Node]:
 
 def _table_read(node: Node) -> str:
     """Return the table that a node reads, with its catalogue and schema; "" if it reads none."""
-    if _kind(node) == "BASE_TABLE":
+    if kind_of(node) == "BASE_TABLE":
         path = (node["catalog_name"], node["schema_name"], node["table_name"])
         return ".".join(p for p in path if p).lower()
-    if _kind(node) == "SHOW_REF" and not node.get("query"):
+    if kind_of(node) == "SHOW_REF" and not node.get("query"):
         return str(node["table_name"]).strip('"').lower()
     return ""
 
 
 def _check_node(node: Node, text: str) -> None:
-    if _kind(node).endswith("_NODE") and _kind(node) not in QUERY_NODES:
+    if kind_of(node).endswith("_NODE") and kind_of(node) not in QUERY_NODES:
         raise QueryError(
             "holds more than SELECT", where=shown(text), remedy="the tables can only be read"
         )

@@ -165,10 +165,10 @@ def test_memory_is_bytes_or_a_size(phantom: Cohort, memory: str) -> None:
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork")
 def test_a_fork_has_a_worker_of_its_own() -> None:
     program = (
-        "import os, sys\nfrom lundprobe_zarr.sql.worker import worker, limits\n"
+        "import os\nfrom lundprobe_zarr.sql.worker import worker, limits\n"
         "ask = lambda: worker().run('', ['SELECT 1'], {}, limits()).num_rows\n"
         "ask(); child = os.fork()\n"
-        "if child == 0: sys.exit(ask() - 1)\n"
+        "if child == 0: os._exit(ask() - 1)\n"  # old Arrow aborts a fork in sys.exit
         "print(os.waitpid(child, 0)[1], ask())"
     )
     assert run(program) == "0 1\n"
