@@ -14,7 +14,7 @@ TREE = ROOT / "build" / "tree"
 
 
 def lay_out() -> Path:
-    """Make the tree anew and return its folder, which goes on PYTHONPATH."""
+    """Make the tree again and return its folder, to be put on PYTHONPATH."""
     shutil.rmtree(TREE, ignore_errors=True)
     package = TREE / "lundprobe_zarr"
     package.mkdir(parents=True)

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import numpy as np
 
+from lundprobe_zarr.conversion.source.errors import named_errors
 from lundprobe_zarr.conversion.source.text import SideText, parse_number, read_text
-from lundprobe_zarr.errors import SourceError, SourceNotFoundError
+from lundprobe_zarr.errors import SourceError
 from lundprobe_zarr.geometry.affine import FloatArray
 from lundprobe_zarr.schema.records import SourceRecord
 
@@ -21,24 +22,11 @@ def read_fiducials(path: Path, where: str) -> tuple[FloatArray, SourceRecord]:
 
     Raises `SourceError` with `where` for any other text.
     """
-    try:
-        side = read_text(path, _MAX_BYTES)
-    except FileNotFoundError as error:
-        raise SourceNotFoundError(
-            "not found, or a dangling link",
-            where=where,
-            expected="a readable file",
-            remedy="restore it",
-        ) from error
-    except OSError as error:
-        raise SourceError(
-            f"cannot be read ({error.strerror or error})",
-            where=where,
-            expected="a readable file",
-            remedy="check its permissions and the disk",
-        ) from error
-    except ValueError as error:
-        raise SourceError(str(error), where=where, expected=_EXPECTED) from error
+    with named_errors(where):
+        try:
+            side = read_text(path, _MAX_BYTES)
+        except ValueError as error:
+            raise SourceError(str(error), where=where, expected=_EXPECTED) from error
     positions = _positions(side, where)
     record = SourceRecord(
         labels={},

@@ -25,8 +25,9 @@ from nibabel.nifti1 import intent_codes
 from nibabel.spatialimages import HeaderDataError
 from zlib_ng import gzip_ng, zlib_ng
 
+from lundprobe_zarr.conversion.source.errors import named_errors
 from lundprobe_zarr.conversion.source.workspace import Workspace
-from lundprobe_zarr.errors import SourceError, SourceNotFoundError
+from lundprobe_zarr.errors import SourceError
 from lundprobe_zarr.geometry.affine import (
     LONGEST_AXIS,
     SAME_GRID_MM,
@@ -211,7 +212,7 @@ def open_nifti(
     Raises `SourceError` for a file that cannot be opened, is empty, no gzip or no NIfTI, or has an
     invalid header.
     """
-    with _named_errors(where):
+    with named_errors(where):
         file = path.open("rb", buffering=0)
     with file:
         yield NiftiReader(file, where, decompressor)
@@ -253,7 +254,7 @@ class NiftiReader:
     def _checked(self) -> Iterator[None]:
         """Add `where` to errors of the disk; say so if an error comes from a changed file."""
         try:
-            with _named_errors(self._where):
+            with named_errors(self._where):
                 yield
         except SourceError as error:
             before, now = self._before, os.fstat(self._file.fileno())
@@ -287,29 +288,6 @@ class NiftiReader:
             sha256=self._hashing.sha256.hexdigest(),
             nifti_sha256=stream.sha256.hexdigest(),
         )
-
-
-@contextmanager
-def _named_errors(where: str) -> Iterator[None]:
-    """Turn errors of opening and reading a file into `SourceError`s with `where`."""
-    try:
-        yield
-    except FileNotFoundError as error:
-        raise SourceNotFoundError(
-            "not found, or a dangling link",
-            where=where,
-            expected="a readable file",
-            remedy="restore it",
-        ) from error
-    except OSError as error:
-        if isinstance(error, SourceError):
-            raise
-        raise SourceError(
-            f"cannot be read ({error.strerror or error})",
-            where=where,
-            expected="a readable file",
-            remedy="check its permissions and the disk",
-        ) from error
 
 
 def _require_gzip(start: bytes, where: str) -> None:

@@ -39,7 +39,7 @@ class Clock:
         return time.monotonic()
 
     def sleep(self, seconds: float) -> None:
-        """Let time pass; the thread's core is lent meanwhile."""
+        """Sleep, and let another thread use this thread's core meanwhile."""
         with waiting():
             time.sleep(seconds)
 
