@@ -17,6 +17,7 @@ from lundprobe_zarr.cli.info import info
 from lundprobe_zarr.cli.phantom import phantom
 from lundprobe_zarr.cli.query import query
 from lundprobe_zarr.cli.repair import repair
+from lundprobe_zarr.cli.serve import serve
 from lundprobe_zarr.cli.status import INTERRUPTED, WRONG_USAGE, describe, exit_status
 from lundprobe_zarr.cli.validate import validate
 from lundprobe_zarr.cli.verbosity import set_verbosity
@@ -76,6 +77,7 @@ COMMANDS: tuple[tuple[Callable[..., Any], str], ...] = (
     (export, "export DATASET newAcq_cba26d19714d0247 OUT"),
     (bench, "bench DATASET --patch 8,32,32 --structures Rectum --patches 8"),
     (preview, "preview DATASET newAcq_cba26d19714d0247 picture.png"),
+    (serve, "serve DATASET --port 8000"),
     (demo, "demo DEMO"),
 )
 

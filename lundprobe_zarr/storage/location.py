@@ -76,10 +76,14 @@ class Range:
 
 @dataclass(frozen=True)
 class Entry:
-    """What a listing says of an object: its size, and its MD5 where the server vouches for one."""
+    """What a listing says of an object: its size, and its MD5 where the server vouches for one.
+
+    `stamp` differs once the object was replaced: the time of its last change, or its ETag.
+    """
 
     size: int
     md5: bytes | None
+    stamp: str = ""
 
 
 class Location:
@@ -453,6 +457,27 @@ class Location:
         """
         return None if self.is_local else _md5_of(self._info(relative))
 
+    def stamp(self, relative: str) -> str:
+        """What changes once an object is replaced, as in `listing`. One request.
+
+        Raises `FileNotFoundError` if there is no such object.
+        """
+        return stamp_of(self._info(relative))
+
+    def signed_url(self, relative: str, seconds: int) -> str:
+        """A URL by which anyone reads an object for so many seconds.
+
+        Raises `DatasetError` where the storage gives none.
+        """
+
+        def sign() -> str:
+            try:
+                return str(self._fs.sign(self._full(relative), expiration=seconds))
+            except NotImplementedError as error:
+                raise OSError("this storage signs no URLs") from error
+
+        return self._do(relative, sign)
+
     def exists(self, relative: str) -> bool:
         """Whether there is an object of this name."""
         return self.size(relative) is not None
@@ -544,7 +569,15 @@ def _leads_out(relative: str) -> bool:
 
 
 def _entry(info: Mapping[str, Any]) -> Entry:
-    return Entry(int(info["size"]), _md5_of(info))
+    return Entry(int(info["size"]), _md5_of(info), stamp_of(info))
+
+
+def stamp_of(info: Mapping[str, Any]) -> str:
+    """What tells a replaced object: a disk's time of the last change, a server's ETag."""
+    for name in ("ETag", "etag", "generation", "mtime", "LastModified", "last_modified", "updated"):
+        if info.get(name):
+            return str(info[name]).strip('"')
+    return ""
 
 
 def _md5_of(info: Mapping[str, Any]) -> bytes | None:

@@ -1,0 +1,116 @@
+"""The application: every route of the service behind one gate."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import BaseRoute, Route
+from starlette.types import ASGIApp
+
+from lundprobe_zarr.errors import DatasetError, LundProbeError, QueryError, UnknownLabelError
+from lundprobe_zarr.service import hub
+from lundprobe_zarr.service.answers import HttpError
+from lundprobe_zarr.service.audit import Audit
+from lundprobe_zarr.service.core import Service, access_of
+from lundprobe_zarr.service.gate import Gate
+from lundprobe_zarr.service.limits import LimitKeeper
+from lundprobe_zarr.service.published import publish
+from lundprobe_zarr.service.settings import Settings
+
+_LOG = logging.getLogger("lundprobe_zarr.service")
+
+#: Where a worker process finds its settings.
+ENVIRONMENT = "LUNDPROBE_ZARR_SERVICE"
+
+
+def from_environment() -> ASGIApp:
+    """Make the application in a worker process, from the settings its parent left for it."""
+    return make_app(Settings.load(os.environ[ENVIRONMENT]))
+
+
+def make_app(settings: Settings) -> ASGIApp:
+    """Make the application. Raises `DatasetError` or `UsageError` for what cannot be served."""
+    service = Service(
+        settings=settings,
+        published=publish(settings.datasets, settings.storage_options, settings.state_folder),
+        access=access_of(settings),
+        audit=Audit(Path(settings.audit) if settings.audit else None),
+        limits=LimitKeeper(),
+    )
+    return application(service)
+
+
+def application(service: Service) -> ASGIApp:
+    """Make the application of a service."""
+    app = Starlette(
+        routes=[*_routes(), *hub.routes()],
+        lifespan=_lifespan,
+        exception_handlers={
+            HTTPException: _http_error,
+            HttpError: _problem,
+            LundProbeError: _library_error,
+        },
+    )
+    app.router.redirect_slashes = False  # a redirect would be made of the request's Host
+    app.state.service = service
+    return Gate(service, app)
+
+
+def _routes() -> list[BaseRoute]:
+    return [Route("/healthz", _healthz)]
+
+
+@contextlib.asynccontextmanager
+async def _lifespan(app: Starlette) -> AsyncIterator[None]:
+    """Follow the datasets while the service runs."""
+    service: Service = app.state.service
+    followers = [asyncio.create_task(p.follow()) for p in service.published.values()]
+    try:
+        yield
+    finally:
+        for follower in followers:
+            follower.cancel()
+        await asyncio.gather(*followers, return_exceptions=True)
+        service.audit.close()
+
+
+async def _healthz(request: Request) -> Response:
+    """Say that the process answers; nothing of any dataset."""
+    del request
+    return JSONResponse({"status": "ok"}, headers={"Cache-Control": "no-store"})
+
+
+def _problem(request: Request, error: Exception) -> Response:
+    del request
+    assert isinstance(error, HttpError)
+    return error.response()
+
+
+def _http_error(request: Request, error: Exception) -> Response:
+    """Answer for a path or method that no route has."""
+    assert isinstance(error, HTTPException)
+    said = f"{request.method} {request.url.path}: {error.detail}"
+    return HttpError(error.status_code, said, headers=error.headers).response()
+
+
+def _library_error(request: Request, error: Exception) -> Response:
+    """Answer for an error of this package: the client's mistake is explained, ours is logged."""
+    if isinstance(error, QueryError | UnknownLabelError):
+        return HttpError(422, str(error)).response()
+    _LOG.error("%s: %s", request.url.path, error)
+    if isinstance(error, DatasetError):
+        return HttpError(
+            503,
+            "The dataset cannot be read now. The service's log says why. Try again.",
+            headers={"Retry-After": "5"},
+        ).response()
+    return HttpError(500, "The service failed. Its log says why.").response()

@@ -1,0 +1,281 @@
+"""Bytes of files: `/datasets/<owner>/<name>/resolve/<revision>/<path>`, whole or one range.
+
+Read without routing and, from a local disk, without a thread where the page cache has the bytes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import re
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from urllib.parse import unquote
+
+from starlette.types import Scope, Send
+
+from lundprobe_zarr.errors import DatasetError
+from lundprobe_zarr.service.access import Caller
+from lundprobe_zarr.service.answers import HttpError, no_entry
+from lundprobe_zarr.service.audit import Visit
+from lundprobe_zarr.service.core import Service
+from lundprobe_zarr.service.index import File
+from lundprobe_zarr.service.published import Revision, kind_of
+from lundprobe_zarr.storage.location import Location, Range
+
+_LOG = logging.getLogger("lundprobe_zarr.service")
+
+_PREFIX, _RESOLVE = "/datasets/", "resolve"
+_RANGE = re.compile(r"bytes=(\d{0,18})-(\d{0,18})")
+#: Most bytes sent in one piece: a slow client holds no more of a file in memory.
+_PIECE = 1 << 20
+#: The same from a bucket, where a piece is a request.
+_FAR_PIECE = 8 << 20
+#: Reads what the page cache has, and nothing else; 0 where the system cannot.
+_CACHED_ONLY = getattr(os, "RWF_NOWAIT", 0)
+_TYPES = {
+    "json": b"application/json",
+    "md": b"text/markdown; charset=utf-8",
+    "yaml": b"text/plain; charset=utf-8",
+    "parquet": b"application/vnd.apache.parquet",
+}
+_BINARY = b"application/octet-stream"
+#: Seconds that a signed URL of a bucket is valid for.
+_SIGNED_SECONDS = 300
+#: Requests to buckets at a time; each waits in a thread.
+_FAR_READERS = ThreadPoolExecutor(64, "bucket")
+
+
+def is_content(path: str) -> bool:
+    """Return whether a request's path names the bytes of a file."""
+    return path.startswith(_PREFIX) and f"/{_RESOLVE}/" in path
+
+
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """A file as asked for: dataset, revision and path, unquoted."""
+
+    name: str
+    revision: str
+    path: str
+
+
+def _parse(raw_path: bytes) -> _Asked:
+    parts = raw_path.decode("latin-1").split("/", 6)
+    if len(parts) != 7 or parts[4] != _RESOLVE:
+        raise HttpError(404, "expected /datasets/OWNER/NAME/resolve/REVISION/PATH", "EntryNotFound")
+    owner, name, revision, path = (unquote(parts[n]) for n in (2, 3, 5, 6))
+    return _Asked(f"{owner}/{name}", revision, path)
+
+
+async def send_content(service: Service, scope: Scope, send: Send) -> None:
+    """Answer a request for a file's bytes. Raises `HttpError`."""
+    if scope["method"] not in ("GET", "HEAD"):
+        raise HttpError(405, "Files can only be read: GET or HEAD.", headers={"Allow": "GET, HEAD"})
+    asked = _parse(scope["raw_path"])
+    visit: Visit = scope["visit"]
+    caller: Caller = scope["caller"]
+    visit.dataset, visit.path = asked.name, asked.path
+    now = service.named_revision(caller, asked.name, kind_of(asked.path), asked.revision)
+    visit.sha = now.sha
+    file = now.file(asked.path)
+    if file is None:
+        raise no_entry(asked.name, asked.path, now.sha)
+    given = dict(scope["headers"])
+    headers = _headers(now, file, asked.revision, service.settings.public)
+    if (status := _precondition(given, file)) is not None:
+        await _send_head(send, status, headers)
+        return
+    span = _span(given, file, now.sha)
+    headers += _span_headers(span, file)
+    if span.is_partial:
+        visit.range = f"{span.start}-{span.stop - 1}"
+    if scope["method"] == "HEAD":
+        await _send_head(send, span.status, headers)
+        return
+    published = service.published[asked.name]
+    if published.root is not None:
+        await _send_local(published.root, file, span, send, headers)
+    elif service.settings.redirect:
+        url = await asyncio.to_thread(published.location.signed_url, file.path, _SIGNED_SECONDS)
+        await _send_head(send, 302, [(b"location", url.encode()), (b"cache-control", b"no-store")])
+    else:
+        await _send_far(published.location, file, span, send, headers)
+
+
+_Headers = list[tuple[bytes, bytes]]
+
+
+@dataclass(frozen=True, slots=True)
+class _Span:
+    """The bytes [start, stop) of a file to send, and whether a range was asked for."""
+
+    start: int
+    stop: int
+    is_partial: bool
+
+    @property
+    def status(self) -> int:
+        return 206 if self.is_partial else 200
+
+
+def _headers(now: Revision, file: File, revision: str, public: bool) -> _Headers:
+    kind = _TYPES.get(file.path.rpartition(".")[2], _BINARY)
+    cache = b"public" if public else b"private"
+    # A revision's bytes never change; what `main` is does.
+    cache += b", no-cache" if revision != now.sha else b", max-age=31536000, immutable"
+    return [
+        (b"x-repo-commit", now.sha.encode()),
+        (b"etag", f'"{file.etag}"'.encode()),
+        (b"accept-ranges", b"bytes"),
+        (b"content-type", kind),
+        (b"cache-control", cache),
+        (b"vary", b"Authorization"),
+    ]
+
+
+def _precondition(given: dict[bytes, bytes], file: File) -> int | None:
+    """Return the status of an answer without body (RFC 9110, section 13); None to send it."""
+    if (wanted := given.get(b"if-match")) is not None and not _names(wanted, file, weak=False):
+        return 412
+    if (held := given.get(b"if-none-match")) is not None and _names(held, file, weak=True):
+        return 304
+    return None
+
+
+def _names(tags: bytes, file: File, weak: bool) -> bool:
+    """Return whether a list of entity tags names a file's; by strong comparison unless `weak`."""
+    listed = [tag.strip() for tag in tags.decode("latin-1").split(",")]
+    wanted = f'"{file.etag}"'
+    return "*" in listed or wanted in listed or (weak and f"W/{wanted}" in listed)
+
+
+def _span(given: dict[bytes, bytes], file: File, sha: str) -> _Span:
+    """Return the span that a request asks for. A range that is no single one is ignored.
+
+    Raises `HttpError` (416) for a range outside the file.
+    """
+    whole = _Span(0, file.size, False)
+    asked = _RANGE.fullmatch(given.get(b"range", b"").decode("latin-1").strip())
+    if asked is None or not (asked[1] or asked[2]):
+        return whole
+    if (unless := given.get(b"if-range")) is not None and unless.decode("latin-1") != (
+        f'"{file.etag}"'
+    ):
+        return whole
+    if not asked[1]:  # the last bytes
+        start, stop = max(0, file.size - int(asked[2])), file.size
+    else:
+        start = int(asked[1])
+        stop = min(file.size, int(asked[2]) + 1) if asked[2] else file.size
+        if asked[2] and int(asked[2]) < start:
+            return whole
+    if start >= stop:
+        raise HttpError(
+            416,
+            f"{file.path} has {file.size} bytes; the range asked for is not in it.",
+            headers={"Content-Range": f"bytes */{file.size}", "X-Repo-Commit": sha},
+        )
+    return _Span(start, stop, True)
+
+
+def _span_headers(span: _Span, file: File) -> _Headers:
+    found = [(b"content-length", b"%d" % (span.stop - span.start))]
+    if span.is_partial:
+        place = b"bytes %d-%d/%d" % (span.start, span.stop - 1, file.size)
+        found.append((b"content-range", place))
+    return found
+
+
+async def _send_head(send: Send, status: int, headers: _Headers) -> None:
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+    await send({"type": "http.response.body"})
+
+
+async def _send_local(root: str, file: File, span: _Span, send: Send, headers: _Headers) -> None:
+    try:
+        fd = os.open(f"{root}/{file.path}", os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        raise _replaced(file) from None
+    try:
+        status = os.fstat(fd)
+        if status.st_size != file.size or str(status.st_mtime) != file.stamp:
+            raise _replaced(file)
+        await send({"type": "http.response.start", "status": span.status, "headers": headers})
+        start = span.start
+        while True:
+            stop = min(span.stop, start + _PIECE)
+            data = _read_cached(fd, start, stop - start)
+            if data is None:
+                data = await asyncio.to_thread(os.pread, fd, stop - start, start)
+            if len(data) != stop - start:
+                raise OSError(f"{file.path}: {len(data)} bytes instead of {stop - start}")
+            more = stop < span.stop
+            await send({"type": "http.response.body", "body": data, "more_body": more})
+            if not more:
+                return
+            start = stop
+    finally:
+        os.close(fd)
+
+
+def _read_cached(fd: int, start: int, size: int) -> bytes | bytearray | None:
+    """Return bytes that the page cache holds; None if it does not hold all of them."""
+    if not size:
+        return b""
+    if not _CACHED_ONLY:
+        return None
+    data = bytearray(size)
+    try:
+        read = os.preadv(fd, [data], start, _CACHED_ONLY)
+    except OSError:  # not in the cache, or a file system that cannot tell
+        return None
+    return data if read == size else None
+
+
+async def _send_far(
+    location: Location, file: File, span: _Span, send: Send, headers: _Headers
+) -> None:
+    """Send bytes of a bucket, a piece at a time; the first is read before anything is said."""
+    start = span.start
+    while True:
+        stop = min(span.stop, start + _FAR_PIECE)
+        data = await _read_far(location, file, start, stop)
+        if start == span.start:
+            await send({"type": "http.response.start", "status": span.status, "headers": headers})
+        more = stop < span.stop
+        await send({"type": "http.response.body", "body": data, "more_body": more})
+        if not more:
+            return
+        start = stop
+
+
+async def _read_far(location: Location, file: File, start: int, stop: int) -> bytes:
+    if start == stop:
+        return b""
+    loop = asyncio.get_running_loop()
+    wanted = [Range(file.path, start, stop)]
+    try:
+        (data,) = await loop.run_in_executor(_FAR_READERS, location.read_ranges, wanted)
+    except (DatasetError, FileNotFoundError) as error:
+        _LOG.error("the storage failed: %s", error)
+        raise HttpError(
+            503,
+            f"The storage behind this service failed while it read {file.path}. Try again.",
+            headers={"Retry-After": "5"},
+        ) from error
+    if len(data) != stop - start:
+        raise _replaced(file)
+    return data
+
+
+def _replaced(file: File) -> HttpError:
+    """Return the error for a file that is not the one of the index any more."""
+    _LOG.warning("%s is not the file that was indexed: the dataset is being replaced", file.path)
+    return HttpError(
+        503,
+        f"{file.path} was replaced since this revision was opened. Open the dataset again in a "
+        "moment.",
+        headers={"Retry-After": "5"},
+    )

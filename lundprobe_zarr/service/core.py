@@ -1,0 +1,86 @@
+"""The state of a running service: datasets, access, audit log, limits. Nothing else is shared."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import pairwise
+
+from starlette.requests import Request
+
+from lundprobe_zarr.service.access import Access, Caller, Everyone, Kind, OneToken
+from lundprobe_zarr.service.answers import HttpError, gated, no_repository, no_revision
+from lundprobe_zarr.service.audit import Audit, Visit
+from lundprobe_zarr.service.limits import LimitKeeper
+from lundprobe_zarr.service.published import Published, Revision
+from lundprobe_zarr.service.settings import Settings
+
+#: Name of the revision that is served now.
+MAIN = "main"
+
+
+@dataclass
+class Service:
+    """What requests work with. One a process; a second process has its own."""
+
+    settings: Settings
+    published: dict[str, Published]
+    access: Access
+    audit: Audit
+    limits: LimitKeeper
+
+    def finished(self, visit: Visit) -> None:
+        """Record a request at its end, before its last byte is sent."""
+        self.audit.write(visit)
+        self.limits.sent(visit)
+
+    def unknown_caller(self, path: str) -> HttpError:
+        """Return the error for a request without a token, wherever it goes."""
+        parts = path.strip("/").split("/")
+        name = next((f"{a}/{b}" for a, b in pairwise(parts) if f"{a}/{b}" in self.published), None)
+        how = "Give a token: set HF_TOKEN, or the header `Authorization: Bearer …`."
+        if name is None:
+            return HttpError(401, f"This service gives nothing without a token. {how}", "GatedRepo")
+        return gated(name, f"{how} {self.published[name].revision.how_to_apply}", known=False)
+
+    def revision(self, caller: Caller, name: str, kind: Kind) -> Revision:
+        """Return a dataset as it is now, for a caller who may have this kind of its content.
+
+        Raises `HttpError`: 404 if the service has no such dataset, 403 without the grant.
+        """
+        found = self.published.get(name)
+        if found is None:
+            raise no_repository(name)
+        now = found.revision
+        if not caller.may(name, kind):
+            raise gated(name, f"Your token does not give you its {kind}. {now.how_to_apply}", True)
+        return now
+
+    def named_revision(self, caller: Caller, name: str, kind: Kind, revision: str) -> Revision:
+        """Return a dataset at the revision a request names: `main` or the sha served now.
+
+        Raises like `revision`, and `HttpError` (404) for any other revision.
+        """
+        now = self.revision(caller, name, kind)
+        if revision not in (MAIN, f"refs/heads/{MAIN}", now.sha):
+            raise no_revision(name, revision, now.sha)
+        return now
+
+
+def service_of(request: Request) -> Service:
+    """Return the service that a request is made to."""
+    service: Service = request.app.state.service
+    return service
+
+
+def caller_of(request: Request) -> Caller:
+    """Return who makes a request."""
+    caller: Caller = request.scope["caller"]
+    return caller
+
+
+def access_of(settings: Settings) -> Access:
+    """Return the way in that the settings name. Raises `UsageError` if it cannot be used."""
+    if settings.public:
+        return Everyone()
+    assert settings.token_sha256 is not None
+    return OneToken(settings.token_sha256)

@@ -1,0 +1,116 @@
+"""A dataset that is served: its index, its tables, and what becomes of it when it is replaced."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from lundprobe_zarr.cohort import Cohort
+from lundprobe_zarr.dataset.dataset import Dataset
+from lundprobe_zarr.dataset.opening import read_manifest
+from lundprobe_zarr.errors import LundProbeError
+from lundprobe_zarr.schema.document import sha256_of
+from lundprobe_zarr.schema.manifest import MANIFEST_NAME
+from lundprobe_zarr.service.access import Kind
+from lundprobe_zarr.service.index import File, Index, keep_index
+from lundprobe_zarr.storage.location import Location
+
+_LOG = logging.getLogger("lundprobe_zarr.service")
+
+#: Seconds between looks at whether a dataset was replaced.
+_LOOK_SECONDS = 2.0
+#: Folder of a dataset whose files are voxels; all others are tables.
+_STORES = "patients/"
+
+
+@dataclass(frozen=True)
+class Revision:
+    """A dataset at one revision: what a request works with from its first to its last byte."""
+
+    name: str
+    dataset: Dataset
+    index: Index
+
+    @property
+    def sha(self) -> str:
+        """The revision, 40 hex digits."""
+        return self.index.sha
+
+    @cached_property
+    def cohort(self) -> Cohort:
+        """All patients."""
+        return Cohort(self.dataset)
+
+    @property
+    def how_to_apply(self) -> str:
+        """How to get access, for those who have none: the access terms of the manifest."""
+        return self.dataset.manifest.access
+
+    def file(self, path: str) -> File | None:
+        """Return the file with this path; None if there is none."""
+        return self.index.files.get(path)
+
+
+def kind_of(path: str) -> Kind:
+    """Return the kind of content that a file of a dataset is."""
+    return Kind.VOXELS if path.startswith(_STORES) else Kind.TABLES
+
+
+class Published:
+    """A dataset under its name on this service, always at the revision that is there now."""
+
+    def __init__(self, name: str, location: Location, state: Path) -> None:
+        self.name = name
+        self.location = location
+        self._state = state
+        #: Its folder on a local disk; None elsewhere.
+        self.root = str(location.local()) if location.is_local else None
+        self.revision = self._open()
+        self._looked = ""
+
+    def _open(self) -> Revision:
+        """Open what is there; once more if it is replaced while it is opened."""
+        manifest, text = read_manifest(self.location)
+        while True:
+            dataset = Dataset(self.location, manifest)
+            index = keep_index(dataset, sha256_of(text), self._state)
+            opened = text
+            manifest, text = read_manifest(self.location)
+            if text == opened:
+                _LOG.info("serving %s at revision %s", self.name, index.sha)
+                return Revision(self.name, dataset, index)
+
+    async def follow(self) -> None:
+        """Look every two seconds whether the dataset was replaced, and serve what is there then.
+
+        What cannot be read or is damaged is logged; the revision before stays in force, whose
+        replaced files are refused.
+        """
+        while True:
+            await asyncio.sleep(_LOOK_SECONDS)
+            try:
+                await asyncio.to_thread(self.refresh)
+            except (LundProbeError, OSError) as error:
+                _LOG.error("%s cannot be looked at: %s", self.name, error)
+
+    def refresh(self) -> None:
+        """Serve what is there now if the manifest has changed. Raises like `keep_index`."""
+        stamp = self.location.stamp(MANIFEST_NAME)
+        if stamp == self._looked:
+            return
+        _, text = read_manifest(self.location)
+        if sha256_of(text) != self.revision.index.manifest_sha256:
+            self.revision = self._open()
+        self._looked = stamp
+
+
+def publish(
+    datasets: Mapping[str, str], options: Mapping[str, Any], state: Path
+) -> dict[str, Published]:
+    """Open every dataset to serve, by its name. Raises like `keep_index`."""
+    return {name: Published(name, Location(url, options), state) for name, url in datasets.items()}

@@ -1,0 +1,68 @@
+"""What a service is started with."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+#: Seconds that a connection may rest between requests: training pauses for validation.
+KEEP_ALIVE_SECONDS = 75
+DEFAULT_PORT = 8000
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What a service is started with; made by the command line, handed to every worker process.
+
+    Attributes
+    ----------
+    datasets : mapping of str to str
+        Path or URL of each dataset, by its name `owner/name`.
+    storage_options : mapping
+        Options of fsspec for all of them. May hold credentials.
+    state : str
+        Folder of this service's own files: indexes, counters. Never within a dataset.
+    public_url : str
+        URL under which clients reach the service, without a trailing slash. Links are made of it,
+        never of a request's `Host`.
+    access : str or None
+        The access file.
+    audit : str or None
+        The audit log.
+    public : bool
+        Whether everyone may have everything without a token.
+    token_sha256 : str or None
+        SHA-256 (hex) of the one token of a service without access file.
+    redirect : bool
+        Whether bytes in a bucket are given by a redirect to a signed URL.
+    options : mapping
+        Further settings of single rooms of the service, such as `oidc`.
+    """
+
+    datasets: Mapping[str, str]
+    state: str
+    public_url: str = f"http://127.0.0.1:{DEFAULT_PORT}"
+    storage_options: Mapping[str, Any] = field(default_factory=dict)
+    access: str | None = None
+    audit: str | None = None
+    public: bool = False
+    token_sha256: str | None = None
+    redirect: bool = False
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    def dump(self) -> str:
+        """Return the settings as JSON, for a worker process."""
+        return json.dumps(asdict(self))
+
+    @classmethod
+    def load(cls, text: str) -> Settings:
+        """Return the settings that `dump` wrote."""
+        return cls(**json.loads(text))
+
+    @property
+    def state_folder(self) -> Path:
+        """Folder of this service's own files."""
+        return Path(self.state)
