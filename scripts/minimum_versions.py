@@ -13,7 +13,7 @@ import tomllib
 from pathlib import Path
 
 _PYPROJECT = Path(__file__).resolve().parent.parent / "pyproject.toml"
-_REQUIREMENT = re.compile(r"([\w.-]+)(?:\[[\w,]+\])?>=([\w.]+)")
+_REQUIREMENT = re.compile(r"([\w.-]+)(?:\[[\w,]+\])?>=([\w.]+)(?:; sys_platform .*)?")
 #: Packages that are released together with one that is named.
 _TOGETHER = {"dask": "distributed"}
 

@@ -56,6 +56,13 @@ def serve(
         bool,
         typer.Option("--redirect", help="Send clients straight to the bucket, by signed URLs."),
     ] = False,
+    accel: Annotated[
+        str | None,
+        typer.Option(
+            metavar="PATH",
+            help="Let nginx send the files: path of its internal location of the datasets.",
+        ),
+    ] = None,
     state: Annotated[
         Path | None,
         typer.Option(metavar="FOLDER", help="Folder of the service's own files, such as indexes."),
@@ -87,6 +94,7 @@ def serve(
         public=public,
         token_sha256=token_sha256(token) if token else None,
         redirect=redirect,
+        accel=accel.rstrip("/") if accel else None,
     )
     _announce(settings, token)
     run(settings, listening, workers)

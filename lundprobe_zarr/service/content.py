@@ -9,8 +9,10 @@ import asyncio
 import logging
 import os
 import re
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import Any, TypeVar
 from urllib.parse import unquote
 
 from starlette.types import Scope, Send
@@ -21,8 +23,8 @@ from lundprobe_zarr.service.answers import HttpError, no_entry
 from lundprobe_zarr.service.audit import Visit
 from lundprobe_zarr.service.core import Service
 from lundprobe_zarr.service.index import File
-from lundprobe_zarr.service.published import Revision, kind_of
-from lundprobe_zarr.storage.location import Location, Range
+from lundprobe_zarr.service.published import Published, Revision, kind_of
+from lundprobe_zarr.storage.location import Range
 
 _LOG = logging.getLogger("lundprobe_zarr.service")
 
@@ -34,6 +36,7 @@ _PIECE = 1 << 20
 _FAR_PIECE = 8 << 20
 #: Reads what the page cache has, and nothing else; 0 where the system cannot.
 _CACHED_ONLY = getattr(os, "RWF_NOWAIT", 0)
+_CLOSE_ON_EXEC = getattr(os, "O_CLOEXEC", 0)
 _TYPES = {
     "json": b"application/json",
     "md": b"text/markdown; charset=utf-8",
@@ -41,6 +44,8 @@ _TYPES = {
     "parquet": b"application/vnd.apache.parquet",
 }
 _BINARY = b"application/octet-stream"
+_Headers = list[tuple[bytes, bytes]]
+_T = TypeVar("_T")
 #: Seconds that a signed URL of a bucket is valid for.
 _SIGNED_SECONDS = 300
 #: Requests to buckets at a time; each waits in a thread.
@@ -88,23 +93,43 @@ async def send_content(service: Service, scope: Scope, send: Send) -> None:
         await _send_head(send, status, headers)
         return
     span = _span(given, file, now.sha)
-    headers += _span_headers(span, file)
     if span.is_partial:
         visit.range = f"{span.start}-{span.stop - 1}"
     if scope["method"] == "HEAD":
-        await _send_head(send, span.status, headers)
-        return
-    published = service.published[asked.name]
-    if published.root is not None:
-        await _send_local(published.root, file, span, send, headers)
-    elif service.settings.redirect:
-        url = await asyncio.to_thread(published.location.signed_url, file.path, _SIGNED_SECONDS)
-        await _send_head(send, 302, [(b"location", url.encode()), (b"cache-control", b"no-store")])
+        await _send_head(send, span.status, headers + _span_headers(span, file))
+    elif elsewhere := await _elsewhere(service, asked.name, file):
+        # Sent by another server: the log has the bytes that it is told to send.
+        visit.sent = span.stop - span.start
+        await _send_head(send, elsewhere.status, [*headers, *elsewhere.headers])
     else:
-        await _send_far(published.location, file, span, send, headers)
+        published = service.published[asked.name]
+        sending = _send_far if published.root is None else _send_local
+        await sending(published, file, span, send, headers + _span_headers(span, file))
 
 
-_Headers = list[tuple[bytes, bytes]]
+@dataclass(frozen=True, slots=True)
+class _Elsewhere:
+    """An answer that leaves the bytes to another server."""
+
+    status: int
+    headers: _Headers
+
+
+async def _elsewhere(service: Service, name: str, file: File) -> _Elsewhere | None:
+    """Return the answer that leaves the bytes to nginx or to the bucket; None to send them here.
+
+    nginx reads the file that `X-Accel-Redirect` names, and the range of the client's request. A
+    bucket gets the client by a redirect, whose URL is valid for some minutes.
+    """
+    published, settings = service.published[name], service.settings
+    if published.root is not None and settings.accel is not None:
+        _require_indexed(os.stat(f"{published.root}/{file.path}"), file)  # noqa: PTH116
+        place = f"{settings.accel}/{name}/{file.path}"
+        return _Elsewhere(200, [(b"x-accel-redirect", place.encode())])
+    if published.root is None and settings.redirect:
+        url = await _in_thread(file, published.location.signed_url, file.path, _SIGNED_SECONDS)
+        return _Elsewhere(302, [(b"location", url.encode())])
+    return None
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,15 +218,16 @@ async def _send_head(send: Send, status: int, headers: _Headers) -> None:
     await send({"type": "http.response.body"})
 
 
-async def _send_local(root: str, file: File, span: _Span, send: Send, headers: _Headers) -> None:
+async def _send_local(
+    published: Published, file: File, span: _Span, send: Send, headers: _Headers
+) -> None:
+    """Send bytes of a local file, a piece at a time, if it is the file of the index."""
     try:
-        fd = os.open(f"{root}/{file.path}", os.O_RDONLY | os.O_CLOEXEC)
+        fd = os.open(f"{published.root}/{file.path}", os.O_RDONLY | _CLOSE_ON_EXEC)
     except OSError:
         raise _replaced(file) from None
     try:
-        status = os.fstat(fd)
-        if status.st_size != file.size or str(status.st_mtime) != file.stamp:
-            raise _replaced(file)
+        _require_indexed(os.fstat(fd), file)
         await send({"type": "http.response.start", "status": span.status, "headers": headers})
         start = span.start
         while True:
@@ -220,6 +246,12 @@ async def _send_local(root: str, file: File, span: _Span, send: Send, headers: _
         os.close(fd)
 
 
+def _require_indexed(status: os.stat_result, file: File) -> None:
+    """Raise `HttpError` (503) if a file is not the one of the index."""
+    if status.st_size != file.size or str(status.st_mtime) != file.stamp:
+        raise _replaced(file)
+
+
 def _read_cached(fd: int, start: int, size: int) -> bytes | bytearray | None:
     """Return bytes that the page cache holds; None if it does not hold all of them."""
     if not size:
@@ -235,13 +267,16 @@ def _read_cached(fd: int, start: int, size: int) -> bytes | bytearray | None:
 
 
 async def _send_far(
-    location: Location, file: File, span: _Span, send: Send, headers: _Headers
+    published: Published, file: File, span: _Span, send: Send, headers: _Headers
 ) -> None:
     """Send bytes of a bucket, a piece at a time; the first is read before anything is said."""
     start = span.start
     while True:
         stop = min(span.stop, start + _FAR_PIECE)
-        data = await _read_far(location, file, start, stop)
+        wanted = [Range(file.path, start, stop)] if start < stop else []
+        data = b"".join(await _in_thread(file, published.location.read_ranges, wanted))
+        if len(data) != stop - start:
+            raise _replaced(file)
         if start == span.start:
             await send({"type": "http.response.start", "status": span.status, "headers": headers})
         more = stop < span.stop
@@ -251,13 +286,11 @@ async def _send_far(
         start = stop
 
 
-async def _read_far(location: Location, file: File, start: int, stop: int) -> bytes:
-    if start == stop:
-        return b""
+async def _in_thread(file: File, action: Callable[..., _T], *arguments: Any) -> _T:
+    """Ask a bucket, in a thread. Raises `HttpError` (503) if it fails; the log says why."""
     loop = asyncio.get_running_loop()
-    wanted = [Range(file.path, start, stop)]
     try:
-        (data,) = await loop.run_in_executor(_FAR_READERS, location.read_ranges, wanted)
+        return await loop.run_in_executor(_FAR_READERS, action, *arguments)
     except (DatasetError, FileNotFoundError) as error:
         _LOG.error("the storage failed: %s", error)
         raise HttpError(
@@ -265,9 +298,6 @@ async def _read_far(location: Location, file: File, start: int, stop: int) -> by
             f"The storage behind this service failed while it read {file.path}. Try again.",
             headers={"Retry-After": "5"},
         ) from error
-    if len(data) != stop - start:
-        raise _replaced(file)
-    return data
 
 
 def _replaced(file: File) -> HttpError:

@@ -38,6 +38,8 @@ class Settings:
         SHA-256 (hex) of the one token of a service without access file.
     redirect : bool
         Whether bytes in a bucket are given by a redirect to a signed URL.
+    accel : str or None
+        Path of nginx's internal location that gives the files of local datasets.
     options : mapping
         Further settings of single rooms of the service, such as `oidc`.
     """
@@ -51,6 +53,7 @@ class Settings:
     public: bool = False
     token_sha256: str | None = None
     redirect: bool = False
+    accel: str | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
 
     def dump(self) -> str:
