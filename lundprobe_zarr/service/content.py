@@ -24,7 +24,7 @@ from lundprobe_zarr.service.audit import Visit
 from lundprobe_zarr.service.core import Service
 from lundprobe_zarr.service.index import File
 from lundprobe_zarr.service.published import Published, Revision, kind_of
-from lundprobe_zarr.storage.location import Range
+from lundprobe_zarr.storage.location import Location, Range
 
 _LOG = logging.getLogger("lundprobe_zarr.service")
 
@@ -127,6 +127,8 @@ async def _elsewhere(service: Service, name: str, file: File) -> _Elsewhere | No
         place = f"{settings.accel}/{name}/{file.path}"
         return _Elsewhere(200, [(b"x-accel-redirect", place.encode())])
     if published.root is None and settings.redirect:
+        if await _in_thread(file, published.location.stamp, file.path) != file.stamp:
+            raise _replaced(file)
         url = await _in_thread(file, published.location.signed_url, file.path, _SIGNED_SECONDS)
         return _Elsewhere(302, [(b"location", url.encode())])
     return None
@@ -273,9 +275,8 @@ async def _send_far(
     start = span.start
     while True:
         stop = min(span.stop, start + _FAR_PIECE)
-        wanted = [Range(file.path, start, stop)] if start < stop else []
-        data = b"".join(await _in_thread(file, published.location.read_ranges, wanted))
-        if len(data) != stop - start:
+        data = await _in_thread(file, _read_far, published.location, file, start, stop)
+        if data is None:
             raise _replaced(file)
         if start == span.start:
             await send({"type": "http.response.start", "status": span.status, "headers": headers})
@@ -284,6 +285,17 @@ async def _send_far(
         if not more:
             return
         start = stop
+
+
+def _read_far(location: Location, file: File, start: int, stop: int) -> bytes | None:
+    """Return bytes of a bucket's object; None if it is not the one of the index.
+
+    The object is looked at after it is read: nothing else tells that it was not replaced before.
+    """
+    wanted = [Range(file.path, start, stop)] if start < stop else []
+    data = b"".join(location.read_ranges(wanted))
+    is_indexed = len(data) == stop - start and location.stamp(file.path) == file.stamp
+    return data if is_indexed else None
 
 
 async def _in_thread(file: File, action: Callable[..., _T], *arguments: Any) -> _T:

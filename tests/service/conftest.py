@@ -72,8 +72,9 @@ def start_service(
         return Served(url, token, folder / "audit.jsonl", app)
 
     yield start
-    for server, thread in running:
+    for server, _ in running:
         server.should_exit = True
+    for _, thread in running:
         thread.join(20)
 
 

@@ -1,0 +1,109 @@
+"""A dataset that is replaced while it is served: never bytes of another revision."""
+
+from __future__ import annotations
+
+import shutil
+import time
+
+import pytest
+
+from lundprobe_zarr.conversion.tables.publish import finalise
+from lundprobe_zarr.dataset.opening import open_manifest
+from lundprobe_zarr.service.index import Index
+from lundprobe_zarr.storage.location import Location
+
+NAME = "lund-probe/changing"
+
+
+@pytest.fixture
+def copy(dataset, tmp_path):
+    return shutil.copytree(dataset, tmp_path / "copy")
+
+
+def resolve(served, revision, path):
+    with served.client as client:
+        return client.get(f"/datasets/{NAME}/resolve/{revision}/{path}")
+
+
+def sha(served):
+    return served.app._service.published[NAME].revision.sha
+
+
+def largest(folder):
+    files = [p for p in (folder / "patients").rglob("*") if p.is_file()]
+    return max(files, key=lambda p: p.stat().st_size)
+
+
+def test_a_replaced_file_is_refused_before_the_dataset_is_read_again(start_service, copy):
+    served = start_service({NAME: copy})
+    shard = largest(copy)
+    path = shard.relative_to(copy).as_posix()
+    assert resolve(served, "main", path).status_code == 200
+    contents = shard.read_bytes()
+    shard.with_name("new").write_bytes(contents[:-1] + b"x")
+    shard.with_name("new").replace(shard)
+    refused = resolve(served, sha(served), path)
+    assert refused.status_code == 503
+    assert int(refused.headers["retry-after"]) > 0
+    shard.unlink()
+    assert resolve(served, "main", path).status_code == 503
+
+
+def test_a_new_manifest_is_a_new_revision_and_the_old_one_is_gone(start_service, copy):
+    served = start_service({NAME: copy})
+    before = sha(served)
+    shutil.rmtree(next((copy / "patients").iterdir()))
+    finalise(copy, rebuild=True)
+    served.app._service.published[NAME].refresh()
+    after = sha(served)
+    assert after != before
+    old = resolve(served, before, "lundprobe.json")
+    assert (old.status_code, old.headers["x-error-code"]) == (404, "RevisionNotFound")
+    new = resolve(served, after, "lundprobe.json")
+    assert new.content == (copy / "lundprobe.json").read_bytes()
+    assert open_manifest(Location(copy)).patients["base"] == 2
+
+
+def test_it_is_noticed_without_being_asked(start_service, copy):
+    served = start_service({NAME: copy})
+    before = sha(served)
+    shutil.rmtree(next((copy / "patients").iterdir()))
+    finalise(copy, rebuild=True)
+    until = time.monotonic() + 20
+    while sha(served) == before and time.monotonic() < until:
+        time.sleep(0.1)
+    assert sha(served) != before
+
+
+def test_a_restart_has_the_same_revision_and_reads_no_file_for_it(
+    start_service, dataset, tmp_path, monkeypatch
+):
+    state = str(tmp_path / "state")
+    first = start_service({NAME: dataset}, state=state)
+
+    def refuse(self, names):
+        raise AssertionError("files were read")
+
+    monkeypatch.setattr(Location, "read_each", refuse)
+    second = start_service({NAME: dataset}, state=state)
+    assert sha(first) == sha(second)
+
+
+def test_a_damaged_index_is_made_again(start_service, dataset, tmp_path):
+    state = tmp_path / "state"
+    first = start_service({NAME: dataset}, state=str(state))
+    (kept,) = state.glob("index-*.json")
+    for text in (b"{", b"[]", b'{"format": 0}', b"\xff"):
+        kept.write_bytes(text)
+        again = start_service({NAME: dataset}, state=str(state))
+        assert sha(again) == sha(first)
+    assert Index.load(kept.read_bytes()) is not None
+
+
+def test_a_damaged_store_is_left_out(start_service, copy, caplog):
+    root = next((copy / "patients").iterdir()) / "zarr.json"
+    root.write_text("{")
+    served = start_service({NAME: copy})
+    path = root.relative_to(copy).as_posix()
+    assert resolve(served, "main", path).status_code == 404
+    assert root.parent.stem in caplog.text
