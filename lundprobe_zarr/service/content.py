@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 from urllib.parse import unquote
 
+from starlette.requests import ClientDisconnect
 from starlette.types import Scope, Send
 
 from lundprobe_zarr.errors import DatasetError
@@ -34,6 +35,8 @@ _RANGE = re.compile(r"bytes=(\d{0,18})-(\d{0,18})")
 _PIECE = 1 << 20
 #: The same from a bucket, where a piece is a request.
 _FAR_PIECE = 8 << 20
+#: Seconds after which a client that takes nothing of an answer is left.
+_STALLED_SECONDS = 120
 #: Reads what the page cache has, and nothing else; 0 where the system cannot.
 _CACHED_ONLY = getattr(os, "RWF_NOWAIT", 0)
 _CLOSE_ON_EXEC = getattr(os, "O_CLOEXEC", 0)
@@ -239,10 +242,10 @@ async def _send_local(
                 data = await asyncio.to_thread(os.pread, fd, stop - start, start)
             if len(data) != stop - start:
                 raise OSError(f"{file.path}: {len(data)} bytes instead of {stop - start}")
-            more = stop < span.stop
-            await send({"type": "http.response.body", "body": data, "more_body": more})
-            if not more:
+            if stop == span.stop:
+                await send({"type": "http.response.body", "body": data})
                 return
+            await _send_piece(send, data)
             start = stop
     finally:
         os.close(fd)
@@ -280,11 +283,20 @@ async def _send_far(
             raise _replaced(file)
         if start == span.start:
             await send({"type": "http.response.start", "status": span.status, "headers": headers})
-        more = stop < span.stop
-        await send({"type": "http.response.body", "body": data, "more_body": more})
-        if not more:
+        if stop == span.stop:
+            await send({"type": "http.response.body", "body": data})
             return
+        await _send_piece(send, data)
         start = stop
+
+
+async def _send_piece(send: Send, data: bytes | bytearray) -> None:
+    """Send a piece that is not the last. A client that takes nothing for a time is left."""
+    try:
+        async with asyncio.timeout(_STALLED_SECONDS):
+            await send({"type": "http.response.body", "body": data, "more_body": True})
+    except TimeoutError:
+        raise ClientDisconnect from None
 
 
 def _read_far(location: Location, file: File, start: int, stop: int) -> bytes | None:

@@ -17,6 +17,8 @@ from lundprobe_zarr.service.settings import KEEP_ALIVE_SECONDS, Settings
 
 #: Connections that wait to be accepted.
 _BACKLOG = 2048
+#: Connections of one process, resting ones too; what exceeds them gets 503.
+_MOST_CONNECTIONS = 2000
 #: Seconds that running requests get to end after SIGTERM.
 _DRAIN_SECONDS = 30
 
@@ -75,4 +77,5 @@ def config(app: object, workers: int = 1) -> uvicorn.Config:
         server_header=False,
         proxy_headers=False,
         backlog=_BACKLOG,
+        limit_concurrency=_MOST_CONNECTIONS,
     )
