@@ -9,7 +9,9 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import sys
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -205,12 +207,25 @@ def keep_index(dataset: Dataset, manifest_sha256: str, folder: Path) -> Index:
     """
     name = hashlib.sha256(dataset.location.url.encode()).hexdigest()[:16]
     file = folder / f"index-{name}.json"
-    kept = Index.load(file.read_bytes()) if file.is_file() else None
-    if kept is not None and kept.manifest_sha256 == manifest_sha256:
-        return kept
-    made = make_index(dataset, manifest_sha256)
-    write_local(file, made.dump())
-    return made
+    with _alone(folder):  # of several workers one makes it, the others wait and load it
+        kept = Index.load(file.read_bytes()) if file.is_file() else None
+        if kept is not None and kept.manifest_sha256 == manifest_sha256:
+            return kept
+        made = make_index(dataset, manifest_sha256)
+        write_local(file, made.dump())
+        return made
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Hold the lock of a state folder, on systems with file locks."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "index.lock").open("w") as file:
+        if sys.platform != "win32":
+            import fcntl
+
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
 def summary(index: Index) -> dict[str, Any]:

@@ -35,6 +35,16 @@ def answer(connection: socket.socket) -> bytes:
     return found
 
 
+def one_answer(connection: socket.socket) -> bytes:
+    """The next answer of a connection that stays open, to /healthz."""
+    found = b""
+    while not found.endswith(b'{"status":"ok"}'):
+        data = connection.recv(1 << 16)
+        assert data, found
+        found += data
+    return found
+
+
 def test_a_head_without_end_is_refused(connect):
     connection = connect()
     connection.sendall(b"GET / HTTP/1.1\r\nhost: x\r\n")
@@ -66,7 +76,7 @@ def test_a_pause_between_requests_keeps_the_connection(connect, monkeypatch):
     connection = connect()
     for _ in range(3):
         connection.sendall(b"GET /healthz HTTP/1.1\r\nhost: x\r\n\r\n")
-        assert connection.recv(4096).startswith(b"HTTP/1.1 200")
+        assert one_answer(connection).startswith(b"HTTP/1.1 200")
         time.sleep(0.4)
 
 
@@ -75,7 +85,7 @@ def test_many_requests_on_one_connection_are_not_one_long_head(connect):
     request = b"GET /healthz HTTP/1.1\r\nhost: x\r\nx-long: " + b"y" * 8000 + b"\r\n\r\n"
     for _ in range(20):
         connection.sendall(request)
-        assert connection.recv(65536).startswith(b"HTTP/1.1 200")
+        assert one_answer(connection).startswith(b"HTTP/1.1 200")
 
 
 @pytest.mark.parametrize(
