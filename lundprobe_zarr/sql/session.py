@@ -124,8 +124,16 @@ def execute(
     with session(text, tables, remedy, memory) as connection:
         for statement in statements[:-1]:
             connection.execute(statement).fetchall()  # DuckDB requires reading the whole result
-        found = connection.sql(statements[-1])
+        found = _relation(connection, statements[-1])
         return (found if rows is None else found.limit(rows)).to_arrow_table()
+
+
+def _relation(connection: duckdb.DuckDBPyConnection, statement: str) -> duckdb.DuckDBPyRelation:
+    try:
+        return connection.sql(statement)
+    except duckdb.Error:
+        connection.execute(f"EXPLAIN\n{statement}")  # its error says where the mistake is
+        raise
 
 
 def is_bounded(condition: Any) -> bool:

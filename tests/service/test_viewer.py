@@ -148,16 +148,16 @@ def test_the_first_rows_keep_to_their_bytes(served, dataset, monkeypatch):
 
 @pytest.mark.parametrize(
     "predicate",
-    ["protocol = 'newAcq'", "Rectum.volume_cc > 0 AND n_fiducials >= 2", '"part" <> \'extended\''],
+    ["protocol = 'newAcq'", "Rectum.volume_cc > 0 AND n_fiducials >= 2", "\"part\" <> 'extended'"],
 )
 def test_filter_takes_our_predicates(served, dataset, predicate):
     expected = open_cohort(dataset).where(predicate)
     found = [
         row["row"]["patient_id"]
         for split in ("base", "extended")
-        for row in ask(
-            served, "/filter", config="patients", split=split, where=predicate
-        ).json()["rows"]
+        for row in ask(served, "/filter", config="patients", split=split, where=predicate).json()[
+            "rows"
+        ]
     ]
     assert sorted(found) == sorted(expected.ids)
 
@@ -166,9 +166,7 @@ def test_filter_takes_conditions_on_other_tables(served, dataset):
     where = "structure = 'Rectum' AND grid = 'mri' AND volume_cc > 0"
     page = ask(served, "/filter", config="structures", split="base", where=where, length=2).json()
     table = table_of(dataset, "structures", "base").to_pylist()
-    matching = [
-        n for n, r in enumerate(table) if r["structure"] == "Rectum" and r["grid"] == "mri"
-    ]
+    matching = [n for n, r in enumerate(table) if r["structure"] == "Rectum" and r["grid"] == "mri"]
     assert page["num_rows_total"] == len(matching)
     assert [row["row_idx"] for row in page["rows"]] == matching[:2]
     unbounded = ask(
