@@ -25,7 +25,7 @@ from lundprobe_zarr.service.access import Kind
 from lundprobe_zarr.service.answers import json_answer, no_entry
 from lundprobe_zarr.service.core import caller_of, service_of
 from lundprobe_zarr.service.gate import visit_of
-from lundprobe_zarr.service.operations import Operation, Parameter, invalid
+from lundprobe_zarr.service.operations import MOST_CHARACTERS, Operation, Parameter, invalid
 from lundprobe_zarr.service.published import Revision
 from lundprobe_zarr.service.shapes import (
     CROISSANT,
@@ -63,6 +63,7 @@ _WHERE = Parameter(
     "A condition. On `patients` it is a predicate as `Cohort.where` takes it, which may name "
     "structures, as in `Rectum.volume_cc > 60`; on other tables it is about their columns.",
     True,
+    most=MOST_CHARACTERS,
     example="protocol = 'newAcq'",
 )
 _QUERY = Parameter("query", "Words, all of which a row's texts must contain.", True, example="base")
