@@ -288,7 +288,8 @@ async def first_rows(request: Request) -> Response:
     def make() -> dict[str, Any]:
         chosen = now.tables.rows(config, split)[:PAGE_ROWS]
         found = _listed(now, config, chosen, np.arange(len(chosen)))
-        whole, used = [], 0
+        whole: list[dict[str, Any]] = []
+        used = 0
         for row in found:
             used += len(json.dumps(row, separators=(",", ":")))
             if used > _FIRST_BYTES and whole:

@@ -68,9 +68,17 @@ CHECKS = [
 
 
 @pytest.fixture(scope="module")
-def described(served):
-    """The description as schemathesis reads it from the server."""
-    return schemathesis.openapi.from_url(f"{served.url}/api/openapi.json", headers=served.headers)
+def described(served, document):
+    """The description as schemathesis reads it, by the mode in which it makes requests.
+
+    Every request is sent with the token. So where requests are made that it rules out, it says
+    nothing of tokens: else one without a token would be made, which then has one.
+    """
+    bare = {key: value for key, value in document.items() if key != "security"}
+    return {
+        GenerationMode.POSITIVE: schemathesis.openapi.from_dict(document),
+        GenerationMode.NEGATIVE: schemathesis.openapi.from_dict(bare),
+    }
 
 
 AS_DESCRIBED = settings(
@@ -85,14 +93,14 @@ AS_DESCRIBED = settings(
 def every_operation_keeps_to_its_description(described, served, examples):
     """Ask every operation as described, and in ways that the description rules out."""
     count = 0
-    for found in described.get_all_operations():
-        operation = found.ok()
-        for mode in GenerationMode:
+    for mode, schema in described.items():
+        for found in schema.get_all_operations():
+            operation = found.ok()
 
             @settings(AS_DESCRIBED, max_examples=examples)
             @given(case=operation.as_strategy(generation_mode=mode))
             def ask(case):
-                answer = case.call(headers=served.headers)
+                answer = case.call(base_url=served.url, headers=served.headers)
                 if answer.status_code != 431:  # a head that is too large is not even parsed
                     case.validate_response(answer, checks=CHECKS, headers=served.headers)
 

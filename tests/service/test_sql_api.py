@@ -20,7 +20,7 @@ import pytest
 from starlette.requests import ClientDisconnect
 
 from lundprobe_zarr.cohort import load_cohort, open_cohort
-from lundprobe_zarr.service import bodies, questions
+from lundprobe_zarr.service import bodies, questions, results
 from lundprobe_zarr.service.access import Caller, Limits
 from lundprobe_zarr.service.answers import HttpError
 from lundprobe_zarr.service.queries import Queries
@@ -105,6 +105,18 @@ def test_what_json_has_no_form_for(served):
     assert len(set(columns)) == len(columns) == 7  # the second "a" has a name of its own
     refused = post(served, "sql", {"sql": "SELECT INTERVAL 2 MONTHS AS d"}, format="parquet")
     assert (refused.status_code, "Ask for another format" in refused.text) == (422, True)
+
+
+def test_long_results_are_written_in_pieces(served, monkeypatch):
+    query = "SELECT range AS n, [range, NULL] AS pair FROM range(2500) ORDER BY n"
+    whole = [post(served, "sql", {"sql": query}, format=name).content for name in ("json", "csv")]
+    monkeypatch.setattr(results, "_PIECE", 1000)
+    assert whole == [
+        post(served, "sql", {"sql": query}, format=name).content for name in ("json", "csv")
+    ]
+    assert json.loads(whole[0])["rows"] == [[n, [n, None]] for n in range(2500)]
+    none = ask(served, "SELECT 1 AS n WHERE false")
+    assert (none.json()["rows"], none.json()["num_rows"]) == ([], 0)
 
 
 def test_views_and_joins(served, dataset):
