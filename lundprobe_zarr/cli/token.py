@@ -85,9 +85,9 @@ def add(
     bytes_per_day: BytesPerDay = None,
     sql_seconds: SqlSeconds = None,
 ) -> None:
-    """Make a token, and print it on standard output: only now, it is not stored.
+    """Make a token and print it, once.
 
-    The access file is made if there is none. A running service takes the token within a second.
+    Standard output has the token alone; it is not stored. The access file is made if there is none. A running service takes the token within a second.
     """
     require_packages()
     from lundprobe_zarr.service.access_file import add_token
@@ -111,8 +111,9 @@ def grant(
     bytes_per_day: BytesPerDay = None,
     sql_seconds: SqlSeconds = None,
 ) -> None:
-    """Let in who signs in through OpenID Connect (`serve --oidc`): a person, or a group.
+    """Let in a person or a group by sign-in.
 
+    They sign in through OpenID Connect: see `serve --oidc`.
     The entry with a person's e-mail decides alone; without one, the first of a group of theirs.
     """
     require_packages()
@@ -128,7 +129,10 @@ def list_(
     access: AccessFile,
     form: Annotated[ListForm, typer.Option("--format", help="Form.")] = ListForm.table,
 ) -> None:
-    """List tokens and sign-ins, and what each may have. No token can be shown: none is stored."""
+    """List who may have what.
+
+    No token can be shown: none is stored.
+    """
     require_packages()
     from lundprobe_zarr.cli.console import say, table
     from lundprobe_zarr.service.access_file import read_access
@@ -150,7 +154,10 @@ def revoke(
     name: Annotated[str, typer.Argument(help="Name or id of a token, or who signs in.")],
     access: AccessFile,
 ) -> None:
-    """Revoke a token or sign-in. A running service refuses it within a second."""
+    """Revoke a token or sign-in.
+
+    A running service refuses it within a second.
+    """
     require_packages()
     from lundprobe_zarr.cli.console import say
     from lundprobe_zarr.service import access_file

@@ -50,13 +50,13 @@ def _named(text: str) -> str:
 def _email(text: str) -> str:
     name, at, host = _named(text).rpartition("@")
     if not (name and at and host) or " " in text:
-        raise ValueError("expected an e-mail address")
+        raise ValueError(f"{text!r} is no e-mail address")
     return text
 
 
 def _dataset(text: str) -> str:
     if not DATASET_NAME.fullmatch(text):
-        raise ValueError("expected OWNER/NAME")
+        raise ValueError(f"{text!r} is no dataset's name, OWNER/NAME")
     return text
 
 
@@ -162,7 +162,22 @@ class AccessList(BaseModel):
 
     def dump(self) -> bytes:
         """Return the text of the file."""
-        return (json.dumps(self.model_dump(mode="json"), indent=2) + "\n").encode()
+        said = self.model_dump(mode="json")
+        for kind in ("tokens", "sign_ins"):
+            said[kind] = [_ordered(entry) for entry in said[kind]]
+        return (json.dumps(said, indent=2) + "\n").encode()
+
+
+def _ordered(entry: dict[str, object]) -> dict[str, object]:
+    """Return an entry for people: who it is comes first, and what is not set is left out.
+
+    `datasets` stays: null is all of them.
+    """
+    limits = entry["limits"]
+    assert isinstance(limits, dict)
+    first = {key: entry.get(key) for key in ("name", "id", "email", "group", "sha256")}
+    found = first | entry | {"limits": {k: v for k, v in limits.items() if v is not None}}
+    return {k: v for k, v in found.items() if v is not None or k == "datasets"}
 
 
 def now_utc() -> datetime:
@@ -273,7 +288,7 @@ def checked(kind: type[_G], fields: dict[str, object]) -> _G:
     try:
         return kind.model_validate(fields)
     except ValidationError as error:
-        raise UsageError(reasons(error)) from None
+        raise UsageError(reasons(error).replace("Value error, ", "")) from None
 
 
 def _require_free(path: Path, found: AccessList, made: Token | SignIn) -> None:
