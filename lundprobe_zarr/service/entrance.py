@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import hmac
+import math
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from lundprobe_zarr.service.access import (
     Access,
@@ -34,6 +36,20 @@ _NO_HASH = "0" * 64
 _NOBODY = frozenset[str]()
 
 
+class _Held(NamedTuple):
+    """A token, the caller it lets in, and when it ends, seconds since 1970."""
+
+    token: Token
+    caller: Caller
+    end: float
+
+
+def _end_of(token: Token) -> float:
+    if token.revoked is not None:
+        return 0.0
+    return math.inf if token.expires is None else token.expires.timestamp()
+
+
 @dataclass(frozen=True)
 class _Rules:
     """An access file, laid out for lookups."""
@@ -41,9 +57,9 @@ class _Rules:
     listed: AccessList
 
     @cached_property
-    def tokens(self) -> Mapping[str, tuple[Token, Caller]]:
-        """Each token by its public id, with the caller it lets in."""
-        return {t.id: (t, t.caller(t.name, t.id)) for t in self.listed.tokens}
+    def tokens(self) -> Mapping[str, _Held]:
+        """Each token by its public id."""
+        return {t.id: _Held(t, t.caller(t.name, t.id), _end_of(t)) for t in self.listed.tokens}
 
     def sign_in(self, identity: Identity) -> SignIn | None:
         """Return the entry for an identity: the one with its e-mail, else the first of a group.
@@ -105,15 +121,13 @@ class Entrance:
     def _holder(self, token: str) -> Caller:
         """Return the caller whom a token lets in."""
         found = self._rules.current().tokens.get(token_id(token))
-        kept = _NO_HASH if found is None else found[0].sha256
+        kept = _NO_HASH if found is None else found.token.sha256
         if not hmac.compare_digest(token_sha256(token), kept) or found is None:
             raise bad_credentials("no such token here")
-        entry, caller = found
-        if entry.revoked is None and entry.expires is None:
-            return caller
-        if over := entry.end(datetime.now(UTC)):
+        if time.time() >= found.end:
+            over = found.token.end(datetime.now(UTC))
             raise bad_credentials(f"this token is over: {over}; ask for another")
-        return caller
+        return found.caller
 
     def _signed_in(self, identity: Identity) -> Caller:
         """Return the caller for somebody who has signed in; without an entry they have no grant.
