@@ -125,8 +125,7 @@ def serve(
         log_level=log_level(),
     )
     log_to_stderr(settings.log_level)
-    _announce(settings, token)
-    run(settings, listening, workers)
+    run(settings, listening, workers, lambda: _announce(settings, token))
 
 
 def _named(

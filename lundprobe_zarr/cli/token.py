@@ -87,7 +87,8 @@ def add(
 ) -> None:
     """Make a token and print it, once.
 
-    Standard output has the token alone; it is not stored. The access file is made if there is none. A running service takes the token within a second.
+    Standard output has the token alone; it is not stored. The access file is made if there is none.
+    A running service takes the token within a second.
     """
     require_packages()
     from lundprobe_zarr.service.access_file import add_token

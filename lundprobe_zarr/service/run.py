@@ -6,6 +6,7 @@ import errno
 import os
 import socket
 import tempfile
+from collections.abc import Callable
 from contextlib import suppress
 
 import uvicorn
@@ -47,21 +48,29 @@ def listen(host: str, port: int) -> socket.socket:
     return found
 
 
-def run(settings: Settings, listening: socket.socket, workers: int = 1) -> None:
+def run(
+    settings: Settings,
+    listening: socket.socket,
+    workers: int = 1,
+    ready: Callable[[], None] = lambda: None,
+) -> None:
     """Serve until SIGTERM or Ctrl-C; running requests may then end.
 
-    Raises `DatasetError` or `UsageError` for what cannot be served, before anything is.
+    `ready` is called once everything is open, before the first request is answered. Raises
+    `DatasetError` or `UsageError` for what cannot be served, before anything is.
     """
-    app = make_app(settings)  # opens everything once: an error is said here, an index is made here
     tls = (settings.certificate, settings.key)
-    if workers == 1:
-        with suppress(KeyboardInterrupt):
-            uvicorn.Server(config(app, tls=tls)).run(sockets=[listening])
-        return
-    with tempfile.TemporaryDirectory(prefix="lundprobe-metrics-") as figures:
-        os.environ |= {ENVIRONMENT: settings.dump(), SHARED: figures}
-        shared = config("lundprobe_zarr.service.app:from_environment", workers, tls)
-        Multiprocess(shared, [listening]).run()
+    with listening:
+        app = make_app(settings)  # opens everything: an error is said here, an index is made here
+        ready()
+        if workers == 1:
+            with suppress(KeyboardInterrupt):
+                uvicorn.Server(config(app, tls=tls)).run(sockets=[listening])
+            return
+        with tempfile.TemporaryDirectory(prefix="lundprobe-metrics-") as figures:
+            os.environ |= {ENVIRONMENT: settings.dump(), SHARED: figures}
+            shared = config("lundprobe_zarr.service.app:from_environment", workers, tls)
+            Multiprocess(shared, [listening]).run()
 
 
 def config(
