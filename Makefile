@@ -8,6 +8,7 @@
 #   make test-oldest-datasets              run the Hugging Face tests on the oldest datasets
 #   make test-nightly                      run the tests on pre-releases; may fail
 #   make bench    run the benchmarks       make format  format the code
+#   make audit-dependencies                ask for known vulnerabilities of what `serve` runs on
 #   make clean    remove what these make
 
 PYTHON ?= python3
@@ -35,7 +36,7 @@ FAST := $(addprefix tests/,test_public_api.py vocabulary geometry schema storage
 BENCHMARKS := $(filter-out __init__ record,$(basename $(notdir $(wildcard benchmarks/*.py))))
 
 .PHONY: demo test test-fast test-minimum test-nightly test-oldest-datasets coverage mutation check \
-  bench format clean
+  audit-dependencies bench format clean
 
 demo: $(INSTALLED)
 	$(BIN)/lundprobe-zarr demo .demo --workers $(WORKERS)
@@ -59,7 +60,7 @@ mutation: $(INSTALLED_DEV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check 'cosmic-ray>=8.7'
 	$(BIN)/python scripts/mutation.py --jobs $(WORKERS) --at-least 85 $(MUTATION_ARGS)
 
-check: $(INSTALLED_DEV)
+check: $(INSTALLED_DEV) audit-dependencies
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/python scripts/one_tree.py > /dev/null
@@ -67,6 +68,10 @@ check: $(INSTALLED_DEV)
 	cd build/tree && $(CURDIR)/$(BIN)/lint-imports $(CURDIR)/pyproject.toml --no-cache
 	$(BIN)/python scripts/check_links.py
 	$(BIN)/python scripts/generate_docs.py --check
+
+# Fails on a known vulnerability of what others reach over the network; says so where it cannot ask.
+audit-dependencies: $(INSTALLED_DEV)
+	$(BIN)/python scripts/audit_dependencies.py
 
 # The Hugging Face tests on the oldest datasets that pyproject.toml allows, which goes, with all it
 # needs, before what is installed.

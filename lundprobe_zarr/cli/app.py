@@ -8,6 +8,8 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
+from lundprobe_zarr.cli import token
+from lundprobe_zarr.cli.audit import audit
 from lundprobe_zarr.cli.bench import bench
 from lundprobe_zarr.cli.convert import convert, finalise
 from lundprobe_zarr.cli.copy import copy
@@ -78,12 +80,24 @@ COMMANDS: tuple[tuple[Callable[..., Any], str], ...] = (
     (bench, "bench DATASET --patch 8,32,32 --structures Rectum --patches 8"),
     (preview, "preview DATASET newAcq_cba26d19714d0247 picture.png"),
     (serve, "serve DATASET --port 8000"),
+    (audit, "audit audit.jsonl"),
+    (audit, 'audit audit.jsonl --sql "SELECT caller, sum(bytes) FROM audit GROUP BY ALL"'),
     (demo, "demo DEMO"),
 )
 
 for _command in dict.fromkeys(command for command, _ in COMMANDS):
     _examples = (f"Example: lundprobe-zarr {e}" for command, e in COMMANDS if command is _command)
     app.command(epilog="\n\n".join(_examples))(_command)
+
+_tokens = typer.Typer(
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    help="Say who may come in to a service, in its access file.",
+)
+for _name, _command in dict.fromkeys((name, command) for name, command, _ in token.COMMANDS):
+    _examples = (f"Example: lundprobe-zarr {e}" for name, _, e in token.COMMANDS if name == _name)
+    _tokens.command(_name, epilog="\n\n".join(_examples))(_command)
+app.add_typer(_tokens, name="token")
 
 
 @app.callback(invoke_without_command=True)

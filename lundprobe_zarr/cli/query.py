@@ -76,7 +76,7 @@ def query(
     from lundprobe_zarr.cohort import open_cohort
     from lundprobe_zarr.sql.worker import limits, worker
 
-    chosen_form = _form(form, output)
+    chosen_form = output_form(form, output)
     bounds: dict[str, Any] = {"timeout": timeout, "memory": memory}
     limits(**bounds)
     is_query = _QUERY.match(sql) is not None
@@ -86,17 +86,17 @@ def query(
     if is_query:
         if columns is not None:
             raise UsageError(f"--columns {columns}: of a query, name the columns after SELECT")
-        found = _named_once(cohort.sql_table(sql, **bounds))
+        found = named_once(cohort.sql_table(sql, **bounds))
         summary = f"{found.num_rows} {'row' if found.num_rows == 1 else 'rows'}"
     else:
         patients = cohort.where(sql, **bounds).table("patients")
         found = patients.select(_columns(columns, patients.column_names, chosen_form))
         summary = f"{found.num_rows} of {len(cohort)} patients"
-    _write(found, chosen_form, output, summary)
+    write_rows(found, chosen_form, output, summary)
 
 
-def _form(form: Format | None, output: Path | None) -> Format:
-    """The form asked for; raises `UsageError` where it would be binary on a terminal."""
+def output_form(form: Format | None, output: Path | None) -> Format:
+    """Return the form asked for. Raises `UsageError` where it would be binary on a terminal."""
     named = {f".{f.value}": f for f in Format if f is not Format.table}
     suffix = output.suffix.lower() if output else ""
     chosen = named.get(suffix, Format.table) if form is None else form
@@ -128,7 +128,7 @@ def _columns(given: str | None, known: Sequence[str], form: Format) -> list[str]
     return names
 
 
-def _named_once(found: pa.Table) -> pa.Table:
+def named_once(found: pa.Table) -> pa.Table:
     """The result of a query; raises `QueryError` if two of its columns have one name."""
     names = found.column_names
     twice = sorted({n for n in names if names.count(n) > 1})
@@ -140,7 +140,8 @@ def _named_once(found: pa.Table) -> pa.Table:
     return found
 
 
-def _write(found: pa.Table, form: Format, output: Path | None, summary: str) -> None:
+def write_rows(found: pa.Table, form: Format, output: Path | None, summary: str) -> None:
+    """Print rows, or write them to a file; `summary` counts them for people."""
     if form is Format.table:
         _show_table(found, summary)
         return

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -11,13 +10,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from lundprobe_zarr.cli.place import StorageOptions, parse_options, require_file
-from lundprobe_zarr.errors import MissingPackageError, UsageError
-from lundprobe_zarr.vocabulary.version import with_extra
+from lundprobe_zarr.cli.serving import (
+    AccessLogForm,
+    access_log_form,
+    log_level,
+    require_packages,
+    require_sign_in,
+)
+from lundprobe_zarr.errors import UsageError
 
 if TYPE_CHECKING:
     from lundprobe_zarr.service.settings import Settings
-
-_NAME = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}")
 
 
 def serve(
@@ -76,6 +79,27 @@ def serve(
     sql_memory: Annotated[
         str, typer.Option(metavar="SIZE", help="Most memory of an SQL query beyond the tables.")
     ] = "1GB",
+    certificate: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="TLS certificate with its chain, PEM.")
+    ] = None,
+    key: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Key of the certificate, PEM.")
+    ] = None,
+    trusted_proxy: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="ADDRESS",
+            help="Address or network of a reverse proxy, whose X-Forwarded-For counts.",
+        ),
+    ] = None,
+    oidc: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="How people sign in: a JWT, or the proxy's headers."),
+    ] = None,
+    access_log: Annotated[
+        AccessLogForm,
+        typer.Option(help="Print a line a request; auto: in colour, on a terminal only."),
+    ] = AccessLogForm.auto,
     storage_options: StorageOptions = None,
 ) -> None:
     """Serve datasets to Hugging Face clients, xarray, fsspec and DuckDB.
@@ -83,12 +107,17 @@ def serve(
     Clients set HF_ENDPOINT to the URL and HF_TOKEN to a token. Without --access the service makes
     one token for as long as it runs, and prints it.
     """
-    _require_packages()
+    require_packages()
     from lundprobe_zarr.service.access import new_token, token_sha256
+    from lundprobe_zarr.service.exposure import Exposure
+    from lundprobe_zarr.service.logs import log_to_stderr
     from lundprobe_zarr.service.run import listen, run
     from lundprobe_zarr.service.settings import Settings
 
     options = parse_options(storage_options)
+    exposure = Exposure(host, public_url, certificate, key, tuple(trusted_proxy or ()))
+    exposure.check(guarded=public or access is not None)
+    require_sign_in(oidc, access, exposure.trusted_proxies)
     named = _named(datasets, name or [], options, public and not allow_public)
     require_file("--audit", audit)
     token = None if public or access else new_token()
@@ -96,7 +125,7 @@ def serve(
     settings = Settings(
         datasets=named,
         state=str(state or _state_folder()),
-        public_url=(public_url or _local_url(host, listening.getsockname()[1])).rstrip("/"),
+        public_url=exposure.url(listening.getsockname()[1]),
         storage_options=options,
         access=str(access.absolute()) if access else None,
         audit=str(audit.absolute()) if audit else None,
@@ -107,19 +136,16 @@ def serve(
         options={
             "sql": {"workers": sql_workers, "seconds": sql_timeout, "memory": sql_memory},
         },
+        oidc=str(oidc.absolute()) if oidc else None,
+        trusted_proxies=exposure.trusted_proxies,
+        only_proxies=exposure.only_proxies,
+        certificate=str(certificate.absolute()) if certificate else None,
+        key=str(key.absolute()) if key else None,
+        access_log=access_log_form(access_log),
+        log_level=log_level(),
     )
-    _announce(settings, token)
-    run(settings, listening, workers)
-
-
-def _require_packages() -> None:
-    try:
-        import starlette  # noqa: F401
-        import uvicorn  # noqa: F401
-    except ImportError as error:
-        raise MissingPackageError(
-            f"the package {error.name} is not installed", remedy=with_extra("serve")
-        ) from error
+    log_to_stderr(settings.log_level)
+    run(settings, listening, workers, lambda: _announce(settings, token))
 
 
 def _named(
@@ -131,6 +157,7 @@ def _named(
     patients; `DatasetError` for what is no dataset.
     """
     from lundprobe_zarr.dataset.opening import open_manifest
+    from lundprobe_zarr.service.access import DATASET_NAME
     from lundprobe_zarr.storage.location import Location
 
     if names and len(names) != len(datasets):
@@ -149,7 +176,7 @@ def _named(
                 remedy="leave --public out; or, if the terms allow it, add --allow-public",
             )
         name = names[number] if names else f"{_owner(manifest.synthetic)}/{manifest.precision}"
-        if not _NAME.fullmatch(name):
+        if not DATASET_NAME.fullmatch(name):
             raise UsageError(
                 f"--name {name}", expected="OWNER/NAME of letters, digits, `.`, `_` and `-`"
             )
@@ -171,10 +198,6 @@ def _state_folder() -> Path:
     return (Path(base) if base else Path.home() / ".local" / "state") / "lundprobe-zarr"
 
 
-def _local_url(host: str, port: int) -> str:
-    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
-
-
 def _announce(settings: Settings, token: str | None) -> None:
     from lundprobe_zarr.cli.console import say
 
@@ -185,3 +208,5 @@ def _announce(settings: Settings, token: str | None) -> None:
         say(f"  export HF_TOKEN={token}", "cyan")
         say("  The token is valid until this service ends. Make lasting ones with")
         say("  `lundprobe-zarr token add NAME --access FILE`, and give --access FILE.")
+    if settings.audit is None:
+        say("  Nothing records who reads what: --audit FILE does.")

@@ -7,14 +7,20 @@ from itertools import pairwise
 
 from starlette.requests import Request
 
-from lundprobe_zarr.service.access import Access, Caller, Everyone, Kind, OneToken
+from lundprobe_zarr.service.access import Access, Caller, Kind
 from lundprobe_zarr.service.answers import HttpError, gated, no_repository, no_revision
 from lundprobe_zarr.service.audit import Audit, Visit
 from lundprobe_zarr.service.limits import LimitKeeper
+from lundprobe_zarr.service.logs import AccessLog
+from lundprobe_zarr.service.metrics import Metrics
+from lundprobe_zarr.service.proxies import Proxies
 from lundprobe_zarr.service.published import Published, Revision
 from lundprobe_zarr.service.queries import Queries
 from lundprobe_zarr.service.settings import Settings
 
+#: Paths that answer without a token, and leave no line in the audit log; none says anything of a
+#: dataset.
+OPEN_PATHS = frozenset({"/healthz", "/api/agent-harnesses"})
 #: Name of the revision that is served now.
 MAIN = "main"
 
@@ -28,12 +34,19 @@ class Service:
     access: Access
     audit: Audit
     limits: LimitKeeper
+    proxies: Proxies
+    metrics: Metrics
+    access_log: AccessLog
     queries: Queries = field(default_factory=Queries)
 
     def finished(self, visit: Visit) -> None:
-        """Record a request at its end, before its last byte is sent."""
-        self.audit.write(visit)
-        self.limits.sent(visit)
+        """Record a request at its end, before its last byte is sent.
+
+        Raises `HttpError` (503) if the audit log cannot be written: then nothing may be answered.
+        """
+        if visit.route not in OPEN_PATHS:
+            self.audit.write(visit)
+        visit.count()
 
     def without_places(self, message: str) -> str:
         """Return a message with the names of datasets for where they are, which is nobody's."""
@@ -85,11 +98,3 @@ def caller_of(request: Request) -> Caller:
     """Return who makes a request."""
     caller: Caller = request.scope["caller"]
     return caller
-
-
-def access_of(settings: Settings) -> Access:
-    """Return the way in that the settings name. Raises `UsageError` if it cannot be used."""
-    if settings.public:
-        return Everyone()
-    assert settings.token_sha256 is not None
-    return OneToken(settings.token_sha256)
