@@ -107,9 +107,10 @@ def bearer(headers: Mapping[bytes, bytes]) -> str | None:
 
 
 def bad_credentials(message: str = "") -> HttpError:
-    """Return the error for a wrong token: its message begins as Hub clients expect."""
+    """Return the error for a wrong token, and for Hub clients the text by which they know it."""
     text = "Invalid credentials in Authorization header"
-    return HttpError(401, f"{text}: {message}" if message else text)
+    said = f"{text}: {message}" if message else text
+    return HttpError(401, said, headers={"X-Error-Message": text})
 
 
 def new_token() -> str:
