@@ -6,6 +6,8 @@ huggingface_hub from 0.25 on and datasets from 5.0 on.
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 import sys
 from collections.abc import Callable
@@ -13,7 +15,11 @@ from pathlib import Path
 from typing import Any
 
 import datasets
+import duckdb
 import huggingface_hub
+import pandas as pd
+import pyarrow.dataset
+import xarray as xr
 from huggingface_hub import HfApi, HfFileSystem, hf_hub_download, snapshot_download
 
 
@@ -25,7 +31,9 @@ def main(name: str, folder: str) -> None:
     said |= downloads(api, name, Path(folder))
     said |= file_system(name)
     said |= loaded(name, folder)
-    said["errors"] = errors(api, name)
+    said |= readers(name)
+    said |= commands(name, folder)
+    said["errors"] = errors(api, name, Path(folder) / "other")
     print(json.dumps(said))
 
 
@@ -105,7 +113,64 @@ def loaded(name: str, folder: str) -> dict[str, Any]:
     }
 
 
-def errors(api: HfApi, name: str) -> dict[str, list[str]]:
+def readers(name: str) -> dict[str, Any]:
+    """Return what other readers find through the Hub's file system."""
+    fs = HfFileSystem(block_size=1)
+    table = f"datasets/{name}/metadata/patients.parquet"
+    rows = pyarrow.dataset.dataset(table, filesystem=fs)
+    found: dict[str, Any] = {
+        "pandas": len(pd.read_parquet(f"hf://{table}")),
+        "arrow": rows.count_rows(),
+        "duckdb": duckdb.sql("SELECT count(*) FROM rows").fetchall()[0][0],
+    }
+    store = fs.ls(f"datasets/{name}/patients", detail=False)[0]
+    with xr.open_datatree(
+        f"hf://{store}", engine="zarr", storage_options={"block_size": 1}
+    ) as tree:
+        found["xarray"] = float(tree["mri/image"].sel(modality="T2w")[2, 3:9, 3:9].sum())
+    try:
+        import polars
+    except ImportError:
+        return found
+    lazy = polars.scan_pyarrow_dataset(rows)
+    return found | {"polars": len(lazy.select("patient_id").collect())}
+
+
+def commands(name: str, folder: str) -> dict[str, Any]:
+    """Return what the command `hf` prints, where there is one: from 1.0 on."""
+    try:
+        from huggingface_hub.cli.hf import main as hf
+    except ImportError:
+        return {}
+    tried = {
+        "hf auth whoami": [],
+        "hf datasets info": [name],
+        "hf datasets ls": [name],
+        "hf download": [
+            name,
+            "README.md",
+            "--repo-type",
+            "dataset",
+            "--local-dir",
+            f"{folder}/one",
+        ],
+        "hf cache verify": [name, "--repo-type", "dataset", "--cache-dir", f"{folder}/cache"],
+    }
+    return {command: run(hf, [*command.split(), *rest]) for command, rest in tried.items()}
+
+
+def run(program: Callable[[], object], arguments: list[str]) -> list[Any]:
+    """Return the exit status of a command and what it printed."""
+    sys.argv, status, printed = arguments, 0, io.StringIO()
+    try:
+        with contextlib.redirect_stdout(printed), contextlib.redirect_stderr(printed):
+            program()
+    except SystemExit as error:
+        status = error.code
+    return [status, printed.getvalue()]
+
+
+def errors(api: HfApi, name: str, folder: Path) -> dict[str, list[str]]:
     """Return the class and the text of each error as a client raises it."""
     get = {"repo_type": "dataset"}
     tried: dict[str, Callable[[], object]] = {
@@ -117,7 +182,7 @@ def errors(api: HfApi, name: str) -> dict[str, list[str]]:
         "wrong token": lambda: HfApi(token="lp_wrong").dataset_info(name),
         "no token": lambda: HfApi(token=False).dataset_info(name),
         "no token, a file": lambda: hf_hub_download(
-            name, "README.md", token=False, force_download=True, **get
+            name, "README.md", token=False, cache_dir=folder, **get
         ),
         "no token, who": lambda: HfApi(token="lp_wrong").whoami(),
         "written to": lambda: api.upload_file(
