@@ -251,8 +251,10 @@ def explain(error: BaseException, where: str, secrets: Iterable[str], local: boo
         finding, remedy = meaning(error)
         return DatasetError(f"cannot be read or written: {finding}", where=where, remedy=remedy)
     finding, remedy = _finding(error, where)
-    said = " ".join(redacted(_said(error, _ERROR_MESSAGE) or str(error), secrets).split())
-    detail = f"{type(error).__name__}: {said}" if said else type(error).__name__
+    told = _said(error, _ERROR_MESSAGE)
+    said = " ".join(redacted(told or str(error), secrets).split())
+    speaker = "the server says" if told else type(error).__name__
+    detail = f"{speaker}: {said}" if said else speaker
     return DatasetError(f"{finding} ({detail})", where=where, remedy=remedy)
 
 

@@ -17,6 +17,7 @@ from urllib.parse import quote, unquote
 
 import aiohttp
 import yarl
+from fsspec.asyn import sync_wrapper
 
 from lundprobe_zarr.storage.failures import ERROR_CODE
 from lundprobe_zarr.storage.web import WebFiles
@@ -84,6 +85,12 @@ class HubFiles(WebFiles):
         if found := _token() if token in (None, True) else token:
             authorization = {"Authorization": f"Bearer {found}"}
             self.kwargs["headers"] = authorization | dict(self.kwargs.get("headers") or {})
+        # Kept by fsspec and shared: closing connections with each dataset would take a while.
+        self._connections = WebFiles(
+            client_kwargs=self.client_kwargs,
+            asynchronous=self.asynchronous,
+            loop=options.get("loop"),
+        )
         self._commit = revision if _COMMIT.fullmatch(revision) else None
         self._asking = asyncio.Lock()
 
@@ -127,7 +134,7 @@ class HubFiles(WebFiles):
 
     async def set_session(self) -> Any:
         """Return the connections, once it is known which revision is read: all else asks here."""
-        session = await super().set_session()
+        session = await self._connections.set_session()
         if self._commit is None:
             async with self._asking:
                 if self._commit is None:
@@ -151,6 +158,8 @@ class HubFiles(WebFiles):
     async def _ls(self, url: str, detail: bool = True, **kwargs: Any) -> Any:
         entries = [entry async for entry in self._entries(url, recursive=False)]
         return entries if detail else [entry["name"] for entry in entries]
+
+    ls = sync_wrapper(_ls)  # the base class has tied its own
 
     async def _find(
         self,

@@ -34,8 +34,8 @@ _POOL = 64
 _SIGNATURE = "s3v4"
 
 
-#: What the Hugging Face Hub has besides models, whose names have no prefix.
-_NO_MODEL = re.compile(r"hf://(?:datasets|buckets|spaces)/")
+#: Places on a Hugging Face Hub that may hold a dataset of ours; a model's name has no prefix.
+_ON_HUB = re.compile(r"hf://(?:datasets/[^/]+/[^/]|(?:buckets|spaces)/).*", re.S)
 #: What is before the last URL of a chain, such as `simplecache::`; a name may hold `::` as well.
 _CHAIN = re.compile(r"(?:[A-Za-z][A-Za-z0-9+.-]*(?:://.*)?::)+(?=[A-Za-z][A-Za-z0-9+.-]*://)", re.S)
 _FILE_URL = re.compile(r"(?:file|local)://(?:localhost(?=/))?(.*)", re.S)
@@ -126,7 +126,7 @@ def _require_url(url: str) -> None:
         raise UsageError(
             f"no {what} in it", where=shown, expected=f"e.g. {protocol}://{what}/lund-probe"
         )
-    if protocol in HUB and not _NO_MODEL.match(_last(url)):
+    if protocol in HUB and not _ON_HUB.fullmatch(_last(url)):
         raise UsageError(
             "no dataset of a Hub",
             where=shown,

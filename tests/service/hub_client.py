@@ -22,6 +22,8 @@ import pyarrow.dataset
 import xarray as xr
 from huggingface_hub import HfApi, HfFileSystem, hf_hub_download, snapshot_download
 
+import lundprobe_zarr as lp
+
 
 def main(name: str, folder: str) -> None:
     """Print what each client says of the dataset `name`; downloads go to `folder`."""
@@ -105,8 +107,17 @@ def loaded(name: str, folder: str) -> dict[str, Any]:
     whole = datasets.load_dataset(
         name, "structures", split="base", cache_dir=f"{folder}/datasets", revision="main"
     )
+    by_manifest = datasets.load_dataset(
+        "lundprobe",
+        "patients",
+        data_files=f"hf://datasets/{name}/lundprobe.json",
+        split="base",
+        streaming=True,
+    )
     return {
         "datasets": datasets.__version__,
+        "by manifest": [row["patient_id"] for row in by_manifest],
+        "our cohort": list(lp.open_cohort(f"hf://datasets/{name}").ids),
         "streamed": [row["patient_id"] for row in stream],
         "configs": datasets.get_dataset_config_names(name),
         "structures": len(whole),

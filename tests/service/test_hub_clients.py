@@ -112,6 +112,8 @@ def test_the_file_system(said, served, dataset, files):
 def test_load_dataset_and_other_readers(said, dataset):
     cohort = open_cohort(dataset)
     assert said["streamed"] == list(cohort.where("part = 'base'").ids)
+    assert said["by manifest"] == said["streamed"]
+    assert said["our cohort"] == list(cohort.ids)
     assert set(said["configs"]) == set(cohort.manifest.tables)
     structures = "SELECT 1 FROM structures WHERE part = 'base'"
     assert said["structures"] == len(cohort.sql(structures))
