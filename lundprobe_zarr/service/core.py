@@ -59,7 +59,7 @@ class Service:
         """Return the error for a request without a token, wherever it goes."""
         parts = path.strip("/").split("/")
         name = next((f"{a}/{b}" for a, b in pairwise(parts) if f"{a}/{b}" in self.published), None)
-        how = "Give a token: set HF_TOKEN, or the header `Authorization: Bearer …`."
+        how = "Give a token: set HF_TOKEN, or the header `Authorization: Bearer TOKEN`."
         if name is None:
             return HttpError(401, f"This service gives nothing without a token. {how}", "GatedRepo")
         return gated(name, f"{how} {self.published[name].revision.how_to_apply}", known=False)
