@@ -12,6 +12,7 @@ from lundprobe_zarr.cli.bench import bench
 from lundprobe_zarr.cli.convert import convert, finalise
 from lundprobe_zarr.cli.copy import copy
 from lundprobe_zarr.cli.demo import demo
+from lundprobe_zarr.cli.dvh import dvh
 from lundprobe_zarr.cli.export import export, preview
 from lundprobe_zarr.cli.info import info
 from lundprobe_zarr.cli.phantom import phantom
@@ -76,6 +77,9 @@ COMMANDS: tuple[tuple[Callable[..., Any], str], ...] = (
     (export, "export DATASET newAcq_cba26d19714d0247 OUT"),
     (bench, "bench DATASET --patch 8,32,32 --structures Rectum --patches 8"),
     (preview, "preview DATASET newAcq_cba26d19714d0247 picture.png"),
+    (dvh, "dvh DATASET newAcq_cba26d19714d0247 --metrics 'D98%,D0.03cc,V38.43Gy[cc],HI'"),
+    (dvh, "dvh DATASET --method table --structures Rectum --plot dvh.png --by protocol"),
+    (dvh, "dvh DATASET --method table --constraints icru"),
     (demo, "demo DEMO"),
 )
 

@@ -6,7 +6,6 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -118,7 +117,7 @@ def wanted(
         raise UsageError(
             f"sources={list(named)} on the sct grid, which has no {other} masks",
             expected="clinical masks alone there",
-            remedy='networks and observers drew on the MRI: use grid="mri"',
+            remedy="choose the mri grid: networks and observers drew on it",
         )
     return Wanted(chosen, named, grid, method, outside)
 

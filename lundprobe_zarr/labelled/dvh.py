@@ -30,6 +30,7 @@ from lundprobe_zarr.errors import UnknownLabelError, UsageError
 from lundprobe_zarr.measures.metrics import Metric, measure, needs_body, parse_metrics
 from lundprobe_zarr.schema.layout import CONVENTIONS
 from lundprobe_zarr.schema.tables import DVH_BINS_PER_GY, DVH_STEP_GY, SEGMENTATION_COLUMNS
+from lundprobe_zarr.stores.extensions import load_extensions
 from lundprobe_zarr.stores.tree import TEXT
 
 if TYPE_CHECKING:
@@ -164,7 +165,7 @@ def metric_table(
     kinds = dict.fromkeys(("fold", "step"), "Int64")
     kinds |= dict.fromkeys(("volume_cc", "covered_pct", *(m.text for m in metrics)), "float64")
     frame = pd.DataFrame(rows).astype(kinds)
-    frame.attrs = _about(want) | {
+    frame.attrs |= _about(want) | {
         "units": {"volume_cc": "cm3", "covered_pct": "%"} | {m.text: m.unit for m in metrics}
     }
     return frame
@@ -190,6 +191,7 @@ def curves(
     done: Progress = _silent,
 ) -> xr.Dataset:
     """Return the curves of all segmentations on one axis of doses; see `dvh`."""
+    load_extensions()  # the accessor, which draws
     step = _step(step_gy, want)
     kept = []
     for one in _checked(patients, want, with_body=False):
@@ -202,12 +204,18 @@ def curves(
             row[:] = 0.0
             row[: len(curve.cumulative_cc)] = curve.cumulative_cc
     about = {"units": "cm3", "long_name": "volume that receives at least the dose"}
-    return xr.Dataset(
-        {"cumulative_cc": (("segmentation", "dose"), cumulative, about)},
-        _labels([c.of for c in kept])
-        | {"dose": ("dose", _doses(doses, step), {"units": "Gy", "long_name": "dose"})},
-        _about(want) | {"Conventions": CONVENTIONS, "title": "cumulative dose-volume histograms"},
-    ).set_xindex("structure").set_xindex("source").set_xindex("patient_id")
+    return (
+        xr.Dataset(
+            {"cumulative_cc": (("segmentation", "dose"), cumulative, about)},
+            _labels([c.of for c in kept])
+            | {"dose": ("dose", _doses(doses, step), {"units": "Gy", "long_name": "dose"})},
+            _about(want)
+            | {"Conventions": CONVENTIONS, "title": "cumulative dose-volume histograms"},
+        )
+        .set_xindex("structure")
+        .set_xindex("source")
+        .set_xindex("patient_id")
+    )
 
 
 def _about(want: Wanted) -> dict[str, Any]:

@@ -93,7 +93,8 @@ def plan_check(
     --------
         lp.plan_check(cohort, "icru").groupby(["structure", "metric"]).status.value_counts()
     """
-    return check(patients, read_constraints(constraints), grid, method, outside)
+    checked = read_constraints(constraints)
+    return check(patients, checked, wanted(None, CLINICAL, grid, method, outside))
 
 
 def read_constraints(given: str | os.PathLike[str] | Mapping[str, Any]) -> ConstraintSet:
@@ -120,25 +121,23 @@ def read_constraints(given: str | os.PathLike[str] | Mapping[str, Any]) -> Const
 def check(
     patients: Patient | Cohort,
     constraints: ConstraintSet,
-    grid: str,
-    method: str,
-    outside: str,
+    want: Wanted,
     done: Progress = lambda patient_id: None,
 ) -> pd.DataFrame:
-    """Return a row a patient and constraint; see `plan_check`."""
+    """Return a row a patient and constraint on a clinical structure; see `plan_check`."""
     import pandas as pd
 
     if not isinstance(patients, (Patient, Cohort)):
         raise UsageError(f"plan_check was given {patients!r}", expected="a patient or a cohort")
     structures = tuple(dict.fromkeys(c.structure for c in constraints.constraints))
-    want = wanted(structures, CLINICAL, grid, method, outside)
+    want = replace(want, structures=structures, sources=(CLINICAL,))
     with_body = needs_body(c.metric for c in constraints.constraints)
     everyone = [patients] if isinstance(patients, Patient) else list(patients)
     found = of_patients(patients, want, with_body)
-    by_id = {} if method == "voxels" else {one.patient_id: one for one in found}
-    rows = []
+    by_id = {} if want.method == "voxels" else {one.patient_id: one for one in found}
+    rows: list[Row] = []
     for patient in everyone:
-        one = next(found) if method == "voxels" else by_id.get(patient.patient_id)
+        one = next(found) if want.method == "voxels" else by_id.get(patient.patient_id)
         rows += _judged(patient, one, constraints, want)
         done(patient.patient_id)
     frame = pd.DataFrame(rows, columns=_COLUMNS)
@@ -163,14 +162,20 @@ def _judged(
             if c.structure == s.key["structure"]:
                 found[c] = _judgement(c, s, one, want, patient)
     for c in constraints.constraints:
-        yield about | {
-            "structure": c.structure,
-            "metric": c.metric.text,
-            "limit": c.limit_text,
-            "unit": c.metric.unit,
-            "citation": c.citation,
-            "method": want.method,
-        } | found.get(c, {"status": MISSING, "reason": f"no {c.structure} on the {want.grid} grid"})
+        yield (
+            about
+            | {
+                "structure": c.structure,
+                "metric": c.metric.text,
+                "limit": c.limit_text,
+                "unit": c.metric.unit,
+                "citation": c.citation,
+                "method": want.method,
+            }
+            | found.get(
+                c, {"status": MISSING, "reason": f"no {c.structure} on the {want.grid} grid"}
+            )
+        )
 
 
 def _judgement(

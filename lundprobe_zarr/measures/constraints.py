@@ -100,9 +100,7 @@ def constraint_set(document: object, where: str) -> ConstraintSet:
     if not isinstance(listed, list) or not listed:
         raise UsageError("no constraints", where=where, expected="a list of one or more")
     parsed = (_constraint(c, where, f"constraint {n}") for n, c in enumerate(listed, 1))
-    return ConstraintSet(
-        str(document["name"]), str(document.get("description", "")), tuple(parsed)
-    )
+    return ConstraintSet(str(document["name"]), str(document.get("description", "")), tuple(parsed))
 
 
 def _constraint(document: object, where: str, part: str) -> Constraint:

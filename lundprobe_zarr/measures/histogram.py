@@ -193,4 +193,4 @@ def binned(values: npt.NDArray[Any] | None, voxel_cc: float) -> npt.NDArray[np.f
         return None
     bins = int(max(0.0, float(values[-1])) * DVH_BINS_PER_GY) + 2 if values.size else 0
     counts = counts_at_or_above(values, bin_edges(bins))
-    return np.trim_zeros(counts, "b") * voxel_cc
+    return np.asarray(np.trim_zeros(counts, "b") * voxel_cc, np.float64)

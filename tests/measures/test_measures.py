@@ -17,7 +17,6 @@ from lundprobe_zarr.measures.coverage import Covered, covered
 from lundprobe_zarr.measures.dose_volume import (
     ascending,
     count_at_or_above,
-    counts_at_or_above,
     dose_columns,
     doses,
     voxels_for_percent,
