@@ -129,6 +129,16 @@ def _listed(name: str, values: str | Sequence[str]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(listed))
 
 
+def require_patients(function: str, given: object) -> None:
+    """Raise `UsageError` unless `given` is a patient or a cohort of one or more."""
+    if not isinstance(given, (Patient, Cohort)):
+        raise UsageError(f"{function} was given {given!r}", expected="a patient or a cohort")
+    if isinstance(given, Cohort) and not len(given):
+        raise UsageError(
+            "the cohort has no patients", expected="one or more", remedy="widen its predicate"
+        )
+
+
 def of_patients(
     patients: Patient | Cohort, want: Wanted, with_body: bool = False
 ) -> Iterator[OnePatient]:

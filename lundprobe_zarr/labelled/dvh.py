@@ -22,6 +22,7 @@ from lundprobe_zarr.cohort.dose_volume import (
     Wanted,
     missing,
     of_patients,
+    require_patients,
     wanted,
     without_any,
 )
@@ -282,14 +283,7 @@ def _labels(segmentations: Sequence[Segmentation]) -> dict[str, Any]:
 
 def _checked(patients: Patient | Cohort, want: Wanted, with_body: bool) -> Iterator[OnePatient]:
     """Yield patients; raise at the end if what was asked for by name was nowhere."""
-    if not isinstance(patients, (Patient, Cohort)):
-        raise UsageError(
-            f"dvh was given {patients!r}", expected="a patient, cohort[0], or a cohort"
-        )
-    if not isinstance(patients, Patient) and not len(patients):
-        raise UsageError(
-            "the cohort has no patients", expected="one or more", remedy="widen its predicate"
-        )
+    require_patients("dvh", patients)
     found = _Found()
     for one in of_patients(patients, want, with_body):
         yield one._replace(segmentations=found.noted(one.segmentations))

@@ -18,6 +18,7 @@ from lundprobe_zarr.cohort.dose_volume import (
     Segmentation,
     Wanted,
     of_patients,
+    require_patients,
     wanted,
 )
 from lundprobe_zarr.cohort.patient import Patient
@@ -127,8 +128,7 @@ def check(
     """Return a row a patient and constraint on a clinical structure; see `plan_check`."""
     import pandas as pd
 
-    if not isinstance(patients, (Patient, Cohort)):
-        raise UsageError(f"plan_check was given {patients!r}", expected="a patient or a cohort")
+    require_patients("plan_check", patients)
     structures = tuple(dict.fromkeys(c.structure for c in constraints.constraints))
     want = replace(want, structures=structures, sources=(CLINICAL,))
     with_body = needs_body(c.metric for c in constraints.constraints)

@@ -85,16 +85,16 @@ def parse_metrics(texts: str | Iterable[str]) -> list[Metric]:
 
 #: Other spellings of units and words.
 _SPELT = (
+    (re.compile(r"[\s()_=]"), ""),
+    (re.compile(r","), "."),
     (re.compile(r"cm\^?3|cm³|ccm|ml"), "cc"),
     (re.compile(r"percent|pct|％"), "%"),
     (re.compile(r"gray|grays"), "gy"),
-    (re.compile(r"^d(mean|min|max)|^(mean|min|max)_?dose|^(mean|min|max)imum"), r"\1\2\3"),
+    (re.compile(r"^d(mean|min|max)|^(mean|min|max)dose|^(mean|min|max)imum"), r"\1\2\3"),
     (re.compile(r"^d?(average|avg)$"), "mean"),
     (re.compile(r"^d?median$"), "d50%"),
     (re.compile(r"^(homogeneity|hi).*"), "hi"),
     (re.compile(r"^(conformity|conformality|paddick|pci)(index)?"), "ci"),
-    (re.compile(r"[\s()_=]"), ""),
-    (re.compile(r","), "."),
 )
 _LOOSE = re.compile(r"([dv]|ci)\[?([0-9]+\.?[0-9]*)(%|cc|gy)?\]?(?:\[?(%|cc|gy)\]?)?")
 #: Of what a number may be, and the units of values, by the letter before it.
