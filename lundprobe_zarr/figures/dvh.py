@@ -206,7 +206,7 @@ def _by_value(curves: xr.Dataset, by: str, of: npt.NDArray[np.bool_]) -> list[_G
     known = sorted({v for v in column.tolist() if v not in ("", None) and v == v})
     if not known:
         raise UsageError(
-            f"by={by!r}: no segmentation has a {by}",
+            f"by={by!r}, which no segmentation here has",
             expected="a property of the segmentations",
             remedy="choose other sources=, or another property",
         )
@@ -322,7 +322,8 @@ def _caption(
     said.append(f"Cumulative, {_sources(curves)}, {grid} grid, from {_origin(about)}.")
     said.append(_inside(curves, volume))
     if dropped:
-        said.append(f"{dropped} segmentations without dose are not drawn.")
+        are = "segmentation without dose is" if dropped == 1 else "segmentations without dose are"
+        said.append(f"{dropped} {are} not drawn.")
     said.append(f"Dotted: the prescription, {PRESCRIPTION_GY} Gy.")
     return " ".join(said)
 

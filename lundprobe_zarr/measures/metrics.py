@@ -79,8 +79,11 @@ def parse_metric(text: str) -> Metric:
 
 
 def parse_metrics(texts: str | Iterable[str]) -> list[Metric]:
-    """Parse one metric or several, each once; raise as `parse_metric` does."""
-    return [parse_metric(t) for t in dict.fromkeys([texts] if isinstance(texts, str) else texts)]
+    """Parse one metric or several, each once; raise as `parse_metric` does, and for none."""
+    listed = dict.fromkeys([texts] if isinstance(texts, str) else texts)
+    if not listed:
+        raise UsageError("no metrics", expected=GRAMMAR)
+    return [parse_metric(text) for text in listed]
 
 
 #: Other spellings of units and words.
