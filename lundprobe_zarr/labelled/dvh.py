@@ -33,6 +33,7 @@ from lundprobe_zarr.schema.layout import CONVENTIONS
 from lundprobe_zarr.schema.tables import DVH_BINS_PER_GY, DVH_STEP_GY, SEGMENTATION_COLUMNS
 from lundprobe_zarr.stores.extensions import load_extensions
 from lundprobe_zarr.stores.tree import TEXT
+from lundprobe_zarr.vocabulary.names import PRESCRIPTION_GY
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -41,6 +42,8 @@ if TYPE_CHECKING:
 STEP_GY = 0.01
 #: Most doses of a curve: a higher number is a dose in another unit, or a mistaken step.
 _MOST_DOSES = 1_000_000
+#: A curve's axis goes at least so far, Gy, so that doses near the prescription can be selected.
+_LEAST_GY = 1.1 * PRESCRIPTION_GY
 #: Called with the id of each patient who is done.
 Progress = Callable[[str], None]
 
@@ -121,10 +124,11 @@ def dvh(
     -------
     xarray.Dataset
         Without `metrics`: `cumulative_cc (segmentation, dose)`, cm³, float64; NaN for segmentations
-        without dose. `dose` is in Gy. Coordinates along `segmentation` are `patient_id`, `part`,
-        `protocol`, `source`, `structure`, `fold` and `step` (NaN if none), `observer` ("" if none),
-        `volume_cc` of the whole structure, and `covered_pct` (NaN if unknown). `.sel` takes
-        `structure`, `source` and `patient_id`, one a call. `.lp.plot_dvh()` draws it.
+        without dose. `dose` is in Gy, from 0 to 47 at least. Coordinates along `segmentation` are
+        `patient_id`, `part`, `protocol`, `source`, `structure`, `fold` and `step` (NaN if none),
+        `observer` ("" if none), `volume_cc` of the whole structure, and `covered_pct` (NaN if
+        unknown). `.sel` takes `structure`, `source` and `patient_id`, one a call.
+        `.lp.plot_dvh()` draws it.
     pandas.DataFrame
         With `metrics`: a row a segmentation, a column a metric; `attrs["units"]` has their units.
         NaN where there is no dose, or less volume than the metric names.
@@ -198,7 +202,8 @@ def curves(
     for one in _checked(patients, want, with_body=False):
         kept += [_curve(s, step) for s in one.segmentations]
         done(one.patient_id)
-    doses = max((len(c.cumulative_cc) for c in kept if c.cumulative_cc is not None), default=1)
+    lengths = [len(c.cumulative_cc) for c in kept if c.cumulative_cc is not None]
+    doses = max(int(_LEAST_GY / step) + 2, *lengths, 0)
     cumulative = np.full((len(kept), doses), np.nan)
     for row, curve in zip(cumulative, kept, strict=True):
         if curve.cumulative_cc is not None:

@@ -6,19 +6,19 @@ import json
 import math
 import shutil
 import tarfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import nibabel as nib
 import numpy as np
-import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import xarray as xr
 
 import lundprobe_zarr as lp
+from benchmarks.dvh import METRICS, SOURCES, covered_doses, independent, keys_of
 from lundprobe_zarr.conversion.tables.publish import finalise
 from lundprobe_zarr.errors import (
     Command,
@@ -27,128 +27,48 @@ from lundprobe_zarr.errors import (
     UnknownLabelError,
     UsageError,
 )
-from lundprobe_zarr.vocabulary.files import KNOWN_FILES
 from tests.altered import forget_hashes, rewrite
 
-METRICS = ("D98%", "D2%", "D0.03cc", "V95%", "V38.43Gy[cc]", "mean", "min", "max", "HI", "CI[95%]")
-ALL_SOURCES = ("clinical", "nnunet", "nnunet_fold", "observer")
-SOURCE_OF = {
-    "clinical/mask": "clinical",
-    "nnunet/mask": "nnunet",
-    "nnunet/fold_mask": "nnunet_fold",
-    "observers/mask": "observer",
-}
 DATA = Path(__file__).parents[1] / "data"
 
 
-# An independent computation, from the source's NIfTI files
-
-
-def covered_doses(home: Path, mask_file: str) -> tuple[np.ndarray, int, float]:
-    """Doses of a mask's voxels between the planning grid's outermost centres; all voxels; cm³."""
-    image = nib.load(home / mask_file)
-    mask = np.asarray(image.dataobj) > 0
-    folder = "sCT" if mask_file.startswith("sCT") else "MR_StorT2"
-    dose = np.asarray(nib.load(home / folder / "dose_interpolated.nii.gz").dataobj)
-    planned = nib.load(home / "sCT/dose_original.nii.gz")
-    to_planned = np.linalg.inv(planned.affine) @ image.affine
-    ijk = np.argwhere(mask)
-    places = ijk @ to_planned[:3, :3].T + to_planned[:3, 3]
-    inside = ((places > -1e-3) & (places < np.array(planned.shape) - 1 + 1e-3)).all(axis=1)
-    voxel_cc = abs(np.linalg.det(image.affine[:3, :3])) / 1000
-    return dose[tuple(ijk[inside].T)].astype(np.float64), len(ijk), voxel_cc
-
-
-def expected(values: np.ndarray, voxel_cc: float, body: np.ndarray) -> dict[str, float]:
-    """The metrics, by definition."""
-    falling = np.sort(values)[::-1]
-
-    def d(share: float) -> float:
-        return float(falling[math.ceil(share * len(falling) - 1e-9) - 1])
-
-    needed = math.ceil(0.03 / voxel_cc - 1e-5)
-    inside, isodose = (np.sum(v >= 0.95 * 42.7) for v in (values, body))
-    return {
-        "D98%": d(0.98),
-        "D2%": d(0.02),
-        "D0.03cc": float(falling[needed - 1]) if needed <= len(falling) else np.nan,
-        "V95%": 100 * float(np.mean(values >= 0.95 * 42.7)),
-        "V38.43Gy[cc]": float(np.sum(values >= 38.43)) * voxel_cc,
-        "mean": float(values.mean()),
-        "min": float(values.min()),
-        "max": float(values.max()),
-        "HI": (d(0.02) - d(0.98)) / d(0.5),
-        "CI[95%]": float(inside**2 / (len(values) * isodose)),
-    }
-
-
-def masks_of(home: Path, grid: str) -> Iterator[tuple[tuple[Any, ...], str]]:
-    """Source, structure, fold, step and observer of each mask file that is there."""
-    for file, record in KNOWN_FILES.items():
-        source = SOURCE_OF.get(f"{record.group.partition('/')[2]}/{record.variable}")
-        if source and record.grid == grid and (home / file).exists():
-            labels = [record.labels.get(n) for n in ("structure", "fold", "step", "observer")]
-            yield (source, *labels), file
-
-
-@pytest.fixture(scope="module")
-def homes(phantom_source: Path, cohort: lp.Cohort) -> dict[str, Path]:
-    return {p.name: p for p in phantom_source.glob("*Part/*Acq_*")}
+# Against an independent computation, from the source's NIfTI files
 
 
 @pytest.mark.parametrize("grid", ["sct", "mri"])
 def test_every_number_is_that_of_an_independent_computation(
-    cohort: lp.Cohort, homes: dict[str, Path], grid: str
+    cohort: lp.Cohort, phantom_source: Path, grid: Any
 ) -> None:
-    sources = ALL_SOURCES if grid == "mri" else "clinical"
+    sources = SOURCES if grid == "mri" else "clinical"
     exact = lp.dvh(cohort, sources=sources, grid=grid, metrics=METRICS)
     table = lp.dvh(cohort, sources=sources, grid=grid, metrics=METRICS, method="table")
-    curves = lp.dvh(cohort, sources=sources, grid=grid, step_gy=0.25)
-    keys = ["patient_id", "source", "structure", "fold", "step", "observer"]
-    pd.testing.assert_frame_equal(exact[keys], table[keys])
-    rows = {
-        tuple(None if pd.isna(v) else v for v in row): n
-        for n, row in enumerate(exact[keys].itertuples(index=False))
-    }
-    seen = 0
-    for patient_id, home in homes.items():
-        body, *_ = covered_doses(
-            home, f"{'sCT' if grid == 'sct' else 'MR_StorT2'}/mask_BODY.nii.gz"
-        )
-        for key, file in masks_of(home, grid):
-            number = rows[patient_id, *key]
-            values, voxels, voxel_cc = covered_doses(home, file)
-            row = exact.iloc[number]
-            assert row.volume_cc == pytest.approx(voxels * voxel_cc)
-            assert row.covered_pct == pytest.approx(100 * len(values) / voxels)
-            right = expected(values, voxel_cc, body)
-            found = {m: row[m] for m in METRICS}
-            assert found == pytest.approx(right, rel=1e-6, nan_ok=True)
-            for metric in ("D98%", "D2%", "D0.03cc", "mean", "min", "max"):
-                assert table.iloc[number][metric] == pytest.approx(
-                    right[metric], abs=0.0501, nan_ok=True
-                )
-            curve = curves.cumulative_cc[number]
-            for gy in (0.0, 10.25, 42.0):
-                assert float(curve.sel(dose=gy)) == pytest.approx(np.sum(values >= gy) * voxel_cc)
-            seen += 1
-    assert seen == len(exact) > 30
+    expected = independent(phantom_source, grid)
+    assert keys_of(exact) == keys_of(table)
+    assert set(keys_of(exact)) == set(expected)
+    for number, key in enumerate(keys_of(exact)):
+        found, binned, right = exact.iloc[number], table.iloc[number], expected[key]
+        assert found[list(right)].to_dict() == pytest.approx(right, rel=1e-6, nan_ok=True)
+        for metric in ("D98%", "D2%", "D0.03cc", "mean", "min", "max"):
+            assert binned[metric] == pytest.approx(right[metric], abs=0.0501, nan_ok=True)
+        assert binned.volume_cc == pytest.approx(right["volume_cc"])
 
 
-def test_the_table_has_the_volume_at_every_edge(cohort: lp.Cohort, homes: dict[str, Path]) -> None:
-    (patient_id, home), *_ = homes.items()
+def test_the_table_has_the_volume_at_every_edge(cohort: lp.Cohort, phantom_source: Path) -> None:
+    home = next(iter(sorted(phantom_source.glob("basePart/*Acq_*"))))
     table = cohort.sql("SELECT * FROM dvh WHERE grid = 'sct' AND structure = 'Rectum'")
-    row = table[table.patient_id == patient_id].iloc[0]
+    row = table[table.patient_id == home.name].iloc[0]
     values, voxels, voxel_cc = covered_doses(home, "sCT/mask_Rectum.nii.gz")
     assert row.volume_cc == pytest.approx(voxels * voxel_cc)
     assert row.voxel_cc == pytest.approx(voxel_cc)
     exact = [np.sum(values >= i / 10) * voxel_cc for i in range(len(row.cumulative_cc) + 1)]
     assert row.cumulative_cc.tolist() == pytest.approx(exact[:-1])
     assert exact[-1] == 0 < exact[-2]
+    curve = lp.dvh(cohort[home.name], "Rectum", step_gy=0.25).cumulative_cc[0]
+    for gy in (0.0, 10.25, 42.0):
+        assert float(curve.sel(dose=gy)) == pytest.approx(np.sum(values >= gy) * voxel_cc)
     structures = cohort.sql("SELECT * FROM planning WHERE structure = 'Rectum'")
-    assert (
-        row.covered_pct == structures[structures.patient_id == patient_id].dose_covered_pct.item()
-    )
+    planned = structures[structures.patient_id == home.name].iloc[0]
+    assert row.covered_pct == planned.dose_covered_pct
 
 
 # Curves
@@ -175,13 +95,13 @@ def test_curves_are_labelled(cohort: lp.Cohort, tmp_path: Path) -> None:
 
 
 def test_a_curve_from_voxels_agrees_with_the_table_at_its_edges(extended: lp.Patient) -> None:
-    fine = lp.dvh(extended, sources=ALL_SOURCES, grid="mri", step_gy=0.01)
-    coarse = lp.dvh(extended, sources=ALL_SOURCES, grid="mri", method="table")
+    fine = lp.dvh(extended, sources=SOURCES, grid="mri", step_gy=0.01)
+    coarse = lp.dvh(extended, sources=SOURCES, grid="mri", method="table")
     shared = fine.cumulative_cc[:, ::10]
     np.testing.assert_allclose(
         shared, coarse.cumulative_cc[:, : shared.shape[1]], rtol=1e-12, atol=1e-12
     )
-    assert sorted(set(fine.source.values.tolist())) == sorted(ALL_SOURCES)
+    assert sorted(set(fine.source.values.tolist())) == sorted(SOURCES)
     assert set(fine.fold.values[fine.source == "nnunet_fold"].tolist()) == set(range(10))
     assert set(fine.observer.values[fine.source == "observer"].tolist()) == {
         "obsB",
