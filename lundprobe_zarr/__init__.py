@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from lundprobe_zarr.geometry.common_grid import CommonGrid
     from lundprobe_zarr.huggingface.loading import load_dataset
     from lundprobe_zarr.labelled.accessor import Region, accessor, to_xarray
+    from lundprobe_zarr.labelled.dvh import dvh
+    from lundprobe_zarr.labelled.plan_check import plan_check
     from lundprobe_zarr.patches import (
         Aggregator,
         BalancedSampling,
@@ -57,10 +59,12 @@ __all__ = [
     "Splits",
     "UniformSampling",
     "accessor",
+    "dvh",
     "load_cohort",
     "load_dataset",
     "load_splits",
     "open_cohort",
+    "plan_check",
     "to_monai",
     "to_torchio",
     "to_xarray",
@@ -73,6 +77,8 @@ _COHORT = ("Cohort", "Patient", "Splits", "load_cohort", "load_splits", "open_co
 _LAZY = dict.fromkeys(_COHORT, "lundprobe_zarr.cohort")
 _LABELLED = ("Region", "accessor", "to_xarray")
 _LAZY |= dict.fromkeys(_LABELLED, "lundprobe_zarr.labelled.accessor")
+_LAZY["dvh"] = "lundprobe_zarr.labelled.dvh"
+_LAZY["plan_check"] = "lundprobe_zarr.labelled.plan_check"
 _LAZY["CommonGrid"] = "lundprobe_zarr.geometry.common_grid"
 _LAZY["Dataset"] = "lundprobe_zarr.dataset.dataset"
 _PATCHES = (

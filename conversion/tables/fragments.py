@@ -17,15 +17,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from lundprobe_zarr.conversion.notes.draft import located
-from lundprobe_zarr.conversion.tables.measure import (
-    COVERED_TARGETS,
-    Measurements,
-    Row,
-    bounding_box,
-)
+from lundprobe_zarr.conversion.tables.measure import COVERED_TARGETS, Measurements, Row
 from lundprobe_zarr.dataset.content import rows_sha256
 from lundprobe_zarr.dataset.converter_notes import NOTES
-from lundprobe_zarr.geometry.lattice import Grid
+from lundprobe_zarr.measures.masks import bounding_box
 from lundprobe_zarr.schema.tables import MEASURED, TABLES
 from lundprobe_zarr.storage.location import Location
 from lundprobe_zarr.stores.metadata import StoreMetadata
@@ -117,7 +112,7 @@ def measure_store(location: Location, store: StoreMetadata) -> dict[str, list[Ro
     """Measure a store's voxels and return the rows by table; every mask is read and checked."""
     measurements = Measurements(store.patient_id, str(store.attributes["part"]))
     doses: dict[str, Any] = {}
-    planned = planned_grid(store)
+    planned = store.grid("dose")
     reader = StoreReader(location, store, decoders=1)  # patients are measured side by side
     for array, record, _ in store.shards():
         grid = array.spec.grid
@@ -138,7 +133,7 @@ def coverage_of_store(location: Location, store: StoreMetadata) -> list[str]:
     Raises `DamagedStoreError` if a byte is missing or wrong.
     """
     measurements = Measurements(store.patient_id, str(store.attributes["part"]))
-    planned, reader = planned_grid(store), StoreReader(location, store)
+    planned, reader = store.grid("dose"), StoreReader(location, store)
     for array, record, _ in store.shards():
         structure = record.labels.get("structure")
         if array.spec.path in _CLINICAL and structure in COVERED_TARGETS:
@@ -147,14 +142,6 @@ def coverage_of_store(location: Location, store: StoreMetadata) -> list[str]:
             box, affine = bounding_box(volume), _affine(store, array.spec.grid)
             measurements.add(source, volume, box, affine, None, planned)
     return measurements.coverage_findings()
-
-
-def planned_grid(store: StoreMetadata) -> Grid | None:
-    """The planning dose grid; None if the patient has none."""
-    if "dose" not in store.groups:
-        return None
-    z, y, x = store.groups["dose"]["shape"]
-    return Grid(_affine(store, "dose"), (z, y, x))
 
 
 def _affine(store: StoreMetadata, grid: str) -> Any:

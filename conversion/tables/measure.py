@@ -1,4 +1,4 @@
-"""Rows of the tables that come from voxels: structures, slices, foreground.
+"""Rows of the tables that come from voxels: structures, dvh, slices, foreground.
 
 The converter measures each mask while it is in memory; `finalise --rebuild` measures the same
 volumes read back from the stores. Volumes are (z, y, x), affines voxel (i, j, k) -> mm RAS.
@@ -14,10 +14,16 @@ import cc3d
 import numpy as np
 import numpy.typing as npt
 
-from lundprobe_zarr.geometry.affine import FloatArray, axis_coordinates, index_to_lps
+from lundprobe_zarr.geometry.affine import (
+    FloatArray,
+    axis_coordinates,
+    index_to_lps,
+    voxel_volume_cc,
+)
 from lundprobe_zarr.geometry.lattice import Grid
 from lundprobe_zarr.measures.coverage import Covered, covered
-from lundprobe_zarr.measures.dose_volume import dose_columns, doses
+from lundprobe_zarr.measures.dose_volume import ascending, dose_columns, doses
+from lundprobe_zarr.measures.histogram import binned
 from lundprobe_zarr.measures.masks import Outline, margin_mm, mask_sha256
 from lundprobe_zarr.schema.layout import SEGMENTATION_SOURCES
 from lundprobe_zarr.schema.tables import FOREGROUND_SAMPLE
@@ -42,6 +48,7 @@ class Measurements:
         self._protocol = {"protocol": protocol_of(patient_id)}
         self._slice_counts: dict[str, npt.NDArray[np.int64]] = {}
         self._structures: list[Row] = []
+        self._dvh: list[Row] = []
         self._foreground: list[Row] = []
 
     def add(
@@ -64,16 +71,22 @@ class Measurements:
         if source is None:
             return
         structure = str(record.labels["structure"])
-        self._structures.append(
+        which = (
             self._who
             | self._protocol
             | {"grid": record.grid, "source": source, "structure": structure}
             | {name: record.labels.get(name) for name in ("fold", "step", "observer")}
-            | shape_columns(mask, box, affine)
+        )
+        shape = shape_columns(mask, box, affine)
+        statistics, histogram = dose_measures(mask, box, affine, dose, planned)
+        self._structures.append(
+            which
+            | shape
             | {"mask_sha256": mask_sha256(mask, box)}
             | self._margin(record, mask, box, affine)
-            | covered_columns(mask, box, affine, dose, planned)
+            | statistics
         )
+        self._dvh.append(which | {"volume_cc": shape["volume_cc"]} | histogram)
         if record.group == "mri/clinical":
             self._slice_counts[structure] = slice_counts(mask)
             self._foreground.append(self._foreground_row(structure, mask, box))
@@ -110,6 +123,7 @@ class Measurements:
         """All rows by table; `shape` and `affine` are those of the MRI grid."""
         return {
             "structures": self._structures,
+            "dvh": self._dvh,
             "slices": self._slice_rows(shape, affine),
             "foreground": self._foreground,
         }
@@ -131,26 +145,10 @@ def slice_counts(mask: Mask) -> npt.NDArray[np.int64]:
     return np.array([np.count_nonzero(plane) for plane in mask], np.int64)
 
 
-def bounding_box(mask: Mask) -> Box | None:
-    """Smallest box of slices that holds every voxel of `mask`; None if it has none."""
-    planes = np.logical_or.reduce(mask, axis=2)
-    if not planes.any():
-        return None
-    z = _extent(np.logical_or.reduce(planes, axis=1))
-    y = _extent(np.logical_or.reduce(planes, axis=0))
-    return z, y, _extent(np.logical_or.reduce(mask[z, y], axis=(0, 1)))
-
-
-def _extent(flags: npt.NDArray[np.bool_]) -> slice:
-    there = np.flatnonzero(flags)
-    return slice(int(there[0]), int(there[-1]) + 1)
-
-
 def shape_columns(mask: Mask, box: Box | None, affine: FloatArray) -> Row:
     """Size and place of a mask: voxels, volume, bounding box, centroid, components, gaps."""
     voxels = int(np.count_nonzero(mask if box is None else mask[box]))
-    voxel_cc = abs(float(np.linalg.det(affine[:3, :3]))) / 1000.0
-    columns: Row = {"voxels": voxels, "volume_cc": voxels * voxel_cc}
+    columns: Row = {"voxels": voxels, "volume_cc": voxels * voxel_volume_cc(affine)}
     if box is None:
         nothing = dict.fromkeys(("bbox_start", "bbox_stop", "centroid_mm"))
         return columns | nothing | {"components": 0, "empty_slices": 0}
@@ -179,18 +177,19 @@ def _mean_index(part: Mask) -> FloatArray:
     return np.array([float(np.average(np.arange(len(c)), weights=c)) for c in counts])
 
 
-def covered_columns(
+def dose_measures(
     mask: Mask,
     box: Box | None,
     affine: FloatArray,
     dose: npt.NDArray[Any] | None,
     planned: Grid | None,
-) -> Row:
-    """How much of a mask the planning dose grid covers, and the statistics of the dose there.
+) -> tuple[Row, Row]:
+    """How much of a mask the planning dose grid covers, and the dose there: its columns.
 
-    Without planning grid (`planned`) it is not known what is covered: None, and the statistics are
-    over the whole mask. See `measures.coverage` for what is covered, `measures.dose_volume` for
-    the statistics, which are None where nothing is, and without `dose`.
+    The first row is of `structures`, the second of `dvh`. Without planning grid (`planned`) it is
+    not known what is covered: None, and the dose is that of the whole mask. See
+    `measures.coverage` for what is covered, `measures.dose_volume` for the statistics, which are
+    None where nothing is, and without `dose`.
     """
     share: float | None = None
     values: npt.NDArray[Any] | None = None
@@ -201,9 +200,12 @@ def covered_columns(
             z, y, x = mask.shape
             inside = covered(mask, box, Grid(affine, (z, y, x)), planned)
             share = 100.0 * inside.voxels / voxels
-        values = None if dose is None else doses(dose, inside)
-    voxel_cc = abs(float(np.linalg.det(affine[:3, :3]))) / 1000.0
-    return {"dose_covered_pct": share} | dose_columns(values, voxel_cc)
+        values = None if dose is None else ascending(doses(dose, inside))
+    voxel_cc = voxel_volume_cc(affine)
+    return (
+        {"dose_covered_pct": share} | dose_columns(values, voxel_cc),
+        {"covered_pct": share, "voxel_cc": voxel_cc, "cumulative_cc": binned(values, voxel_cc)},
+    )
 
 
 def coverage_findings(rows: Iterable[Row]) -> Iterable[str]:

@@ -14,6 +14,7 @@ from lundprobe_zarr.cli.bench import bench
 from lundprobe_zarr.cli.convert import convert, finalise
 from lundprobe_zarr.cli.copy import copy
 from lundprobe_zarr.cli.demo import demo
+from lundprobe_zarr.cli.dvh import dvh
 from lundprobe_zarr.cli.export import export, preview
 from lundprobe_zarr.cli.info import info
 from lundprobe_zarr.cli.phantom import phantom
@@ -82,6 +83,9 @@ COMMANDS: tuple[tuple[Callable[..., Any], str], ...] = (
     (serve, "serve DATASET --port 8000"),
     (audit, "audit audit.jsonl"),
     (audit, 'audit audit.jsonl --sql "SELECT caller, sum(bytes) FROM audit GROUP BY ALL"'),
+    (dvh, "dvh DATASET newAcq_cba26d19714d0247 --metrics 'D98%,D0.03cc,V38.43Gy[cc],HI'"),
+    (dvh, "dvh DATASET --method table --structures Rectum --plot dvh.png --by protocol"),
+    (dvh, "dvh DATASET --method table --constraints icru"),
     (demo, "demo DEMO"),
 )
 

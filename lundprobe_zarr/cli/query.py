@@ -68,10 +68,10 @@ def query(
     """List the patients for whom a predicate holds, or ask all tables with SQL.
 
     SQL that begins with SELECT, WITH or FROM is a query over the tables patients, structures,
-    slices, foreground and arrays, read-only, as DuckDB has it; its rows are the output. Anything
-    else is a predicate over a patient's columns and structures (Rectum.volume_cc > 60), and the
-    output are the patients for whom it holds: in a table for people a few of their columns, in
-    csv, json and parquet all. See `lundprobe-zarr info DATASET --columns` for what there is.
+    dvh, slices, foreground and arrays, read-only, as DuckDB has it; its rows are the output.
+    Anything else is a predicate over a patient's columns and structures (Rectum.volume_cc > 60),
+    and the output are the patients for whom it holds: in a table for people a few of their columns,
+    in csv, json and parquet all. See `lundprobe-zarr info DATASET --columns` for what there is.
     """
     from lundprobe_zarr.cohort import open_cohort
     from lundprobe_zarr.sql.worker import limits, worker
@@ -218,4 +218,6 @@ def _cell(value: Any) -> str:
         return "–"
     if isinstance(value, list):
         return ", ".join(map(_cell, value)) or "–"
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
+    if not isinstance(value, float):
+        return str(value)
+    return f"{value:.0f}" if 1e4 <= abs(value) < 1e9 else f"{value:.4g}"

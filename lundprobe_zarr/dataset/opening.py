@@ -117,6 +117,14 @@ def read_table(
     read whole and its SHA-256 is compared with the manifest. Raises `UnknownLabelError` for an
     unknown table and `DatasetError` for a damaged one.
     """
+    if name in TABLES and name not in manifest.tables:
+        raise DatasetError(
+            f"this dataset has no table {name}: an earlier version wrote it",
+            where=location.url,
+            expected="every table of the present schema",
+            remedy="make it with {command}, which needs no source",
+            command=Command("finalise", ("--rebuild",), location.url),
+        )
     if name not in manifest.tables:
         raise UnknownLabelError(
             f"no table {name!r} in {location.url}",

@@ -1,7 +1,8 @@
 """Do the tables that were measured on voxels match the stores, and each other?
 
-`structures` has to have a row for every segmentation that a store holds and for no other;
-`slices` and `foreground` have to count the same voxels. A deep look counts them in the masks.
+`structures` and `dvh` have to have a row for every segmentation that a store holds and for no
+other; `slices` and `foreground` have to count the same voxels. A deep look counts them in the
+masks.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from lundprobe_zarr.measures.masks import mask_sha256
 from lundprobe_zarr.schema.layout import SEGMENTATION_SOURCES
 from lundprobe_zarr.schema.manifest import Manifest
 from lundprobe_zarr.schema.records import SourceRecord
+from lundprobe_zarr.schema.tables import DVH
 from lundprobe_zarr.storage.location import Location
 from lundprobe_zarr.stores.metadata import StoreMetadata, VolumeArray
 from lundprobe_zarr.vocabulary.names import STRUCTURES
@@ -27,7 +29,8 @@ _LABELS = ("structure", "fold", "step", "observer")
 _KEY = ("grid", "source", *_LABELS)
 _MEASURED = ("voxels", "bbox_start", "bbox_stop")
 _COLUMNS = {
-    "structures": (*_KEY, *_MEASURED),
+    "structures": (*_KEY, *_MEASURED, "volume_cc"),
+    "dvh": (*_KEY, "volume_cc"),
     "slices": ("z_index", *(f"voxels_{s}" for s in STRUCTURES)),
     "foreground": ("structure", "total"),
 }
@@ -37,11 +40,12 @@ Key = tuple[Any, ...]
 
 @dataclass(frozen=True)
 class Measured:
-    """One patient's rows of the tables `structures`, `slices` and `foreground`."""
+    """One patient's rows of the measured tables; `dvh` is None if the dataset has no such table."""
 
     structures: list[Row]
     slices: list[Row]
     foreground: list[Row]
+    dvh: list[Row] | None = None
 
     def row(self, array: VolumeArray, record: SourceRecord) -> Row | None:
         """The row of the segmentation that a source file holds; None if there is none."""
@@ -83,7 +87,8 @@ def read_measured(location: Location, manifest: Manifest) -> AllMeasured:
             wanted.append("mask_sha256")
         return RowsByPatient(read_table(location, manifest, name, wanted).select(wanted))
 
-    return AllMeasured({name: read(name) for name in _COLUMNS})
+    there = (name for name in _COLUMNS if name != DVH.name or name in manifest.tables)
+    return AllMeasured({name: read(name) for name in there})
 
 
 def table_findings(store: StoreMetadata, measured: Measured) -> Iterator[tuple[str, str]]:
@@ -97,6 +102,11 @@ def table_findings(store: StoreMetadata, measured: Measured) -> Iterator[tuple[s
         yield "structures", f"a row of {_named(key)}, which its store lacks; {_REMEDY}"
     if len(set(found)) < len(found):
         yield "structures", f"{len(found) - len(set(found))} rows too many; {_REMEDY}"
+    if measured.dvh is not None:
+        volumes = {_key_of_row(row): row["volume_cc"] for row in measured.structures}
+        histograms = {_key_of_row(row): row["volume_cc"] for row in measured.dvh}
+        if volumes != histograms or len(histograms) < len(measured.dvh):
+            yield "dvh", f"other segmentations or volumes than structures has; {_REMEDY}"
     yield from _counts(store, measured)
 
 

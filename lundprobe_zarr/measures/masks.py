@@ -1,4 +1,4 @@
-"""What tells masks apart, and how far one reaches beyond another."""
+"""Where masks lie, what tells them apart, and how far one reaches beyond another."""
 
 from __future__ import annotations
 
@@ -12,6 +12,21 @@ from lundprobe_zarr.geometry.affine import FloatArray
 from lundprobe_zarr.geometry.lattice import Box
 
 Mask = npt.NDArray[np.bool_]
+
+
+def bounding_box(mask: Mask) -> Box | None:
+    """Smallest box of slices that holds every voxel of `mask`; None if it has none."""
+    planes = np.logical_or.reduce(mask, axis=2)
+    if not planes.any():
+        return None
+    z = _extent(np.logical_or.reduce(planes, axis=1))
+    y = _extent(np.logical_or.reduce(planes, axis=0))
+    return z, y, _extent(np.logical_or.reduce(mask[z, y], axis=(0, 1)))
+
+
+def _extent(flags: npt.NDArray[np.bool_]) -> slice:
+    there = np.flatnonzero(flags)
+    return slice(int(there[0]), int(there[-1]) + 1)
 
 
 def mask_sha256(mask: Mask, box: Box | None) -> str:

@@ -191,18 +191,25 @@ _DOSE = tuple(_dose_columns())
 #: Names of the dose statistics, in the order of the table.
 DOSE_COLUMNS = tuple(c.name for c in _DOSE)
 
+#: Which segmentation a row is about.
+_SEGMENTATION = (
+    *_WHO,
+    _PROTOCOL,
+    Column("grid", pa.string(), "voxel lattice: mri or sct"),
+    Column("source", pa.string(), "clinical, nnunet, nnunet_fold or observer"),
+    Column("structure", pa.string(), "delineated structure"),
+    Column("fold", pa.int64(), "fold of the network, 0 to 9", nullable=True),
+    Column("step", pa.int64(), "1: edited without, 2: with the uncertainty map", nullable=True),
+    Column("observer", pa.string(), "obsB, obsC, obsD or obsE", nullable=True),
+)
+#: Names of the columns that tell segmentations apart.
+SEGMENTATION_COLUMNS = tuple(c.name for c in _SEGMENTATION)
+
 STRUCTURES_TABLE = Table(
     "structures",
     "one segmentation: a clinical mask on either grid, a network's, a fold's or an observer's",
     (
-        *_WHO,
-        _PROTOCOL,
-        Column("grid", pa.string(), "voxel lattice: mri or sct"),
-        Column("source", pa.string(), "clinical, nnunet, nnunet_fold or observer"),
-        Column("structure", pa.string(), "delineated structure"),
-        Column("fold", pa.int64(), "fold of the network, 0 to 9", nullable=True),
-        Column("step", pa.int64(), "1: edited without, 2: with the uncertainty map", nullable=True),
-        Column("observer", pa.string(), "obsB, obsC, obsD or obsE", nullable=True),
+        *_SEGMENTATION,
         Column("voxels", pa.int64(), "voxels of the mask", "1"),
         Column("volume_cc", pa.float64(), "voxels times the volume of one", "cm3"),
         Column(
@@ -244,6 +251,41 @@ STRUCTURES_TABLE = Table(
             True,
         ),
         *_DOSE,
+    ),
+)
+
+#: Bins of the `dvh` table in a gray. An integer, so that bin i begins at i / 10 Gy exactly.
+DVH_BINS_PER_GY = 10
+#: Width of the bins, Gy.
+DVH_STEP_GY = 1 / DVH_BINS_PER_GY
+#: Largest dose that the `dvh` table holds. More is a dose in another unit, or damage.
+DVH_MOST_GY = 1000
+
+DVH = Table(
+    "dvh",
+    "one segmentation, with the cumulative dose-volume histogram of the dose on its grid",
+    (
+        *_SEGMENTATION,
+        Column("volume_cc", pa.float64(), "volume of the whole segmentation", "cm3"),
+        Column("voxel_cc", pa.float64(), "volume of a voxel", "cm3"),
+        Column(
+            "covered_pct",
+            pa.float64(),
+            "percent of the volume inside the planning dose grid, which alone is counted; null "
+            "without planning grid (then all is counted) or voxels",
+            "%",
+            True,
+        ),
+        # float64: a voxel is less of a BODY than the precision of float32
+        Column(
+            "cumulative_cc",
+            pa.list_(pa.float64()),
+            f"volume that receives at least i x {DVH_STEP_GY} Gy, i = 0, 1, ..., as far as it is "
+            "not 0; null without voxels or dose, and where a dose is no number or above "
+            f"{DVH_MOST_GY} Gy",
+            "cm3",
+            True,
+        ),
     ),
 )
 
@@ -289,7 +331,7 @@ FOREGROUND = Table(
 
 #: Every table of a dataset, by name.
 TABLES: dict[str, Table] = {
-    table.name: table for table in (PATIENTS, STRUCTURES_TABLE, SLICES, FOREGROUND, ARRAYS)
+    table.name: table for table in (PATIENTS, STRUCTURES_TABLE, DVH, SLICES, FOREGROUND, ARRAYS)
 }
 
 
@@ -322,7 +364,7 @@ VIEWS: dict[str, View] = {
     )
 }
 #: Tables whose rows come from voxels, not from a store's metadata.
-MEASURED: tuple[str, ...] = ("structures", "slices", "foreground")
+MEASURED: tuple[str, ...] = ("structures", "dvh", "slices", "foreground")
 
 
 def table_file(table: str, part: str, number: int = 0) -> str:

@@ -15,6 +15,7 @@ from scipy import ndimage
 from lundprobe_zarr.geometry.lattice import Grid
 from lundprobe_zarr.measures.coverage import Covered, covered
 from lundprobe_zarr.measures.dose_volume import (
+    ascending,
     count_at_or_above,
     dose_columns,
     doses,
@@ -85,7 +86,7 @@ class TestDoseVolume:
     def test_dx_is_the_largest_dose_that_enough_of_the_volume_receives(
         self, values: np.ndarray, voxel_cc: float
     ) -> None:
-        columns = dose_columns(values.copy(), voxel_cc)
+        columns = dose_columns(ascending(values.copy()), voxel_cc)
         for x in D_LEVELS:
             dose = columns[f"d{x}_gy"]
             assert dose is not None
@@ -96,13 +97,13 @@ class TestDoseVolume:
 
     def test_interpolation_would_promise_more_than_there_is(self) -> None:
         values = np.array([10.0, 20.0])
-        assert dose_columns(values.copy(), 1.0)["d95_gy"] == 10.0
+        assert dose_columns(ascending(values.copy()), 1.0)["d95_gy"] == 10.0
         assert np.percentile(values, 5) == 10.5  # which half of the volume does not receive
 
     def test_at_or_above_is_exact_for_float32(self) -> None:
         above = np.float32(42.7)  # a little more than 42.7
         below = np.nextafter(above, np.float32(0))
-        columns = dose_columns(np.array([above, below]), 0.5)
+        columns = dose_columns(ascending(np.array([above, below])), 0.5)
         assert columns["v100_pct"] == 50.0
         assert columns["v100_cc"] == 0.5
 
@@ -111,10 +112,10 @@ class TestDoseVolume:
 
     def test_volumes(self) -> None:
         values = np.arange(1.0, 101.0)
-        columns = dose_columns(values.copy(), 0.01)  # 1 cm3 in all
+        columns = dose_columns(ascending(values.copy()), 0.01)  # 1 cm3 in all
         assert columns["d0_03cc_gy"] == 98.0  # the third largest
         assert columns["d1cc_gy"] == 1.0
-        assert dose_columns(values[:50].copy(), 0.01)["d1cc_gy"] is None
+        assert dose_columns(ascending(values[:50].copy()), 0.01)["d1cc_gy"] is None
         for x in V_LEVELS:
             share = 100 * np.mean(values >= 42.7 * x / 100)
             assert columns[f"v{x}_pct"] == pytest.approx(share)
@@ -122,7 +123,7 @@ class TestDoseVolume:
 
     @pytest.mark.parametrize("values", [None, np.array([]), np.array([1.0, np.nan])])
     def test_without_doses_all_are_null(self, values: np.ndarray | None) -> None:
-        assert dose_columns(values, 1.0) == dict.fromkeys(DOSE_COLUMNS)
+        assert dose_columns(ascending(values), 1.0) == dict.fromkeys(DOSE_COLUMNS)
 
     def test_voxels_needed(self) -> None:
         assert [voxels_for_percent(x, 100) for x in (0, 1, 95, 98, 100)] == [1, 1, 95, 98, 100]
@@ -173,7 +174,7 @@ class TestMasks:
 
 def dosed(values: Any, dtype: str = "f4") -> dict[str, Any]:
     """Columns of voxels with these doses."""
-    return dose_columns(np.asarray(values, dtype), 0.01)
+    return dose_columns(ascending(np.array(values, dtype)), 0.01)
 
 
 @pytest.mark.parametrize("level", V_LEVELS)
