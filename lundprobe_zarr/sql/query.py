@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -33,6 +35,14 @@ def run_query(dataset: Dataset, text: str, rows: Rows, bounds: Limits) -> pa.Tab
     _require_columns(tree, tables, text)
     result = worker().run(text, [text], tables, bounds)
     return pa.table([_plain(c) for c in result.columns], names=result.column_names)
+
+
+def tables_named(text: str, others: Collection[str] = ()) -> list[str]:
+    """Return the tables and views that a SELECT reads, without reading any; `others` are known too.
+
+    Raises `QueryError` if it is not one SELECT of these tables.
+    """
+    return tables_of(parse_select(text, expected=_SYNTAX), (*TABLES, *VIEWS, *others), text)
 
 
 def _plain(column: pa.ChunkedArray) -> pa.ChunkedArray:
