@@ -16,6 +16,7 @@ from lundprobe_zarr.errors import Command, LundProbeError, QueryError, UsageErro
 from lundprobe_zarr.quality.rules import SEVERITIES, Rule, Rules, Severity, rules_with
 from lundprobe_zarr.schema.tables import VIEWS, Column, Table
 from lundprobe_zarr.sql.query import tables_named
+from lundprobe_zarr.sql.session import shown
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -219,28 +220,36 @@ class _WrongRuleError(LundProbeError, ValueError):
 
 def _outcome(cohort: Cohort, rule: Rule) -> Outcome:
     try:
-        lacking = _lacking(cohort, rule)
+        lacking = lacking_table(cohort, rule.sql)
         if lacking is not None:
             return Outcome(rule, "not evaluated", why=lacking)
         return _judged(cohort, rule, cohort.sql_table(rule.sql))
     except QueryError as error:
         # A column of a later schema: the error says how to get it.
         status: Status = "wrong" if error.command is None else "not evaluated"
-        return Outcome(rule, status, why=sentence(error, place=False))
+        return Outcome(rule, status, why=why_not(error, rule.sql))
     except _WrongRuleError as error:
         return Outcome(rule, "wrong", why=str(error))
 
 
-def _lacking(cohort: Cohort, rule: Rule) -> str | None:
-    """Return what to run, if the dataset lacks a table that the rule reads."""
-    named = tables_named(rule.sql, _MADE_BY)
+def why_not(error: QueryError, sql: str) -> str:
+    """Return what an error says of a query, without the query, which stands beside it."""
+    return sentence(error, place=False).removeprefix(f"{shown(sql)}: ")
+
+
+def lacking_table(cohort: Cohort, sql: str) -> str | None:
+    """Return what to run, if the dataset lacks a table that a query reads.
+
+    Raises `QueryError` if it is not one SELECT of tables that there can be.
+    """
+    named = tables_named(sql, _MADE_BY)
     bases = [VIEWS[name].table if name in VIEWS else name for name in named]
     absent = [name for name in bases if name not in cohort.manifest.tables]
     if not absent:
         return None
     command = _MADE_BY.get(absent[0], _REBUILD)
-    shown = Command(command.name, command.options, cohort.location.url)
-    return f"the dataset has no table {absent[0]}; run `{shown}`"
+    command = Command(command.name, command.options, cohort.location.url)
+    return f"the dataset has no table {absent[0]}; run `{command}`"
 
 
 def _judged(cohort: Cohort, rule: Rule, found: pa.Table) -> Outcome:

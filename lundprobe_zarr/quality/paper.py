@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 from pydantic import BaseModel, ConfigDict
 
-from lundprobe_zarr.errors import QueryError, sentence
+from lundprobe_zarr.errors import QueryError
+from lundprobe_zarr.quality.check import lacking_table, why_not
 from lundprobe_zarr.quality.rules import Sql
 from lundprobe_zarr.schema.document import parse_json
 from lundprobe_zarr.schema.tables import Column, Table
@@ -113,9 +114,12 @@ def _rows(cohort: Cohort) -> Iterator[dict[str, Any]]:
 def _compared(cohort: Cohort, number: Number) -> tuple[Any, str | None, str, str | None]:
     """Return this copy's value, a detail, the verdict, and why it may differ."""
     try:
+        lacking = lacking_table(cohort, number.sql)
+        if lacking is not None:
+            return None, None, NOT_EVALUATED, lacking
         rows = cohort.sql_table(number.sql).to_pylist()
     except QueryError as error:  # such as a column of a later schema, which says how to get it
-        return None, None, NOT_EVALUATED, sentence(error, place=False)
+        return None, None, NOT_EVALUATED, why_not(error, number.sql)
     if not rows or rows[0]["value"] is None:
         return None, None, NOT_EVALUATED, "this copy has nothing to compare"
     value, detail = rows[0]["value"], rows[0].get("detail")

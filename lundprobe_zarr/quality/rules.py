@@ -24,6 +24,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 from lundprobe_zarr.errors import UsageError
 from lundprobe_zarr.schema.document import parse_json, reasons
+from lundprobe_zarr.vocabulary.suggest import suggestion
 
 Severity = Literal["error", "warning", "info"]
 #: Severities, the gravest first.
@@ -195,9 +196,5 @@ def _merged(known: Sequence[Rule], added: Iterable[Rule | _Off]) -> tuple[Rule, 
         if isinstance(rule, Rule):
             rules[rule.id] = rule
         elif rules.pop(rule.id, None) is None:
-            raise UsageError(f"no rule {rule.id!r} to turn off", remedy=_there(rules))
+            raise UsageError(f"no rule {rule.id!r} to turn off", remedy=suggestion(rule.id, rules))
     return tuple(rules.values())
-
-
-def _there(rules: Iterable[str]) -> str:
-    return f"there are {', '.join(rules)}"
