@@ -27,8 +27,8 @@ def histogram(outcome: Outcome) -> str:
         return ""
     limits = outcome.limits if len(outcome.limits) <= _MOST_LIMITS else ()
     edges = _edges([v for v, _ in values], limits)
-    counts = [np.histogram([v for v, f in values if f == flag], edges)[0] for flag in (False, True)]
-    scale = _Scale(edges[0], edges[-1], int(max(1, (counts[0] + counts[1]).max())))
+    counts = [_counts([v for v, f in values if f == flag], edges) for flag in (False, True)]
+    scale = _Scale(edges[0], edges[-1], max(1, *map(sum, zip(*counts, strict=True))))
     unit = "" if rule.unit in ("", "1") else f" ({rule.unit})"
     label = f"{rule.quantity}{unit}"
     parts = [
@@ -71,6 +71,11 @@ def _ticks(low: float, high: float) -> list[float]:
     return [step * i for i in range(first, math.floor(high / step) + 1)]
 
 
+def _counts(values: Sequence[float], edges: Sequence[float]) -> list[int]:
+    counts: list[int] = np.histogram(values, edges)[0].tolist()
+    return counts
+
+
 def _text(value: float) -> str:
     return f"{value:.6g}".replace("-", "−")
 
@@ -98,7 +103,7 @@ def _bars(scale: _Scale, edges: Sequence[float], counts: Sequence[Sequence[int]]
     for i, (kept, flagged) in enumerate(zip(*counts, strict=True)):
         x, bottom = scale.x(edges[i]), float(_HEIGHT - _BOTTOM)
         width = scale.x(edges[i + 1]) - x - 1
-        for count, name in ((int(kept), "kept"), (int(flagged), "flagged")):
+        for count, name in ((kept, "kept"), (flagged, "flagged")):
             height = scale.height(count)
             bottom -= height
             if count:
