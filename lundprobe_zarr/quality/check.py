@@ -143,7 +143,7 @@ class QualityReport:
         self,
         path: str | os.PathLike[str],
         pictures: bool = True,
-        progress: Callable[[str], None] = lambda patient_id: None,
+        progress: Callable[[str], None] | None = None,
     ) -> None:
         """Write the report as one HTML page that needs no other file.
 

@@ -32,10 +32,12 @@ _PICTURED: tuple[Severity, ...] = ("error", "warning")
 Broken = dict[str, list[tuple[Severity, Finding]]]
 
 
-def report_html(
-    report: QualityReport, pictures: bool, progress: Callable[[str], None] = lambda patient_id: None
-) -> str:
-    """Return the page. `progress` is called with each patient whose picture was drawn."""
+#: Called with each patient whose picture was drawn.
+Progress = Callable[[str], None]
+
+
+def report_html(report: QualityReport, pictures: bool, progress: Progress | None = None) -> str:
+    """Return the page, with pictures of patients who have warnings or errors if wanted."""
     title = f"Quality report: {report.cohort.manifest.name}"
     style = files(__package__).joinpath("page.css").read_text(encoding="utf-8")
     outcomes = report.gravest_first()
@@ -166,7 +168,7 @@ def _findings(findings: Sequence[Finding]) -> str:
 
 
 def _patients(
-    cohort: Cohort, flagged: Iterable[Outcome], pictures: bool, progress: Callable[[str], None]
+    cohort: Cohort, flagged: Iterable[Outcome], pictures: bool, progress: Progress | None
 ) -> Iterator[str]:
     """Yield a card for each patient who breaks a rule, those with the gravest first."""
     broken: Broken = defaultdict(list)
@@ -189,7 +191,8 @@ def _patients(
         picture = ""
         if pictures and any(severity in _PICTURED for severity, _ in said):
             picture = _picture(cohort, patient_id, centres.get(patient_id))
-            progress(patient_id)
+            if progress is not None:
+                progress(patient_id)
         yield _card(patient_id, said, picture)
     yield "</div>"
 
