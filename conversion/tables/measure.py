@@ -21,7 +21,7 @@ from lundprobe_zarr.measures.dose_volume import dose_columns, doses
 from lundprobe_zarr.measures.masks import Outline, margin_mm, mask_sha256, points_inside
 from lundprobe_zarr.schema.layout import SEGMENTATION_SOURCES
 from lundprobe_zarr.schema.tables import FOREGROUND_SAMPLE
-from lundprobe_zarr.vocabulary.files import SourceFile, format_path
+from lundprobe_zarr.vocabulary.files import SourceFile, parse_path
 from lundprobe_zarr.vocabulary.names import STRUCTURES, protocol_of
 
 Mask = npt.NDArray[np.bool_]
@@ -162,10 +162,11 @@ def is_listed(record: SourceFile, listed: Collection[str] | None) -> bool | None
     """
     if listed is None:
         return None
-    path = format_path(record)
-    if path in listed:
+    if record in map(parse_path, listed):
         return True
-    return None if path.rpartition("/")[2] in listed else False
+    # Of a network's or an observer's mask the name alone tells the folder.
+    named = f"mask_{record.labels['structure']}.nii.gz" in listed
+    return None if named and record.group.endswith("clinical") else False
 
 
 def slice_counts(mask: Mask) -> npt.NDArray[np.int64]:

@@ -47,7 +47,7 @@ def _image(plane: npt.NDArray[Any], colours: str, low: float, high: float) -> st
 _INCHES, _DPI, _QUALITY = 3.2, 110, 82
 #: Free space around the structures of a report's picture, mm.
 _MARGIN_MM = 20.0
-#: Least height of a report's picture, as a part of its width.
+#: Least height of a report's picture, as a part of its width; at most it is square.
 _LEAST_HEIGHT = 0.7
 
 
@@ -67,9 +67,10 @@ def slice_jpeg(location: Location, patient_id: str, centre: Sequence[float] | No
     frame = found.frame
     near = [mask for structure, mask in found.masks.items() if structure != "BODY"]
     window = paint.window_around(frame, AXIAL, near, _MARGIN_MM)
-    width, height = window.length(AXIAL.columns), window.length(AXIAL.rows)
-    window = window.stretched(AXIAL.rows, max(height, _LEAST_HEIGHT * width))
-    inches = _INCHES * window.length(AXIAL.rows) / width
+    width = max(window.length(AXIAL.columns), window.length(AXIAL.rows))
+    height = max(window.length(AXIAL.rows), _LEAST_HEIGHT * width)
+    window = window.stretched(AXIAL.columns, width).stretched(AXIAL.rows, height)
+    inches = _INCHES * height / width
     figure = Figure(figsize=(_INCHES, inches), facecolor="black")
     FigureCanvasAgg(figure)
     axes = paint.add_panel(figure, (0, 0, 1, 1), AXIAL, window, "slice")

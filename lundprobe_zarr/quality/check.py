@@ -41,11 +41,16 @@ QC = Table(
     ),
 )
 
-#: Tables that a dataset may lack -> the command that makes them. All others are always made.
-_MADE_BY = {"agreement": Command("measure"), "uncertainty": Command("measure")}
 #: Digits of a number: SQL's decimal constants do not become the nearest float64.
 _DIGITS = 12
+#: Makes every table but those below.
 _REBUILD = Command("finalise", ("--rebuild",))
+#: Tables that a dataset of this schema may lack -> the command that makes them.
+_MADE_BY = {
+    "dvh": _REBUILD,
+    "agreement": Command("measure"),
+    "uncertainty": Command("measure"),
+}
 
 
 @dataclass(frozen=True)

@@ -82,7 +82,7 @@ def _head(report: QualityReport) -> Iterator[str]:
     if manifest.synthetic:
         yield (
             '<p class="banner">Synthetic phantom: no number or picture here comes from a patient. '
-            "Its grids are coarser than the protocol, so rules on them are broken.</p>"
+            "A small phantom has coarser grids than the protocol, which rules on grids say.</p>"
         )
     else:
         yield f'<p class="banner">This page holds patient data. {escape(manifest.access)}</p>'

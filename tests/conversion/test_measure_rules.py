@@ -17,6 +17,7 @@ from lundprobe_zarr.conversion.tables.measure import (
     bounding_box,
     component_findings,
     foreground_sample,
+    is_listed,
     shape_columns,
     slice_counts,
 )
@@ -287,3 +288,27 @@ def test_an_empty_holder_holds_nothing_and_an_empty_target_is_not_asked_about() 
 
 
 ONE = (slice(1, 2), slice(1, 2), slice(1, 2))
+
+
+@pytest.mark.parametrize(
+    ("listed", "found"),
+    [
+        (None, [None, None, None]),
+        ((), [False, False, False]),
+        (("MR_StorT2/mask_Rectum.nii.gz",), [True, False, False]),
+        (("mask_Rectum.nii.gz",), [None, None, False]),
+        (("mask_Rectum.nii.gz", "sCT/mask_Rectum.nii.gz"), [None, True, False]),
+        (("MR_StorT2/nnUNetOutput/mask_Rectum_nnUNet.nii.gz",), [False, False, True]),
+    ],
+)
+def test_a_mask_is_listed_by_its_grid(
+    listed: tuple[str, ...] | None, found: list[bool | None]
+) -> None:
+    network = SourceFile("mri/nnunet", "mask", {"structure": "Rectum"})
+    records = (clinical("Rectum"), clinical("Rectum", "sct"), network)
+    assert [is_listed(record, listed) for record in records] == found
+
+
+def test_a_network_of_a_structure_that_it_does_not_segment_is_not_listed() -> None:
+    foreign = SourceFile("mri/nnunet", "mask", {"structure": "Bladder"})
+    assert is_listed(foreign, ("mask_Bladder.nii.gz",)) is False
