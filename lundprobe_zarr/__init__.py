@@ -38,6 +38,8 @@ if TYPE_CHECKING:
         UniformSampling,
     )
     from lundprobe_zarr.phantom import write_phantom
+    from lundprobe_zarr.quality.check import QualityReport, qc
+    from lundprobe_zarr.quality.paper import check_against_paper
     from lundprobe_zarr.stream.stream import PatchStream
     from lundprobe_zarr.stream.torch import to_monai, to_torchio, torch_dataset
 
@@ -53,18 +55,21 @@ __all__ = [
     "PatchStream",
     "Patient",
     "Prediction",
+    "QualityReport",
     "Region",
     "Sample",
     "SliceSampling",
     "Splits",
     "UniformSampling",
     "accessor",
+    "check_against_paper",
     "dvh",
     "load_cohort",
     "load_dataset",
     "load_splits",
     "open_cohort",
     "plan_check",
+    "qc",
     "to_monai",
     "to_torchio",
     "to_xarray",
@@ -90,6 +95,8 @@ _LAZY["PatchStream"] = "lundprobe_zarr.stream.stream"
 _TORCH = ("to_monai", "to_torchio", "torch_dataset")
 _LAZY |= dict.fromkeys(_TORCH, "lundprobe_zarr.stream.torch")
 _LAZY["write_phantom"] = "lundprobe_zarr.phantom"
+_LAZY |= dict.fromkeys(("QualityReport", "qc"), "lundprobe_zarr.quality.check")
+_LAZY["check_against_paper"] = "lundprobe_zarr.quality.paper"
 _LAZY["load_dataset"] = "lundprobe_zarr.huggingface.loading"
 extend_trees("lundprobe_zarr.labelled.accessor")  # registers `.lp` when the first tree is opened
 extend_cohorts("to_xarray", "lundprobe_zarr.labelled.accessor")

@@ -99,7 +99,7 @@ class VolumeWriter:
         self._workspace = workspace
         workspace.release()
         self._dose: dict[str, Volume] = {}
-        self.measurements = Measurements(patient.patient_id, patient.part)
+        self.measurements = Measurements(patient.patient_id, patient.part, patient.multi_component)
         self.contents = Contents()
 
     def write(self, plan: ArrayPlan) -> None:
@@ -117,7 +117,7 @@ class VolumeWriter:
         self._workspace.release(but=next(iter(self._dose.values()), None))
 
     def read_fiducials(self) -> None:
-        """Read the fiducial positions, if the patient has them."""
+        """Read the fiducial positions, if the patient has them, before masks are measured."""
         for entry in self._patient.entries:
             if entry.record.kind == "text":
                 where = self._where(entry)
@@ -125,6 +125,7 @@ class VolumeWriter:
                 if len(positions) != 3:
                     self._find(entry, f"{len(positions)} fiducials; 3 are usual")
                 self.contents.fiducials = positions, record
+                self.measurements.fiducials = positions
                 self._progress(entry.bytes)
 
     def _where(self, entry: SourceEntry) -> str:

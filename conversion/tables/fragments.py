@@ -23,7 +23,7 @@ from lundprobe_zarr.dataset.converter_notes import NOTES
 from lundprobe_zarr.measures.masks import bounding_box
 from lundprobe_zarr.schema.tables import MEASURED, TABLES
 from lundprobe_zarr.storage.location import Location
-from lundprobe_zarr.stores.metadata import StoreMetadata
+from lundprobe_zarr.stores.metadata import FIDUCIAL_PATH, StoreMetadata
 from lundprobe_zarr.stores.reader import StoreReader
 from lundprobe_zarr.vocabulary.files import SourceFile
 
@@ -110,10 +110,15 @@ def _hash(table: pa.Table) -> bytes:
 
 def measure_store(location: Location, store: StoreMetadata) -> dict[str, list[Row]]:
     """Measure a store's voxels and return the rows by table; every mask is read and checked."""
-    measurements = Measurements(store.patient_id, str(store.attributes["part"]))
+    measurements = Measurements(
+        store.patient_id, str(store.attributes["part"]), store.attributes["multi_component_files"]
+    )
     doses: dict[str, Any] = {}
     planned = store.grid("dose")
     reader = StoreReader(location, store, decoders=1)  # patients are measured side by side
+    if store.fiducial_record is not None:
+        shape = (store.n_fiducials, 3)
+        measurements.fiducials = reader.small_array(FIDUCIAL_PATH, shape, np.dtype(np.float64))
     for array, record, _ in store.shards():
         grid = array.spec.grid
         if array.spec.variable == "dose":

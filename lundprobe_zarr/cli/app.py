@@ -18,6 +18,7 @@ from lundprobe_zarr.cli.dvh import dvh
 from lundprobe_zarr.cli.export import export, preview
 from lundprobe_zarr.cli.info import info
 from lundprobe_zarr.cli.phantom import phantom
+from lundprobe_zarr.cli.quality import check_against_paper, qc
 from lundprobe_zarr.cli.query import query
 from lundprobe_zarr.cli.repair import repair
 from lundprobe_zarr.cli.serve import serve
@@ -77,6 +78,8 @@ COMMANDS: tuple[tuple[Callable[..., Any], str], ...] = (
     (info, "info DATASET"),
     (query, "query DATASET \"protocol = 'newAcq' AND NOT missing_PenileBulb\""),
     (query, 'query DATASET "SELECT structure, avg(volume_cc) FROM clinical GROUP BY ALL"'),
+    (qc, "qc DATASET --html qc.html"),
+    (check_against_paper, "check-against-paper DATASET"),
     (export, "export DATASET newAcq_cba26d19714d0247 OUT"),
     (bench, "bench DATASET --patch 8,32,32 --structures Rectum --patches 8"),
     (preview, "preview DATASET newAcq_cba26d19714d0247 picture.png"),

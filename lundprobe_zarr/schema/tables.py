@@ -227,6 +227,29 @@ STRUCTURES_TABLE = Table(
             "hash of the mask's voxels: equal masks of one grid, whoever drew them, have the same",
         ),
         Column(
+            "listed_by_authors",
+            pa.bool_(),
+            "the authors list this mask, on this grid, with several components; null without a "
+            "readable list, where it names no grid, and in stores that do not say",
+            nullable=True,
+        ),
+        Column(
+            "outside_voxels",
+            pa.int64(),
+            "of a clinical CTV: its voxels outside the PTV; of a clinical PTV: outside BODY; null "
+            "for others, and where that structure is missing",
+            "1",
+            True,
+        ),
+        Column(
+            "fiducials_inside",
+            pa.int64(),
+            "of a clinical CTV on the MRI grid: gold fiducials whose position lies in one of its "
+            "voxels; null for others, and without fiducials",
+            "1",
+            True,
+        ),
+        Column(
             "margin_min_mm",
             pa.float64(),
             "of a PTV: smallest distance of its border voxels' centres from its CTV's; 0 where "

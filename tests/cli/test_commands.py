@@ -42,7 +42,9 @@ def test_without_a_command_help_is_printed_and_usage_is_wrong(cli):
     assert "Commands:" in ran.out
 
 
-@pytest.mark.parametrize("command", {command.__name__: None for command, _ in COMMANDS})
+@pytest.mark.parametrize(
+    "command", {command.__name__.replace("_", "-"): None for command, _ in COMMANDS}
+)
 def test_help_has_an_example(cli, command):
     ran = cli(command, "--help")
     assert ran.status == 0

@@ -22,7 +22,7 @@ from lundprobe_zarr.measures.dose_volume import (
     voxels_for_percent,
     voxels_for_volume,
 )
-from lundprobe_zarr.measures.masks import Outline, margin_mm, mask_sha256
+from lundprobe_zarr.measures.masks import Outline, margin_mm, mask_sha256, points_inside
 from lundprobe_zarr.schema.tables import D_LEVELS, DOSE_COLUMNS, V_LEVELS
 from lundprobe_zarr.vocabulary.names import PRESCRIPTION_GY
 
@@ -209,3 +209,26 @@ def test_a_dose_that_is_not_finite_leaves_no_figure(value: float) -> None:
     columns = dosed([1, 2, value])
     assert columns["dose_mean_gy"] is columns["d50_gy"] is columns["v95_pct"] is None
     assert columns.keys() == dosed([1]).keys()
+
+
+class TestContainment:
+    def test_voxels_beyond_a_holder_are_counted_in_the_whole_grid(self) -> None:
+        inner, holder = np.zeros((2, 5, 6, 7), bool)
+        inner[1:4, 2:4, 2:5] = True
+        holder[1:4, 2:4, 2:4] = True
+        assert Outline.of(inner, box_of(inner)).beyond(holder) == 6
+        assert Outline.of(holder, box_of(holder)).beyond(inner) == 0
+        assert Outline.of(inner, box_of(inner)).beyond(np.zeros_like(inner)) == 18
+
+    def test_a_point_is_in_the_voxel_with_the_nearest_centre(self) -> None:
+        mask = np.zeros((3, 4, 5), bool)
+        mask[1, 2, 3] = True
+        affine = AFFINE.copy()  # x and y of RAS run against the indices, as in LPS
+        affine[:3, 3] = (10.0, -20.0, 30.0)
+        centre = np.array([-10 + 3 * 0.5, 20 + 2 * 0.5, 30 + 2.5])  # x y z, LPS
+        half = np.array([0.25, 0.25, 1.25])
+        points = np.array([centre, centre + 0.9 * half, centre - 0.9 * half])
+        assert points_inside(mask, affine, points) == 3
+        assert points_inside(mask, affine, centre + np.diag(1.1 * half)) == 0
+        assert points_inside(mask, affine, np.array([[1e6, 0, 0], [-1e6, 0, 0]])) == 0
+        assert points_inside(mask, affine, np.empty((0, 3))) == 0
