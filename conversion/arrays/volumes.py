@@ -30,11 +30,12 @@ from lundprobe_zarr.conversion.source.nifti import (
     without_voxels,
 )
 from lundprobe_zarr.conversion.source.workspace import Workspace, aligned
-from lundprobe_zarr.conversion.tables.measure import Measurements, bounding_box
+from lundprobe_zarr.conversion.tables.measure import Measurements
 from lundprobe_zarr.dataset.content import voxels_sha256
 from lundprobe_zarr.errors import VerificationError
 from lundprobe_zarr.geometry.affine import FloatArray
 from lundprobe_zarr.geometry.lattice import Grid as Lattice
+from lundprobe_zarr.measures.masks import bounding_box
 from lundprobe_zarr.schema.encoding import MASK_BLOSC, inner_chunk
 from lundprobe_zarr.schema.precision import Precision, common_type, ladder_of
 from lundprobe_zarr.schema.records import SourceRecord

@@ -17,15 +17,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from lundprobe_zarr.conversion.notes.draft import located
-from lundprobe_zarr.conversion.tables.measure import (
-    COVERED_TARGETS,
-    Measurements,
-    Row,
-    bounding_box,
-)
+from lundprobe_zarr.conversion.tables.measure import COVERED_TARGETS, Measurements, Row
 from lundprobe_zarr.dataset.content import rows_sha256
 from lundprobe_zarr.dataset.converter_notes import NOTES
 from lundprobe_zarr.geometry.lattice import Grid
+from lundprobe_zarr.measures.masks import bounding_box
 from lundprobe_zarr.schema.tables import MEASURED, TABLES
 from lundprobe_zarr.storage.location import Location
 from lundprobe_zarr.stores.metadata import StoreMetadata

@@ -131,21 +131,6 @@ def slice_counts(mask: Mask) -> npt.NDArray[np.int64]:
     return np.array([np.count_nonzero(plane) for plane in mask], np.int64)
 
 
-def bounding_box(mask: Mask) -> Box | None:
-    """Smallest box of slices that holds every voxel of `mask`; None if it has none."""
-    planes = np.logical_or.reduce(mask, axis=2)
-    if not planes.any():
-        return None
-    z = _extent(np.logical_or.reduce(planes, axis=1))
-    y = _extent(np.logical_or.reduce(planes, axis=0))
-    return z, y, _extent(np.logical_or.reduce(mask[z, y], axis=(0, 1)))
-
-
-def _extent(flags: npt.NDArray[np.bool_]) -> slice:
-    there = np.flatnonzero(flags)
-    return slice(int(there[0]), int(there[-1]) + 1)
-
-
 def shape_columns(mask: Mask, box: Box | None, affine: FloatArray) -> Row:
     """Size and place of a mask: voxels, volume, bounding box, centroid, components, gaps."""
     voxels = int(np.count_nonzero(mask if box is None else mask[box]))

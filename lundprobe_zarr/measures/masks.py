@@ -14,6 +14,21 @@ from lundprobe_zarr.geometry.lattice import Box
 Mask = npt.NDArray[np.bool_]
 
 
+def bounding_box(mask: Mask) -> Box | None:
+    """Return the smallest box that holds every voxel of a mask (z, y, x); None if it has none."""
+    planes = np.logical_or.reduce(mask, axis=2)
+    if not planes.any():
+        return None
+    z = _extent(np.logical_or.reduce(planes, axis=1))
+    y = _extent(np.logical_or.reduce(planes, axis=0))
+    return z, y, _extent(np.logical_or.reduce(mask[z, y], axis=(0, 1)))
+
+
+def _extent(flags: Mask) -> slice:
+    there = np.flatnonzero(flags)
+    return slice(int(there[0]), int(there[-1]) + 1)
+
+
 def mask_sha256(mask: Mask, box: Box | None) -> str:
     """SHA-256 of a mask (z, y, x) whose bounding box is `box`: equal for equal masks alone.
 

@@ -14,13 +14,13 @@ from scipy import ndimage
 
 from lundprobe_zarr.conversion.tables.measure import (
     Measurements,
-    bounding_box,
     component_findings,
     foreground_sample,
     shape_columns,
     slice_counts,
 )
 from lundprobe_zarr.geometry.affine import index_to_lps
+from lundprobe_zarr.measures.masks import bounding_box
 from lundprobe_zarr.schema.tables import FOREGROUND_SAMPLE
 from lundprobe_zarr.vocabulary.files import SourceFile
 from lundprobe_zarr.vocabulary.names import STRUCTURES

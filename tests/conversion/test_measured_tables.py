@@ -17,12 +17,12 @@ from scipy import ndimage
 
 from lundprobe_zarr.conversion.tables.fragments import load_fragments
 from lundprobe_zarr.conversion.tables.measure import (
-    bounding_box,
     component_findings,
     foreground_sample,
     shape_columns,
 )
 from lundprobe_zarr.conversion.tables.publish import finalise
+from lundprobe_zarr.measures.masks import bounding_box
 from lundprobe_zarr.schema.tables import MEASURED, TABLES
 from lundprobe_zarr.storage.location import Location
 from lundprobe_zarr.stores.opening import open_store
