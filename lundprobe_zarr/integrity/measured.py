@@ -2,6 +2,7 @@
 
 `structures` has to have a row for every segmentation that a store holds and for no other;
 `slices` and `foreground` have to count the same voxels. A deep look counts them in the masks.
+Comparisons have to be of every pair that a store holds, and of the same volumes.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import numpy.typing as npt
 
 from lundprobe_zarr.dataset.opening import read_table
 from lundprobe_zarr.dataset.rows import Row, RowsByPatient
+from lundprobe_zarr.integrity.compared import COMPARED_COLUMNS, compared_findings
 from lundprobe_zarr.measures.masks import mask_sha256
 from lundprobe_zarr.schema.layout import SEGMENTATION_SOURCES
 from lundprobe_zarr.schema.manifest import Manifest
@@ -27,7 +29,7 @@ _LABELS = ("structure", "fold", "step", "observer")
 _KEY = ("grid", "source", *_LABELS)
 _MEASURED = ("voxels", "bbox_start", "bbox_stop")
 _COLUMNS = {
-    "structures": (*_KEY, *_MEASURED),
+    "structures": (*_KEY, *_MEASURED, "volume_cc"),
     "slices": ("z_index", *(f"voxels_{s}" for s in STRUCTURES)),
     "foreground": ("structure", "total"),
 }
@@ -37,11 +39,13 @@ Key = tuple[Any, ...]
 
 @dataclass(frozen=True)
 class Measured:
-    """One patient's rows of the tables `structures`, `slices` and `foreground`."""
+    """One patient's rows of the measured tables; None of comparisons that the dataset lacks."""
 
     structures: list[Row]
     slices: list[Row]
     foreground: list[Row]
+    agreement: list[Row] | None = None
+    uncertainty: list[Row] | None = None
 
     def row(self, array: VolumeArray, record: SourceRecord) -> Row | None:
         """The row of the segmentation that a source file holds; None if there is none."""
@@ -78,12 +82,13 @@ def read_measured(location: Location, manifest: Manifest) -> AllMeasured:
     """Every patient's measured rows; raises `DatasetError` if a table cannot be read."""
 
     def read(name: str) -> RowsByPatient:
-        wanted = ["patient_id", *_COLUMNS[name]]
+        wanted = ["patient_id", *(_COLUMNS | COMPARED_COLUMNS)[name]]
         if name == "structures" and manifest.schema_version > 1:
             wanted.append("mask_sha256")
         return RowsByPatient(read_table(location, manifest, name, wanted).select(wanted))
 
-    return AllMeasured({name: read(name) for name in _COLUMNS})
+    names = [*_COLUMNS, *(name for name in COMPARED_COLUMNS if name in manifest.tables)]
+    return AllMeasured({name: read(name) for name in names})
 
 
 def table_findings(store: StoreMetadata, measured: Measured) -> Iterator[tuple[str, str]]:
@@ -98,6 +103,8 @@ def table_findings(store: StoreMetadata, measured: Measured) -> Iterator[tuple[s
     if len(set(found)) < len(found):
         yield "structures", f"{len(found) - len(set(found))} rows too many; {_REMEDY}"
     yield from _counts(store, measured)
+    compared = {name: getattr(measured, name) for name in COMPARED_COLUMNS}
+    yield from compared_findings(store, compared, measured.structures)
 
 
 def _named(key: Key) -> str:

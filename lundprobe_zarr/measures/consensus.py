@@ -30,7 +30,6 @@ MOST_RATERS = 16
 #: A change of all sensitivities and specificities below this ends the maximisation: seven digits,
 #: as in ITK's filter.
 TOLERANCE = 1e-7
-_MOST_ITERATIONS = 10_000
 
 
 @dataclass(frozen=True)
@@ -95,7 +94,6 @@ def majority(raters: int, ties: Ties = "background") -> Mask:
         raise UsageError(f"ties={ties!r}", expected=" or ".join(map(repr, TIES)))
     marked = 2 * votes(raters).sum(axis=1)
     found: Mask = marked >= raters if ties == "foreground" else marked > raters
-    found[0] = False
     return found
 
 
@@ -112,13 +110,11 @@ def staple(counts: npt.NDArray[np.int64], tolerance: float = TOLERANCE) -> Stapl
     if prior == 0:
         nothing = np.full(raters, np.nan)
         return Staple(np.zeros(len(counts)), nothing, nothing, 0.0)
-    before = np.full((2, raters), np.inf)
-    for _ in range(_MOST_ITERATIONS):
-        rates = _rates(weight, counts, decided)
+    rates, change = np.full((2, raters), np.inf), np.inf
+    while change > tolerance:  # it converges: no step makes the masks less likely
+        before, rates = rates, _rates(weight, counts, decided)
         weight = _weights(rates, decided, prior)
-        if np.abs(rates - before).max() <= tolerance:
-            break
-        before = rates
+        change = np.abs(rates - before).max()
     return Staple(weight, rates[0], rates[1], prior)
 
 
