@@ -25,6 +25,9 @@ if TYPE_CHECKING:
     from lundprobe_zarr.geometry.common_grid import CommonGrid
     from lundprobe_zarr.huggingface.loading import load_dataset
     from lundprobe_zarr.labelled.accessor import Region, accessor, to_xarray
+    from lundprobe_zarr.labelled.agreement import agreement, compare_masks
+    from lundprobe_zarr.labelled.consensus import consensus, fold_uncertainty
+    from lundprobe_zarr.labelled.study import ObserverStudy, observer_study
     from lundprobe_zarr.patches import (
         Aggregator,
         BalancedSampling,
@@ -48,6 +51,7 @@ __all__ = [
     "Dataset",
     "GridSampling",
     "LundProbeError",
+    "ObserverStudy",
     "PatchStream",
     "Patient",
     "Prediction",
@@ -57,9 +61,14 @@ __all__ = [
     "Splits",
     "UniformSampling",
     "accessor",
+    "agreement",
+    "compare_masks",
+    "consensus",
+    "fold_uncertainty",
     "load_cohort",
     "load_dataset",
     "load_splits",
+    "observer_study",
     "open_cohort",
     "to_monai",
     "to_torchio",
@@ -73,6 +82,12 @@ _COHORT = ("Cohort", "Patient", "Splits", "load_cohort", "load_splits", "open_co
 _LAZY = dict.fromkeys(_COHORT, "lundprobe_zarr.cohort")
 _LABELLED = ("Region", "accessor", "to_xarray")
 _LAZY |= dict.fromkeys(_LABELLED, "lundprobe_zarr.labelled.accessor")
+_AGREEMENT = ("agreement", "compare_masks")
+_LAZY |= dict.fromkeys(_AGREEMENT, "lundprobe_zarr.labelled.agreement")
+_CONSENSUS = ("consensus", "fold_uncertainty")
+_LAZY |= dict.fromkeys(_CONSENSUS, "lundprobe_zarr.labelled.consensus")
+_STUDY = ("ObserverStudy", "observer_study")
+_LAZY |= dict.fromkeys(_STUDY, "lundprobe_zarr.labelled.study")
 _LAZY["CommonGrid"] = "lundprobe_zarr.geometry.common_grid"
 _LAZY["Dataset"] = "lundprobe_zarr.dataset.dataset"
 _PATCHES = (

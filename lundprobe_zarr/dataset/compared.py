@@ -164,22 +164,35 @@ class How:
     tolerances_mm: tuple[float, ...] = TOLERANCES_MM
 
 
-def compare_store(
-    location: Location, store: StoreMetadata, how: How | None = None
-) -> dict[str, list[Row]]:
+def compare_store(location: Location, store: StoreMetadata) -> dict[str, list[Row]]:
     """Return a patient's rows of the tables `agreement` and `uncertainty`, from the voxels.
 
     Raises `DatasetError` if a voxel cannot be read, or for a grid whose axes are not at right
     angles: its spacing alone does not say how far voxels are apart.
     """
-    how = how or How()
     rows: dict[str, list[Row]] = {"agreement": [], "uncertainty": []}
     for structure, there in segmentations(store).items():
         masks = StructureMasks.read(location, store, structure, there)
         who = _who(store) | {"structure": structure}
-        rows["agreement"] += [who | row for row in _agreement(masks, how)]
+        rows["agreement"] += [who | row for row in _agreement(masks, How())]
         rows["uncertainty"] += [who | row for row in _uncertainty(masks)]
     return rows
+
+
+def agreement_rows(
+    location: Location, store: StoreMetadata, structures: Iterable[str], how: How
+) -> list[Row]:
+    """Return a patient's rows of the table `agreement` of some structures, with options.
+
+    Raises like `compare_store`.
+    """
+    found, wanted = segmentations(store), set(structures)
+    return [
+        _who(store) | {"structure": structure} | row
+        for structure, there in found.items()
+        if structure in wanted
+        for row in _agreement(StructureMasks.read(location, store, structure, there), how)
+    ]
 
 
 def _who(store: StoreMetadata) -> Row:

@@ -33,16 +33,18 @@ def compared_findings(
     """
     volumes = {_segmented(row): row for row in structures if row["grid"] == "mri"}
     if (agreement := rows.get("agreement")) is not None:
-        expected = [
+        expected: list[Key] = [
             (structure, kind, *a, *b)
             for structure, there in segmentations(store).items()
             for kind, a, b in pairs(there)
         ]
-        found = [(r["structure"], r["pair"], *_side(r, "a"), *_side(r, "b")) for r in agreement]
+        found: list[Key] = [
+            (r["structure"], r["pair"], *_side(r, "a"), *_side(r, "b")) for r in agreement
+        ]
         yield from (("agreement", f) for f in _rows(expected, found))
         yield from (("agreement", f) for f in _volumes(agreement, volumes))
     if (uncertainty := rows.get("uncertainty")) is not None:
-        expected = [
+        rows_of: list[Key] = [
             (structure, o.step, o.observer, estimate, low)
             for structure in segmentations(store)
             for o, estimate, low in edits(store, structure)
@@ -50,7 +52,7 @@ def compared_findings(
         names = COMPARED_COLUMNS["uncertainty"][:-1]
         yield from (
             ("uncertainty", f)
-            for f in _rows(expected, [tuple(r[n] for n in names) for r in uncertainty])
+            for f in _rows(rows_of, [tuple(r[n] for n in names) for r in uncertainty])
         )
         yield from (("uncertainty", f) for f in _inside(uncertainty, volumes))
 

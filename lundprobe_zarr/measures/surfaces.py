@@ -89,7 +89,8 @@ def piece_areas(spacing_mm: Sequence[float]) -> FloatArray:
     z, y, x = spacing_mm
     faces = np.array([y * x, z * x, z * y])  # a vector of area scales with the face it is normal to
     owners, vectors = _pieces()
-    return np.bincount(owners, np.linalg.norm(vectors * faces, axis=1), minlength=256)
+    areas = np.linalg.norm(vectors * faces, axis=1)
+    return np.bincount(owners, areas, minlength=256).astype(np.float64)
 
 
 @cache

@@ -84,7 +84,8 @@ class Binned:
         voxels = np.bincount(flat, minlength=256)[:number].astype(np.int64)
         if values is None:
             return cls(voxels, np.full(number, np.nan))
-        return cls(voxels, np.bincount(flat, values.ravel(), minlength=256)[:number])
+        summed: FloatArray = np.bincount(flat, values.ravel(), 256)[:number].astype(np.float64)
+        return cls(voxels, summed)
 
 
 @dataclass(frozen=True)
