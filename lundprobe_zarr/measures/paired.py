@@ -25,6 +25,8 @@ class Tested:
     p: float
 
 
+#: Most differences of which the p-value is exact.
+_MOST_EXACT = 50
 _NOT = Tested(np.nan, np.nan)
 
 
@@ -36,14 +38,20 @@ def both_known(first: npt.ArrayLike, second: npt.ArrayLike) -> tuple[FloatArray,
 
 
 def signed_rank(first: FloatArray, second: FloatArray) -> Tested:
-    """Test whether `second - first` (n,) is symmetric about zero; NaN if all are zero."""
+    """Test whether `second - first` (n,) is symmetric about zero; NaN if all are zero.
+
+    The p-value is exact for up to 50 differences of different sizes, else by the normal
+    approximation, whatever the version of SciPy.
+    """
     from scipy.stats import wilcoxon
 
     differences = second - first
     differences = differences[differences != 0]
-    if not len(differences):
+    n = len(differences)
+    if not n:
         return _NOT
-    found = wilcoxon(differences)
+    is_exact = n <= _MOST_EXACT and len(np.unique(np.abs(differences))) == n
+    found = wilcoxon(differences, method="exact" if is_exact else "approx")
     return Tested(float(found.statistic), float(found.pvalue))
 
 

@@ -11,9 +11,11 @@ from lundprobe_zarr.measures.paired import both_known, equal_spread, holm, signe
 
 def test_signed_ranks_leave_zeros_out_and_give_the_exact_p() -> None:
     first = np.array([1.0, 2.0, 3.0, 4.0, 5.0, 9.0])
-    found = signed_rank(first, first + np.array([0.1, 0.2, 0.3, 0.4, 0.5, 0.0]))
+    found = signed_rank(first, first + np.array([1.0, 2.0, 3.0, 4.0, 5.0, 0.0]))
     assert found.statistic == 0
     assert found.p == pytest.approx(2 / 2**5)  # of five differences, all of one sign
+    tied = signed_rank(first, first + np.array([1.0, 1.0, 1.0, -1.0, 2.0, 2.0]))
+    assert tied.p == pytest.approx(stats.wilcoxon([1, 1, 1, -1, 2, 2], method="approx").pvalue)
     assert np.isnan(signed_rank(first, first).p)
     assert np.isnan(signed_rank(first[:0], first[:0]).p)
 
