@@ -63,7 +63,7 @@ def run_measure(location: Location, how: MeasureOptions) -> int:
         step: list[Callable[[str], None]] = []
 
         def started(number: int) -> None:
-            say(f"{count(number, 'patient')} to measure.")
+            say(f"{count(number, 'patient')} to measure." if number else "Nothing to measure.")
             step.append(stack.enter_context(steps("Measuring", number)))
 
         def finished(patient_id: str, error: str | None) -> None:
