@@ -25,8 +25,11 @@ if TYPE_CHECKING:
     from lundprobe_zarr.geometry.common_grid import CommonGrid
     from lundprobe_zarr.huggingface.loading import load_dataset
     from lundprobe_zarr.labelled.accessor import Region, accessor, to_xarray
+    from lundprobe_zarr.labelled.agreement import agreement, compare_masks
+    from lundprobe_zarr.labelled.consensus import consensus, fold_uncertainty
     from lundprobe_zarr.labelled.dvh import dvh
     from lundprobe_zarr.labelled.plan_check import plan_check
+    from lundprobe_zarr.labelled.study import ObserverStudy, observer_study
     from lundprobe_zarr.patches import (
         Aggregator,
         BalancedSampling,
@@ -52,6 +55,7 @@ __all__ = [
     "Dataset",
     "GridSampling",
     "LundProbeError",
+    "ObserverStudy",
     "PatchStream",
     "Patient",
     "Prediction",
@@ -62,11 +66,16 @@ __all__ = [
     "Splits",
     "UniformSampling",
     "accessor",
+    "agreement",
     "check_against_paper",
+    "compare_masks",
+    "consensus",
     "dvh",
+    "fold_uncertainty",
     "load_cohort",
     "load_dataset",
     "load_splits",
+    "observer_study",
     "open_cohort",
     "plan_check",
     "qc",
@@ -84,6 +93,12 @@ _LABELLED = ("Region", "accessor", "to_xarray")
 _LAZY |= dict.fromkeys(_LABELLED, "lundprobe_zarr.labelled.accessor")
 _LAZY["dvh"] = "lundprobe_zarr.labelled.dvh"
 _LAZY["plan_check"] = "lundprobe_zarr.labelled.plan_check"
+_AGREEMENT = ("agreement", "compare_masks")
+_LAZY |= dict.fromkeys(_AGREEMENT, "lundprobe_zarr.labelled.agreement")
+_CONSENSUS = ("consensus", "fold_uncertainty")
+_LAZY |= dict.fromkeys(_CONSENSUS, "lundprobe_zarr.labelled.consensus")
+_STUDY = ("ObserverStudy", "observer_study")
+_LAZY |= dict.fromkeys(_STUDY, "lundprobe_zarr.labelled.study")
 _LAZY["CommonGrid"] = "lundprobe_zarr.geometry.common_grid"
 _LAZY["Dataset"] = "lundprobe_zarr.dataset.dataset"
 _PATCHES = (

@@ -17,6 +17,7 @@ from lundprobe_zarr.cli.demo import demo
 from lundprobe_zarr.cli.dvh import dvh
 from lundprobe_zarr.cli.export import export, preview
 from lundprobe_zarr.cli.info import info
+from lundprobe_zarr.cli.measure import measure
 from lundprobe_zarr.cli.phantom import phantom
 from lundprobe_zarr.cli.quality import check_against_paper, qc
 from lundprobe_zarr.cli.query import query
@@ -72,6 +73,7 @@ COMMANDS: tuple[tuple[Callable[..., Any], str], ...] = (
     (phantom, "phantom SOURCE --patients 3 --extended 1"),
     (convert, "convert SOURCE DATASET --workers 2"),
     (finalise, "finalise DATASET"),
+    (measure, "measure DATASET --workers 2"),
     (validate, "validate DATASET --deep"),
     (repair, "repair SOURCE DATASET"),
     (copy, "copy DATASET COPY"),

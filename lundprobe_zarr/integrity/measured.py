@@ -2,7 +2,7 @@
 
 `structures` and `dvh` have to have a row for every segmentation that a store holds and for no
 other; `slices` and `foreground` have to count the same voxels. A deep look counts them in the
-masks.
+masks. Comparisons have to be of every pair that a store holds, and of the same volumes.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import numpy.typing as npt
 
 from lundprobe_zarr.dataset.opening import read_table
 from lundprobe_zarr.dataset.rows import Row, RowsByPatient
+from lundprobe_zarr.integrity.compared import COMPARED_COLUMNS, compared_findings
 from lundprobe_zarr.measures.masks import mask_sha256
 from lundprobe_zarr.schema.layout import SEGMENTATION_SOURCES
 from lundprobe_zarr.schema.manifest import Manifest
@@ -40,12 +41,14 @@ Key = tuple[Any, ...]
 
 @dataclass(frozen=True)
 class Measured:
-    """One patient's rows of the measured tables; `dvh` is None if the dataset has no such table."""
+    """One patient's rows of the measured tables; None of tables that the dataset lacks."""
 
     structures: list[Row]
     slices: list[Row]
     foreground: list[Row]
     dvh: list[Row] | None = None
+    agreement: list[Row] | None = None
+    uncertainty: list[Row] | None = None
 
     def row(self, array: VolumeArray, record: SourceRecord) -> Row | None:
         """The row of the segmentation that a source file holds; None if there is none."""
@@ -82,13 +85,14 @@ def read_measured(location: Location, manifest: Manifest) -> AllMeasured:
     """Every patient's measured rows; raises `DatasetError` if a table cannot be read."""
 
     def read(name: str) -> RowsByPatient:
-        wanted = ["patient_id", *_COLUMNS[name]]
+        wanted = ["patient_id", *(_COLUMNS | COMPARED_COLUMNS)[name]]
         if name == "structures" and manifest.schema_version > 1:
             wanted.append("mask_sha256")
         return RowsByPatient(read_table(location, manifest, name, wanted).select(wanted))
 
-    there = (name for name in _COLUMNS if name != DVH.name or name in manifest.tables)
-    return AllMeasured({name: read(name) for name in there})
+    optional = (DVH.name, *COMPARED_COLUMNS)
+    names = [n for n in (*_COLUMNS, *COMPARED_COLUMNS) if n not in optional or n in manifest.tables]
+    return AllMeasured({name: read(name) for name in names})
 
 
 def table_findings(store: StoreMetadata, measured: Measured) -> Iterator[tuple[str, str]]:
@@ -108,6 +112,8 @@ def table_findings(store: StoreMetadata, measured: Measured) -> Iterator[tuple[s
         if volumes != histograms or len(histograms) < len(measured.dvh):
             yield "dvh", f"other segmentations or volumes than structures has; {_REMEDY}"
     yield from _counts(store, measured)
+    compared = {name: getattr(measured, name) for name in COMPARED_COLUMNS}
+    yield from compared_findings(store, compared, measured.structures)
 
 
 def _named(key: Key) -> str:

@@ -15,7 +15,7 @@ Mask = npt.NDArray[np.bool_]
 
 
 def bounding_box(mask: Mask) -> Box | None:
-    """Smallest box of slices that holds every voxel of `mask`; None if it has none."""
+    """Return the smallest box that holds every voxel of a mask (z, y, x); None if it has none."""
     planes = np.logical_or.reduce(mask, axis=2)
     if not planes.any():
         return None
@@ -24,7 +24,7 @@ def bounding_box(mask: Mask) -> Box | None:
     return z, y, _extent(np.logical_or.reduce(mask[z, y], axis=(0, 1)))
 
 
-def _extent(flags: npt.NDArray[np.bool_]) -> slice:
+def _extent(flags: Mask) -> slice:
     there = np.flatnonzero(flags)
     return slice(int(there[0]), int(there[-1]) + 1)
 
