@@ -67,7 +67,7 @@ def serve(
     Clients set HF_ENDPOINT to the URL and HF_TOKEN to a token. Without --access the service makes
     one token for as long as it runs, and prints it.
     """
-    _require_packages()
+    require_packages()
     from lundprobe_zarr.service.access import new_token, token_sha256
     from lundprobe_zarr.service.run import listen, run
     from lundprobe_zarr.service.settings import Settings
@@ -92,7 +92,8 @@ def serve(
     run(settings, listening, workers)
 
 
-def _require_packages() -> None:
+def require_packages() -> None:
+    """Raise `MissingPackageError` if a package that the service needs is not installed."""
     try:
         import starlette  # noqa: F401
         import uvicorn  # noqa: F401

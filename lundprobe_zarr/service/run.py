@@ -5,7 +5,9 @@ from __future__ import annotations
 import errno
 import os
 import socket
-from contextlib import suppress
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 
 import uvicorn
 from uvicorn.supervisors import Multiprocess
@@ -58,6 +60,19 @@ def run(settings: Settings, listening: socket.socket, workers: int = 1) -> None:
     os.environ[ENVIRONMENT] = settings.dump()
     shared = config("lundprobe_zarr.service.app:from_environment", workers)
     Multiprocess(shared, [listening]).run()
+
+
+@contextmanager
+def in_background(settings: Settings, listening: socket.socket) -> Iterator[None]:
+    """Serve in a thread of this process meanwhile. Raises like `run`."""
+    server = uvicorn.Server(config(make_app(settings)))
+    thread = threading.Thread(target=server.run, args=([listening],), daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        server.should_exit = True
+        thread.join()
 
 
 def config(app: object, workers: int = 1) -> uvicorn.Config:
