@@ -73,14 +73,15 @@ check: $(INSTALLED_DEV) audit-dependencies
 audit-dependencies: $(INSTALLED_DEV)
 	$(BIN)/python scripts/audit_dependencies.py
 
-# The Hugging Face tests on the oldest datasets that pyproject.toml allows, which goes, with all it
-# needs, before what is installed.
+# The Hugging Face tests on the oldest datasets that pyproject.toml allows, and the oldest
+# huggingface_hub that this one allows, which go, with all they need, before what is installed.
 test-oldest-datasets: $(INSTALLED_DEV)
 	rm -rf $(VENV)/oldest
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check \
-	  --target $(VENV)/oldest "datasets==$$(sed -n 's/.*"datasets>=\([0-9.]*\)".*/\1/p' pyproject.toml)"
+	  --target $(VENV)/oldest "datasets==$$(sed -n 's/.*"datasets>=\([0-9.]*\)".*/\1/p' pyproject.toml)" 'huggingface_hub==0.25.0'
 	PYTHONPATH=$(VENV)/oldest $(BIN)/python -c "import datasets; print('datasets', datasets.__version__)"
-	PYTHONPATH=$(VENV)/oldest $(BIN)/python -m pytest -n $(WORKERS) --dist loadscope tests/huggingface $(PYTEST_ARGS)
+	PYTHONPATH=$(VENV)/oldest $(BIN)/python -m pytest -n $(WORKERS) --dist loadscope tests/huggingface \
+	  tests/service/test_hub_clients.py tests/service/test_hub_url.py $(PYTEST_ARGS)
 
 # All tests on the oldest versions that pyproject.toml allows, in an environment beside. That those
 # warn of newer companions is no error.
@@ -124,7 +125,7 @@ $(BIN)/python:
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check 'pip>=25.1'  # resolves faster
 
 $(INSTALLED): pyproject.toml | $(BIN)/python
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable .
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[serve]'
 	$(BIN)/python scripts/link_types.py
 	@touch $@
 

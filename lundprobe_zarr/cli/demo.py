@@ -33,8 +33,8 @@ def demo(
 ) -> None:
     """Run every step once on synthetic patients.
 
-    Write a phantom, convert it, check it, choose patients with SQL, read a patch, draw, and report
-    on quality. Each step says which command line and which Python do the same.
+    Write a phantom, convert it, check it, choose patients with SQL, read a patch, draw, report on
+    quality, serve. Each step says which command line and which Python do the same.
     """
     source, dataset = folder / "source", folder / "dataset"
     _require_ours(folder)
@@ -47,6 +47,7 @@ def demo(
     _read_patch(dataset, patient)
     _draw(dataset, [patient, _extended(dataset)], folder / "pictures")
     _quality(dataset, folder / "qc.html")
+    _serve(dataset, folder / "service")
     _what_next(folder)
 
 
@@ -202,6 +203,29 @@ def _quality(dataset: Path, page: Path) -> None:
     say(f"   {kept} of {count(len(report.outcomes), 'rule')} kept: {page}")
 
 
+def _serve(dataset: Path, folder: Path) -> None:
+    from lundprobe_zarr.cli.console import say
+    from lundprobe_zarr.cli.serving import require_packages
+    from lundprobe_zarr.cli.try_service import NAME, try_service
+    from lundprobe_zarr.errors import MissingPackageError
+
+    _step(
+        8,
+        "Serve it, to those who have the token and to the tools they have",
+        f"serve {_quoted(dataset)}",
+        (
+            "from datasets import load_dataset  # with HF_ENDPOINT and HF_TOKEN as serve says",
+            f'load_dataset("{NAME}", "patients", split="base", streaming=True)',
+        ),
+    )
+    try:
+        require_packages()
+    except MissingPackageError as error:
+        say(f"   Left out: {error}")
+        return
+    try_service(dataset, folder)
+
+
 def _what_next(folder: Path) -> None:
     from lundprobe_zarr.cli.console import heading, listing
 
@@ -212,6 +236,7 @@ def _what_next(folder: Path) -> None:
             f"{folder / 'dataset'}   the dataset; its README.md says what is in it",
             f"{folder / 'pictures'}  the pictures",
             f"{folder / 'qc.html'}   the quality report; open it in a browser",
+            f"{folder / 'service'}   what the service wrote: its audit log, its index",
         )
     )
     heading("With your own copy of LUND-PROBE")
@@ -220,5 +245,6 @@ def _what_next(folder: Path) -> None:
             "lundprobe-zarr convert /path/to/lund-probe my-dataset --dry-run",
             "lundprobe-zarr convert /path/to/lund-probe my-dataset",
             "lundprobe-zarr info my-dataset",
+            "lundprobe-zarr serve my-dataset",
         )
     )

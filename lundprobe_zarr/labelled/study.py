@@ -74,7 +74,7 @@ class ObserverStudy:
     def figures(self) -> dict[str, Figure]:
         """Figures by name: `agreement`, `edits`, `calibration`, `estimates`."""
         from lundprobe_zarr.figures import study as draw
-        from lundprobe_zarr.labelled.plot import SliceFigure
+        from lundprobe_zarr.figures.notebook import NotebookFigure
 
         of_network = self.agreement[self.agreement["pair"] == _NETWORK]
         wanted = {
@@ -85,7 +85,7 @@ class ObserverStudy:
         }
         found: dict[str, Figure] = {}
         for name, (function, frame) in wanted.items():
-            found[name] = SliceFigure()
+            found[name] = NotebookFigure()
             function(found[name], frame, self.patients)
         return found
 

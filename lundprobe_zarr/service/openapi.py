@@ -13,8 +13,7 @@ from starlette.routing import BaseRoute, Route
 
 from lundprobe_zarr.service.access import Caller
 from lundprobe_zarr.service.answers import json_answer
-from lundprobe_zarr.service.core import Service, caller_of, service_of
-from lundprobe_zarr.service.gate import OPEN_PATHS
+from lundprobe_zarr.service.core import OPEN_PATHS, Service, caller_of, service_of
 from lundprobe_zarr.service.operations import Operation, Parameter, operation_of
 from lundprobe_zarr.service.shapes import ERROR
 from lundprobe_zarr.vocabulary.version import package_version

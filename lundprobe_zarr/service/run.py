@@ -6,8 +6,9 @@ import errno
 import os
 import socket
 import tempfile
-from collections.abc import Callable
-from contextlib import suppress
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 
 import uvicorn
 from uvicorn.supervisors import Multiprocess
@@ -73,6 +74,19 @@ def run(
             os.environ |= {ENVIRONMENT: settings.dump(), SHARED: figures}
             shared = config("lundprobe_zarr.service.app:from_environment", workers, tls)
             Multiprocess(shared, [listening]).run()
+
+
+@contextmanager
+def in_background(settings: Settings, listening: socket.socket) -> Iterator[None]:
+    """Serve in a thread of this process meanwhile. Raises like `run`."""
+    server = uvicorn.Server(config(make_app(settings)))
+    thread = threading.Thread(target=server.run, args=([listening],), daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        server.should_exit = True
+        thread.join()
 
 
 def config(
