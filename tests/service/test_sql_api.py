@@ -19,6 +19,7 @@ import pyarrow.parquet as pq
 import pytest
 from starlette.requests import ClientDisconnect
 
+from benchmarks.cohort import simulate
 from lundprobe_zarr.cohort import load_cohort, open_cohort
 from lundprobe_zarr.service import bodies, questions, results
 from lundprobe_zarr.service.access import Caller, Limits
@@ -397,3 +398,26 @@ def test_a_token_may_have_fewer_seconds():
     assert queries.bounds(Caller("a", limits=Limits(sql_seconds=5))).timeout == 5
     assert queries.bounds(Caller("a", limits=Limits(sql_seconds=99))).timeout == 30
     queries.close()
+
+
+def test_a_dataset_without_some_tables(start_service, tmp_path):
+    simulate(tmp_path, 20)
+    served = start_service({"lund-probe/standard": tmp_path})
+    missing = ask(served, "SELECT * FROM slices")
+    assert missing.status_code == 422
+    assert "no table 'slices'; it has patients, structures" in missing.json()["error"]
+    assert str(tmp_path) not in missing.text
+    assert ask(served, "SELECT count(*) FROM planning").status_code == 200
+
+
+def test_errors_name_no_place_and_failures_of_ours_are_not_the_clients(
+    start_service, dataset, monkeypatch
+):
+    monkeypatch.setattr("lundprobe_zarr.sql.worker._PROGRAM", "raise SystemExit(3)")
+    served = start_service({"lund-probe/standard": dataset})
+    failed = ask(served, "SELECT 1")
+    assert failed.status_code == 503
+    assert failed.headers["retry-after"] == "5"
+    assert sys.executable not in failed.text
+    service = served.app._service
+    assert service.without_places(f"no x in {dataset}") == f"no x in {served.name}"
