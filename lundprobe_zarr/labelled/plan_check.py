@@ -182,12 +182,12 @@ def _judgement(
     constraint: Constraint, s: Segmentation, one: OnePatient | None, want: Wanted, patient: Patient
 ) -> Row:
     """Return the columns of value and status of a constraint on a segmentation."""
-    body = one.body if one else None
+    body, method = one.body if one else None, want.method
     bounds = UNKNOWN if s.doses is None else measure(constraint.metric, s.doses, body)
-    reason = s.unknown_because or _unknown(constraint, bounds, s, want)
-    method = want.method
-    if not reason and constraint.holds(bounds) is None:
+    is_unknown = all(b != b for b in bounds)
+    if not is_unknown and constraint.holds(bounds) is None:
         bounds, method = _exact(constraint, want, patient), "voxels"
+    reason = s.unknown_because or _unknown(constraint, bounds, s, want)
     status = NOT_EVALUABLE if reason else PASS if constraint.holds(bounds) else FAIL
     return {
         "value": bounds.value,

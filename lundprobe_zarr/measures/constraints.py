@@ -11,6 +11,7 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib.resources import files
+from math import isnan
 from typing import Any
 
 from lundprobe_zarr.errors import UsageError
@@ -55,6 +56,8 @@ class Constraint:
 
     def holds(self, bounds: Bounds) -> bool | None:
         """Whether the metric is within the limit; None where the bounds do not tell."""
+        if any(isnan(number) for number in bounds):
+            return None
         judged = {_COMPARISONS[self.comparison](b, self.limit) for b in (bounds.low, bounds.high)}
         return judged.pop() if len(judged) == 1 else None
 

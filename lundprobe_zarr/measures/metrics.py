@@ -177,12 +177,12 @@ def _homogeneity(doses: Doses) -> Bounds:
     near_max, near_min, median = (
         doses.dose_of(voxels_for_percent(x, doses.voxels)) for x in (2, 98, 50)
     )
-    if not median.low > 0:
+    if not median.high > 0:
         return UNKNOWN
     return Bounds(
         (near_max.value - near_min.value) / median.value,
         max(0.0, near_max.low - near_min.high) / median.high,
-        (near_max.high - near_min.low) / median.low,
+        (near_max.high - near_min.low) / median.low if median.low > 0 else inf,
     )
 
 

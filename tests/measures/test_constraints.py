@@ -94,6 +94,7 @@ def test_a_set_parses() -> None:
         ("> 15 %", (15, 15, 15), False),
         (">= 15 %", (16, 15, 17), True),
         (">= 15 %", (13, 12, 14), False),
+        (">= 15 %", (0, 0, np.nan), None),
     ],
 )
 def test_a_constraint_holds_or_does_not_or_cannot_be_told(

@@ -162,7 +162,9 @@ def test_the_table_bounds_what_voxels_say(values: list[float], kind, voxel_cc: f
     for text in (*METRICS, "HI", "CI[95%]"):
         metric = parse_metric(text)
         true, found = measure(metric, exact, exact), measure(metric, table, table)
-        assert np.isnan(true.value) == np.isnan(found.value) or text == "HI"
+        if text in ("HI", "CI[95%]") and np.isnan([true.value, found.value]).any():
+            continue  # a bin may reach from a dose of 0, or of nothing, to more
+        assert np.isnan(true.value) == np.isnan(found.value)
         if np.isnan(found.value):
             continue
         slack = 1e-9 * (1 + abs(true.value))
