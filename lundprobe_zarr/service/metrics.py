@@ -32,7 +32,8 @@ from lundprobe_zarr.service.published import Published
 SHARED = "PROMETHEUS_MULTIPROC_DIR"
 #: The text format that Prometheus reads.
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
-disable_created_metrics()  # when each counter began: as many lines again, which nobody reads
+# When each counter began would be as many lines again, which nobody reads.
+disable_created_metrics()  # type: ignore[no-untyped-call]
 _SECONDS = (0.002, 0.01, 0.05, 0.2, 1.0, 5.0, 30.0)
 
 
