@@ -78,27 +78,30 @@ class Visit:
 
     def line(self, event: str | None = None) -> bytes:
         """Return the line of the log: what is not known is left out."""
-        said: dict[str, Any] = {"time": _utc(self.began)}
-        if event is not None:
-            said["event"] = event
-        if self.id is not None:
-            said["id"] = self.id
-        said |= {"caller": self.caller, "address": self.address, "method": self.method}
-        said["route"] = _bounded(self.route)
-        if self.dataset is not None:
-            said |= {"dataset": _bounded(self.dataset), "sha": self.sha}
-        if self.path is not None:
-            said["path"] = _bounded(self.path)
-        if self.range is not None:
-            said["range"] = self.range
-        if self.sql is not None:
-            said["sql"] = _bounded(self.sql, _MOST_SQL)
-        said |= {"status": self.status, "bytes": self.sent, "ms": round(self.seconds * 1000, 3)}
-        return json.dumps(said).encode() + b"\n"
+        said: dict[str, Any] = {
+            "time": _utc(self.began),
+            "event": event,
+            "id": self.id,
+            "caller": self.caller,
+            "address": self.address,
+            "method": self.method,
+            "route": _bounded(self.route),
+            "dataset": _bounded(self.dataset),
+            "sha": self.sha,
+            "path": _bounded(self.path),
+            "range": self.range,
+            "sql": _bounded(self.sql, _MOST_SQL),
+            "status": self.status,
+            "bytes": self.sent,
+            "ms": round(self.seconds * 1000, 3),
+        }
+        return json.dumps({k: v for k, v in said.items() if v is not None}).encode() + b"\n"
 
 
-def _bounded(text: str, most: int = _MOST_CHARACTERS) -> str:
+def _bounded(text: str | None, most: int = _MOST_CHARACTERS) -> str | None:
     """Return a text for a line: without tokens, and cut if it is long."""
+    if text is None:
+        return None
     cut = text if len(text) <= most else f"{text[:most]}… ({len(text)} characters)"
     return without_tokens(cut)
 

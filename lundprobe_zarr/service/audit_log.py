@@ -49,7 +49,7 @@ _PATIENT = re.compile(PATIENT_ID_PATTERN.strip("^$"))
 #: one that was cut counts by what was sent. `cut` are those whose end was never written.
 SUMMARY = """
 SELECT caller, dataset, patient_id, content, count(*) AS requests, sum(bytes) AS bytes,
-       min(time) AS first, max(time) AS last,
+       date_trunc('second', min(time)) AS first, date_trunc('second', max(time)) AS last,
        count(*) FILTER (WHERE event = 'begun') AS cut
 FROM audit
 WHERE dataset IS NOT NULL AND method <> 'HEAD' AND (

@@ -71,13 +71,14 @@ def _line(visit: Visit) -> str:
     clock = time.strftime("%H:%M:%S", time.localtime(visit.began))
     return (
         f"\x1b[{_DIM}m{clock}\x1b[0m \x1b[{color}m{visit.status}\x1b[0m {visit.method:4} {shown} "
-        f"\x1b[{_DIM}m{_size(visit.sent)} {visit.seconds * 1000:.1f} ms {caller} {visit.address}"
+        f"\x1b[{_DIM}m{size(visit.sent)} {visit.seconds * 1000:.1f} ms {caller} {visit.address}"
         "\x1b[0m\n"
     )
 
 
-def _size(count: int) -> str:
-    for unit, bytes_ in (("MB", 1e6), ("kB", 1e3)):
+def size(count: float) -> str:
+    """Return a number of bytes for people."""
+    for unit, bytes_ in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
         if count >= bytes_:
             return f"{count / bytes_:.1f} {unit}"
-    return f"{count} B"
+    return f"{count:.0f} B"

@@ -12,7 +12,14 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    disable_created_metrics,
+    generate_latest,
+)
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.metrics_core import Metric
 from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
@@ -25,6 +32,8 @@ from lundprobe_zarr.service.published import Published
 SHARED = "PROMETHEUS_MULTIPROC_DIR"
 #: The text format that Prometheus reads.
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+# When each counter began would be as many lines again, which nobody reads.
+disable_created_metrics()  # type: ignore[no-untyped-call]
 _SECONDS = (0.002, 0.01, 0.05, 0.2, 1.0, 5.0, 30.0)
 
 

@@ -15,6 +15,7 @@ from starlette.routing import BaseRoute, Route
 
 from lundprobe_zarr.service.answers import HttpError
 from lundprobe_zarr.service.core import Service, caller_of, service_of
+from lundprobe_zarr.service.logs import size
 from lundprobe_zarr.service.metrics import CONTENT_TYPE, Metrics
 from lundprobe_zarr.vocabulary.version import package_version
 
@@ -92,7 +93,8 @@ def _page(service: Service, figures: _Figures) -> Iterator[str]:
         '<!doctype html><html lang="en"><head><meta charset="utf-8"><title>lundprobe-zarr</title>'
         f"<style>{_STYLE}</style></head><body><h1>lundprobe-zarr {html.escape(package_version())}"
         f"</h1><p>{time.strftime('%Y-%m-%d %H:%M:%S', time.gmtime())} UTC; figures since the "
-        f"service started. {figures.total('lundprobe_running_requests'):.0f} requests run now.</p>"
+        f"service started. Requests running now: "
+        f"{figures.total('lundprobe_running_requests'):.0f}.</p>"
     )
     yield _table(
         "Datasets",
@@ -111,7 +113,7 @@ def _datasets(service: Service, figures: _Figures) -> Iterator[Sequence[str]]:
         now = one.revision
         requests = figures.total("lundprobe_requests_total", dataset=name)
         sent = figures.total("lundprobe_sent_bytes_total", dataset=name)
-        yield name, now.sha, str(len(now.index.files)), f"{requests:.0f}", _size(sent)
+        yield name, now.sha, str(len(now.index.files)), f"{requests:.0f}", size(sent)
 
 
 def _callers(figures: _Figures) -> Iterator[Sequence[str]]:
@@ -122,11 +124,7 @@ def _callers(figures: _Figures) -> Iterator[Sequence[str]]:
     for name in sorted(requests, key=lambda n: -last.get(n, 0.0)):
         ago = time.time() - last.get(name, 0.0)
         when = "active" if ago < _ACTIVE_SECONDS else f"{ago / 3600:.1f} h ago"
-        yield name, f"{requests[name]:.0f}", _size(sent.get(name, 0.0)), when
-
-
-def _size(count: float) -> str:
-    return f"{count / 1e6:.1f} MB" if count < 1e9 else f"{count / 1e9:.2f} GB"
+        yield name, f"{requests[name]:.0f}", size(sent.get(name, 0.0)), when
 
 
 def _table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import base64
 import json
 import logging
+import os
 import time
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 
 import httpx
@@ -224,3 +226,20 @@ def test_a_public_service_names_who_has_a_token_of_its_own(start_service, datase
     assert get(served.url, "/metrics", token).status_code == 200
     callers = [json.loads(line).get("caller") for line in served.audit.read_text().splitlines()]
     assert callers[:3] == ["anyone", "anyone", "me"]
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away")
+def test_a_file_stays_its_owners(tmp_path):
+    access = tmp_path / "access.json"
+    token_for(access, "one")
+    os.chown(access, 12345, 12345)
+    token_for(access, "two")
+    found = access.stat()
+    assert (found.st_uid, found.st_gid, found.st_mode & 0o777) == (12345, 12345, 0o600)
+
+
+def test_commands_at_a_time_lose_nothing(tmp_path):
+    access = tmp_path / "access.json"
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda n: token_for(access, f"token-{n}"), range(24)))
+    assert len(read_access(access).tokens) == 24
