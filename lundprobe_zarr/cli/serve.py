@@ -80,7 +80,9 @@ def serve(
     from lundprobe_zarr.service.access import new_token, token_sha256
     from lundprobe_zarr.service.run import listen, run
     from lundprobe_zarr.service.settings import Settings
+    from lundprobe_zarr.sql.worker import limits
 
+    limits(sql_timeout, sql_memory)  # refuses what is no size, before anything is read
     options = parse_options(storage_options)
     named = _named(datasets, name or [], options, public and not allow_public)
     require_file("--audit", audit)
