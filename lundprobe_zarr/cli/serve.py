@@ -113,7 +113,9 @@ def serve(
     from lundprobe_zarr.service.logs import log_to_stderr
     from lundprobe_zarr.service.run import listen, run
     from lundprobe_zarr.service.settings import Settings
+    from lundprobe_zarr.sql.worker import limits
 
+    limits(sql_timeout, sql_memory)  # refuses what is no size, before anything is read
     options = parse_options(storage_options)
     exposure = Exposure(host, public_url, certificate, key, tuple(trusted_proxy or ()))
     exposure.check(guarded=public or access is not None)
