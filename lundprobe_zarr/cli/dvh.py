@@ -24,7 +24,8 @@ if TYPE_CHECKING:
 
 _METRICS = "D98%,D50%,D2%,mean,V95%"
 #: Columns left out of a table for people, and those left out of it where they are empty.
-_NOT_SHOWN, _OFTEN_EMPTY = ("part", "grid", "citation"), ("fold", "step", "observer", "reason")
+_NOT_SHOWN = ("part", "protocol", "grid", "citation")
+_OFTEN_EMPTY = ("fold", "step", "observer", "reason")
 
 
 class Grid(StrEnum):
@@ -240,5 +241,6 @@ def _shown(frame: pd.DataFrame) -> pa.Table:
     empty: list[Any] = [
         c for c in _OFTEN_EMPTY if c in frame and frame[c].replace("", None).isna().all()
     ]
-    table = frame.drop(columns=[*(c for c in _NOT_SHOWN if c in frame), *empty])
-    return _arrow(table)
+    if "source" in frame and frame["source"].nunique() == 1:
+        empty.append("source")
+    return _arrow(frame.drop(columns=[*(c for c in _NOT_SHOWN if c in frame), *empty]))
