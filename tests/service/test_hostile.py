@@ -163,10 +163,10 @@ def storm(guarded, halves, seed: int, count: int) -> int:
 
 
 def test_two_thousand_hostile_requests(guarded, halves):
-    assert storm(guarded, halves, seed=0, count=2_000) > 50
+    assert storm(guarded, halves, seed=0, count=2_000) > 20
 
 
 @pytest.mark.slow
 def test_fifty_thousand_hostile_requests(guarded, halves):
     seed = int(os.environ.get("LUNDPROBE_HOSTILE_SEED", "1"))
-    assert storm(guarded, halves, seed=seed, count=50_000) > 1_000
+    assert storm(guarded, halves, seed=seed, count=50_000) > 500
