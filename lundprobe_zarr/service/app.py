@@ -17,7 +17,7 @@ from starlette.routing import BaseRoute, Route
 from starlette.types import ASGIApp
 
 from lundprobe_zarr.errors import DatasetError, LundProbeError, QueryError, UnknownLabelError
-from lundprobe_zarr.service import hub
+from lundprobe_zarr.service import entry, hub, overlays, patients, planes
 from lundprobe_zarr.service.answers import HttpError
 from lundprobe_zarr.service.audit import Audit
 from lundprobe_zarr.service.core import Service, access_of
@@ -25,6 +25,7 @@ from lundprobe_zarr.service.gate import Gate
 from lundprobe_zarr.service.limits import LimitKeeper
 from lundprobe_zarr.service.published import publish
 from lundprobe_zarr.service.settings import Settings
+from lundprobe_zarr.service.volumes import Volumes
 
 _LOG = logging.getLogger("lundprobe_zarr.service")
 
@@ -52,7 +53,14 @@ def make_app(settings: Settings) -> ASGIApp:
 def application(service: Service) -> ASGIApp:
     """Make the application of a service."""
     app = Starlette(
-        routes=[*_routes(), *hub.routes()],
+        routes=[
+            *_routes(),
+            *hub.routes(),
+            *entry.routes(service.settings),
+            *patients.routes(),
+            *planes.routes(),
+            *overlays.routes(),
+        ],
         lifespan=_lifespan,
         exception_handlers={
             HTTPException: _http_error,
@@ -62,6 +70,7 @@ def application(service: Service) -> ASGIApp:
     )
     app.router.redirect_slashes = False  # a redirect would be made of the request's Host
     app.state.service = service
+    app.state.volumes = Volumes(service.settings)
     return Gate(service, app)
 
 
@@ -80,6 +89,7 @@ async def _lifespan(app: Starlette) -> AsyncIterator[None]:
         for follower in followers:
             follower.cancel()
         await asyncio.gather(*followers, return_exceptions=True)
+        app.state.volumes.decoding.close()
         service.audit.close()
 
 
