@@ -258,7 +258,7 @@ def damaged(start_service, dataset, extended, tmp_path):
     for shard in ("mri/image/c/0/0/0/0", "mri/clinical/mask/c/2/0/0/0"):
         file = copy / "patients" / f"{extended}.zarr" / shard
         data = bytearray(file.read_bytes())
-        for place in range(40, len(data) - 400, 100):  # every chunk; the index stays
+        for place in range(40, max(41, len(data) - 400), 100):  # every chunk; the index stays
             data[place] ^= 255
         file.write_bytes(data)
     served = start_service({NAME: copy})
