@@ -46,6 +46,9 @@ def serve(
         Path | None, typer.Option(metavar="FILE", help="Write a line a request to this file.")
     ] = None,
     workers: Annotated[int, typer.Option(min=1, help="Processes.")] = 1,
+    plane_cache_mb: Annotated[
+        int, typer.Option(min=0, help="Memory of each process for decoded voxels, MB.")
+    ] = 512,
     public: Annotated[
         bool, typer.Option("--public", help="Let everyone in, without a token.")
     ] = False,
@@ -78,6 +81,7 @@ def serve(
     from lundprobe_zarr.service.access import new_token, token_sha256
     from lundprobe_zarr.service.run import listen, run
     from lundprobe_zarr.service.settings import Settings
+    from lundprobe_zarr.service.volumes import CACHE_OPTION
 
     options = parse_options(storage_options)
     named = _named(datasets, name or [], options, public and not allow_public)
@@ -92,6 +96,7 @@ def serve(
         access=str(access.absolute()) if access else None,
         audit=str(audit.absolute()) if audit else None,
         public=public,
+        options={CACHE_OPTION: plane_cache_mb},
         token_sha256=token_sha256(token) if token else None,
         redirect=redirect,
         accel=accel.rstrip("/") if accel else None,

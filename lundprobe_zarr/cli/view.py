@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from lundprobe_zarr.cli.place import StorageOptions, parse_options
-from lundprobe_zarr.cli.serve import _local_url, _named, _require_packages, _state_folder
+from lundprobe_zarr.cli.serve import _named, _require_packages, _state_folder
 
 _HOST = "127.0.0.1"
 #: Seconds until the browser is opened: by then the service answers, or the browser waits for it, as
@@ -23,12 +23,14 @@ def view(
     browser: Annotated[
         bool, typer.Option("--browser/--no-browser", help="Open the page in the browser.")
     ] = True,
-    cache_mb: Annotated[int, typer.Option(min=0, help="Memory for decoded voxels, MB.")] = 512,
+    plane_cache_mb: Annotated[
+        int, typer.Option(min=0, help="Memory for decoded voxels, MB.")
+    ] = 512,
     storage_options: StorageOptions = None,
 ) -> None:
     """Look at a dataset in the browser: for oneself, on this machine, until Ctrl-C.
 
-    The link opens the page once. Others on this machine cannot get in.
+    The link opens the page once; the browser then has a cookie for as long as the service runs.
     """
     _require_packages()
     from lundprobe_zarr.cli.console import say
@@ -42,7 +44,7 @@ def view(
     named = _named([dataset], [], options, refuse_real=False)
     token, code = new_token(), new_token()
     listening = listen(_HOST, port)
-    url = _local_url(_HOST, listening.getsockname()[1])
+    url = f"http://{_HOST}:{listening.getsockname()[1]}"
     settings = Settings(
         datasets=named,
         state=str(_state_folder()),
@@ -51,7 +53,7 @@ def view(
         token_sha256=token_sha256(token),
         options={
             ENTRY_OPTION: {"code_sha256": token_sha256(code), "token": token},
-            CACHE_OPTION: cache_mb,
+            CACHE_OPTION: plane_cache_mb,
         },
     )
     link = f"{url}{ENTRY_PATH}?code={code}"

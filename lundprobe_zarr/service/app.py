@@ -11,7 +11,7 @@ from pathlib import Path
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute, Route
 from starlette.types import ASGIApp
@@ -21,7 +21,7 @@ from lundprobe_zarr.service import entry, hub, overlays, patients, planes
 from lundprobe_zarr.service.answers import HttpError
 from lundprobe_zarr.service.audit import Audit
 from lundprobe_zarr.service.core import Service, access_of
-from lundprobe_zarr.service.gate import Gate
+from lundprobe_zarr.service.gate import CLIENT_LEFT, Gate
 from lundprobe_zarr.service.limits import LimitKeeper
 from lundprobe_zarr.service.published import publish
 from lundprobe_zarr.service.settings import Settings
@@ -66,6 +66,7 @@ def application(service: Service) -> ASGIApp:
             HTTPException: _http_error,
             HttpError: _problem,
             LundProbeError: _library_error,
+            ClientDisconnect: _client_left,
         },
     )
     app.router.redirect_slashes = False  # a redirect would be made of the request's Host
@@ -110,6 +111,12 @@ def _http_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     said = f"{request.method} {request.url.path}: {error.detail}"
     return HttpError(error.status_code, said, headers=error.headers).response()
+
+
+def _client_left(request: Request, error: Exception) -> Response:
+    """Answer nobody: the status is for the audit log."""
+    del request, error
+    return Response(status_code=CLIENT_LEFT)
 
 
 def _library_error(request: Request, error: Exception) -> Response:
