@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 import threading
 import webbrowser
 from typing import Annotated
@@ -42,7 +43,7 @@ def view(
 
     options = parse_options(storage_options)
     named = _named([dataset], [], options, refuse_real=False)
-    token, code = new_token(), new_token()
+    token, code = new_token(), secrets.token_urlsafe(32)
     listening = listen(_HOST, port)
     url = f"http://{_HOST}:{listening.getsockname()[1]}"
     settings = Settings(
