@@ -26,6 +26,7 @@ from lundprobe_zarr.cli.serve import serve
 from lundprobe_zarr.cli.status import INTERRUPTED, WRONG_USAGE, describe, exit_status
 from lundprobe_zarr.cli.validate import validate
 from lundprobe_zarr.cli.verbosity import set_verbosity
+from lundprobe_zarr.cli.view import view
 from lundprobe_zarr.errors import LundProbeError
 from lundprobe_zarr.vocabulary.text import escaped
 
@@ -91,6 +92,7 @@ COMMANDS: tuple[tuple[Callable[..., Any], str], ...] = (
     (dvh, "dvh DATASET newAcq_cba26d19714d0247 --metrics 'D98%,D0.03cc,V38.43Gy[cc],HI'"),
     (dvh, "dvh DATASET --method table --structures Rectum --plot dvh.png --by protocol"),
     (dvh, "dvh DATASET --method table --constraints icru"),
+    (view, "view DATASET --no-browser"),
     (demo, "demo DEMO"),
 )
 

@@ -49,6 +49,9 @@ def serve(
         Path | None, typer.Option(metavar="FILE", help="Write a line a request to this file.")
     ] = None,
     workers: Annotated[int, typer.Option(min=1, help="Processes.")] = 1,
+    plane_cache_mb: Annotated[
+        int, typer.Option(min=0, help="Memory of each process for decoded voxels, MB.")
+    ] = 512,
     public: Annotated[
         bool, typer.Option("--public", help="Let everyone in, without a token.")
     ] = False,
@@ -113,6 +116,7 @@ def serve(
     from lundprobe_zarr.service.logs import log_to_stderr
     from lundprobe_zarr.service.run import listen, run
     from lundprobe_zarr.service.settings import Settings
+    from lundprobe_zarr.service.volumes import CACHE_OPTION
     from lundprobe_zarr.sql.worker import limits
 
     limits(sql_timeout, sql_memory)  # refuses what is no size, before anything is read
@@ -132,6 +136,7 @@ def serve(
         access=str(access.absolute()) if access else None,
         audit=str(audit.absolute()) if audit else None,
         public=public,
+        options={CACHE_OPTION: plane_cache_mb},
         token_sha256=token_sha256(token) if token else None,
         redirect=redirect,
         accel=accel.rstrip("/") if accel else None,

