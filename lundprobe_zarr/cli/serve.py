@@ -124,24 +124,24 @@ def serve(
     exposure = Exposure(host, public_url, certificate, key, tuple(trusted_proxy or ()))
     exposure.check(guarded=public or access is not None)
     require_sign_in(oidc, access, exposure.trusted_proxies)
-    named = _named(datasets, name or [], options, public and not allow_public)
+    named = named_datasets(datasets, name or [], options, public and not allow_public)
     require_file("--audit", audit)
     token = None if public or access else new_token()
     listening = listen(host, port)
     settings = Settings(
         datasets=named,
-        state=str(state or _state_folder()),
+        state=str(state or state_folder()),
         public_url=exposure.url(listening.getsockname()[1]),
         storage_options=options,
         access=str(access.absolute()) if access else None,
         audit=str(audit.absolute()) if audit else None,
         public=public,
-        options={CACHE_OPTION: plane_cache_mb},
         token_sha256=token_sha256(token) if token else None,
         redirect=redirect,
         accel=accel.rstrip("/") if accel else None,
         options={
             "sql": {"workers": sql_workers, "seconds": sql_timeout, "memory": sql_memory},
+            CACHE_OPTION: plane_cache_mb,
         },
         oidc=str(oidc.absolute()) if oidc else None,
         trusted_proxies=exposure.trusted_proxies,
@@ -155,7 +155,7 @@ def serve(
     run(settings, listening, workers, lambda: _announce(settings, token))
 
 
-def _named(
+def named_datasets(
     datasets: Sequence[str], names: Sequence[str], options: Mapping[str, Any], refuse_real: bool
 ) -> dict[str, str]:
     """Return each dataset's path or URL by its name.
@@ -199,7 +199,7 @@ def _owner(synthetic: bool) -> str:
     return "phantom" if synthetic else "lund-probe"
 
 
-def _state_folder() -> Path:
+def state_folder() -> Path:
     """Return the folder for a service's own files, as the XDG base directories have it."""
     base = os.environ.get("XDG_STATE_HOME")
     return (Path(base) if base else Path.home() / ".local" / "state") / "lundprobe-zarr"

@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from lundprobe_zarr.cli.place import StorageOptions, parse_options
-from lundprobe_zarr.cli.serve import _named, _state_folder, require_packages
+from lundprobe_zarr.cli.serve import require_packages
 
 _HOST = "127.0.0.1"
 #: Seconds until the browser is opened: by then the service answers, or the browser waits for it, as
@@ -42,13 +42,13 @@ def view(
     from lundprobe_zarr.service.volumes import CACHE_OPTION
 
     options = parse_options(storage_options)
-    named = _named([dataset], [], options, refuse_real=False)
+    named = named_datasets([dataset], [], options, refuse_real=False)
     token, code = new_token(), secrets.token_urlsafe(32)
     listening = listen(_HOST, port)
     url = f"http://{_HOST}:{listening.getsockname()[1]}"
     settings = Settings(
         datasets=named,
-        state=str(_state_folder()),
+        state=str(state_folder()),
         public_url=url,
         storage_options=options,
         token_sha256=token_sha256(token),
