@@ -10,7 +10,8 @@ from typing import Annotated
 import typer
 
 from lundprobe_zarr.cli.place import StorageOptions, parse_options
-from lundprobe_zarr.cli.serve import require_packages
+from lundprobe_zarr.cli.serve import named_datasets, state_folder
+from lundprobe_zarr.cli.serving import require_packages
 
 _HOST = "127.0.0.1"
 #: Seconds until the browser is opened: by then the service answers, or the browser waits for it, as
