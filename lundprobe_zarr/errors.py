@@ -168,8 +168,28 @@ class MissingStructureError(UnknownLabelError):
 
 
 class QueryError(LundProbeError, ValueError):
-    """An SQL predicate or query that is invalid or not allowed."""
+    """An SQL predicate or query that is invalid or not allowed.
+
+    Attributes
+    ----------
+    position : int or None
+        Where in its text the mistake is, in characters from 0; None if that is not known.
+    """
+
+    position: int | None = None
 
 
 class QueryLimitError(QueryError):
-    """A query that exceeded its time or memory limit, or that was cancelled."""
+    """A query that exceeded a limit, or that was cancelled.
+
+    Attributes
+    ----------
+    limit : str
+        Which limit: `time`, `memory` or `result` (its size); "" for a query that was cancelled.
+    """
+
+    limit: str = ""
+
+
+class QueryProcessError(QueryError):
+    """The process for SQL could not be started. The query itself may be valid."""

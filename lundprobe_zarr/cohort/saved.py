@@ -47,9 +47,12 @@ class SavedFile(BaseModel):
 
     def write(self, path: str | os.PathLike[str]) -> None:
         """Write the file with its checksum."""
+        Path(path).write_text(self.text(), encoding="utf-8")
+
+    def text(self) -> str:
+        """Return the contents of the file, with their checksum."""
         contents = self.with_checksum().model_dump(mode="json", exclude_none=True)
-        text = json.dumps(contents, indent=2, ensure_ascii=False)
-        Path(path).write_text(text + "\n", encoding="utf-8")
+        return json.dumps(contents, indent=2, ensure_ascii=False) + "\n"
 
 
 class SavedCohort(SavedFile):

@@ -18,7 +18,7 @@ from lundprobe_zarr.dataset.identity import DatasetIdentity
 from lundprobe_zarr.dataset.opening import open_manifest, read_table
 from lundprobe_zarr.errors import Command, DatasetError
 from lundprobe_zarr.schema.manifest import Manifest
-from lundprobe_zarr.schema.tables import PATIENTS, STRUCTURES_TABLE
+from lundprobe_zarr.schema.tables import PATIENTS, STRUCTURES_TABLE, VIEWS
 from lundprobe_zarr.storage.location import Location
 from lundprobe_zarr.stores.metadata import StoreMetadata
 from lundprobe_zarr.stores.opening import open_store
@@ -112,6 +112,22 @@ class Dataset:
             self._forget_rows()
         return self._whole[name]
 
+    def has_read(self, name: str) -> bool:
+        """Return whether a whole table or view is in memory."""
+        return name in self._whole
+
+    def view(self, name: str) -> pa.Table:
+        """Return a view of a whole table: the rows with the view's values. It is made once.
+
+        Raises like `table`.
+        """
+        if name not in self._whole:
+            found = self.table(VIEWS[name].table)
+            for column, value in VIEWS[name].values.items():
+                found = found.filter(pc.equal(found.column(column), value))
+            self._whole[name] = found
+        return self._whole[name]
+
     def columns(self, name: str, columns: Collection[str]) -> pa.Table:
         """Return some columns of a table. Only those are read, each once.
 
@@ -164,9 +180,9 @@ class Dataset:
         """
         table = self.segmentations(fields)
         key = (grid, source, structure)
-        if key not in self._row_of_segmentation:
-            self._row_of_segmentation[key] = self._find(table, key)
-        rows = self._row_of_segmentation[key]
+        rows = self._row_of_segmentation.get(key)
+        if rows is None:  # another thread may drop what is kept, at any time
+            rows = self._row_of_segmentation[key] = self._find(table, key)
         taken = to_arrow(rows, rows >= 0)
         return [taken.is_valid(), *(table.column(f).take(taken) for f in fields)]
 
@@ -175,11 +191,12 @@ class Dataset:
         wanted = np.ones(table.num_rows, bool)
         for column, value in zip(SEGMENTATION_KEYS[1:], key, strict=True):
             wanted &= _indices(table.column(column), text_array(value)) == 0
-        if self._patient_of_row is None:
+        patients = self._patient_of_row
+        if patients is None:
             everyone = self.columns("patients", ["patient_id"]).column(0).combine_chunks()
-            self._patient_of_row = _indices(table.column("patient_id"), everyone)
+            patients = self._patient_of_row = _indices(table.column("patient_id"), everyone)
         rows = np.flatnonzero(wanted)
-        patient = self._patient_of_row[rows]
+        patient = patients[rows]
         found = np.full(len(self.ids), -1, np.int64)
         found[patient[patient >= 0]] = rows[patient >= 0]
         return found

@@ -28,6 +28,8 @@ class HttpError(Exception):
         The error code that Hub clients look for in `X-Error-Code`.
     headers : mapping of str to str
         Further headers.
+    details : mapping
+        Further fields of the JSON.
     """
 
     def __init__(
@@ -36,12 +38,14 @@ class HttpError(Exception):
         message: str,
         code: str | None = None,
         headers: Mapping[str, str] | None = None,
+        details: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__(message)
         self.status = status
         self.message = message
         self.code = code
         self.headers = dict(headers or {})
+        self.details = dict(details or {})
 
     def response(self) -> Response:
         """Return the answer: JSON with `error`, and the headers that Hub clients read."""
@@ -51,7 +55,7 @@ class HttpError(Exception):
         if self.status == 401:
             headers.setdefault("WWW-Authenticate", 'Bearer realm="lundprobe-zarr"')
         headers["Cache-Control"] = "no-store"
-        content = json.dumps({"error": self.message}).encode()
+        content = json.dumps({"error": self.message, **self.details}).encode()
         return Response(content, self.status, headers, "application/json")
 
 

@@ -11,19 +11,20 @@ from pathlib import Path
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute, Route
 from starlette.types import ASGIApp
 
 from lundprobe_zarr.errors import DatasetError, LundProbeError, QueryError, UnknownLabelError
-from lundprobe_zarr.service import hub
+from lundprobe_zarr.service import hub, openapi, questions, viewer
 from lundprobe_zarr.service.answers import HttpError
 from lundprobe_zarr.service.audit import Audit
 from lundprobe_zarr.service.core import Service, access_of
-from lundprobe_zarr.service.gate import Gate
+from lundprobe_zarr.service.gate import CLIENT_LEFT, Gate
 from lundprobe_zarr.service.limits import LimitKeeper
 from lundprobe_zarr.service.published import publish
+from lundprobe_zarr.service.queries import Queries
 from lundprobe_zarr.service.settings import Settings
 
 _LOG = logging.getLogger("lundprobe_zarr.service")
@@ -45,6 +46,7 @@ def make_app(settings: Settings) -> ASGIApp:
         access=access_of(settings),
         audit=Audit(Path(settings.audit) if settings.audit else None),
         limits=LimitKeeper(),
+        queries=Queries.of(settings.options.get("sql", {})),
     )
     return application(service)
 
@@ -52,12 +54,19 @@ def make_app(settings: Settings) -> ASGIApp:
 def application(service: Service) -> ASGIApp:
     """Make the application of a service."""
     app = Starlette(
-        routes=[*_routes(), *hub.routes()],
+        routes=[
+            *_routes(),
+            *hub.routes(),
+            *viewer.routes(),
+            *questions.routes(),
+            *openapi.routes(),
+        ],
         lifespan=_lifespan,
         exception_handlers={
             HTTPException: _http_error,
             HttpError: _problem,
             LundProbeError: _library_error,
+            ClientDisconnect: _client_left,
         },
     )
     app.router.redirect_slashes = False  # a redirect would be made of the request's Host
@@ -80,6 +89,7 @@ async def _lifespan(app: Starlette) -> AsyncIterator[None]:
         for follower in followers:
             follower.cancel()
         await asyncio.gather(*followers, return_exceptions=True)
+        service.queries.close()
         service.audit.close()
 
 
@@ -102,10 +112,23 @@ def _http_error(request: Request, error: Exception) -> Response:
     return HttpError(error.status_code, said, headers=error.headers).response()
 
 
+def _client_left(request: Request, error: Exception) -> Response:
+    """Answer nobody: the status is for the audit log."""
+    del request, error
+    return Response(status_code=CLIENT_LEFT)
+
+
 def _library_error(request: Request, error: Exception) -> Response:
     """Answer for an error of this package: the client's mistake is explained, ours is logged."""
-    if isinstance(error, QueryError | UnknownLabelError):
-        return HttpError(422, str(error)).response()
+    service: Service = request.app.state.service
+    if isinstance(error, QueryError):
+        answer = questions.query_problem(error)
+        if answer.status == 503:
+            _LOG.error("%s: %s", request.url.path, error)
+        answer.message = service.without_places(answer.message)
+        return answer.response()
+    if isinstance(error, UnknownLabelError):
+        return HttpError(422, service.without_places(str(error))).response()
     _LOG.error("%s: %s", request.url.path, error)
     if isinstance(error, DatasetError):
         return HttpError(

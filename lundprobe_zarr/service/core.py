@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import pairwise
 
 from starlette.requests import Request
@@ -12,6 +12,7 @@ from lundprobe_zarr.service.answers import HttpError, gated, no_repository, no_r
 from lundprobe_zarr.service.audit import Audit, Visit
 from lundprobe_zarr.service.limits import LimitKeeper
 from lundprobe_zarr.service.published import Published, Revision
+from lundprobe_zarr.service.queries import Queries
 from lundprobe_zarr.service.settings import Settings
 
 #: Name of the revision that is served now.
@@ -27,11 +28,19 @@ class Service:
     access: Access
     audit: Audit
     limits: LimitKeeper
+    queries: Queries = field(default_factory=Queries)
 
     def finished(self, visit: Visit) -> None:
         """Record a request at its end, before its last byte is sent."""
         self.audit.write(visit)
         self.limits.sent(visit)
+
+    def without_places(self, message: str) -> str:
+        """Return a message with the names of datasets for where they are, which is nobody's."""
+        for published in self.published.values():
+            for place in (published.location.url, published.root):
+                message = message.replace(place, published.name) if place else message
+        return message
 
     def unknown_caller(self, path: str) -> HttpError:
         """Return the error for a request without a token, wherever it goes."""

@@ -18,6 +18,7 @@ from lundprobe_zarr.schema.document import sha256_of
 from lundprobe_zarr.schema.manifest import MANIFEST_NAME
 from lundprobe_zarr.service.access import Kind
 from lundprobe_zarr.service.index import File, Index, keep_index
+from lundprobe_zarr.service.tables import Tables
 from lundprobe_zarr.storage.location import Location
 
 _LOG = logging.getLogger("lundprobe_zarr.service")
@@ -45,6 +46,11 @@ class Revision:
     def cohort(self) -> Cohort:
         """All patients."""
         return Cohort(self.dataset)
+
+    @cached_property
+    def tables(self) -> Tables:
+        """The tables, for the viewer's API and for SQL."""
+        return Tables(self.dataset)
 
     @property
     def how_to_apply(self) -> str:

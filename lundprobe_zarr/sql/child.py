@@ -116,12 +116,21 @@ def _answer(
     _set_alarm(math.ceil(request["timeout"]) + _GRACE)
     _limit(base + sum(t.nbytes for t in held.values()) + memory + _SLACK)
     try:
-        result = execute(request["text"], request["statements"], tables, request["remedy"], memory)
+        result = execute(
+            request["text"],
+            request["statements"],
+            tables,
+            request["remedy"],
+            memory,
+            request["rows"],
+        )
+        if request["size"] is not None and result.nbytes > request["size"]:
+            return {"size": result.nbytes}, None
         return {}, as_stream(result)
     except QueryError as error:
         cause = error.__cause__
         full = isinstance(cause, duckdb.OutOfMemoryException) or "bad_alloc" in str(cause)
-        return {"memory": full, "error": str(error)}, None
+        return {"memory": full, "error": str(error), "position": error.position}, None
     except MemoryError:
         return {"memory": True}, None
     finally:

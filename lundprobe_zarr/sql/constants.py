@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 
 from lundprobe_zarr.errors import QueryError
-from lundprobe_zarr.schema.tables import PATIENTS, TABLES, VIEWS, Column
+from lundprobe_zarr.schema.tables import TABLES, VIEWS, Column
 from lundprobe_zarr.sql.session import QUERY_NODES, Node, constant, kind_of, nodes, shown
 from lundprobe_zarr.vocabulary.names import FOLDS, OBSERVERS, PARTS, PROTOCOLS, STEPS, STRUCTURES
 from lundprobe_zarr.vocabulary.suggest import nearest
@@ -97,9 +97,9 @@ def check_query_values(tree: Node, text: str) -> None:
     _Walk(text).query(tree, {}, None)
 
 
-def check_predicate_values(condition: Any, text: str) -> None:
-    """Raise `QueryError` for a constant in a predicate that its column cannot hold."""
-    _Walk(text).expressions(condition, _Scope(relations={"patients": _TABLES[PATIENTS.name]}), {})
+def check_condition_values(condition: Any, text: str, table: str) -> None:
+    """Raise `QueryError` for a constant in a table's condition that its column cannot hold."""
+    _Walk(text).expressions(condition, _Scope(relations={table: _TABLES.get(table)}), {})
 
 
 class _Walk:

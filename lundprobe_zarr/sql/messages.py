@@ -15,6 +15,10 @@ from lundprobe_zarr.vocabulary.suggest import nearest
 _SHOWN_CHARACTERS = 300
 #: The start of a message: the class of DuckDB's error.
 _KIND = re.compile(r"^[A-Z][\w ]* Error: ")
+#: The end of a message: the line, and a caret below the mistake.
+_POINTED = re.compile(r"\n(LINE \d+: )(.+)\n( *)\^")
+#: Stands for what was left out of a line.
+_CUT = "..."
 _WHOLE = re.compile(r"U?(TINY|SMALL|BIG|HUGE)?INT(EGER)?(_LITERAL)?|U?INT\d+")
 _NUMBER = re.compile(r"DOUBLE|FLOAT|REAL|DECIMAL.*|NUMERIC")
 _TEXT = re.compile(r"VARCHAR|STRING(_LITERAL)?|TEXT")
@@ -54,6 +58,23 @@ def reason(message: str) -> str:
             return said
     cut = re.sub(r"STRUCT\([^()]*\)", "STRUCT(…)", words)
     return cut if len(cut) <= _SHOWN_CHARACTERS else f"{cut[:_SHOWN_CHARACTERS]} …"
+
+
+def position_of(message: str, text: str) -> int | None:
+    """Return where in `text` a DuckDB message points to, in characters from 0; None if unknown.
+
+    The message quotes the line, cut at both ends, with a caret below. Lines with other characters
+    than ASCII are left alone: the caret does not count characters there.
+    """
+    found = _POINTED.search(message)
+    if found is None or not found[2].isascii():
+        return None
+    quoted, caret = found[2], len(found[3]) - len(found[1])
+    start = len(_CUT) if quoted.startswith(_CUT) else 0
+    line = quoted[start:].removesuffix(_CUT)
+    if text.count(line) != 1 or caret < start:
+        return None
+    return text.index(line) + caret - start
 
 
 def _compared(found: re.Match[str]) -> str:

@@ -8,8 +8,7 @@ a patient lacks is NULL.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from functools import cache
+from dataclasses import dataclass, replace
 from itertools import groupby
 from typing import Any, NamedTuple
 
@@ -21,22 +20,18 @@ from lundprobe_zarr.dataset.dataset import SEGMENTATION_KEYS, Dataset, Rows
 from lundprobe_zarr.errors import QueryError, QueryLimitError, UsageError
 from lundprobe_zarr.schema.tables import PATIENTS, STRUCTURES_TABLE, TABLES
 from lundprobe_zarr.sql.columns import explained
-from lundprobe_zarr.sql.constants import check_predicate_values
+from lundprobe_zarr.sql.condition import CONDITION, parse_condition
 from lundprobe_zarr.sql.messages import kind_in_words, unquoted
 from lundprobe_zarr.sql.session import (
     Node,
-    check_index,
-    check_parameter,
     execute,
     is_bounded,
-    is_changing,
     is_statement,
     kind_of,
     nodes,
-    parse_select,
     shown,
 )
-from lundprobe_zarr.sql.worker import Limits, limits, worker
+from lundprobe_zarr.sql.worker import Limits, SqlWorker, limits, worker
 from lundprobe_zarr.vocabulary.names import STRUCTURES
 from lundprobe_zarr.vocabulary.suggest import nearest, suggestion
 
@@ -57,15 +52,9 @@ SegmentationReader = Callable[[str, str, str, list[str]], list[Any]]
 _ROW = "row of the patients table"
 #: Tables, and columns with several values per patient, which a predicate cannot use.
 _ELSEWHERE = {*TABLES, "fold", "step", "observer", "observers", "structure", "grid", "source"}
-_SYNTAX = (
-    "an SQL condition as after WHERE, combined with AND, OR, NOT, e.g. "
-    "protocol = 'newAcq' AND n_fiducials = 3"
-)
-_CONDITION = "expected a condition such as n_fiducials = 3"
 #: Tests of presence. Any field of the structure is enough for them.
 _NULL_TESTS = ("OPERATOR_IS_NULL", "OPERATOR_IS_NOT_NULL")
 _BOUNDS = limits()
-_SHELL = "SELECT 1 FROM patients WHERE\n{}\n"
 
 
 class Mention(NamedTuple):
@@ -81,7 +70,8 @@ class Predicate:
     """A valid predicate and the columns that it needs.
 
     `names` are the columns, structures and fields that it compares. If it is `bounded`, its cost is
-    proportional to the number of patients. Otherwise it runs within `bounds`.
+    proportional to the number of patients. Otherwise `by` runs it within `bounds`, by default this
+    process's worker.
     """
 
     text: str
@@ -90,6 +80,7 @@ class Predicate:
     names: tuple[str, ...]
     bounded: bool
     bounds: Limits
+    by: SqlWorker | None = None
 
     def choose(self, dataset: Dataset, among: Rows) -> Rows:
         """Return those of the patients (row numbers) for whom it is true.
@@ -132,12 +123,12 @@ class Predicate:
         steps, tables = [self._preparation(), *statements], {"chosen": patients}
         if self.bounded:
             return execute(self.text, steps, tables, self._remedy)
-        return worker().run(self.text, steps, tables, self.bounds, self._remedy)
+        return (self.by or worker()).run(self.text, steps, tables, self.bounds, self._remedy)
 
     @property
     def _remedy(self) -> str:
         """Descriptions and valid examples of the names that it compares."""
-        return explained(self.names) or _CONDITION
+        return explained(self.names) or CONDITION
 
     def _flat(self, patients: pa.Table, read: SegmentationReader) -> pa.Table:
         """Add columns for every mentioned structure: its presence and the mentioned fields."""
@@ -175,9 +166,10 @@ def _nobody(grid: str, source: str, structure: str, fields: list[str]) -> list[A
     return [pa.nulls(1, kind) for kind in (pa.bool_(), *(schema.field(f).type for f in fields))]
 
 
-def parse_predicate(text: str, bounds: Limits = _BOUNDS) -> Predicate:
+def parse_predicate(text: str, bounds: Limits = _BOUNDS, by: SqlWorker | None = None) -> Predicate:
     """Parse a predicate and check it against the schema, without reading data.
 
+    `by` runs it if its cost is not bounded by the number of patients.
     Raises `QueryError` if it is invalid, with the mistake and the nearest known names.
     """
     if not isinstance(text, str):
@@ -187,11 +179,8 @@ def parse_predicate(text: str, bounds: Limits = _BOUNDS) -> Predicate:
             remedy="select patients by id with cohort[[...]]",
         )
     try:
-        condition = _condition(text)
-        for node in nodes(condition):
-            _check_node(node, text)
-        check_predicate_values(condition, text)
-        predicate = _resolve(condition, text, bounds)
+        condition = parse_condition(text)
+        predicate = replace(_resolve(condition, text, bounds), by=by)
         predicate.check(all(_passes_nulls_on(n) for n in nodes(condition)))
     except QueryLimitError:
         raise
@@ -205,49 +194,6 @@ def parse_predicate(text: str, bounds: Limits = _BOUNDS) -> Predicate:
             ) from error
         raise
     return predicate
-
-
-def _condition(text: str) -> Node:
-    """Return the syntax tree of a predicate; refuse anything beyond the WHERE clause."""
-    if not text.strip():
-        raise QueryError("the predicate is empty", remedy=_CONDITION)
-    tree = parse_select(text, _SHELL.format(text), _SYNTAX)
-    found: Node = tree.pop("where_clause", None)
-    if tree != _bare_shell():
-        raise QueryError(
-            "holds more than a condition",
-            where=shown(text),
-            expected="a condition as after WHERE, without ORDER BY, LIMIT, GROUP BY or UNION",
-        )
-    return found
-
-
-@cache
-def _bare_shell() -> Node:
-    """Return the syntax tree around a condition."""
-    tree = parse_select("true", _SHELL.format("true"))
-    del tree["where_clause"]
-    return tree
-
-
-def _check_node(node: Node, text: str) -> None:
-    if node.get("class") == "SUBQUERY":
-        raise QueryError(
-            "holds a subquery",
-            where=shown(text),
-            remedy="use cohort.sql(...), then select by id: cohort[list(frame.patient_id)]",
-        )
-    if node.get("class") == "PARAMETER":
-        check_parameter(node, text)
-    check_index(node, text)
-    if node.get("class") == "FUNCTION" and not node["is_operator"]:
-        name = str(node["function_name"]).lower()
-        if is_changing(name):
-            raise QueryError(
-                f"the value of {name}() changes between runs",
-                where=shown(text),
-                expected="a condition on the tables only, so that a cohort is reproducible",
-            )
 
 
 def _passes_nulls_on(node: Node) -> bool:

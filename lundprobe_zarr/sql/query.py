@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -11,28 +13,66 @@ from lundprobe_zarr.errors import Command, QueryError
 from lundprobe_zarr.schema.tables import TABLES, VIEWS
 from lundprobe_zarr.sql.constants import check_query_values
 from lundprobe_zarr.sql.session import Node, check_index, nodes, parse_select, shown, tables_of
-from lundprobe_zarr.sql.worker import Limits, worker
+from lundprobe_zarr.sql.worker import Limits, SqlWorker, worker
 
 _SYNTAX = "a SELECT in DuckDB's SQL; for a condition alone use cohort.where(...)"
 
 
-def run_query(dataset: Dataset, text: str, rows: Rows, bounds: Limits) -> pa.Table:
-    """Return the result of a SELECT over the tables, restricted to the patients in `rows`.
+@dataclass(frozen=True)
+class Query:
+    """A SELECT of the dataset's tables that was parsed and checked.
 
-    Raises `QueryError` if it is not one SELECT of these tables, before any table is read, and
-    `QueryLimitError` if it exceeds its bounds.
+    Attributes
+    ----------
+    text : str
+        The SELECT.
+    tree : Node
+        Its syntax tree.
+    names : tuple of str
+        The tables and views that it reads.
+    """
+
+    text: str
+    tree: Node
+    names: tuple[str, ...]
+
+    def run(
+        self, dataset: Dataset, rows: Rows, bounds: Limits, by: SqlWorker | None = None
+    ) -> pa.Table:
+        """Return its result for the patients in `rows`; `by` runs it, else this process's worker.
+
+        Raises `QueryError` if DuckDB cannot run it, before any table is read, and
+        `QueryLimitError` if it exceeds its bounds.
+        """
+        runner = by or worker()
+        if not all(map(dataset.has_read, self.names)):
+            blank = {name: empty(TABLES[_table_of(name)].schema) for name in self.names}
+            runner.run(self.text, [f"EXPLAIN\n{self.text}"], blank, bounds)
+        tables = {name: restricted(dataset, name, rows) for name in self.names}
+        _require_columns(self.tree, tables, self.text)
+        result = runner.run(self.text, [self.text], tables, bounds)
+        return pa.table([_plain(c) for c in result.columns], names=result.column_names)
+
+
+def parse_query(text: str) -> Query:
+    """Parse and check a query without reading a table.
+
+    Raises `QueryError` if it is not one SELECT of the dataset's tables.
     """
     tree = parse_select(text, expected=_SYNTAX)
     for node in nodes(tree):
         check_index(node, text)
     names = tables_of(tree, (*TABLES, *VIEWS), text)
     check_query_values(tree, text)
-    blank = {name: empty(TABLES[_table_of(name)].schema) for name in names}
-    worker().run(text, [f"EXPLAIN\n{text}"], blank, bounds)
-    tables = {name: restricted(dataset, name, rows) for name in names}
-    _require_columns(tree, tables, text)
-    result = worker().run(text, [text], tables, bounds)
-    return pa.table([_plain(c) for c in result.columns], names=result.column_names)
+    return Query(text, tree, tuple(names))
+
+
+def run_query(dataset: Dataset, text: str, rows: Rows, bounds: Limits) -> pa.Table:
+    """Return the result of a SELECT over the tables, restricted to the patients in `rows`.
+
+    Raises like `parse_query` and `Query.run`.
+    """
+    return parse_query(text).run(dataset, rows, bounds)
 
 
 def _plain(column: pa.ChunkedArray) -> pa.ChunkedArray:
@@ -69,12 +109,7 @@ def _require_columns(tree: Node, tables: dict[str, pa.Table], text: str) -> None
 
 def restricted(dataset: Dataset, name: str, rows: Rows) -> pa.Table:
     """Return the rows of a table for the patients in `rows`. Raises like `Dataset.table`."""
-    if name in VIEWS:
-        found = restricted(dataset, VIEWS[name].table, rows)
-        for column, value in VIEWS[name].values.items():
-            found = found.filter(pc.equal(found.column(column), value))
-        return found
-    table = dataset.table(name)
+    table = dataset.view(name) if name in VIEWS else dataset.table(name)
     if len(rows) == len(dataset.ids):
         return table
     if name == "patients":

@@ -18,7 +18,7 @@ import duckdb
 import pyarrow as pa
 
 from lundprobe_zarr.errors import QueryError
-from lundprobe_zarr.sql.messages import reason
+from lundprobe_zarr.sql.messages import position_of, reason
 from lundprobe_zarr.vocabulary.suggest import suggestion
 
 #: A node of the syntax tree, as returned by DuckDB's `json_serialize_sql`.
@@ -95,7 +95,9 @@ def session(
         yield connection
     except duckdb.Error as error:
         end = f"; {remedy}" if remedy else ""
-        raise QueryError(f"{reason(str(error))}{end}", where=shown(text)) from error
+        found = QueryError(f"{reason(str(error))}{end}", where=shown(text))
+        found.position = position_of(str(error), text)
+        raise found from error
     except UnicodeDecodeError as error:  # DuckDB can cut its quotation within a character
         end = f"; {remedy}" if remedy else ""
         raise QueryError(f"not valid SQL for DuckDB{end}", where=shown(text)) from error
@@ -113,12 +115,25 @@ def execute(
     tables: Mapping[str, pa.Table],
     remedy: str = "",
     memory: int = MEMORY_LIMIT,
+    rows: int | None = None,
 ) -> pa.Table:
-    """Run statements over `tables` and return the last one's result. Raises like `session`."""
+    """Run statements over `tables` and return the last one's result. Raises like `session`.
+
+    `rows` is the most rows to return.
+    """
     with session(text, tables, remedy, memory) as connection:
         for statement in statements[:-1]:
             connection.execute(statement).fetchall()  # DuckDB requires reading the whole result
-        return connection.sql(statements[-1]).to_arrow_table()
+        found = _relation(connection, statements[-1])
+        return (found if rows is None else found.limit(rows)).to_arrow_table()
+
+
+def _relation(connection: duckdb.DuckDBPyConnection, statement: str) -> duckdb.DuckDBPyRelation:
+    try:
+        return connection.sql(statement)
+    except duckdb.Error:
+        connection.execute(f"EXPLAIN\n{statement}")  # its error says where the mistake is
+        raise
 
 
 def is_bounded(condition: Any) -> bool:
@@ -144,7 +159,9 @@ def parse_select(text: str, whole: str | None = None, expected: str = "DuckDB's 
     """
     tree = _parsed(text, text if whole is None else whole)
     if tree["error"]:
-        raise QueryError(str(_complaint(tree, expected)), where=shown(text))
+        error = QueryError(str(_complaint(tree, expected)), where=shown(text))
+        error.position = _position(tree, text, text if whole is None else whole)
+        raise error
     if len(tree["statements"]) != 1:
         raise QueryError(
             f"{len(tree['statements'])} statements", where=shown(text), expected="one SELECT"
@@ -211,6 +228,15 @@ def _complaint(tree: Node, expected: str) -> str:
     if tree["error_type"] == _NO_SELECT:
         return "not a SELECT; expected one SELECT statement: the tables can be read, not changed"
     return f"{tree['error_message']}; expected {expected}"
+
+
+def _position(tree: Node, text: str, whole: str) -> int | None:
+    """Return where in `text` DuckDB's parser found its mistake in `whole`; None if unknown."""
+    if not str(tree.get("position", "")).isdigit():
+        return None
+    before = whole.encode("utf-8", "surrogatepass")[: int(tree["position"])]
+    found = len(before.decode("utf-8", "replace")) - whole.index(text)
+    return min(max(found, 0), len(text))
 
 
 def nodes(tree: Any) -> Iterator[Node]:

@@ -21,14 +21,14 @@ import sys
 import threading
 import weakref
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
 from typing import IO, Any
 
 import pyarrow as pa
 
-from lundprobe_zarr.errors import QueryError, QueryLimitError, UsageError
+from lundprobe_zarr.errors import QueryError, QueryLimitError, QueryProcessError, UsageError
 from lundprobe_zarr.sql.child import as_stream, from_stream, read_message, write_message
 from lundprobe_zarr.sql.session import shown
 from lundprobe_zarr.storage.forks import on_fork
@@ -57,10 +57,16 @@ _ENVIRONMENT = {
 
 @dataclass(frozen=True)
 class Limits:
-    """Limits of a query: seconds, and bytes of memory beyond the tables."""
+    """Limits of a query: seconds, and bytes of memory beyond the tables.
+
+    `rows` is the most rows of a result: others are left out. `size` is the most bytes of a result,
+    as Arrow holds it: a larger one is refused. None is no limit.
+    """
 
     timeout: float
     memory: int
+    rows: int | None = None
+    size: int | None = None
 
 
 def limits(timeout: float = TIMEOUT, memory: int | str = MEMORY) -> Limits:
@@ -130,7 +136,7 @@ class SqlWorker:
         query and is raised again.
         """
         request: dict[str, Any] = {"text": text, "statements": list(statements), "remedy": remedy}
-        request |= {"timeout": bounds.timeout, "memory": bounds.memory}
+        request |= asdict(bounds)
         with self._turn:
             process = self._started()
             deadline = self._deadline(bounds.timeout)
@@ -139,8 +145,7 @@ class SqlWorker:
                 answer, stream = self._ask(process, request, tables)
                 answered = True
             except (EOFError, OSError) as error:
-                why = self._ended or _died(process, bounds)
-                raise QueryLimitError(str(why), where=shown(text)) from error
+                raise self._ended_early(process, bounds, text) from error
             finally:
                 deadline.cancel()
                 if not answered:  # also after Ctrl-C: the next query would get this one's answer
@@ -148,14 +153,18 @@ class SqlWorker:
                 self._finish()
             if answer.get("memory"):
                 self._replace()
-                raise QueryLimitError(str(_too_much(bounds)), where=shown(text))
+                raise _too_much(bounds, text)
+        if "size" in answer:
+            raise _too_large(answer["size"], bounds, text)
         if "error" in answer:
-            raise QueryError(answer["error"])
+            found = QueryError(answer["error"])
+            found.position = answer["position"]
+            raise found
         return from_stream(stream)
 
     def cancel(self) -> None:
         """End a running query from another thread. It raises `QueryLimitError`."""
-        self._end("was cancelled")
+        self._end("cancelled")
 
     def close(self) -> None:
         """End the process and a running query. A later query starts another process."""
@@ -180,7 +189,7 @@ class SqlWorker:
             try:
                 read_message(_pipe(process.stdout))
             except EOFError as error:
-                raise QueryError(
+                raise QueryProcessError(
                     f"the process for SQL ({sys.executable}) did not start: "
                     f"exit status {process.wait()}",
                     remedy="check that memory is available and the environment has not changed",
@@ -194,11 +203,7 @@ class SqlWorker:
         """Mark a query as running, and end it after so many seconds."""
         with self._guard:
             self._is_running, self._ended = True, ""
-        why = (
-            f"was ended at its time limit of {seconds:g} s; simplify the query, or raise the limit "
-            "with timeout= (--timeout)"
-        )
-        timer = threading.Timer(seconds, self._end, [why])
+        timer = threading.Timer(seconds, self._end, ["time"])
         timer.daemon = True
         timer.start()
         return timer
@@ -236,6 +241,18 @@ class SqlWorker:
                 self._ended = self._ended or why
                 self._process.kill()
 
+    def _ended_early(
+        self, process: subprocess.Popen[bytes], bounds: Limits, text: str
+    ) -> QueryLimitError:
+        """Return the error for a query whose process ended without an answer."""
+        if self._ended == "cancelled":
+            return QueryLimitError("was cancelled", where=shown(text))
+        if self._ended == "time":
+            return _limited(
+                "time", f"was ended at its time limit of {bounds.timeout:g} s", text, "timeout"
+            )
+        return _died(process, bounds, text)
+
     def _finish(self) -> None:
         """Mark the query as finished; replace a process that was killed at the last moment."""
         with self._guard:
@@ -259,20 +276,40 @@ class SqlWorker:
         self._sent.clear()
 
 
-def _too_much(bounds: Limits) -> str:
-    return (
-        f"was ended at its memory limit of {bounds.memory / 1e9:g} GB; simplify the query, or "
-        "raise the limit with memory= (--memory)"
+def _limited(limit: str, finding: str, text: str, option: str) -> QueryLimitError:
+    """Return the error for a query that exceeded a limit, which an option raises."""
+    error = QueryLimitError(
+        finding,
+        where=shown(text),
+        remedy=f"simplify the query, or raise the limit with {option}= (--{option})",
     )
+    error.limit = limit
+    return error
 
 
-def _died(process: subprocess.Popen[bytes], bounds: Limits) -> str:
-    """Return the message for a process that ended by itself without an answer."""
-    return (
+def _too_much(bounds: Limits, text: str) -> QueryLimitError:
+    finding = f"was ended at its memory limit of {bounds.memory / 1e9:g} GB"
+    return _limited("memory", finding, text, "memory")
+
+
+def _died(process: subprocess.Popen[bytes], bounds: Limits, text: str) -> QueryLimitError:
+    """Return the error for a process that ended by itself without an answer."""
+    finding = (
         f"its process ended by itself (exit status {process.wait()}), probably because it ran out "
-        f"of memory; its limit is {bounds.memory / 1e9:g} GB; simplify the query, or raise the "
-        "limit with memory= (--memory)"
+        f"of memory; its limit is {bounds.memory / 1e9:g} GB"
     )
+    return _limited("memory", finding, text, "memory")
+
+
+def _too_large(size: int, bounds: Limits, text: str) -> QueryLimitError:
+    error = QueryLimitError(
+        f"its result has {size} bytes",
+        where=shown(text),
+        expected=f"at most {bounds.size}",
+        remedy="select fewer rows or columns",
+    )
+    error.limit = "result"
+    return error
 
 
 def _start() -> subprocess.Popen[bytes]:
