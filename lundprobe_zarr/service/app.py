@@ -17,7 +17,7 @@ from starlette.routing import BaseRoute, Route
 from starlette.types import ASGIApp
 
 from lundprobe_zarr.errors import DatasetError, LundProbeError, QueryError, UnknownLabelError
-from lundprobe_zarr.service import hub, openapi, questions, viewer
+from lundprobe_zarr.service import hub, openapi, page, questions, viewer
 from lundprobe_zarr.service.answers import HttpError
 from lundprobe_zarr.service.audit import Audit
 from lundprobe_zarr.service.core import Service, access_of
@@ -60,6 +60,7 @@ def application(service: Service) -> ASGIApp:
             *viewer.routes(),
             *questions.routes(),
             *openapi.routes(),
+            *page.routes(),
         ],
         lifespan=_lifespan,
         exception_handlers={

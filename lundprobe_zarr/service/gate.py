@@ -17,6 +17,8 @@ from lundprobe_zarr.service.answers import HttpError
 from lundprobe_zarr.service.audit import Visit
 from lundprobe_zarr.service.content import is_content, send_content
 from lundprobe_zarr.service.core import Service
+from lundprobe_zarr.service.page import is_page
+from lundprobe_zarr.service.session import with_credentials
 
 _LOG = logging.getLogger("lundprobe_zarr.service")
 
@@ -75,10 +77,12 @@ class Gate:
 
     async def _admitted(self, scope: Scope, receive: Receive, send: Send, visit: Visit) -> None:
         path = scope["path"]
-        if path in OPEN_PATHS:
+        if path in OPEN_PATHS or is_page(path):
             await self._inner(scope, receive, send)
             return
-        caller = self._service.access.caller(dict(scope["headers"]))
+        url = self._service.settings.public_url
+        headers = with_credentials(scope["method"], dict(scope["headers"]), url)
+        caller = self._service.access.caller(headers)
         if caller is None:
             raise self._service.unknown_caller(path)
         visit.caller = caller.name

@@ -16,6 +16,7 @@ from lundprobe_zarr.service.answers import json_answer
 from lundprobe_zarr.service.core import Service, caller_of, service_of
 from lundprobe_zarr.service.gate import OPEN_PATHS
 from lundprobe_zarr.service.operations import Operation, Parameter, operation_of
+from lundprobe_zarr.service.page import is_page
 from lundprobe_zarr.service.shapes import ERROR
 from lundprobe_zarr.vocabulary.version import package_version
 
@@ -42,6 +43,7 @@ _TAGS = {
     "hub": "The API of the Hugging Face Hub, for its clients.",
     "viewer": "The API of the Hub's dataset viewer: tables as pages of rows.",
     "cohorts": "SQL over the tables, and cohorts.",
+    "page": "What the page is told first.",
     "service": "The service itself.",
 }
 #: What is answered before routing.
@@ -105,6 +107,8 @@ def _operations(served: Iterable[BaseRoute]) -> Iterator[tuple[str, list[str], O
     yield _CONTENT_PATH, ["get", "head"], _CONTENT
     for route in served:
         assert isinstance(route, Route), f"{route!r} cannot be described"
+        if is_page(route.path):
+            continue
         methods = sorted(m.lower() for m in (route.methods or ()) if m != "HEAD")
         yield _PLACEHOLDER.sub(r"{\1}", route.path), methods, operation_of(route) or _plain(route)
 
