@@ -21,6 +21,7 @@ from lundprobe_zarr.cli.serve import serve
 from lundprobe_zarr.cli.status import INTERRUPTED, WRONG_USAGE, describe, exit_status
 from lundprobe_zarr.cli.validate import validate
 from lundprobe_zarr.cli.verbosity import set_verbosity
+from lundprobe_zarr.cli.view import view
 from lundprobe_zarr.errors import LundProbeError
 from lundprobe_zarr.vocabulary.text import escaped
 
@@ -78,6 +79,7 @@ COMMANDS: tuple[tuple[Callable[..., Any], str], ...] = (
     (bench, "bench DATASET --patch 8,32,32 --structures Rectum --patches 8"),
     (preview, "preview DATASET newAcq_cba26d19714d0247 picture.png"),
     (serve, "serve DATASET --port 8000"),
+    (view, "view DATASET --no-browser"),
     (demo, "demo DEMO"),
 )
 

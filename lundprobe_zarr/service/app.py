@@ -17,7 +17,17 @@ from starlette.routing import BaseRoute, Route
 from starlette.types import ASGIApp
 
 from lundprobe_zarr.errors import DatasetError, LundProbeError, QueryError, UnknownLabelError
-from lundprobe_zarr.service import hub, openapi, page, questions, viewer
+from lundprobe_zarr.service import (
+    entry,
+    hub,
+    openapi,
+    overlays,
+    page,
+    patients,
+    planes,
+    questions,
+    viewer,
+)
 from lundprobe_zarr.service.answers import HttpError
 from lundprobe_zarr.service.audit import Audit
 from lundprobe_zarr.service.core import Service, access_of
@@ -26,6 +36,7 @@ from lundprobe_zarr.service.limits import LimitKeeper
 from lundprobe_zarr.service.published import publish
 from lundprobe_zarr.service.queries import Queries
 from lundprobe_zarr.service.settings import Settings
+from lundprobe_zarr.service.volumes import Volumes
 
 _LOG = logging.getLogger("lundprobe_zarr.service")
 
@@ -61,6 +72,10 @@ def application(service: Service) -> ASGIApp:
             *questions.routes(),
             *openapi.routes(),
             *page.routes(),
+            *entry.routes(service.settings),
+            *patients.routes(),
+            *planes.routes(),
+            *overlays.routes(),
         ],
         lifespan=_lifespan,
         exception_handlers={
@@ -72,6 +87,7 @@ def application(service: Service) -> ASGIApp:
     )
     app.router.redirect_slashes = False  # a redirect would be made of the request's Host
     app.state.service = service
+    app.state.volumes = Volumes(service.settings)
     return Gate(service, app)
 
 
@@ -91,6 +107,7 @@ async def _lifespan(app: Starlette) -> AsyncIterator[None]:
             follower.cancel()
         await asyncio.gather(*followers, return_exceptions=True)
         service.queries.close()
+        app.state.volumes.decoding.close()
         service.audit.close()
 
 

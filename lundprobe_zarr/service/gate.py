@@ -23,7 +23,7 @@ from lundprobe_zarr.service.session import with_credentials
 _LOG = logging.getLogger("lundprobe_zarr.service")
 
 #: Paths that answer without a token; none says anything of a dataset.
-OPEN_PATHS = frozenset({"/healthz", "/api/agent-harnesses"})
+OPEN_PATHS = frozenset({"/healthz", "/api/agent-harnesses", "/enter"})
 #: Status in the audit log of an answer whose client left before its end, as nginx has it.
 CLIENT_LEFT = 499
 #: Headers of every answer.

@@ -52,6 +52,7 @@ SPATIAL_DIMS: tuple[str, ...] = ("z", "y", "x")
 
 #: 42.7 Gy in 7 fractions (data descriptor, Methods): 100 % of the V-doses.
 PRESCRIPTION_GY = 42.7
+PRESCRIPTION_FRACTIONS = 7
 #: PTV = CTV + 7 mm isotropic (data descriptor, Methods).
 PTV_MARGIN_MM = 7.0
 #: HU of air in the synthetic CT, also painted over the warning text (authors' export code).
