@@ -96,7 +96,7 @@ function logIn(said) {
     h("h1", null, "Log in"),
     h("p", { id: "how" }, "With the token that whoever runs this service gave you. The browser keeps it until you close it or log out, where no script can read it."),
     h("label", { htmlFor: "token" }, "Token"), field, wrong, button,
-    h("p", { className: "small" }, "Research data under controlled access. Every request is recorded.")));
+    h("p", { className: "small" }, "Research data under controlled access. The service may record who reads what.")));
   field.focus();
 }
 
@@ -160,7 +160,7 @@ async function start() {
   try {
     session = await json("api/v1/session", { quiet: true });
   } catch (error) {
-    if (error instanceof ApiError && error.status === 401) return logIn(document.cookie ? undefined : undefined);
+    if (error instanceof ApiError && error.status === 401) return logIn();
     if (error instanceof GoneError) return;
     return problem("The service failed", error.message);
   }

@@ -172,15 +172,15 @@ class CohortView {
 
   table(found, page, total) {
     const { column, isDown } = this.order;
-    const head = found.columns.map((name) => {
+    const isNumber = found.columns.map((c) => /double|float|int/.test(this.columns.get(c)?.type ?? "") && !this.columns.get(c).type.startsWith("list"));
+    const head = found.columns.map((name, i) => {
       const known = this.columns.get(name);
       const isSorted = name === column;
-      return h("th", { scope: "col", "aria-sort": isSorted ? (isDown ? "descending" : "ascending") : null, title: known?.description ?? "" },
+      return h("th", { scope: "col", className: isNumber[i] ? "n" : "", "aria-sort": isSorted ? (isDown ? "descending" : "ascending") : null, title: known?.description ?? "" },
         h("button", { type: "button", onclick: () => this.go({ sort: isSorted && !isDown ? `-${name}` : isSorted ? "" : name }) },
           heading(name), known?.unit && unit(known.unit) ? h("small", null, unit(known.unit)) : null,
           isSorted ? h("span", { "aria-hidden": "true" }, isDown ? " ▾" : " ▴") : null));
     });
-    const isNumber = found.columns.map((c) => /double|float|int/.test(this.columns.get(c)?.type ?? "") && !this.columns.get(c).type.startsWith("list"));
     const rows = found.rows.map((row) => h("tr", null, row.map((value, i) => i === 0
       ? h("th", { scope: "row" }, h("a", { href: `#/${this.dataset.name}/${value}`, onclick: (e) => this.look(e, value) }, value))
       : h("td", { className: isNumber[i] ? "n" : "" }, cell(value)))));
@@ -320,7 +320,7 @@ function quoted(name) {
 
 function heading(name) {
   const [structure, field] = name.split(".");
-  return field ? [h("i", null, structure), " ", field.replaceAll("_", " ")] : name.replaceAll("_", " ");
+  return field ? [h("i", null, `${structure}.`), field] : name;
 }
 
 function cell(value) {

@@ -326,9 +326,9 @@ export class Pane {
   drawWords(c, f, k) {
     const size = Math.max(11, Math.min(17, this.width / 48));
     c.font = `600 ${size}px system-ui, sans-serif`;
-    c.lineWidth = 3;
-    c.strokeStyle = "rgb(0 0 0 / .75)";
     const write = (text, x, y, align, base, colour = "#dfe7eb") => {
+      c.lineWidth = 3;
+      c.strokeStyle = "rgb(0 0 0 / .75)";
       c.textAlign = align;
       c.textBaseline = base;
       c.strokeText(text, x, y);
@@ -345,7 +345,7 @@ export class Pane {
     write(this.given.title ?? this.view, 8, 7, "left", "top");
     c.font = `${size}px system-ui, sans-serif`;
     write(`${mm} · ${f.n + 1}/${this.grid.shape[f.axis]}`, 8, 9 + size * 1.25, "left", "top");
-    if (this.viewer.about.synthetic) write("phantom, no patient", w - 8, 7, "right", "top", "#ffb86b");
+    if (this.viewer.about.synthetic && this.viewer.panes[0] === this) write("phantom, no patient", w - 8, 7, "right", "top", "#ffb86b");
     const bar = [200, 100, 50, 20, 10, 5, 2, 1].find((v) => v * k < w / 3) ?? 1;
     const [x1, y1] = [w - 10, b - 12];
     this.stroke(c, { colour: "#fff", dash: [], width: 2 }, () => {

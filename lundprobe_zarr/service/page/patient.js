@@ -94,7 +94,7 @@ class PatientView {
     for (const pane of this.viewer.panes) pane.close();
     this.viewer.panes =
       lay === "observers"
-        ? [new Pane(this.viewer, "axial", { title: "step 1: without the uncertainty map", step: 1 }), new Pane(this.viewer, "axial", { title: "step 2: with the uncertainty map", step: 2 })]
+        ? [new Pane(this.viewer, "axial", { title: "step 1: map not shown", step: 1 }), new Pane(this.viewer, "axial", { title: "step 2: map shown", step: 2 })]
         : (lay === "3" ? ["axial", "coronal", "sagittal"] : [lay]).map((view) => new Pane(this.viewer, view));
     this.stage.className = `stage-panes lay-${lay}`;
     fill(this.stage, this.viewer.panes.map((p) => p.node));
@@ -149,7 +149,7 @@ class PatientView {
     const isT2w = grid === "mri" && v.volume("mri/image", "T2w");
     return this.section("Image",
       h("label", { className: "row" }, h("span", { className: "name" }, "grid"),
-        h("select", { "data-key": "grid", onchange: (e) => v.set({ grid: e.target.value }) }, Object.keys(v.grids).map((g) => h("option", { value: g, selected: g === grid }, GRIDS[g] ?? g)))),
+        h("select", { "data-key": "grid", onchange: (e) => v.set(e.target.value === "dose" ? { grid: "dose", from: 5 } : { grid: e.target.value }) }, Object.keys(v.grids).map((g) => h("option", { value: g, selected: g === grid }, GRIDS[g] ?? g)))),
       hasBoth && this.range("blend", "T2w ↔ sCT", blend, 0, 100, (value, isStep) => v.set({ blend: value }, isStep), " %"),
       isT2w && blend < 100 && this.windowOf("t2w", "T2w", t2w, { "1–99.7 %": v.window("T2w"), "all values": v.volume("mri/image", "T2w").range }),
       (grid === "sct" || blend > 0) && v.volume(`${grid}/image`, "sCT") && this.windowOf("sct", "sCT, HU", sct, CT_WINDOWS));
@@ -206,9 +206,9 @@ class PatientView {
         return h("li", { className: "absent" }, h("div", { className: "row" }, h("input", { type: "checkbox", disabled: true, "aria-label": `${s.structure}: missing` }), label, h("small", null, "missing")), h("small", { className: "why" }, s.missing_because ?? "no mask on this grid"));
       return h("li", null, h("div", { className: "row" },
         h("label", { className: "row" }, h("input", { type: "checkbox", "data-key": `s-${s.structure}`, checked: !hidden.includes(s.structure), onchange: (e) => toggle(s.structure, e.target.checked) }), label),
-        segmentation.centroid_mm ? h("button", { type: "button", className: "quiet volume", title: "Go to its centre", onclick: () => v.move(v.grid.clamped(segmentation.centroid_mm)) }, `${number(segmentation.volume_cc, 3)} cm³`) : h("small", null, "empty")));
+        segmentation.centroid_mm ? h("button", { type: "button", className: "quiet volume", title: `${s.structure}, cm³. Go to its centre.`, "aria-label": `Go to the centre of ${s.structure}, ${number(segmentation.volume_cc, 3)} cm³`, onclick: () => v.move(v.grid.clamped(segmentation.centroid_mm)) }, number(segmentation.volume_cc, 3)) : h("small", null, "empty")));
     });
-    return this.section("Structures", h("ul", { className: "structures" }, rows), this.sources(), this.marks());
+    return this.section(["Structures", h("small", { className: "right" }, "cm³")], h("ul", { className: "structures" }, rows), this.sources(), this.marks());
   }
 
   sources() {
@@ -239,13 +239,10 @@ class PatientView {
     const title = h("h2", null, isCross ? "At the crosshair" : "Under the pointer");
     if (!found) return fill(this.point, title, h("p", { className: "wrong" }, error?.message ?? ""));
     const [x, y, z] = found.point_mm;
-    const rows = Object.entries(found.grids).flatMap(([grid, at]) => (at?.values ?? []).filter((each) => each.labels.fold === undefined).map((each) => {
-      const what = each.array.endsWith("/dose") ? "dose" : each.labels.modality ?? (each.array.endsWith("uncertainty") ? `uncertainty ${each.labels.structure}` : null);
-      if (!what || each.array.endsWith("fiducial_mask")) return null;
-      const unit = each.unit === "1" ? "" : each.unit;
-      const pct = what === "dose" && typeof each.value === "number" ? ` (${number((100 * each.value) / this.about.prescription.gy, 3)} %)` : "";
-      return h("tr", { "data-array": each.array, "data-label": each.labels.modality ?? each.labels.structure ?? "" }, h("th", { scope: "row" }, what), h("td", { className: "n", title: String(each.value) }, `${exact(each.value)} ${unit}${pct}`), h("td", null, `${GRIDS[grid]} ${at.voxel.join(", ")}`));
-    }));
+    const rows = Object.entries(found.grids).flatMap(([grid, at]) => {
+      const lines = (at?.values ?? []).map((each) => this.value(each)).filter(Boolean);
+      return lines.length ? [h("tr", { className: "group" }, h("th", { scope: "rowgroup" }, `${GRIDS[grid]} grid`), h("td", { className: "n", title: "z, y, x" }, `voxel ${at.voxel.join(", ")}`)), lines] : [];
+    });
     const inside = Object.values(found.grids).flatMap((at) => at?.inside ?? []);
     const names = [...new Set(inside.filter((i) => i.source === "clinical").map((i) => i.structure))];
     const others = inside.filter((i) => i.source !== "clinical");
@@ -253,10 +250,19 @@ class PatientView {
     const counted = [...new Set(folds.map((i) => i.structure))].map((s) => `${s} in ${folds.filter((i) => i.structure === s).length} folds`);
     fill(this.point, title,
       h("p", { className: "mm" }, [["x", x], ["y", y], ["z", z]].map(([k, v]) => h("span", null, h("b", null, k), ` ${v.toFixed(1)}`)), h("small", null, "mm, LPS")),
-      h("table", { className: "numbers" }, h("tbody", null, rows.filter(Boolean).length ? rows : h("tr", null, h("td", null, "outside of all grids")))),
+      h("table", { className: "numbers" }, h("tbody", null, rows.length ? rows : h("tr", null, h("td", null, "outside of all grids")))),
       h("p", { className: "inside", title: found.rule }, names.length ? names.map((s) => h("span", { className: "tag" }, swatch(look({ structure: s, source: "clinical" })), s)) : h("small", null, "in no clinical structure")),
       others.length ? h("p", { className: "small" }, `also in: ${[...others.filter((i) => i.source !== "nnunet_fold").map(nameOf), ...counted].join("; ")}`) : null,
       found.damaged.map((text) => h("p", { className: "wrong" }, text)));
+  }
+
+  /** A row of the values of a voxel: of images, dose and uncertainty. */
+  value(each) {
+    const what = each.array.endsWith("/dose") ? "dose" : each.labels.modality ?? (each.array.endsWith("/uncertainty") ? `uncertainty ${each.labels.structure}` : null);
+    if (!what) return null;
+    const percent = what === "dose" && typeof each.value === "number" ? `${number((100 * each.value) / this.about.prescription.gy, 3)} % · ` : "";
+    return h("tr", { "data-array": each.array, "data-label": each.labels.modality ?? each.labels.structure ?? "", "data-value": String(each.value) }, h("th", { scope: "row" }, what),
+      h("td", { className: "n", title: String(each.value) }, h("small", null, percent), h("b", null, exact(each.value)), each.unit === "1" ? null : ` ${each.unit}`));
   }
 
   async histograms() {
@@ -313,7 +319,7 @@ class PatientView {
 
 function exact(value) {
   if (value === null) return "unreadable";
-  return typeof value === "number" ? String(Number(value.toPrecision(7))) : String(value);
+  return typeof value === "number" ? String(Number(value.toPrecision(6))) : String(value);
 }
 
 function help() {
