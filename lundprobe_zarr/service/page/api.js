@@ -121,9 +121,13 @@ export function isCancelled(error) {
 
 /**
  * Run a SELECT; `where` restricts the tables to the patients of a cohort.
+ * @param {string} dataset @param {string} text
+ * @param {{ where?: string, limit?: number, signal?: AbortSignal }} [given]
  * @returns {Promise<{columns: string[], rows: any[][], truncated: boolean}>}
  */
-export function sql(dataset, text, { where, limit, signal } = {}) {
+export function sql(dataset, text, given = {}) {
+  const { where, limit, signal } = given;
+  /** @type {Record<string, any>} */
   const body = { sql: text };
   if (where) body.where = where;
   if (limit) body.limit = limit;

@@ -4,7 +4,7 @@ import { ApiError, GoneError, Newest, isCancelled, json, request, sql, url } fro
 import { copy, dialog, download, fill, h, icon, iconButton, later, number, say } from "./dom.js";
 import { Facets, HISTOGRAMS, unit } from "./facets.js";
 import { conditions, expression, literal, plain, predicate } from "./predicate.js";
-import { go, now, step } from "./state.js";
+import { go, now } from "./state.js";
 
 const PAGE = 100;
 const COLUMNS = ["part", "protocol", "n_fiducials", "dose_max_gy", "CTVT_427.volume_cc", "Rectum.volume_cc", "Bladder.volume_cc", "PTVT_427.d95_gy", "missing_structures", "findings"];
@@ -73,6 +73,7 @@ class CohortView {
   }
 
   close() {
+    this.unpeek();
     this.queue.stop();
   }
 
@@ -178,11 +179,11 @@ class CohortView {
       const isSorted = name === column;
       return h("th", { scope: "col", className: isNumber[i] ? "n" : "", "aria-sort": isSorted ? (isDown ? "descending" : "ascending") : null, title: known?.description ?? "" },
         h("button", { type: "button", onclick: () => this.go({ sort: isSorted && !isDown ? `-${name}` : isSorted ? "" : name }) },
-          heading(name), known?.unit && unit(known.unit) ? h("small", null, unit(known.unit)) : null,
-          isSorted ? h("span", { "aria-hidden": "true" }, isDown ? " ▾" : " ▴") : null));
+          h("span", null, heading(name), isSorted ? h("span", { "aria-hidden": "true" }, isDown ? " ▾" : " ▴") : null),
+          known?.unit && unit(known.unit) ? h("small", null, unit(known.unit)) : null));
     });
     const rows = found.rows.map((row) => h("tr", null, row.map((value, i) => i === 0
-      ? h("th", { scope: "row" }, h("a", { href: `#/${this.dataset.name}/${value}`, onclick: (e) => this.look(e, value) }, value))
+      ? h("th", { scope: "row" }, h("a", { href: `#/${this.dataset.name}/${value}`, onclick: (e) => this.look(e, value), onpointerenter: (e) => this.peek(e.currentTarget, value), onpointerleave: () => this.unpeek() }, value))
       : h("td", { className: isNumber[i] ? "n" : "" }, cell(value)))));
     fill(this.grid, total
       ? h("table", null, h("thead", null, h("tr", null, head)), h("tbody", null, rows))
@@ -195,7 +196,28 @@ class CohortView {
       h("button", { type: "button", className: "quiet square", "aria-label": "Next page", disabled: page >= last, onclick: () => turn(page + 1) }, icon("next"))]);
   }
 
+  /** Show a slice of the patient under the pointer, after a moment. */
+  peek(link, patient) {
+    if (!this.dataset.kinds.includes("voxels")) return;
+    this.unpeek();
+    this.waiting = setTimeout(() => {
+      const box = link.getBoundingClientRect();
+      const source = url(`api/v1/datasets/${this.dataset.name}/patients/${patient}/thumbnail`, { rev: this.dataset.sha }).href;
+      const place = { left: `${box.right + 12}px`, top: `${Math.max(8, Math.min(innerHeight - 200, box.top - 60))}px` };
+      const image = h("img", { alt: "", onerror: () => this.unpeek(), onload: () => this.peeked && document.body.append(this.peeked) });
+      this.peeked = h("figure", { className: "peek", "aria-hidden": "true", style: place }, image, h("figcaption", null, "T2w, axial, at the target"));
+      image.src = source;
+    }, 250);
+  }
+
+  unpeek() {
+    clearTimeout(this.waiting);
+    this.peeked?.remove();
+    this.peeked = null;
+  }
+
   look(event, patient) {
+    this.unpeek();
     if (event.ctrlKey || event.metaKey || event.button) return;
     event.preventDefault();
     go({ dataset: this.dataset.name, patient });

@@ -75,6 +75,6 @@ export function name(c) {
 /** A short line in the colour and dash of a structure. */
 export function swatch(style) {
   return s("svg", { viewBox: "0 0 30 10", class: "swatch", "aria-hidden": "true" },
-    s("line", { x1: 1, x2: 29, y1: 5, y2: 5, stroke: "#000", "stroke-width": 5, opacity: 0.35 }),
-    s("line", { x1: 1, x2: 29, y1: 5, y2: 5, stroke: style.colour, "stroke-width": 2.6, "stroke-dasharray": style.dash.join(" ") || null }));
+    s("rect", { width: 30, height: 10, rx: 3, fill: "#0b1217" }),
+    s("line", { x1: 2, x2: 28, y1: 5, y2: 5, stroke: style.colour, "stroke-width": 2.4, "stroke-dasharray": style.dash.join(" ") || null }));
 }

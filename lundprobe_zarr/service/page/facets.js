@@ -10,7 +10,7 @@ const BINS = 28;
 const SHARES = [0.01, 0.99];
 export const HISTOGRAMS = ["dose_max_gy", "CTVT_427.volume_cc", "Rectum.volume_cc", "Bladder.volume_cc", "PTVT_427.d95_gy"];
 const LISTS = ["part", "protocol"];
-const FLAGS = ["sct_warning_text", "geometry_matches_csv"];
+const FLAGS = { sct_warning_text: "sCT warning", geometry_matches_csv: "geometry as CSV" };
 
 /** Values of columns as one table with the columns `k` and `v`. */
 function values(columns, structures) {
@@ -30,7 +30,7 @@ export function countsQuery(axes, structures) {
 }
 
 export function listsQuery(structures) {
-  const columns = [...LISTS, ...FLAGS, ...structures.map((x) => `missing_${x}`)];
+  const columns = [...LISTS, ...Object.keys(FLAGS), ...structures.map((x) => `missing_${x}`)];
   return columns.map((c) => `SELECT ${literal(c)} AS k, CAST(${c} AS VARCHAR) AS v, count(*) AS n FROM patients GROUP BY ALL`).join(" UNION ALL ");
 }
 
@@ -40,7 +40,11 @@ export function listsQuery(structures) {
  */
 export class Facets {
   constructor(given) {
-    Object.assign(this, given);
+    this.dataset = given.dataset;
+    this.structures = given.structures;
+    this.columns = given.columns;
+    this.change = given.change;
+    this.choose = given.choose;
     this.lists = h("div", { className: "lists" });
     this.charts = h("div", { className: "charts" });
     this.axes = [];
@@ -117,7 +121,7 @@ export class Facets {
     const set = (e) => this.change(replaced(this.conditions, column, e.target.value === "" ? null : { kind: "flag", column, value: e.target.value === "true" }));
     const part = this.part.get(`${column}\0true`) ?? 0;
     const all = this.whole.get(`${column}\0true`) ?? 0;
-    return h("label", { className: "row" }, h("span", null, label),
+    return h("label", { className: "row", title: this.columns.get(column)?.description }, h("span", null, label),
       h("span", { className: "count", title: `${part} of the selected, ${all} of all` }, h("b", null, number(part)), part === all ? null : ` / ${number(all)}`),
       h("select", { onchange: set, "data-facet": column, "aria-label": `${label}: which patients` },
         [["", "any"], ["false", words[0]], ["true", words[1]]].map(([v, t]) => h("option", { value: v, selected: v === now }, t))));
@@ -130,9 +134,9 @@ export class Facets {
   }
 
   flags() {
-    const some = FLAGS.filter((c) => this.whole.get(`${c}\0true`) && this.whole.get(`${c}\0false`));
+    const some = Object.keys(FLAGS).filter((c) => this.whole.get(`${c}\0true`) && this.whole.get(`${c}\0false`));
     if (!some.length) return null;
-    return h("fieldset", null, h("legend", null, "flags"), some.map((c) => this.flag(c, c, ["no", "yes"])));
+    return h("fieldset", null, h("legend", null, "flags"), some.map((c) => this.flag(c, FLAGS[c], ["no", "yes"])));
   }
 
   chart(x) {

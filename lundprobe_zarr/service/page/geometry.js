@@ -89,8 +89,12 @@ function padded(box, shape) {
   return [from.map((a, i) => Math.max(0, a - more[i])), to.map((b, i) => Math.min(shape[i], b + more[i]))];
 }
 
-/** The rows of the inverse of the matrix whose columns are the three steps. */
-function inverted([a, b, c]) {
+/**
+ * The rows of the inverse of the matrix whose columns are the three steps.
+ * @param {number[][]} steps
+ */
+function inverted(steps) {
+  const [a, b, c] = steps;
   const cross = (u, v) => [u[1] * v[2] - u[2] * v[1], u[2] * v[0] - u[0] * v[2], u[0] * v[1] - u[1] * v[0]];
   const volume = dot(a, cross(b, c));
   return [cross(b, c), cross(c, a), cross(a, b)].map((row) => scale(row, 1 / volume));

@@ -10,14 +10,14 @@ import { colours, greys } from "./planes.js";
 const DOSE = pixels(MAPS.dose);
 const UNCERTAINTY = pixels(MAPS.uncertainty);
 const AHEAD = 2;
-/** Outlines that lie in a plane: a quarter of a mm suffices for points. */
+/** Fiducials are drawn in planes within this distance. */
 const NEAR_FIDUCIAL_MM = 2;
 
 export class Pane {
   /**
    * @param {import("./viewer.js").Viewer} viewer
    * @param {string} view   axial, coronal or sagittal
-   * @param {{ title?: string, filter?: (s: any) => boolean }} [given]
+   * @param {{ title?: string, step?: number }} [given]
    */
   constructor(viewer, view, given = {}) {
     this.viewer = viewer;
@@ -30,7 +30,14 @@ export class Pane {
     this.said = h("p", { className: "damage", role: "status", hidden: true });
     this.node = h("section", { className: `pane ${view}`, "aria-label": given.title ?? view }, this.canvas, this.said, this.slider);
     this.context = /** @type {CanvasRenderingContext2D} */ (this.canvas.getContext("2d"));
+    /** The plane that is shown: its index along an axis of the array. */
+    this.n = -1;
+    this.axis = -1;
+    this.width = 1;
+    this.height = 1;
     this.isDirty = false;
+    this.isClosed = false;
+    this.drawn = null;
     this.watch = new ResizeObserver(() => this.resized());
     this.watch.observe(this.canvas);
     this.controller = new AbortController();
@@ -99,15 +106,16 @@ export class Pane {
     if (this.isClosed) return;
     const { axis, n } = this.place();
     const isMoved = this.n !== n || this.axis !== axis;
-    if (isMoved) this.direction = this.axis === axis && n < (this.n ?? 0) ? -1 : 1;
+    if (isMoved) this.direction = this.axis === axis && n < this.n ? -1 : 1;
     [this.n, this.axis] = [n, axis];
     this.slider.max = String(this.grid.shape[axis] - 1);
     this.slider.value = String(n);
     this.controller.abort();
     this.controller = new AbortController();
-    const wanted = this.viewer.layers(this);
+    const wanted = this.viewer.layers();
     for (const key of [...this.layers.keys()]) if (!wanted.some((w) => w.key === key)) this.layers.delete(key);
     this.problems.clear();
+    this.canvas.dataset.ready = "";
     let isComplete = true;
     for (const layer of wanted) isComplete = this.useKept(layer, axis, n) && isComplete;
     this.paint();
@@ -164,7 +172,7 @@ export class Pane {
   async fine() {
     if (this.isClosed) return;
     const { axis, n, controller: { signal } } = this;
-    const wanted = this.viewer.layers(this).filter((w) => !this.problems.has(w.key));
+    const wanted = this.viewer.layers().filter((w) => !this.problems.has(w.key));
     await Promise.all(wanted.map((w) => this.load(w, axis, n, 1, signal)));
     for (let i = 1; i <= AHEAD; i++)
       for (const to of [n + i * this.direction, ...(i === 1 ? [n - this.direction] : [])]) {
@@ -176,8 +184,10 @@ export class Pane {
   }
 
   /** The requests for outlines and isodoses of a plane. */
+  /** @returns {[string, Record<string, any>][]} */
   lines(axis, n) {
     const place = { grid: this.grid.name, axis: this.grid.axisName(axis), n };
+    /** @type {[string, Record<string, any>][]} */
     const found = this.viewer.outlines(this).map((query) => ["/contours", { ...place, ...query }]);
     const isodoses = this.viewer.isodoses();
     if (isodoses) found.push(["/isodoses", { ...place, ...isodoses }]);
@@ -218,7 +228,7 @@ export class Pane {
     c.setTransform(1, 0, 0, 1, 0, 0);
     c.fillStyle = "#000";
     c.fillRect(0, 0, this.canvas.width, this.canvas.height);
-    for (const { key } of this.viewer.layers(this)) {
+    for (const { key } of this.viewer.layers()) {
       const layer = this.layers.get(key);
       if (layer) this.drawLayer(c, layer, f, k, ratio);
     }
@@ -232,9 +242,10 @@ export class Pane {
     this.canvas.dataset.ready = this.isReady() ? "full" : "";
   }
 
-  /** Whether all images of the plane are there, whole. */
+  /** Whether all that is to be seen in the plane is there: whole images, and lines. */
   isReady() {
-    return this.viewer.layers(this).every((w) => this.holds(w.key, this.n) && this.layers.get(w.key).plane.stride === 1);
+    const isWhole = (w) => this.holds(w.key, this.n) && this.layers.get(w.key).plane.stride === 1;
+    return this.drawn?.key === JSON.stringify(this.lines(this.axis, this.n)) && this.viewer.layers().every(isWhole);
   }
 
   drawLayer(c, layer, f, k, ratio) {
@@ -278,7 +289,6 @@ export class Pane {
     }
     for (const contour of this.drawn.contours) {
       const style = look(contour);
-      if (!this.viewer.isShown(contour, this)) continue;
       this.stroke(c, { ...style, width: style.width * thick }, () => contour.polygons.forEach((rings) => rings.forEach((ring) => this.trace(c, f, k, ring, true))));
     }
   }

@@ -30,10 +30,15 @@ export class Viewer {
     this.values = new Newest();
     this.look = later(60, () => this.ask());
     this.point = null;
+    /** @type {any} */
+    this.params = { ...DEFAULTS };
+    /** Called with the values at a point. @type {((found: any, isCross: boolean, error?: Error) => void) | null} */
+    this.onvalues = null;
   }
 
   /** Take what a fragment says; what is malformed falls back to how a patient opens. */
   take(given) {
+    /** @type {any} */
     const p = { ...DEFAULTS };
     const flag = (v, d) => (v === undefined ? d : v !== "0");
     const within = (v, low, high, d) => (v !== undefined && v !== "" && Number.isFinite(Number(v)) ? Math.min(high, Math.max(low, Number(v))) : d);
@@ -57,7 +62,6 @@ export class Viewer {
     p.sct = numbers(given.sct, 2) ?? CT_WINDOWS["soft tissue"];
     for (const key of ["t2w", "sct"]) if (p[key][0] >= p[key][1]) p[key] = [p[key][0], p[key][0] + 1];
     this.params = p;
-    this.given = { ...given };
     this.at = this.grid.clamped(numbers(given.at, 3) ?? this.about.opening.point_mm);
     this.centre = numbers(given.centre, 3) ?? this.opening();
     this.refresh();
@@ -147,10 +151,6 @@ export class Viewer {
     return found;
   }
 
-  isShown() {
-    return true;
-  }
-
   isodoses() {
     const { isodoses, iso, unit, grid } = this.params;
     return isodoses && iso && this.volume(`${grid}/dose`) ? { levels: iso, unit } : null;
@@ -185,23 +185,23 @@ export class Viewer {
   }
 
   move(point) {
-    this.at = point;
+    this.at = rounded(point);
     keep({ at: text(point) });
     this.refresh();
   }
 
   pan(by) {
-    this.centre = add(this.centre, by);
+    this.centre = rounded(add(this.centre, by));
     keep({ centre: text(this.centre) });
     this.paint();
   }
 
   magnify(factor, about = this.at) {
-    const zoom = Math.min(MOST_ZOOM, Math.max(0.2, this.params.zoom * factor));
+    const zoom = Number(Math.min(MOST_ZOOM, Math.max(0.2, this.params.zoom * factor)).toFixed(3));
     const k = this.params.zoom / zoom;
-    this.centre = add(about, add(this.centre, about, -1), k);
+    this.centre = rounded(add(about, add(this.centre, about, -1), k));
     this.params.zoom = zoom;
-    keep({ zoom: zoom.toFixed(3), centre: text(this.centre) });
+    keep({ zoom: String(zoom), centre: text(this.centre) });
     this.paint();
   }
 
@@ -260,8 +260,13 @@ export class Viewer {
   }
 }
 
+/** Round a point as a link has it, so that the link reproduces the view to the pixel. */
+function rounded(point) {
+  return point.map((v) => Number(v.toFixed(2)));
+}
+
 function text(point) {
-  return point.map((v) => String(Number(v.toFixed(2)))).join(",");
+  return rounded(point).join(",");
 }
 
 /** Return levels as they are asked for: rising, each once; null if they are none. */
