@@ -67,6 +67,15 @@ def serve(
         Path | None,
         typer.Option(metavar="FOLDER", help="Folder of the service's own files, such as indexes."),
     ] = None,
+    sql_workers: Annotated[
+        int, typer.Option(min=1, max=64, help="SQL queries at a time, in each process.")
+    ] = 2,
+    sql_timeout: Annotated[
+        float, typer.Option(min=0.1, max=3600, help="Most seconds of an SQL query.")
+    ] = 30.0,
+    sql_memory: Annotated[
+        str, typer.Option(metavar="SIZE", help="Most memory of an SQL query beyond the tables.")
+    ] = "1GB",
     storage_options: StorageOptions = None,
 ) -> None:
     """Serve datasets to Hugging Face clients, xarray, fsspec and DuckDB.
@@ -95,6 +104,9 @@ def serve(
         token_sha256=token_sha256(token) if token else None,
         redirect=redirect,
         accel=accel.rstrip("/") if accel else None,
+        options={
+            "sql": {"workers": sql_workers, "seconds": sql_timeout, "memory": sql_memory},
+        },
     )
     _announce(settings, token)
     run(settings, listening, workers)

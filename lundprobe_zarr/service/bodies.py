@@ -17,9 +17,6 @@ from lundprobe_zarr.vocabulary.suggest import suggestion
 MOST_BYTES = 65_536
 #: Seconds for a body to arrive.
 _SECONDS = 10.0
-#: Deepest nesting that is parsed; the bodies here are flat.
-_KINDS = {"string": str, "integer": int}
-_WORDS = {"string": "a text", "integer": "a whole number"}
 #: After such an error the rest of the body is on its way: the connection is of no more use.
 _CLOSE = {"Connection": "close"}
 
@@ -77,18 +74,25 @@ def _parsed(data: bytes) -> Any:
         ) from None
 
 
-def _checked(name: str, value: Any, field: Schema) -> Any:
+def _checked(name: str, value: Any, field: Schema) -> str | int:
     """Return a field's value. Raises `HttpError` (422) if it does not fit its schema."""
-    kind = field["type"]
-    if not isinstance(value, _KINDS[kind]) or isinstance(value, bool):
-        raise invalid(f"Field {name!r} is {json.dumps(value)[:40]}; expected {_WORDS[kind]}.")
-    if kind == "string":
-        least, most, size = field.get("minLength", 0), field["maxLength"], len(value)
-        if not value.isprintable() and "\0" in value:
+    if field["type"] == "string":
+        if not isinstance(value, str):
+            raise _unfit(name, value, "a text")
+        if "\0" in value:
             raise invalid(f"Field {name!r} holds a null character.")
-        unit = " characters"
-    else:
-        least, most, size, unit = field["minimum"], field["maximum"], value, ""
+        _require_between(name, len(value), field["minLength"], field["maxLength"], " characters")
+        return value
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise _unfit(name, value, "a whole number")
+    _require_between(name, value, field["minimum"], field["maximum"], "")
+    return value
+
+
+def _unfit(name: str, value: Any, expected: str) -> HttpError:
+    return invalid(f"Field {name!r} is {json.dumps(value)[:40]}; expected {expected}.")
+
+
+def _require_between(name: str, size: int, least: int, most: int, unit: str) -> None:
     if not least <= size <= most:
         raise invalid(f"Field {name!r}: {size}{unit}; expected {least} to {most}{unit}.")
-    return value

@@ -16,8 +16,9 @@ from lundprobe_zarr.vocabulary.suggest import suggestion
 #: A JSON schema.
 Schema = Mapping[str, Any]
 Handler = Callable[[Request], Awaitable[Response]]
-#: Most characters of a text parameter; a request's head is bounded too.
+#: Most characters of a query, and of a name. A request's head is bounded too.
 MOST_CHARACTERS = 20_000
+_NAME_CHARACTERS = 200
 _JSON = "application/json"
 
 
@@ -36,7 +37,7 @@ class Parameter:
     default : int or None
         Default of a whole number; None for texts.
     most : int or None
-        Largest whole number.
+        Largest whole number, or most characters of a text.
     choices : tuple of str
         All values of a text, where they are known; otherwise empty.
     example : str or int or None
@@ -59,16 +60,17 @@ class Parameter:
             return {"type": "integer", "minimum": 0, "default": self.default, **bounds}
         if self.choices:
             return {"type": "string", "enum": list(self.choices)}
-        return {"type": "string", "minLength": 1, "maxLength": MOST_CHARACTERS}
+        return {"type": "string", "minLength": 1, "maxLength": self.most or _NAME_CHARACTERS}
 
     def read(self, text: str) -> str | int:
         """Return the value of a text. Raises `HttpError` (422) if it is none."""
         if self.default is not None:
             return self._number(text)
-        if len(text) > MOST_CHARACTERS or not text.strip():
+        most = self.most or _NAME_CHARACTERS
+        if len(text) > most or not text.strip():
             raise invalid(
-                f"Parameter '{self.name}' has {len(text)} characters; expected 1 to "
-                f"{MOST_CHARACTERS} of a text that is not blank."
+                f"Parameter '{self.name}' has {len(text)} characters; expected a text of 1 to "
+                f"{most} that is not blank."
             )
         if self.choices and text not in self.choices:
             raise invalid(f"Parameter '{self.name}': {suggestion(text, self.choices)}.")

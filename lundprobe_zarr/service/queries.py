@@ -26,8 +26,8 @@ _SPARES = 1
 #: Queries that wait: all of them, and those of one caller.
 _MOST_WAITING = 64
 _MOST_OF_ONE_CALLER = 32
-#: Threads for work of bounded cost: more would only compete for the interpreter.
-_THREADS = 2
+#: Threads for work of bounded cost.
+_THREADS = 4
 #: Seconds between attempts to end a query whose client left.
 _AGAIN = 0.05
 #: Most bytes of a query's result, as Arrow holds it.
@@ -141,7 +141,8 @@ class Queries:
                 idle.prepare()
         started = asyncio.get_running_loop().run_in_executor(self._queries, work, worker)
         try:
-            await asyncio.wait({started, leaving}, return_when=asyncio.FIRST_COMPLETED)
+            both: set[asyncio.Future[Any]] = {started, leaving}
+            await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
             if not started.done():
                 raise ClientDisconnect
             return started.result()

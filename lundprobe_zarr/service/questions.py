@@ -17,10 +17,11 @@ from starlette.routing import BaseRoute, Route
 
 from lundprobe_zarr.cohort import Cohort
 from lundprobe_zarr.cohort.saved import SavedCohort
+from lundprobe_zarr.dataset.dataset import Rows
 from lundprobe_zarr.errors import QueryError, QueryLimitError, QueryProcessError
 from lundprobe_zarr.schema.tables import PATIENTS
 from lundprobe_zarr.service.access import Kind
-from lundprobe_zarr.service.answers import HttpError, json_bytes
+from lundprobe_zarr.service.answers import HttpError, json_answer, json_bytes
 from lundprobe_zarr.service.bodies import read_fields
 from lundprobe_zarr.service.core import MAIN, caller_of, service_of
 from lundprobe_zarr.service.gate import visit_of
@@ -202,26 +203,26 @@ async def cohort(request: Request) -> Response:
     predicate = fields["where"]
     visit_of(request).sql = predicate
     rows = await rows_where(request, now, PATIENTS.name, predicate)
-    content = _saved(now, predicate, rows, alone=given["format"] == "file")
-    headers = {REVISION_HEADER: now.sha}
-    if given["format"] == "file":
-        headers["Content-Disposition"] = 'attachment; filename="cohort.json"'
-    return json_bytes(request, content, headers)
+    is_file = given["format"] == "file"
+    return await service_of(request).queries.aside(_chosen, request, now, predicate, rows, is_file)
 
 
-def _saved(now: Revision, predicate: str, rows: Any, alone: bool) -> bytes:
+def _chosen(request: Request, now: Revision, predicate: str, rows: Rows, is_file: bool) -> Response:
+    """Return the patients in `rows`, or the file of them alone."""
     chosen = Cohort(now.dataset, lambda: rows, (predicate,))
     document = SavedCohort(
         dataset=chosen.dataset.identity, selection=[predicate], patient_ids=chosen.ids
     )
-    if alone:
-        return document.text().encode()
+    headers = {REVISION_HEADER: now.sha}
+    if is_file:
+        headers["Content-Disposition"] = 'attachment; filename="cohort.json"'
+        return json_bytes(request, document.text().encode(), headers)
     answer = {
         "num_patients": len(chosen),
         "patient_ids": chosen.ids,
         "cohort": json.loads(document.text()),
     }
-    return json.dumps(answer, separators=(",", ":")).encode()
+    return json_answer(request, answer, headers)
 
 
 def query_problem(error: QueryError) -> HttpError:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +19,9 @@ from lundprobe_zarr.service.viewer import finite
 from lundprobe_zarr.sql.child import as_stream
 from lundprobe_zarr.vocabulary.suggest import suggestion
 
+#: Bytes, as Arrow holds them, of what is written as text at a time.
+_PIECE = 200_000
+
 
 @dataclass(frozen=True)
 class Format:
@@ -30,15 +33,26 @@ class Format:
 
 
 def _json(table: pa.Table, is_cut: bool) -> bytes:
+    head = {"columns": table.column_names, "types": [str(kind) for kind in table.schema.types]}
+    tail = {"num_rows": table.num_rows, "truncated": is_cut}
+    rows = ",".join(filter(None, map(_json_rows, _pieces(table))))
+    return f'{_dumped(head)[:-1]},"rows":[{rows}],{_dumped(tail)[1:]}'.encode()
+
+
+def _json_rows(table: pa.Table) -> str:
     columns = [column.to_pylist() for column in table.columns]
-    document = {
-        "columns": table.column_names,
-        "types": [str(kind) for kind in table.schema.types],
-        "rows": [finite(list(row)) for row in zip(*columns, strict=True)],
-        "num_rows": table.num_rows,
-        "truncated": is_cut,
-    }
-    return json.dumps(document, default=_text, separators=(",", ":")).encode()
+    return _dumped([finite(list(row)) for row in zip(*columns, strict=True)])[1:-1]
+
+
+def _dumped(value: Any) -> str:
+    return json.dumps(value, default=_text, separators=(",", ":"))
+
+
+def _pieces(table: pa.Table) -> Iterator[pa.Table]:
+    """Yield a table in pieces: a long one would hold the interpreter, and all other requests."""
+    rows = max(1, table.num_rows * _PIECE // max(1, table.nbytes))
+    for start in range(0, table.num_rows, rows):
+        yield table.slice(start, rows)
 
 
 def _text(value: Any) -> str:
@@ -48,20 +62,25 @@ def _text(value: Any) -> str:
 
 def _csv(table: pa.Table, is_cut: bool) -> bytes:
     del is_cut  # said in a header
-    columns = [_flat(column) for column in table.columns]
     sink = io.BytesIO()
-    pyarrow.csv.write_csv(pa.table(columns, names=table.column_names), sink)
+    schema = pa.schema([f.with_type(_csv_type(f.type)) for f in table.schema])
+    with pyarrow.csv.CSVWriter(sink, schema) as writer:
+        for piece in _pieces(table):
+            columns = [_flat(column) for column in piece.columns]
+            writer.write_table(pa.table(columns, schema=schema))
     return sink.getvalue()
+
+
+def _csv_type(kind: pa.DataType) -> pa.DataType:
+    return pa.string() if pa.types.is_nested(kind) else kind
 
 
 def _flat(column: pa.ChunkedArray) -> pa.ChunkedArray:
     """Return a column as CSV can hold it: lists and structures as JSON."""
     if not pa.types.is_nested(column.type):
         return column
-    texts = [
-        None if value is None else json.dumps(finite(value), default=_text)
-        for value in column.to_pylist()
-    ]
+    values = column.to_pylist()
+    texts = [None if value is None else _dumped(finite(value)) for value in values]
     return pa.chunked_array([pa.array(texts, pa.string())])
 
 
@@ -74,7 +93,7 @@ def _parquet(table: pa.Table, is_cut: bool) -> bytes:
 
 def _arrow(table: pa.Table, is_cut: bool) -> bytes:
     del is_cut
-    return as_stream(table).to_pybytes()
+    return bytes(as_stream(table))
 
 
 #: The first is the default.

@@ -23,7 +23,11 @@ def array(items: Schema) -> dict[str, Any]:
 
 
 _NOTHING = {"type": "array", "maxItems": 0}
-_COMPLETE = {"pending": _NOTHING, "failed": _NOTHING, "partial": {"const": False}}
+_COMPLETE: dict[str, Schema] = {
+    "pending": _NOTHING,
+    "failed": _NOTHING,
+    "partial": {"const": False},
+}
 _FEATURES = array(record(feature_idx=_WHOLE, name=_TEXT, type={"type": "object"}))
 _ROWS = array(record(row_idx=_WHOLE, row={"type": "object"}, truncated_cells=array(_TEXT)))
 _COUNTS = {"num_bytes_parquet_files": _WHOLE, "num_bytes_memory": _WHOLE, "num_rows": _WHOLE}

@@ -25,7 +25,7 @@ from lundprobe_zarr.service.access import Kind
 from lundprobe_zarr.service.answers import json_answer, no_entry
 from lundprobe_zarr.service.core import caller_of, service_of
 from lundprobe_zarr.service.gate import visit_of
-from lundprobe_zarr.service.operations import Operation, Parameter, invalid
+from lundprobe_zarr.service.operations import MOST_CHARACTERS, Operation, Parameter, invalid
 from lundprobe_zarr.service.published import Revision
 from lundprobe_zarr.service.shapes import (
     CROISSANT,
@@ -63,6 +63,7 @@ _WHERE = Parameter(
     "A condition. On `patients` it is a predicate as `Cohort.where` takes it, which may name "
     "structures, as in `Rectum.volume_cc > 60`; on other tables it is about their columns.",
     True,
+    most=MOST_CHARACTERS,
     example="protocol = 'newAcq'",
 )
 _QUERY = Parameter("query", "Words, all of which a row's texts must contain.", True, example="base")
@@ -287,7 +288,8 @@ async def first_rows(request: Request) -> Response:
     def make() -> dict[str, Any]:
         chosen = now.tables.rows(config, split)[:PAGE_ROWS]
         found = _listed(now, config, chosen, np.arange(len(chosen)))
-        whole, used = [], 0
+        whole: list[dict[str, Any]] = []
+        used = 0
         for row in found:
             used += len(json.dumps(row, separators=(",", ":")))
             if used > _FIRST_BYTES and whole:

@@ -131,8 +131,8 @@ def execute(
 def _relation(connection: duckdb.DuckDBPyConnection, statement: str) -> duckdb.DuckDBPyRelation:
     try:
         return connection.sql(statement)
-    except duckdb.Error:
-        connection.execute(f"EXPLAIN\n{statement}")  # its error says where the mistake is
+    except (duckdb.BinderException, duckdb.CatalogException):
+        connection.execute(statement)  # fails before it runs, and says where the mistake is
         raise
 
 

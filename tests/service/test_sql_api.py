@@ -19,8 +19,9 @@ import pyarrow.parquet as pq
 import pytest
 from starlette.requests import ClientDisconnect
 
+from benchmarks.cohort import simulate
 from lundprobe_zarr.cohort import load_cohort, open_cohort
-from lundprobe_zarr.service import bodies, questions
+from lundprobe_zarr.service import bodies, questions, results
 from lundprobe_zarr.service.access import Caller, Limits
 from lundprobe_zarr.service.answers import HttpError
 from lundprobe_zarr.service.queries import Queries
@@ -105,6 +106,18 @@ def test_what_json_has_no_form_for(served):
     assert len(set(columns)) == len(columns) == 7  # the second "a" has a name of its own
     refused = post(served, "sql", {"sql": "SELECT INTERVAL 2 MONTHS AS d"}, format="parquet")
     assert (refused.status_code, "Ask for another format" in refused.text) == (422, True)
+
+
+def test_long_results_are_written_in_pieces(served, monkeypatch):
+    query = "SELECT range AS n, [range, NULL] AS pair FROM range(2500) ORDER BY n"
+    whole = [post(served, "sql", {"sql": query}, format=name).content for name in ("json", "csv")]
+    monkeypatch.setattr(results, "_PIECE", 1000)
+    assert whole == [
+        post(served, "sql", {"sql": query}, format=name).content for name in ("json", "csv")
+    ]
+    assert json.loads(whole[0])["rows"] == [[n, [n, None]] for n in range(2500)]
+    none = ask(served, "SELECT 1 AS n WHERE false")
+    assert (none.json()["rows"], none.json()["num_rows"]) == ([], 0)
 
 
 def test_views_and_joins(served, dataset):
@@ -385,3 +398,26 @@ def test_a_token_may_have_fewer_seconds():
     assert queries.bounds(Caller("a", limits=Limits(sql_seconds=5))).timeout == 5
     assert queries.bounds(Caller("a", limits=Limits(sql_seconds=99))).timeout == 30
     queries.close()
+
+
+def test_a_dataset_without_some_tables(start_service, tmp_path):
+    simulate(tmp_path, 20)
+    served = start_service({"lund-probe/standard": tmp_path})
+    missing = ask(served, "SELECT * FROM slices")
+    assert missing.status_code == 422
+    assert "no table 'slices'; it has patients, structures" in missing.json()["error"]
+    assert str(tmp_path) not in missing.text
+    assert ask(served, "SELECT count(*) FROM planning").status_code == 200
+
+
+def test_errors_name_no_place_and_failures_of_ours_are_not_the_clients(
+    start_service, dataset, monkeypatch
+):
+    monkeypatch.setattr("lundprobe_zarr.sql.worker._PROGRAM", "raise SystemExit(3)")
+    served = start_service({"lund-probe/standard": dataset})
+    failed = ask(served, "SELECT 1")
+    assert failed.status_code == 503
+    assert failed.headers["retry-after"] == "5"
+    assert sys.executable not in failed.text
+    service = served.app._service
+    assert service.without_places(f"no x in {dataset}") == f"no x in {served.name}"
