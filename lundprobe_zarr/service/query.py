@@ -83,12 +83,16 @@ class Query:
         except ValueError:
             found = []
         if not found or not all(map(math.isfinite, found)) or (counts and len(found) not in counts):
-            how_many = " or ".join(map(str, counts)) or "some"
             raise invalid(
-                f"Parameter '{name}' is {value[:_SHOWN]!r}; expected {how_many} numbers, "
-                "separated by commas."
+                f"Parameter '{name}' is {value[:_SHOWN]!r}; expected {_how_many(counts)}."
             )
         return found
+
+
+def _how_many(counts: Sequence[int]) -> str:
+    if list(counts) == [1]:
+        return "a number"
+    return f"{' or '.join(map(str, counts)) or 'some'} numbers, separated by commas"
 
 
 def invalid(message: str) -> HttpError:

@@ -12,7 +12,11 @@ from typing import Any
 import httpx
 import pytest
 import uvicorn
+from oblique import write_oblique
 
+from lundprobe_zarr.conversion.arrays.patient import convert_patient
+from lundprobe_zarr.conversion.source.inventory import take_inventory
+from lundprobe_zarr.conversion.tables.publish import finalise
 from lundprobe_zarr.service.access import new_token, token_sha256
 from lundprobe_zarr.service.app import make_app
 from lundprobe_zarr.service.run import config, listen
@@ -82,3 +86,20 @@ def start_service(
 def served(start_service: Callable[..., Served], dataset: Path) -> Served:
     """A service of the phantom, with one token. Nothing may change it."""
     return start_service({NAME: dataset})
+
+
+@pytest.fixture(scope="session")
+def oblique_source(phantom_source: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Source tree of one extended patient, whose grids lie askew."""
+    return write_oblique(phantom_source, tmp_path_factory.mktemp("askew") / "source")
+
+
+@pytest.fixture(scope="session")
+def oblique_dataset(oblique_source: Path) -> Path:
+    """The patient of `oblique_source`, converted."""
+    folder = oblique_source.with_name("dataset")
+    for patient in take_inventory(oblique_source).patients:
+        result = convert_patient(patient, folder, "standard")
+        assert result.status == "converted", result.error
+    finalise(folder)
+    return folder
