@@ -15,6 +15,7 @@ import pytest
 
 import lundprobe_zarr as lp
 from lundprobe_zarr.geometry.affine import ras_to_lps
+from lundprobe_zarr.service.page import page
 from tests.service.conftest import NAME
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed")
@@ -235,6 +236,34 @@ def test_the_pointer_is_where_the_affine_says(visitor, extended):
     with page.expect_response(re.compile(r"/values\?")) as answer:
         page.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
     np.testing.assert_allclose(answer.value.json()["point_mm"], [x, y, z], atol=0.6)
+
+
+def test_an_oblique_grid_is_placed_by_its_affine(visitor):
+    """Points to indices and back, and directions on the screen, as numpy has them."""
+    turn = np.deg2rad(20)
+    step = np.array([[np.cos(turn), -np.sin(turn), 0], [np.sin(turn), np.cos(turn), 0], [0, 0, 1]])
+    affine = np.eye(4)
+    affine[:3, :3] = step @ np.diag([-0.47, -0.47, 2.5])
+    affine[:3, 3] = [101.5, 88.25, -40]
+    lps = ras_to_lps(affine)
+    voxel = [7, 30, 51]  # z, y, x
+    point = (lps @ [*voxel[::-1], 1])[:3]
+    found = visitor.page.evaluate(
+        """async ([folder, affine, voxel, point]) => {
+        const { Grid, frame, letter } = await import(folder + "geometry.js");
+        const grid = new Grid("mri", { shape: [20, 64, 64], affine_ras: affine,
+          spacing_mm: [2.5, 0.47, 0.47], body_box: null, is_aligned: false });
+        const f = frame(grid, "axial");
+        return { point: grid.point(voxel), index: grid.index(point), u: f.u, v: f.v,
+          letters: [letter(f.u), letter(f.v)], plane: grid.plane(0, point) }; }""",
+        [f"/page/{page().version}/", affine.tolist(), voxel, point.tolist()],
+    )
+    np.testing.assert_allclose(found["point"], point, atol=1e-9)
+    np.testing.assert_allclose(found["index"], voxel, atol=1e-9)
+    assert found["letters"] == ["L", "P"]
+    np.testing.assert_allclose(found["u"], lps[:3, 0] / 0.47, atol=1e-9)
+    np.testing.assert_allclose(found["v"], lps[:3, 1] / 0.47, atol=1e-9)
+    assert found["plane"] == voxel[0]
 
 
 def test_a_link_reproduces_the_view_and_back_goes_back(visitor, extended):

@@ -165,6 +165,7 @@ async function start() {
     return problem("The service failed", error.message);
   }
   await show(now());
+  import("./patient.js"); // while somebody reads the table
 }
 
 on("gone", () => {

@@ -202,7 +202,10 @@ class CohortView {
     this.unpeek();
     this.waiting = setTimeout(() => {
       const box = link.getBoundingClientRect();
-      const source = url(`api/v1/datasets/${this.dataset.name}/patients/${patient}/thumbnail`, { rev: this.dataset.sha }).href;
+      const path = `api/v1/datasets/${this.dataset.name}/patients/${patient}`;
+      const query = { rev: this.dataset.sha };
+      const source = url(`${path}/thumbnail`, query).href;
+      json(path, { query }).catch(() => null); // the browser keeps it for when the patient is opened
       const place = { left: `${box.right + 12}px`, top: `${Math.max(8, Math.min(innerHeight - 200, box.top - 60))}px` };
       const image = h("img", { alt: "", onerror: () => this.unpeek(), onload: () => this.peeked && document.body.append(this.peeked) });
       this.peeked = h("figure", { className: "peek", "aria-hidden": "true", style: place }, image, h("figcaption", null, "T2w, axial, at the target"));

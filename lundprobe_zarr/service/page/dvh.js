@@ -31,15 +31,15 @@ export function dvhChart(found, isShown) {
     fill(rows, curves.map((c) => {
       const i = gy === null ? -1 : Math.min(c.cumulative_cc.length, Math.max(0, Math.round(gy / found.step_gy)));
       const cc = i < 0 ? c.volume_cc : (c.cumulative_cc[i] ?? 0);
-      return h("tr", null, h("th", { scope: "row" }, swatch(look(c)), name(c)), h("td", { className: "n" }, gy === null ? "" : `${number((100 * cc) / covered(c), 3)} %`), h("td", { className: "n" }, `${number(cc, 3)} cm³`), h("td", { className: "n" }, `${number(mean(c, found.step_gy), 3)} Gy`));
+      return h("tr", null, h("th", { scope: "row" }, swatch(look(c)), name(c)), h("td", { className: "n" }, gy === null ? "" : number((100 * cc) / covered(c), 3)), h("td", { className: "n" }, number(cc, 3)), h("td", { className: "n" }, number(mean(c, found.step_gy), 3)));
     }));
-    head.textContent = gy === null ? "" : `at ≥ ${gy.toFixed(1)} Gy`;
+    head.textContent = gy === null ? "" : `≥ ${gy.toFixed(1)} Gy, %`;
     const place = String(gy === null ? -9 : x(gy));
     mark.setAttribute("x1", place);
     mark.setAttribute("x2", place);
   };
   const head = h("th", { scope: "col" });
-  const table = h("table", { className: "numbers" }, h("thead", null, h("tr", null, h("th", { scope: "col" }, "structure"), head, h("th", { scope: "col" }, "volume"), h("th", { scope: "col" }, "mean"))), rows);
+  const table = h("table", { className: "numbers" }, h("thead", null, h("tr", null, h("th", { scope: "col" }, "structure"), head, h("th", { scope: "col" }, "cm³"), h("th", { scope: "col" }, "mean, Gy"))), rows);
   let at = null;
   node.addEventListener("pointermove", (e) => {
     const box = node.getBoundingClientRect();
@@ -68,7 +68,7 @@ function mean(c, step) {
   return sum / (v[0] || 1) - step / 2;
 }
 
-export function name(c) {
+function name(c) {
   return [c.structure, { nnunet: "nnU-Net", nnunet_fold: `fold ${c.fold}`, observer: `${c.observer} step ${c.step}` }[c.source]].filter(Boolean).join(" ");
 }
 

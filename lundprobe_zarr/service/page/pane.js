@@ -5,11 +5,13 @@ import { GoneError, isCancelled } from "./api.js";
 import { h, later } from "./dom.js";
 import { add, dot, frame, length, letter, unit } from "./geometry.js";
 import { MAPS, colourAt, look, pixels } from "./looks.js";
-import { colours, greys } from "./planes.js";
+import { FIRST, colours, greys } from "./planes.js";
 
 const DOSE = pixels(MAPS.dose);
 const UNCERTAINTY = pixels(MAPS.uncertainty);
 const AHEAD = 2;
+/** Between two slices of somebody who does not scroll past them. */
+const PAUSE_MS = 400;
 /** Fiducials are drawn in planes within this distance. */
 const NEAR_FIDUCIAL_MM = 2;
 
@@ -41,6 +43,7 @@ export class Pane {
     this.watch = new ResizeObserver(() => this.resized());
     this.watch.observe(this.canvas);
     this.controller = new AbortController();
+    this.turned = -Infinity;
     this.soon = later(140, () => this.fine());
     this.direction = 1;
     this.listen();
@@ -122,9 +125,11 @@ export class Pane {
     const { signal } = this.controller;
     if (isComplete) this.fine();
     else {
-      for (const layer of wanted) if (!this.holds(layer.key, n)) this.load(layer, axis, n, 4, signal);
-      this.soon();
+      for (const layer of wanted) if (!this.holds(layer.key, n)) this.load(layer, axis, n, 4, signal, layer.key === "dose" ? FIRST.wash : FIRST.quarter);
+      if (performance.now() - this.turned > PAUSE_MS) this.fine();
+      else this.soon();
     }
+    this.turned = performance.now();
     this.overlays(axis, n, signal);
     this.describe();
   }
@@ -152,9 +157,9 @@ export class Pane {
     return { array: layer.array, ...layer.labels, axis: this.grid.axisName(axis), n, stride, values: "int16", ...(box.length ? { box: box.join(",") } : {}) };
   }
 
-  async load(layer, axis, n, stride, signal) {
+  async load(layer, axis, n, stride, signal, urgency) {
     try {
-      const plane = await this.viewer.source.plane(this.query(layer, axis, n, stride), signal);
+      const plane = await this.viewer.source.plane(this.query(layer, axis, n, stride), signal, urgency);
       if (signal.aborted) return;
       const now = this.layers.get(layer.key);
       if (now?.n === n && now.axis === axis && now.plane.stride < stride) return;
@@ -173,12 +178,13 @@ export class Pane {
     if (this.isClosed) return;
     const { axis, n, controller: { signal } } = this;
     const wanted = this.viewer.layers().filter((w) => !this.problems.has(w.key));
-    await Promise.all(wanted.map((w) => this.load(w, axis, n, 1, signal)));
+    const urgency = (w) => (w.key === "dose" ? FIRST.wholeWash : this.viewer.panes[0] === this ? FIRST.image : FIRST.others);
+    await Promise.all(wanted.map((w) => this.load(w, axis, n, 1, signal, urgency(w))));
     for (let i = 1; i <= AHEAD; i++)
       for (const to of [n + i * this.direction, ...(i === 1 ? [n - this.direction] : [])]) {
         if (signal.aborted || to < 0 || to >= this.grid.shape[axis]) continue;
-        const ahead = wanted.map((w) => this.viewer.source.plane(this.query(w, axis, to, 1), signal));
-        for (const [path, query] of this.lines(axis, to)) ahead.push(this.viewer.source.json(path, query, signal));
+        const ahead = wanted.map((w) => this.viewer.source.plane(this.query(w, axis, to, 1), signal, FIRST.ahead));
+        for (const [path, query] of this.lines(axis, to)) ahead.push(this.viewer.source.json(path, query, signal, FIRST.ahead));
         await Promise.all(ahead.map((p) => p.catch(() => null)));
       }
   }
@@ -199,7 +205,7 @@ export class Pane {
     const key = JSON.stringify(wanted);
     if (this.drawn?.key !== key && (this.drawn?.n !== n || this.drawn?.axis !== axis)) this.drawn = null;
     if (this.drawn?.key === key) return;
-    const parts = await Promise.all(wanted.map(([path, query]) => this.viewer.source.json(path, query, signal).catch((error) => {
+    const parts = await Promise.all(wanted.map(([path, query]) => this.viewer.source.json(path, query, signal, FIRST.lines).catch((error) => {
       if (!isCancelled(error) && !(error instanceof GoneError)) this.problems.set(path, `${path.slice(1)}: ${error.message}`);
       return null;
     })));
@@ -239,7 +245,7 @@ export class Pane {
     this.drawWords(c, f, k);
     this.said.hidden = !this.problems.size;
     this.said.textContent = [...this.problems.values()].join("\n");
-    this.canvas.dataset.ready = this.isReady() ? "full" : "";
+    this.canvas.dataset.ready = this.isReady() ? "full" : [...this.layers.values()].some((l) => l.n === this.n) ? "part" : "";
   }
 
   /** Whether all that is to be seen in the plane is there: whole images, and lines. */

@@ -3,10 +3,10 @@
 import { isCancelled, json, sql } from "./api.js";
 import { dialog, fill, h, iconButton, later, number, say } from "./dom.js";
 import { selected } from "./cohort.js";
-import { dvhChart, name as nameOf, swatch } from "./dvh.js";
-import { CT_WINDOWS, MAPS, OBSERVERS, gradient, look } from "./looks.js";
+import { dvhChart, swatch } from "./dvh.js";
+import { CT_WINDOWS, MAPS, OBSERVERS, colourAt, gradient, look } from "./looks.js";
 import { Pane } from "./pane.js";
-import { Source } from "./planes.js";
+import { FIRST, Source } from "./planes.js";
 import { expression } from "./predicate.js";
 import { go } from "./state.js";
 import { SOURCES, Viewer, levels } from "./viewer.js";
@@ -23,6 +23,7 @@ export async function showPatient(context, view) {
   const page = new PatientView(context, about, source);
   page.viewer.take(view.params);
   page.arrange();
+  page.histograms();
   return { update: (next) => page.update(next), close: () => page.close() };
 }
 
@@ -72,7 +73,6 @@ class PatientView {
     addEventListener("keydown", this.keys);
     this.redraw = later(30, () => this.controls());
     this.describe();
-    this.histograms();
   }
 
   close() {
@@ -181,7 +181,11 @@ class PatientView {
       h("div", { className: "row" }, h("input", { type: "text", value: p.iso, "aria-label": `Isodoses, ${words}`, "data-key": "iso", title: "Up to 12 levels",
         onchange: (e) => { const found = levels(e.target.value); found ? v.set({ iso: found }) : (e.target.value = p.iso); } }),
         h("select", { "aria-label": "Unit of the isodoses", "data-key": "unit", onchange: (e) => v.set({ unit: e.target.value, iso: this.converted(e.target.value) }) },
-          h("option", { value: "pct", selected: p.unit === "pct" }, `% of ${v.prescription}`), h("option", { value: "Gy", selected: p.unit === "Gy" }, "Gy"))));
+          h("option", { value: "pct", selected: p.unit === "pct" }, `% of ${v.prescription}`), h("option", { value: "Gy", selected: p.unit === "Gy" }, "Gy"))),
+      p.isodoses && h("div", { className: "legend" }, v.list("iso").map(Number).map((level) => {
+        const gy = p.unit === "Gy" ? level : (level * v.prescription) / 100;
+        return h("span", null, swatch({ colour: `rgb(${colourAt(MAPS.dose, gy / v.doseMax).join(" ")})`, dash: [] }), p.unit === "Gy" ? `${level} Gy` : `${level} %`);
+      })));
   }
 
   converted(unit) {
@@ -245,14 +249,12 @@ class PatientView {
     });
     const inside = Object.values(found.grids).flatMap((at) => at?.inside ?? []);
     const names = [...new Set(inside.filter((i) => i.source === "clinical").map((i) => i.structure))];
-    const others = inside.filter((i) => i.source !== "clinical");
-    const folds = others.filter((i) => i.source === "nnunet_fold");
-    const counted = [...new Set(folds.map((i) => i.structure))].map((s) => `${s} in ${folds.filter((i) => i.structure === s).length} folds`);
+    const others = byStructure(inside.filter((i) => i.source !== "clinical"));
     fill(this.point, title,
       h("p", { className: "mm" }, [["x", x], ["y", y], ["z", z]].map(([k, v]) => h("span", null, h("b", null, k), ` ${v.toFixed(1)}`)), h("small", null, "mm, LPS")),
       h("table", { className: "numbers" }, h("tbody", null, rows.length ? rows : h("tr", null, h("td", null, "outside of all grids")))),
       h("p", { className: "inside", title: found.rule }, names.length ? names.map((s) => h("span", { className: "tag" }, swatch(look({ structure: s, source: "clinical" })), s)) : h("small", null, "in no clinical structure")),
-      others.length ? h("p", { className: "small" }, `also in: ${[...others.filter((i) => i.source !== "nnunet_fold").map(nameOf), ...counted].join("; ")}`) : null,
+      others.map(([structure, words]) => h("p", { className: "small" }, h("b", null, structure), ` also by ${words}`)),
       found.damaged.map((text) => h("p", { className: "wrong" }, text)));
   }
 
@@ -269,7 +271,7 @@ class PatientView {
     try {
       const grid = this.viewer.grids.sct && this.about.segmentations.some((s) => s.grid === "sct") ? "sct" : "mri";
       const structures = this.about.structures.map((s) => s.structure).filter((s) => s !== "BODY").join(",");
-      this.found = await this.viewer.source.json("/dvh", { grid, structures });
+      this.found = await this.viewer.source.json("/dvh", { grid, structures }, undefined, FIRST.histograms);
       this.drawHistograms();
     } catch (error) {
       if (!isCancelled(error)) fill(this.chart, h("h2", null, "Dose and volume"), h("p", { className: "wrong" }, error.message));
@@ -320,6 +322,17 @@ class PatientView {
 function exact(value) {
   if (value === null) return "unreadable";
   return typeof value === "number" ? String(Number(value.toPrecision(6))) : String(value);
+}
+
+/** Return who else put a voxel into each structure: networks, folds, observers. */
+function byStructure(inside) {
+  return [...new Set(inside.map((i) => i.structure))].map((structure) => {
+    const of = (source, step) => inside.filter((i) => i.structure === structure && i.source === source && (step === undefined || i.step === step));
+    const seen = (step) => of("observer", step).map((i) => i.observer.replace(/^obs/, "")).join(" ");
+    const folds = of("nnunet_fold").length;
+    const words = [of("nnunet").length && "nnU-Net", folds && `${folds} of 10 folds`, ...[1, 2].map((step) => seen(step) && `observers ${seen(step)} in step ${step}`)];
+    return [structure, words.filter(Boolean).join(", ")];
+  });
 }
 
 function help() {

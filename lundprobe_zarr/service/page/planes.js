@@ -16,9 +16,50 @@ const TYPES = { int8: Int8Array, uint8: Uint8Array, int16: Int16Array, uint16: U
  * @property {number} stride @property {string} unit
  */
 
+/** What comes first when the line is slow. */
+export const FIRST = { quarter: 0, image: 1, wash: 2, lines: 3, others: 4, wholeWash: 5, histograms: 6, ahead: 9 };
+/** Requests at a time: browsers have six connections to a service, and one is for values. */
+const AT_A_TIME = 5;
+
+/** Lets a few tasks run at a time, the most urgent first; what is fetched ahead runs alone. */
+class Queue {
+  constructor() {
+    this.running = 0;
+    this.waiting = [];
+  }
+
+  async run(urgency, signal, work) {
+    signal?.throwIfAborted();
+    await new Promise((go, fail) => {
+      const each = { urgency, go };
+      this.waiting.push(each);
+      signal?.addEventListener("abort", () => {
+        this.waiting = this.waiting.filter((w) => w !== each);
+        fail(new DOMException("cancelled", "AbortError"));
+      });
+      this.next();
+    });
+    try {
+      return await work();
+    } finally {
+      this.running--;
+      this.next();
+    }
+  }
+
+  next() {
+    this.waiting.sort((a, b) => a.urgency - b.urgency);
+    while (this.waiting.length && this.running < (this.waiting[0].urgency < FIRST.ahead ? AT_A_TIME : 1)) {
+      this.running++;
+      this.waiting.shift().go();
+    }
+  }
+}
+
 /** What one patient's requests share. */
 export class Source {
   constructor(dataset, patient, sha) {
+    this.queue = new Queue();
     this.path = `api/v1/datasets/${dataset}/patients/${patient}`;
     this.sha = sha;
     /** @type {Map<string, Plane>} */
@@ -43,12 +84,15 @@ export class Source {
   }
 
   /** Return a plane. @returns {Promise<Plane>} */
-  async plane(query, signal) {
+  async plane(query, signal, urgency = FIRST.quarter) {
     const found = this.kept(query);
     if (found) return found;
-    const answer = await request(`${this.path}/plane`, { query: { ...query, rev: this.sha }, signal });
-    const said = JSON.parse(answer.headers.get("X-Plane") ?? "{}");
-    const plane = decoded(said, new Uint8Array(await answer.arrayBuffer()));
+    const plane = await this.queue.run(urgency, signal, async () => {
+      const answer = await request(`${this.path}/plane`, { query: { ...query, rev: this.sha }, signal });
+      const said = JSON.parse(answer.headers.get("X-Plane") ?? "{}");
+      return decoded(said, new Uint8Array(await answer.arrayBuffer()));
+    });
+    if (this.planes.has(Source.key(query))) return plane;
     this.planes.set(Source.key(query), plane);
     this.bytes += plane.values.byteLength;
     for (const [key, old] of this.planes) {
@@ -59,11 +103,12 @@ export class Source {
     return plane;
   }
 
-  /** Return JSON about the patient; the last answers are kept. */
-  async json(path, query, signal) {
+  /** Return JSON about the patient; the last answers are kept. Without urgency it does not queue. */
+  async json(path, query, signal, urgency) {
     const key = `${path} ${Source.key(query)}`;
     if (this.texts.has(key)) return this.texts.get(key);
-    const found = await json(`${this.path}${path}`, { query: { ...query, rev: this.sha }, signal });
+    const ask = () => json(`${this.path}${path}`, { query: { ...query, rev: this.sha }, signal });
+    const found = await (urgency === undefined ? ask() : this.queue.run(urgency, signal, ask));
     if (!found.damaged?.length) this.texts.set(key, found);
     if (this.texts.size > MOST_TEXTS) this.texts.delete(this.texts.keys().next().value);
     return found;
