@@ -153,7 +153,9 @@ async def sql(request: Request) -> Response:
     """Answer a SELECT over the tables."""
     now, given, fields = await _asked(request, _sql)
     predicate = fields["where"]
-    visit_of(request).sql = fields["sql"] if predicate is None else f"{fields['sql']}\n-- {predicate}"
+    visit_of(request).sql = (
+        fields["sql"] if predicate is None else f"{fields['sql']}\n-- {predicate}"
+    )
     form = format_of(given["format"], request.headers.get("accept"))
     queries, caller = service_of(request).queries, caller_of(request)
     most = fields["limit"]

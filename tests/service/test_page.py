@@ -1,4 +1,4 @@
-"""The page over HTTP: what is open, how files are kept, log-in by cookie, requests of other sites."""
+"""The page over HTTP: what is open, how files are kept, log-in, requests of other sites."""
 
 from __future__ import annotations
 
@@ -77,7 +77,9 @@ def test_the_first_paint_takes_less_than_100_kilobytes(served):
     assert sum(int(a.headers["content-length"]) for a in [index, *sent]) < 100_000
 
 
-@pytest.mark.parametrize("path", ["page/0123456789abcdef/app.js", "page/{0}/nothing.js", "page/{0}"])
+@pytest.mark.parametrize(
+    "path", ["page/0123456789abcdef/app.js", "page/{0}/nothing.js", "page/{0}"]
+)
 def test_another_version_or_file_is_not_found(served, path):
     answer = httpx.get(f"{served.url}/{path.format(page().version)}")
     assert answer.status_code == 404

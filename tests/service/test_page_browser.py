@@ -92,9 +92,7 @@ class Visitor:
     def canvas(self, number: int = 0) -> str:
         """Return the pixels of a view."""
         return str(
-            self.page.evaluate(
-                "n => document.querySelectorAll('canvas')[n].toDataURL()", number
-            )
+            self.page.evaluate("n => document.querySelectorAll('canvas')[n].toDataURL()", number)
         )
 
 
@@ -368,7 +366,7 @@ def _shards(array: Path) -> list[Path]:
 def test_log_out_ends_the_session(chromium, served):
     window = Visitor(chromium, served)
     try:
-        window.page.click("[aria-label^='Log out']")
+        window.page.click("text=Log out")
         window.page.wait_for_selector("#token")
         assert window.context.cookies() == []
         window.page.goto(f"{served.url}/#/{NAME}")

@@ -44,7 +44,7 @@ function header(view) {
       theme(next);
       say(`Colours: ${next}`);
     }),
-    session?.is_known && iconButton("out", `Log out ${session.name}`, logOut, session.name),
+    session?.is_known && iconButton("out", `Log out ${session.name}`, logOut, "Log out"),
   );
 }
 

@@ -54,7 +54,7 @@ class CohortView {
     this.grid = h("div", { className: "grid", tabIndex: 0, role: "region", "aria-label": "Patients" });
     this.pages = h("nav", { className: "pages", "aria-label": "Pages" });
     const file = h("input", { type: "file", accept: ".json,application/json", hidden: true, onchange: (e) => this.upload(e.target) });
-    fill(main, h("section", { className: "cohort" },
+    fill(main, h("section", { className: "cohort" }, h("h1", { className: "unseen" }, `Patients of ${dataset.name}`),
       h("form", { className: "bar", role: "search", onsubmit: (e) => { e.preventDefault(); this.where(this.field.value.trim()); } },
         h("label", { htmlFor: "where", className: "mono" }, "WHERE"), this.field,
         h("button", { className: "main", title: "Select (Enter)" }, "Select"),

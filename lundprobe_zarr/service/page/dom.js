@@ -73,7 +73,7 @@ export function icon(name) {
 export function iconButton(name, label, onclick, text) {
   return h(
     "button",
-    { type: "button", className: text ? "quiet" : "quiet square", title: label, "aria-label": label, onclick },
+    { type: "button", className: text ? "quiet" : "quiet square", title: label, "aria-label": text ? null : label, onclick },
     icon(name),
     text ?? null,
   );

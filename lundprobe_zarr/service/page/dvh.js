@@ -33,7 +33,7 @@ export function dvhChart(found, isShown) {
       const cc = i < 0 ? c.volume_cc : (c.cumulative_cc[i] ?? 0);
       return h("tr", null, h("th", { scope: "row" }, swatch(look(c)), name(c)), h("td", { className: "n" }, gy === null ? "" : number((100 * cc) / covered(c), 3)), h("td", { className: "n" }, number(cc, 3)), h("td", { className: "n" }, number(mean(c, found.step_gy), 3)));
     }));
-    head.textContent = gy === null ? "" : `≥ ${gy.toFixed(1)} Gy, %`;
+    head.textContent = gy === null ? "%" : `≥ ${gy.toFixed(1)} Gy, %`;
     const place = String(gy === null ? -9 : x(gy));
     mark.setAttribute("x1", place);
     mark.setAttribute("x2", place);

@@ -51,7 +51,7 @@ export function look(segmentation) {
   const base = STRUCTURES[segmentation.structure] ?? OTHER;
   switch (segmentation.source) {
     case "observer":
-      return { ...(OBSERVERS[segmentation.observer] ?? OTHER), width: 1.6 };
+      return { ...(OBSERVERS[segmentation.observer] ?? OTHER), width: 2 };
     case "nnunet":
       return { colour: base.colour, dash: [4, 2, 1, 2], width: 2.2 };
     case "nnunet_fold":

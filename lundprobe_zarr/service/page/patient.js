@@ -68,7 +68,7 @@ class PatientView {
     this.point = h("section", { className: "card", "aria-label": "Values at a point" });
     this.chart = h("section", { className: "card", "aria-label": "Dose and volume" }, h("h2", null, "Dose and volume"), h("p", { className: "small" }, "Loading …"));
     this.facts = h("section", { className: "card", "aria-label": "About the patient" });
-    fill(main, h("div", { className: "patient" }, this.left, this.stage, h("aside", { className: "panel right", "aria-label": "Values" }, this.point, this.chart, this.facts)));
+    fill(main, h("div", { className: "patient" }, h("h1", { className: "unseen" }, `Patient ${about.patient_id}`), this.left, this.stage, h("aside", { className: "panel right", "aria-label": "Values" }, this.point, this.chart, this.facts)));
     this.keys = (e) => this.key(e);
     addEventListener("keydown", this.keys);
     this.redraw = later(30, () => this.controls());
@@ -94,7 +94,7 @@ class PatientView {
     for (const pane of this.viewer.panes) pane.close();
     this.viewer.panes =
       lay === "observers"
-        ? [new Pane(this.viewer, "axial", { title: "step 1: map not shown", step: 1 }), new Pane(this.viewer, "axial", { title: "step 2: map shown", step: 2 })]
+        ? [new Pane(this.viewer, "axial", { title: "step 1: drawn without the map", step: 1 }), new Pane(this.viewer, "axial", { title: "step 2: drawn with the map", step: 2 })]
         : (lay === "3" ? ["axial", "coronal", "sagittal"] : [lay]).map((view) => new Pane(this.viewer, view));
     this.stage.className = `stage-panes lay-${lay}`;
     fill(this.stage, this.viewer.panes.map((p) => p.node));
