@@ -72,7 +72,7 @@ def save(page: Page, name: str) -> None:
         if made.tell() <= MOST_BYTES:
             break
     (IMAGES / f"{name}.webp").write_bytes(made.getvalue())
-    print(f"{name}.webp: {made.tell()} bytes")  # noqa: T201
+    print(f"{name}.webp: {made.tell()} bytes")
 
 
 def draw(page: Page, url: str, token: str, patient: str) -> None:

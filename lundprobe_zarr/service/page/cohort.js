@@ -3,7 +3,7 @@
 import { ApiError, GoneError, Newest, isCancelled, json, request, sql, url } from "./api.js";
 import { copy, dialog, download, fill, h, icon, iconButton, later, number, say } from "./dom.js";
 import { Facets, HISTOGRAMS, unit } from "./facets.js";
-import { conditions, expression, literal, plain, predicate } from "./predicate.js";
+import { conditions, expression, literal, plain, predicate, replaced } from "./predicate.js";
 import { go, now } from "./state.js";
 
 const PAGE = 100;
@@ -28,7 +28,8 @@ export async function showCohort(context, view) {
 }
 
 class CohortView {
-  constructor({ main, session, dataset }, view) {
+  constructor({ main, session, dataset, fail }, view) {
+    this.fail = fail;
     this.session = session;
     this.dataset = dataset;
     this.columns = allColumns(session);
@@ -37,7 +38,7 @@ class CohortView {
     document.title = `${dataset.name} – lundprobe-zarr`;
     this.facets = new Facets({
       dataset: dataset.name, structures: this.structures, columns: this.columns,
-      change: (next) => this.where(predicate(next)),
+      change: (column, condition) => this.where(predicate(replaced(conditions(now().params.where ?? ""), column, condition))),
       choose: (columns) => this.go({ hist: columns.join(",") === HISTOGRAMS.join(",") ? "" : columns.join(",") || "none" }),
     });
     this.field = h("textarea", {
@@ -134,7 +135,6 @@ class CohortView {
       const [cohort, rows] = await Promise.all([
         where ? json(`api/datasets/${dataset}/cohort`, { body: { where }, signal }) : null,
         sql(dataset, this.query(PAGE, (page - 1) * PAGE), { where, signal }),
-        this.facets.load(this.histograms, signal),
       ]);
       this.mistake.hidden = true;
       this.field.removeAttribute("aria-invalid");
@@ -143,6 +143,9 @@ class CohortView {
       this.ids = cohort?.patient_ids ?? null;
       this.counts(n, total);
       this.table(rows, page, n);
+      if (this.facets.loaded !== null) this.facets.draw(conditions(where)); // counts follow
+      this.grid.removeAttribute("aria-busy");
+      await this.facets.load(this.histograms, signal);
       await this.facets.select(where, signal);
       this.facets.draw(conditions(where));
       selected.set(dataset, { where, order: this.params.sort ?? "" });
@@ -163,6 +166,7 @@ class CohortView {
   failed(error, where) {
     if (error instanceof GoneError) return;
     if (!(error instanceof ApiError)) throw error;
+    if (error.status === 403) return this.fail(error);
     this.field.setAttribute("aria-invalid", "true");
     fill(this.mistake, icon("warn"), h("pre", null, marked(error.message, error.position, where)));
     this.mistake.hidden = false;

@@ -3,7 +3,7 @@
 
 import { sql } from "./api.js";
 import { h, fill, iconButton, number, s } from "./dom.js";
-import { about, expression, literal, replaced } from "./predicate.js";
+import { about, expression, literal } from "./predicate.js";
 
 const BINS = 28;
 /** Shares of the values within the axis: outliers are counted in the outermost bars. */
@@ -20,13 +20,13 @@ function values(columns, structures) {
 
 /** Counts of all rows in bins whose edges the values themselves give. */
 export function binsQuery(columns, structures) {
-  return `${values(columns, structures)}, q AS (SELECT k, quantile_cont(v, ${SHARES[0]}) AS a, quantile_cont(v, ${SHARES[1]}) AS b, min(v) AS low, max(v) AS high, count(*) AS total FROM v GROUP BY k), w AS (SELECT *, CASE WHEN b > a THEN (b - a) / ${BINS} ELSE 1 END AS step FROM q) SELECT k, a, step, low, high, total, CAST(least(greatest(floor((v - a) / step), 0), ${BINS - 1}) AS INTEGER) AS bin, count(*) AS n FROM v JOIN w USING (k) GROUP BY ALL`;
+  return `${values(columns, structures)}, q AS (SELECT k, quantile_cont(v, ${SHARES[0]}) AS a, quantile_cont(v, ${SHARES[1]}) AS b, min(v) AS low, max(v) AS high, median(v) AS mid, count(*) AS total FROM v GROUP BY k), w AS (SELECT *, CASE WHEN b > a THEN (b - a) / ${BINS} ELSE 1 END AS step FROM q) SELECT k, a, step, low, high, mid, total, CAST(least(greatest(floor((v - a) / step), 0), ${BINS - 1}) AS INTEGER) AS bin, count(*) AS n FROM v JOIN w USING (k) GROUP BY ALL`;
 }
 
 /** Counts in the same bins, for a part of the patients. */
 export function countsQuery(axes, structures) {
   const known = axes.map((x) => `(${literal(x.column)}, ${x.a}, ${x.step})`).join(", ");
-  return `${values(axes.map((x) => x.column), structures)}, w(k, a, step) AS (VALUES ${known}) SELECT k, CAST(least(greatest(floor((v - a) / step), 0), ${BINS - 1}) AS INTEGER) AS bin, count(*) AS n FROM v JOIN w USING (k) GROUP BY ALL`;
+  return `${values(axes.map((x) => x.column), structures)}, w(k, a, step) AS (VALUES ${known}), q AS (SELECT k, median(v) AS mid FROM v GROUP BY k) SELECT k, mid, CAST(least(greatest(floor((v - a) / step), 0), ${BINS - 1}) AS INTEGER) AS bin, count(*) AS n FROM v JOIN w USING (k) JOIN q USING (k) GROUP BY ALL`;
 }
 
 export function listsQuery(structures) {
@@ -36,7 +36,7 @@ export function listsQuery(structures) {
 
 /**
  * The facets of a dataset.
- * @param {{ dataset: string, structures: string[], columns: Map<string, any>, change: (next: any[]) => void, choose: (columns: string[]) => void }} given
+ * @param {{ dataset: string, structures: string[], columns: Map<string, any>, change: (column: string, condition: any) => void, choose: (columns: string[]) => void }} given
  */
 export class Facets {
   constructor(given) {
@@ -48,6 +48,11 @@ export class Facets {
     this.lists = h("div", { className: "lists" });
     this.charts = h("div", { className: "charts" });
     this.axes = [];
+    /** The columns with a histogram, and those that are counted. */
+    this.shown = [];
+    this.loaded = null;
+    /** Medians of the selected patients. */
+    this.medians = new Map();
     this.whole = new Map();
     this.part = new Map();
     this.counts = new Map();
@@ -57,6 +62,7 @@ export class Facets {
 
   /** Count all patients; `shown` are the columns with a histogram. */
   async load(shown, signal) {
+    if (this.loaded === shown.join()) return;
     this.shown = shown;
     const [lists, bins] = await Promise.all([
       this.whole.size ? null : sql(this.dataset, listsQuery(this.structures), { signal }),
@@ -64,11 +70,12 @@ export class Facets {
     ]);
     for (const [k, v, n] of lists?.rows ?? []) this.whole.set(`${k}\0${v}`, n);
     const axes = new Map();
-    for (const [column, a, step, low, high, total, bin, n] of bins.rows) {
-      if (!axes.has(column)) axes.set(column, { column, a, step, low, high, total, all: Array(BINS).fill(0) });
+    for (const [column, a, step, low, high, mid, total, bin, n] of bins.rows) {
+      if (!axes.has(column)) axes.set(column, { column, a, step, low, high, mid, total, all: Array(BINS).fill(0) });
       axes.get(column).all[bin] = n;
     }
     this.axes = shown.map((c) => axes.get(c)).filter(Boolean);
+    this.loaded = shown.join();
   }
 
   /** Count the patients of a predicate. */
@@ -76,6 +83,7 @@ export class Facets {
     if (!where) {
       this.part = this.whole;
       this.counts = new Map(this.axes.map((x) => [x.column, x.all]));
+      this.medians = new Map(this.axes.map((x) => [x.column, x.mid]));
       return;
     }
     const [lists, bins] = await Promise.all([
@@ -84,7 +92,11 @@ export class Facets {
     ]);
     this.part = new Map(lists.rows.map(([k, v, n]) => [`${k}\0${v}`, n]));
     this.counts = new Map(this.axes.map((x) => [x.column, Array(BINS).fill(0)]));
-    for (const [k, bin, n] of bins.rows) this.counts.get(k)[bin] = n;
+    this.medians = new Map();
+    for (const [k, mid, bin, n] of bins.rows) {
+      this.medians.set(k, mid);
+      this.counts.get(k)[bin] = n;
+    }
   }
 
   draw(conditions) {
@@ -107,7 +119,7 @@ export class Facets {
     const toggle = (value, isOn) => {
       const next = found.filter((v) => (v === value ? isOn : !chosen || chosen.includes(v)));
       const condition = next.length === found.length || !next.length ? null : { kind: "in", column, values: next };
-      this.change(replaced(this.conditions, column, condition));
+      this.change(column, condition);
     };
     return h("fieldset", null, h("legend", null, column), found.map((value) => h("label", { className: "row" },
       h("input", { type: "checkbox", "data-facet": `${column}=${value}`, checked: !chosen || chosen.includes(value), onchange: (e) => toggle(value, e.target.checked) }),
@@ -118,7 +130,7 @@ export class Facets {
   flag(column, label, words) {
     const chosen = /** @type {any} */ (about(this.conditions, column));
     const now = chosen?.kind === "flag" ? String(chosen.value) : "";
-    const set = (e) => this.change(replaced(this.conditions, column, e.target.value === "" ? null : { kind: "flag", column, value: e.target.value === "true" }));
+    const set = (e) => this.change(column, e.target.value === "" ? null : { kind: "flag", column, value: e.target.value === "true" });
     const part = this.part.get(`${column}\0true`) ?? 0;
     const all = this.whole.get(`${column}\0true`) ?? 0;
     return h("label", { className: "row", title: this.columns.get(column)?.description }, h("span", null, label),
@@ -143,7 +155,7 @@ export class Facets {
     const column = this.columns.get(x.column);
     const chosen = /** @type {any} */ (about(this.conditions, x.column));
     const [low, high] = chosen?.kind === "range" ? [chosen.low, chosen.high] : [null, null];
-    const set = (from, to) => this.change(replaced(this.conditions, x.column, from === null && to === null ? null : { kind: "range", column: x.column, low: from, high: to }));
+    const set = (from, to) => this.change(x.column, from === null && to === null ? null : { kind: "range", column: x.column, low: from, high: to });
     const field = (value, label, side) => h("input", {
       type: "number", step: "any", value: value ?? "", placeholder: number(side === "low" ? x.low : x.high), "aria-label": `${x.column} ${label}`, "data-facet": `${x.column} ${side}`,
       onchange: (e) => {
@@ -155,7 +167,8 @@ export class Facets {
       h("figcaption", null, h("span", { title: column?.description ?? "" }, x.column, column?.unit ? h("small", null, ` ${unit(column.unit)}`) : null),
         iconButton("close", `Remove the histogram of ${x.column}`, () => this.choose(this.shown.filter((c) => c !== x.column)))),
       this.bars(x, low, high, set),
-      h("div", { className: "ends" }, field(low, "at least", "low"), h("span", null, "to"), field(high, "at most", "high")));
+      h("div", { className: "ends" }, field(low, "at least", "low"), h("span", null, "to"), field(high, "at most", "high")),
+      h("small", null, `median ${number(this.medians.get(x.column))}`, this.medians.get(x.column) === x.mid ? null : `, of all ${number(x.mid)}`));
   }
 
   bars(x, low, high, set) {

@@ -58,6 +58,8 @@ function crumb(dataset, patient, session) {
 class PatientView {
   constructor({ main, session, dataset }, about, source) {
     this.dataset = dataset;
+    /** The answer of `/dvh`. */
+    this.found = null;
     this.about = about;
     this.viewer = new Viewer(about, source, about.prescription.gy);
     this.viewer.onvalues = (found, isCross, error) => this.values(found, isCross, error);
@@ -85,6 +87,7 @@ class PatientView {
   update(view) {
     crumb(this.dataset, view.patient, { structures: [...this.descriptions.keys()].map((name) => ({ name })) });
     this.viewer.take(view.params);
+    if (!this.found) this.histograms();
   }
 
   /** Make the panes of the layout. */

@@ -41,6 +41,7 @@ export function conditions(text) {
 
 /** Return a predicate of conditions. @param {Condition[]} given */
 export function predicate(given) {
+  if (given.length === 1 && given[0].kind === "other") return given[0].text;
   return given.map(written).filter(Boolean).join(" AND ");
 }
 
@@ -59,7 +60,7 @@ function written(each) {
       if (each.low === null) return `${each.column} <= ${each.high}`;
       return `${each.column} BETWEEN ${each.low} AND ${each.high}`;
     default:
-      return conjuncts(each.text) === null ? `(${each.text})` : each.text;
+      return conjuncts(each.text) === null ? `(${each.text}${each.text.includes("--") ? "\n" : ""})` : each.text;
   }
 }
 
@@ -90,10 +91,12 @@ export function conjuncts(text) {
   let start = 0;
   let depth = 0;
   let between = false;
-  const word = /'(?:[^']|'')*'|"(?:[^"]|"")*"|--|\/\*|[()]|\b(?:AND|OR|BETWEEN|CASE|END)\b/gi;
+  const word = /'(?:[^']|'')*'|"(?:[^"]|"")*"|--[^\n]*|\/\*[^]*?\*\/|[()]|\b(?:AND|OR|BETWEEN|CASE|END)\b/gi;
   for (let m = word.exec(text); m; m = word.exec(text)) {
     const token = m[0].toUpperCase();
-    if (token === "--" || token === "/*") return null;
+    const isComment = token.startsWith("--") || token.startsWith("/*");
+    if (isComment && !depth) return null;
+    if (isComment) continue;
     if (token === "(" || token === "CASE") depth++;
     else if (token === ")" || token === "END") depth--;
     else if (depth) continue;
