@@ -29,32 +29,33 @@ export function dvhChart(found, isShown) {
   const rows = h("tbody");
   const show = (gy) => {
     fill(rows, curves.map((c) => {
-      const i = gy === null ? -1 : Math.min(c.cumulative_cc.length, Math.max(0, Math.round(gy / found.step_gy)));
-      const cc = i < 0 ? c.volume_cc : (c.cumulative_cc[i] ?? 0);
-      return h("tr", null, h("th", { scope: "row" }, swatch(look(c)), name(c)), h("td", { className: "n" }, gy === null ? "" : number((100 * cc) / covered(c), 3)), h("td", { className: "n" }, number(cc, 3)), h("td", { className: "n" }, number(mean(c, found.step_gy), 3)));
+      const i = Math.min(c.cumulative_cc.length, Math.max(0, Math.round(gy / found.step_gy)));
+      const cc = c.cumulative_cc[i] ?? 0;
+      return h("tr", null, h("th", { scope: "row" }, swatch(look(c)), name(c)), h("td", { className: "n" }, number((100 * cc) / covered(c), 3)), h("td", { className: "n" }, number(cc, 3)), h("td", { className: "n" }, number(mean(c, found.step_gy), 3)));
     }));
-    head.textContent = gy === null ? "%" : `≥ ${gy.toFixed(1)} Gy, %`;
-    const place = String(gy === null ? -9 : x(gy));
+    head.textContent = `≥ ${gy.toFixed(1)} Gy, %`;
+    const place = String(x(gy));
     mark.setAttribute("x1", place);
     mark.setAttribute("x2", place);
   };
   const head = h("th", { scope: "col" });
   const table = h("table", { className: "numbers" }, h("thead", null, h("tr", null, h("th", { scope: "col" }, "structure"), head, h("th", { scope: "col" }, "cm³"), h("th", { scope: "col" }, "mean, Gy"))), rows);
-  let at = null;
+  const first = found.prescription_gy * 0.95; // V95
+  let at = first;
   node.addEventListener("pointermove", (e) => {
     const box = node.getBoundingClientRect();
     const gy = ((((e.clientX - box.left) / box.width) * W - LEFT) / (W - LEFT - RIGHT)) * most;
-    at = gy >= 0 && gy <= most ? gy : null;
+    at = Math.min(most, Math.max(0, gy));
     show(at);
   });
-  node.addEventListener("pointerleave", () => show((at = null)));
+  node.addEventListener("pointerleave", () => show((at = first)));
   node.addEventListener("keydown", (e) => {
     const by = { ArrowLeft: -0.5, ArrowRight: 0.5 }[e.key];
     if (!by) return;
     e.preventDefault();
-    show((at = Math.min(most, Math.max(0, (at ?? found.prescription_gy * 0.95) + by))));
+    show((at = Math.min(most, Math.max(0, at + by))));
   });
-  show(null);
+  show(first);
   return h("div", null, node, table,
     h("p", { className: "small" }, `${found.grid} grid; percent of the part inside the planning dose grid, ${[...new Set(curves.map((c) => (c.from === "table" ? "from the dvh table" : "from the voxels")))].join(" and ")}.`),
     found.damaged.map((text) => h("p", { className: "wrong" }, text)));

@@ -168,7 +168,7 @@ export class Pane {
     } catch (error) {
       if (isCancelled(error) || error instanceof GoneError) return;
       this.layers.delete(layer.key);
-      this.problems.set(layer.key, `${layer.title}: ${error.message}`);
+      this.problems.set(layer.key, `${layer.title}: ${brief(error.message)}`);
       this.paint();
     }
   }
@@ -206,7 +206,7 @@ export class Pane {
     if (this.drawn?.key !== key && (this.drawn?.n !== n || this.drawn?.axis !== axis)) this.drawn = null;
     if (this.drawn?.key === key) return;
     const parts = await Promise.all(wanted.map(([path, query]) => this.viewer.source.json(path, query, signal, FIRST.lines).catch((error) => {
-      if (!isCancelled(error) && !(error instanceof GoneError)) this.problems.set(path, `${path.slice(1)}: ${error.message}`);
+      if (!isCancelled(error) && !(error instanceof GoneError)) this.problems.set(path, `${path.slice(1)}: ${brief(error.message)}`);
       return null;
     })));
     if (signal.aborted) return;
@@ -474,4 +474,9 @@ export class Pane {
     e.stopPropagation();
     this.viewer.settled();
   }
+}
+
+/** Return what is damaged, without the patient, who is named above. */
+function brief(message) {
+  return message.replace(/^The store of patient \S+ is (?=damaged)/, "").replace(/ What does not need this.*$/, "");
 }
