@@ -25,6 +25,11 @@ if TYPE_CHECKING:
     from lundprobe_zarr.geometry.common_grid import CommonGrid
     from lundprobe_zarr.huggingface.loading import load_dataset
     from lundprobe_zarr.labelled.accessor import Region, accessor, to_xarray
+    from lundprobe_zarr.labelled.agreement import agreement, compare_masks
+    from lundprobe_zarr.labelled.consensus import consensus, fold_uncertainty
+    from lundprobe_zarr.labelled.dvh import dvh
+    from lundprobe_zarr.labelled.plan_check import plan_check
+    from lundprobe_zarr.labelled.study import ObserverStudy, observer_study
     from lundprobe_zarr.patches import (
         Aggregator,
         BalancedSampling,
@@ -36,6 +41,8 @@ if TYPE_CHECKING:
         UniformSampling,
     )
     from lundprobe_zarr.phantom import write_phantom
+    from lundprobe_zarr.quality.check import QualityReport, qc
+    from lundprobe_zarr.quality.paper import check_against_paper
     from lundprobe_zarr.stream.stream import PatchStream
     from lundprobe_zarr.stream.torch import to_monai, to_torchio, torch_dataset
 
@@ -48,19 +55,30 @@ __all__ = [
     "Dataset",
     "GridSampling",
     "LundProbeError",
+    "ObserverStudy",
     "PatchStream",
     "Patient",
     "Prediction",
+    "QualityReport",
     "Region",
     "Sample",
     "SliceSampling",
     "Splits",
     "UniformSampling",
     "accessor",
+    "agreement",
+    "check_against_paper",
+    "compare_masks",
+    "consensus",
+    "dvh",
+    "fold_uncertainty",
     "load_cohort",
     "load_dataset",
     "load_splits",
+    "observer_study",
     "open_cohort",
+    "plan_check",
+    "qc",
     "to_monai",
     "to_torchio",
     "to_xarray",
@@ -73,6 +91,14 @@ _COHORT = ("Cohort", "Patient", "Splits", "load_cohort", "load_splits", "open_co
 _LAZY = dict.fromkeys(_COHORT, "lundprobe_zarr.cohort")
 _LABELLED = ("Region", "accessor", "to_xarray")
 _LAZY |= dict.fromkeys(_LABELLED, "lundprobe_zarr.labelled.accessor")
+_LAZY["dvh"] = "lundprobe_zarr.labelled.dvh"
+_LAZY["plan_check"] = "lundprobe_zarr.labelled.plan_check"
+_AGREEMENT = ("agreement", "compare_masks")
+_LAZY |= dict.fromkeys(_AGREEMENT, "lundprobe_zarr.labelled.agreement")
+_CONSENSUS = ("consensus", "fold_uncertainty")
+_LAZY |= dict.fromkeys(_CONSENSUS, "lundprobe_zarr.labelled.consensus")
+_STUDY = ("ObserverStudy", "observer_study")
+_LAZY |= dict.fromkeys(_STUDY, "lundprobe_zarr.labelled.study")
 _LAZY["CommonGrid"] = "lundprobe_zarr.geometry.common_grid"
 _LAZY["Dataset"] = "lundprobe_zarr.dataset.dataset"
 _PATCHES = (
@@ -84,6 +110,8 @@ _LAZY["PatchStream"] = "lundprobe_zarr.stream.stream"
 _TORCH = ("to_monai", "to_torchio", "torch_dataset")
 _LAZY |= dict.fromkeys(_TORCH, "lundprobe_zarr.stream.torch")
 _LAZY["write_phantom"] = "lundprobe_zarr.phantom"
+_LAZY |= dict.fromkeys(("QualityReport", "qc"), "lundprobe_zarr.quality.check")
+_LAZY["check_against_paper"] = "lundprobe_zarr.quality.paper"
 _LAZY["load_dataset"] = "lundprobe_zarr.huggingface.loading"
 extend_trees("lundprobe_zarr.labelled.accessor")  # registers `.lp` when the first tree is opened
 extend_cohorts("to_xarray", "lundprobe_zarr.labelled.accessor")

@@ -12,6 +12,8 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 from lundprobe_zarr.cli.info import type_name
+from lundprobe_zarr.quality.paper import published_numbers, shown
+from lundprobe_zarr.quality.rules import shipped_rules
 from lundprobe_zarr.schema.layout import ARRAY_SPECS, GROUP_TITLES
 from lundprobe_zarr.schema.tables import TABLES
 from lundprobe_zarr.stores.metadata import FIDUCIAL_PATH
@@ -97,11 +99,31 @@ def tables() -> str:
     return "\n".join(parts)
 
 
+def rules() -> str:
+    """The rules of quality control."""
+    rows = [
+        (f"`{rule.id}`", rule.severity, rule.title, rule.citation.replace("*", "\\*"))
+        for rule in shipped_rules()
+    ]
+    return _table(("rule", "severity", "what holds", "where the limit is from"), rows)
+
+
+def paper() -> str:
+    """Every published number, with the SQL that asks a copy for it."""
+    numbers = published_numbers()
+    rows = [(n.what, shown(n.published), n.why) for n in numbers]
+    parts = [_table(("number", "published", "why a copy may differ"), rows)]
+    parts += [f"-- {n.what}\n{n.sql};\n" for n in numbers]
+    return f"{parts[0]}\n```sql\n" + "\n".join(parts[1:]) + "```\n"
+
+
 SECTIONS: dict[str, Callable[[], str]] = {
     "structures": structures,
     "layout": layout,
     "files": files,
     "tables": tables,
+    "rules": rules,
+    "paper": paper,
 }
 
 

@@ -30,7 +30,8 @@ from lundprobe_zarr.schema.layout import SCHEMA_VERSION
 from lundprobe_zarr.schema.precision import Precision
 from lundprobe_zarr.storage.failures import described
 from lundprobe_zarr.storage.location import Location
-from lundprobe_zarr.vocabulary.names import protocol_of
+from lundprobe_zarr.vocabulary.files import structure_of_name
+from lundprobe_zarr.vocabulary.names import STRUCTURES, protocol_of
 from lundprobe_zarr.vocabulary.version import package_version
 
 Progress = Callable[[int], None]
@@ -117,11 +118,11 @@ def _write_store(
 ) -> tuple[tuple[str, ...], dict[str, list[Row]]]:
     # Images and uncertainty take most memory: first, before a dose is kept. Then the planned dose,
     # because masks are measured on its grid.
+    writer.read_fiducials()
     for plan in sorted(plan_store(patient), key=_turn):
         writer.write(plan)
-    writer.read_fiducials()
     contents = writer.contents
-    found = component_findings(writer.measurements.components(), patient.multi_component)
+    found = component_findings(writer.measurements.components(), listed_structures(patient))
     found += writer.measurements.coverage_findings()
     findings = (*patient.findings, *contents.findings, *found)
     write_metadata(folder, contents, _root_attributes(patient, contents, precision, findings))
@@ -141,6 +142,7 @@ def _turn(plan: ArrayPlan) -> tuple[bool, bool]:
 def _root_attributes(
     patient: PatientSource, contents: Contents, precision: Precision, findings: tuple[str, ...]
 ) -> dict[str, Any]:
+    listed = patient.multi_component
     return {
         "patient_id": patient.patient_id,
         "part": patient.part,
@@ -151,11 +153,20 @@ def _root_attributes(
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "synthetic": contents.synthetic,
         "headers_stripped": patient.strip_headers,
-        "multi_component_structures": list(patient.multi_component or ()),
+        "multi_component_structures": list(listed_structures(patient) or ()),
+        "multi_component_files": None if listed is None else list(listed),
         "geometry_matches_csv": geometry_matches(patient, contents),
         "findings": list(findings),
         "side_files_sha256": side_digest(patient),
     }
+
+
+def listed_structures(patient: PatientSource) -> tuple[str, ...] | None:
+    """Return the clinical structures listed with several components, on whichever grid."""
+    if patient.multi_component is None:
+        return None
+    named = {structure_of_name(path.rpartition("/")[2]) for path in patient.multi_component}
+    return tuple(s for s in STRUCTURES if s in named)
 
 
 def geometry_matches(patient: PatientSource, contents: Contents) -> bool | None:

@@ -30,11 +30,12 @@ from lundprobe_zarr.conversion.source.nifti import (
     without_voxels,
 )
 from lundprobe_zarr.conversion.source.workspace import Workspace, aligned
-from lundprobe_zarr.conversion.tables.measure import Measurements, bounding_box
+from lundprobe_zarr.conversion.tables.measure import Measurements
 from lundprobe_zarr.dataset.content import voxels_sha256
 from lundprobe_zarr.errors import VerificationError
 from lundprobe_zarr.geometry.affine import FloatArray
 from lundprobe_zarr.geometry.lattice import Grid as Lattice
+from lundprobe_zarr.measures.masks import bounding_box
 from lundprobe_zarr.schema.encoding import MASK_BLOSC, inner_chunk
 from lundprobe_zarr.schema.precision import Precision, common_type, ladder_of
 from lundprobe_zarr.schema.records import SourceRecord
@@ -98,7 +99,7 @@ class VolumeWriter:
         self._workspace = workspace
         workspace.release()
         self._dose: dict[str, Volume] = {}
-        self.measurements = Measurements(patient.patient_id, patient.part)
+        self.measurements = Measurements(patient.patient_id, patient.part, patient.multi_component)
         self.contents = Contents()
 
     def write(self, plan: ArrayPlan) -> None:
@@ -116,7 +117,7 @@ class VolumeWriter:
         self._workspace.release(but=next(iter(self._dose.values()), None))
 
     def read_fiducials(self) -> None:
-        """Read the fiducial positions, if the patient has them."""
+        """Read the fiducial positions, if the patient has them, before masks are measured."""
         for entry in self._patient.entries:
             if entry.record.kind == "text":
                 where = self._where(entry)
@@ -124,6 +125,7 @@ class VolumeWriter:
                 if len(positions) != 3:
                     self._find(entry, f"{len(positions)} fiducials; 3 are usual")
                 self.contents.fiducials = positions, record
+                self.measurements.fiducials = positions
                 self._progress(entry.bytes)
 
     def _where(self, entry: SourceEntry) -> str:

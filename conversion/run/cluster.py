@@ -45,11 +45,12 @@ class MisfitError(UsageError):
 class Needs:
     """Requirements of a worker: the version, the source folder, the dataset with a run's lease.
 
-    The lease is an object that was just written. A worker that sees it sees the same dataset.
+    `folder` is None if no source is read. The lease is an object that was just written. A worker
+    that sees it sees the same dataset.
     """
 
     version: str
-    folder: Path
+    folder: Path | None
     dataset: Location
     lease: str
     scratch: Path | None = None
@@ -73,7 +74,7 @@ def shortcoming(needs: Needs) -> str | None:
     """Return why this process cannot convert, or None."""
     if package_version() != needs.version:
         return _other_version(package_version(), needs.version)
-    if not needs.folder.is_dir():
+    if needs.folder is not None and not needs.folder.is_dir():
         return f"sees no folder {needs.folder} of the source"
     try:
         if not needs.dataset.exists(needs.lease):
@@ -134,6 +135,23 @@ def keep_memory() -> None:
         libc = ctypes.CDLL(None)
         for option, value in _MALLOC.items() if hasattr(libc, "mallopt") else ():
             libc.mallopt(option, value)
+
+
+@contextmanager
+def run_client(
+    scheduler: str | None, workers: int | None, needs: Needs, patients: int
+) -> Iterator[Client]:
+    """Connect to the cluster of a run: that at `scheduler`, or a local one of `workers`.
+
+    Raises like `remote_client` and `require_fitting`.
+    """
+    if scheduler is None:
+        with local_client(workers, patients) as client:
+            yield client
+        return
+    with remote_client(scheduler) as client:
+        require_fitting(client, needs)
+        yield client
 
 
 @contextmanager

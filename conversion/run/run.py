@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
-from distributed import Client, as_completed, get_worker
+from distributed import Client, get_worker
 
 from lundprobe_zarr.conversion.arrays.patient import PatientResult, convert_patient
 from lundprobe_zarr.conversion.notes.draft import (
@@ -25,16 +25,9 @@ from lundprobe_zarr.conversion.notes.draft import (
 )
 from lundprobe_zarr.conversion.notes.lease import lease_patients
 from lundprobe_zarr.conversion.notes.state import Failures, are_current, remember_source
-from lundprobe_zarr.conversion.run.cluster import (
-    MisfitError,
-    Needs,
-    keep_memory,
-    local_client,
-    remote_client,
-    require_fit,
-    require_fitting,
-)
+from lundprobe_zarr.conversion.run.cluster import Needs, keep_memory, require_fit, run_client
 from lundprobe_zarr.conversion.run.compatibility import absent_from_source, require_compatible
+from lundprobe_zarr.conversion.run.tasks import run_tasks
 from lundprobe_zarr.conversion.source.inventory import Inventory, PatientSource
 from lundprobe_zarr.conversion.source.workspace import Workspace
 from lundprobe_zarr.conversion.tables.publish import finalise
@@ -45,10 +38,6 @@ from lundprobe_zarr.storage.location import Location
 from lundprobe_zarr.vocabulary.version import package_version
 
 _LOG = logging.getLogger("lundprobe_zarr.conversion")
-
-#: Tasks submitted at a time: more than there will ever be workers. Each task takes about 20 kB of
-#: the scheduler's memory, so their number is bounded.
-_AHEAD = 1000
 
 
 class Reporter(Protocol):
@@ -278,7 +267,7 @@ def _convert_all(
         keeps_workspace=options.scheduler is None,
     )
     try:
-        with _client(options, needs, len(todo)) as client:
+        with run_client(options.scheduler, options.workers, needs, len(todo)) as client:
             workers = len(client.scheduler_info(n_workers=-1)["workers"])
             reporter.started(len(todo), sum(p.bytes for p in todo), workers)
             with _subscription(client, topic, reporter.advanced):
@@ -291,17 +280,6 @@ def _convert_all(
         report.interrupted = True
     finally:
         remove_leftovers(needs.dataset, [p.patient_id for p in todo], needs.scratch, alone=True)
-
-
-@contextmanager
-def _client(options: Options, needs: Needs, patients: int) -> Iterator[Client]:
-    if options.scheduler is None:
-        with local_client(options.workers, patients) as client:
-            yield client
-        return
-    with remote_client(options.scheduler) as client:
-        require_fitting(client, needs)
-        yield client
 
 
 @contextmanager
@@ -324,44 +302,9 @@ def _subscription(client: Client, topic: str, advanced: Callable[[int], None]) -
 def _results(
     client: Client, task: Callable[[PatientSource], PatientResult], todo: Sequence[PatientSource]
 ) -> Iterator[PatientResult]:
-    """Submit patients, largest first, a bounded number at a time; yield results as completed."""
-    waiting = iter(sorted(todo, key=lambda p: -p.bytes))
-    patients: dict[Any, PatientSource] = {}
-    done = as_completed()
-
-    def submit() -> None:
-        patient = next(waiting, None)
-        if patient is not None:
-            future = client.submit(task, patient, pure=False, retries=0)
-            patients[future.key] = patient
-            done.add(future)
-
-    for _ in range(_AHEAD):
-        submit()
-    for future in done:
-        patient = patients.pop(future.key)
-        yield _result(future, patient)
-        future.release()
-        submit()
-
-
-def _result(future: Any, patient: PatientSource) -> PatientResult:
-    """Return a patient's result; raise errors that end the whole conversion."""
-    error = future.exception()
-    if isinstance(error, MisfitError):
-        raise error
-    if isinstance(error, ImportError):  # of the task itself: a worker that came later
-        raise MisfitError(
-            f"a worker cannot import the converter ({error})",
-            expected="the same version of lundprobe-zarr on all",
-            remedy="correct or stop it, then run the same command again",
-        ) from error
-    return _crashed(patient, error) if error is not None else _converted(future)
-
-
-def _converted(future: Any) -> PatientResult:
-    result: PatientResult = future.result()
-    return result
+    """Convert patients, largest first; yield results as completed."""
+    for patient, result in run_tasks(client, task, todo, lambda p: p.bytes):
+        yield _crashed(patient, result) if isinstance(result, BaseException) else result
 
 
 def _crashed(patient: PatientSource, error: BaseException) -> PatientResult:

@@ -25,7 +25,7 @@ from lundprobe_zarr.vocabulary.files import (
     expected_files,
     parse_path,
 )
-from lundprobe_zarr.vocabulary.names import PARTS, PATIENT_ID_FORM, STRUCTURES, is_patient_id
+from lundprobe_zarr.vocabulary.names import PARTS, PATIENT_ID_FORM, is_patient_id
 from lundprobe_zarr.vocabulary.text import escaped
 
 #: The archive may unpack to lund-probe/ or lund-probe/lund-probe/.
@@ -62,6 +62,7 @@ class PatientSource:
     """One patient of the source tree.
 
     `folder` is relative to the source root. `absent` are expected files that do not exist.
+    `multi_component` are masks the authors list with several components: see `parse_components`.
     `problem` is the reason if the patient cannot be converted. With `strip_headers`, free text in
     the files' headers is left out.
     """
@@ -260,7 +261,7 @@ def _patient(
 def _listed_components(side: SideFiles, patient_id: str) -> tuple[str, ...] | None:
     if side.multi_component is None:
         return None
-    return tuple(s for s in STRUCTURES if s in side.multi_component.get(patient_id, ()))
+    return side.multi_component.get(patient_id, ())
 
 
 def _printable(name: str) -> str:

@@ -16,7 +16,7 @@ from stat import S_ISREG
 
 from lundprobe_zarr.conversion.source.text import parse_number, read_text
 from lundprobe_zarr.schema.document import parse_json
-from lundprobe_zarr.vocabulary.files import structure_of_name
+from lundprobe_zarr.vocabulary.files import KNOWN_FILES, structure_of_name
 from lundprobe_zarr.vocabulary.names import PARTS, is_patient_id
 
 #: The table has voxel sizes with four decimals, e.g. 0.4688 for 0.46875 mm.
@@ -30,6 +30,9 @@ _TUPLE = re.compile(r"(?:np\.\w+|array)?\(|[)\[\]]")
 _BETWEEN = re.compile(r"[ \t]*,[ \t]*|[ \t]+")
 _PATIENT = re.compile(r"(?:oldAcq|newAcq)_[0-9a-f]{16}")
 _MASK_FILE = re.compile(r"mask_\w+")
+#: A patient's folder as a whole word of a path, with / or \\.
+_FOLDER = re.compile(r"(?<![\w-])(MR_StorT2|sCT)(?![\w-])")
+_SUFFIX = ".nii.gz"
 
 #: Columns of the geometry table: grid -> (matrix, voxel size).
 _CSV_COLUMNS = {
@@ -45,8 +48,9 @@ Geometry = dict[str, tuple[tuple[int, ...], tuple[float, ...]]]
 class SideFiles:
     """Contents of one part's side files, by patient, and their findings.
 
-    `geometry`: grid -> (shape (z, y, x), spacing (z, y, x) in mm). `missing` and
-    `multi_component`: names of clinical structures; None if there is no readable list.
+    `geometry`: grid -> (shape (z, y, x), spacing (z, y, x) in mm). `missing`: names of clinical
+    structures. `multi_component`: mask files, see `parse_components`. The two are None if there is
+    no readable list.
     """
 
     geometry: dict[str, Geometry] = field(default_factory=dict)
@@ -186,9 +190,11 @@ def parse_missing(text: str, name: str, findings: list[str]) -> dict[str, tuple[
 
 
 def parse_components(text: str, name: str, findings: list[str]) -> dict[str, tuple[str, ...]]:
-    """Return the clinical structures listed with several components, each once, by patient.
+    """Return the masks listed with several components, each once and in order, by patient.
 
-    Lines are free text with a mask file and a patient. Masks of networks and observers are ignored.
+    Lines are free text with a mask file and a patient. A mask is its path below the patient's
+    folder. If a line names no folder and the patient has such a file in two, it is the file's name
+    alone.
     """
     found: dict[str, dict[str, None]] = {}
     matched = False
@@ -197,9 +203,20 @@ def parse_components(text: str, name: str, findings: list[str]) -> dict[str, tup
         if mask is None or patient is None:
             continue
         matched = True
-        structure = structure_of_name(mask.group())
-        if structure is not None:
-            found.setdefault(patient.group(), {})[structure] = None
+        path = _mask_path(mask.group(), _FOLDER.findall(line))
+        if path is not None:
+            found.setdefault(patient.group(), {})[path] = None
     if text.strip() and not matched:
         findings.append(f"{name}: no line names a mask file and a patient")
-    return {patient: tuple(structures) for patient, structures in found.items()}
+    return {patient: tuple(paths) for patient, paths in found.items()}
+
+
+def _mask_path(stem: str, folders: list[str]) -> str | None:
+    """Return the known path of a mask from its name and the folders of its line; else None."""
+    file = f"{stem}{_SUFFIX}"
+    paths = [path for path in KNOWN_FILES if path.rpartition("/")[2] == file]
+    if len(set(folders)) == 1:
+        paths = [path for path in paths if path.split("/")[0] in folders]
+    if len(paths) > 1:
+        return file
+    return paths[0] if paths else None

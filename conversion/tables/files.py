@@ -17,11 +17,13 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from lundprobe_zarr.conversion.tables.fragments import load_fragments, parquet
+from lundprobe_zarr.conversion.tables.earlier import EarlierRows
+from lundprobe_zarr.conversion.tables.fragments import load_compared, load_fragments, parquet
 from lundprobe_zarr.dataset.content import file_content
 from lundprobe_zarr.dataset.derive import array_rows, patient_row
 from lundprobe_zarr.schema.tables import (
     COHORT_FILE,
+    COMPARED,
     CONTENT,
     MEASURED,
     PATIENTS,
@@ -44,7 +46,8 @@ _REQUESTS = 16
 class TableFiles:
     """The tables of all stores given to `add`, with files, rows, bytes, content and SHA-256.
 
-    Memory holds one row group, one column, and the patients table.
+    Memory holds one row group, one column, and the patients table. Comparisons are left out while
+    there are `unmeasured` patients.
     """
 
     def __init__(self, dataset: Location, rebuild: bool, folder: Path) -> None:
@@ -55,9 +58,11 @@ class TableFiles:
         self._pending: dict[str, list[dict[str, pa.Table]]] = defaultdict(list)
         self._patients: dict[str, list[pa.Table]] = defaultdict(list)
         self._sizes_of_all: Mapping[str, int] | None = None
-        self.files: dict[str, dict[str, list[str]]] = {name: {} for name in TABLES}
-        self.sizes: dict[str, dict[str, tuple[int, int]]] = {name: {} for name in TABLES}
-        self.content: dict[str, dict[str, str]] = {name: {} for name in TABLES}
+        self._earlier = EarlierRows(dataset)
+        self.unmeasured: list[str] = []
+        self.files: dict[str, dict[str, list[str]]] = {}
+        self.sizes: dict[str, dict[str, tuple[int, int]]] = {}
+        self.content: dict[str, dict[str, str]] = {}
         self.sha256: dict[str, str] = {}
 
     def add(self, stores: Sequence[StoreMetadata]) -> None:
@@ -72,12 +77,25 @@ class TableFiles:
         self, stores: Sequence[StoreMetadata], bytes_of: Mapping[str, int]
     ) -> dict[str, pa.Table]:
         measured = load_fragments(self._dataset, stores, self._rebuild)
+        compared = self._compared(stores)
         patients = [patient_row(s, bytes_of[s.patient_id]) for s in stores]
         return {
             PATIENTS.name: PATIENTS.from_rows(patients),
             "arrays": TABLES["arrays"].from_rows(row for s in stores for row in array_rows(s)),
             **{name: pa.concat_tables([f[name] for f in measured]) for name in MEASURED},
+            **{name: pa.concat_tables([f[name] for f in compared]) for name in COMPARED},
         }
+
+    def _compared(self, stores: Sequence[StoreMetadata]) -> list[dict[str, pa.Table]]:
+        """Return the stores' comparisons; those that lack them are `unmeasured` and have none."""
+        nothing = {name: TABLES[name].schema.empty_table() for name in COMPARED}
+        found = []
+        for store, rows in zip(stores, load_compared(self._dataset, stores), strict=True):
+            known = rows or self._earlier.of(store)
+            if known is None:
+                self.unmeasured.append(store.patient_id)
+            found.append(known or nothing)
+        return found
 
     def _append(self, part: str, rows: dict[str, pa.Table]) -> None:
         self._patients[part].append(rows[PATIENTS.name])
@@ -89,6 +107,8 @@ class TableFiles:
         """Write a part's pending rows as a row group of each table."""
         pending = self._pending.pop(part, [])
         for name in TABLES if pending else ():
+            if name in COMPARED and not sum(p[name].num_rows for p in pending):
+                continue
             if (name, part) not in self._writers:
                 self._writers[name, part] = pq.ParquetWriter(
                     self._file(name, part), TABLES[name].schema, compression="zstd"
@@ -102,9 +122,15 @@ class TableFiles:
         """Return all objects of the tables, as files or bytes. There must be at least one store."""
         for part in PARTS:
             self._write(part)
+        names = [name for name in TABLES if name not in COMPARED or not self.unmeasured]
+        self.files = {name: {} for name in names}
+        self.sizes = {name: {} for name in names}
+        self.content = {name: {} for name in names}
         objects: dict[str, Path | bytes] = {}
         for (name, part), writer in self._writers.items():
             writer.close()
+            if name not in names:
+                continue
             self._note(name, part)
             objects[table_file(name, part)] = self._file(name, part)
         of_parts = [pa.concat_tables(self._patients[p]) for p in PARTS if p in self._patients]

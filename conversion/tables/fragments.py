@@ -2,12 +2,15 @@
 
 A fragment contains the hash of its store's root metadata. If it is lost or belongs to another
 store, the rows are measured again from the stored voxels.
+
+Comparisons take longer, so only `measure` makes them. Their fragments contain the hash of the
+patient's contents: they outlast a repair or an upgrade of the store.
 """
 
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -17,22 +20,18 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from lundprobe_zarr.conversion.notes.draft import located
-from lundprobe_zarr.conversion.tables.measure import (
-    COVERED_TARGETS,
-    Measurements,
-    Row,
-    bounding_box,
-)
-from lundprobe_zarr.dataset.content import rows_sha256
+from lundprobe_zarr.conversion.tables.measure import COVERED_TARGETS, Measurements, Row
+from lundprobe_zarr.dataset.compared import segmentations
+from lundprobe_zarr.dataset.content import patient_content, rows_sha256
 from lundprobe_zarr.dataset.converter_notes import NOTES
-from lundprobe_zarr.geometry.lattice import Grid
-from lundprobe_zarr.schema.tables import MEASURED, TABLES
+from lundprobe_zarr.measures.masks import bounding_box
+from lundprobe_zarr.schema.tables import COMPARED, MEASURED, TABLES
 from lundprobe_zarr.storage.location import Location
-from lundprobe_zarr.stores.metadata import StoreMetadata
+from lundprobe_zarr.stores.metadata import FIDUCIAL_PATH, StoreMetadata
 from lundprobe_zarr.stores.reader import StoreReader
 from lundprobe_zarr.vocabulary.files import SourceFile
 
-_STORE = b"store_sha256"
+_STORE, _CONTENT = b"store_sha256", b"content_sha256"
 _ROWS = b"rows_sha256_2"
 
 #: The arrays of clinical masks.
@@ -55,11 +54,41 @@ def save_fragments(
 ) -> dict[str, pa.Table]:
     """Save a patient's measured rows, by table; `sha256` is the hash of the store's root."""
     tables = {name: TABLES[name].from_rows(rows[name]) for name in MEASURED}
+    _save(dataset, patient_id, tables, {_STORE: sha256.encode()})
+    return tables
+
+
+def _save(
+    dataset: Location,
+    patient_id: str,
+    tables: Mapping[str, pa.Table],
+    made_from: dict[bytes, bytes],
+) -> None:
     for name, table in tables.items():
-        metadata = {**table.schema.metadata, _STORE: sha256.encode(), _ROWS: _hash(table)}
+        metadata = {**table.schema.metadata, **made_from, _ROWS: _hash(table)}
         kept = parquet(table.replace_schema_metadata(metadata))
         dataset.write(_name(patient_id, name), kept)
-    return tables
+
+
+def save_compared(dataset: Location, store: StoreMetadata, rows: Mapping[str, list[Row]]) -> None:
+    """Save a patient's rows of the tables in `COMPARED`."""
+    tables = {name: TABLES[name].from_rows(rows[name]) for name in COMPARED}
+    _save(dataset, store.patient_id, tables, {_CONTENT: patient_content(store).encode()})
+
+
+def load_compared(
+    dataset: Location, stores: Sequence[StoreMetadata]
+) -> list[dict[str, pa.Table] | None]:
+    """Return each store's rows of the tables in `COMPARED`; None if they are to be measured.
+
+    A patient without network and observers has none, and needs no fragment.
+    """
+    wanted = [s for s in stores if segmentations(s)]
+    names = [_name(s.patient_id, name) for s in wanted for name in COMPARED]
+    files = iter(dataset.read_each(names))
+    found = {s.patient_id: _kept(s, list(islice(files, len(COMPARED))), COMPARED) for s in wanted}
+    nothing = {name: TABLES[name].schema.empty_table() for name in COMPARED}
+    return [found.get(s.patient_id, nothing) for s in stores]
 
 
 def drop_fragments(dataset: Location, patient_id: str) -> None:
@@ -83,10 +112,12 @@ def _measured(dataset: Location, store: StoreMetadata) -> dict[str, pa.Table]:
     return save_fragments(dataset, store.patient_id, store.sha256, rows)
 
 
-def _kept(store: StoreMetadata, files: Sequence[bytes | None]) -> dict[str, pa.Table] | None:
+def _kept(
+    store: StoreMetadata, files: Sequence[bytes | None], names: Sequence[str] = MEASURED
+) -> dict[str, pa.Table] | None:
     """Return the tables in a store's saved `files`; None if one is damaged, outdated or missing."""
     tables = {}
-    for name, data in zip(MEASURED, files, strict=True):
+    for name, data in zip(names, files, strict=True):
         if data is None:
             return None
         try:
@@ -102,8 +133,12 @@ def _kept(store: StoreMetadata, files: Sequence[bytes | None]) -> dict[str, pa.T
 def _belongs(table: pa.Table, name: str, store: StoreMetadata) -> bool:
     """Return whether a table's rows were measured from this store and are unchanged."""
     metadata = table.schema.metadata or {}
+    if name in COMPARED:
+        same = metadata.get(_CONTENT) == patient_content(store).encode()
+    else:
+        same = metadata.get(_STORE) == store.sha256.encode()
     return bool(
-        metadata.get(_STORE) == store.sha256.encode()
+        same
         and table.schema == TABLES[name].schema
         and metadata.get(_ROWS) in (None, _hash(table))  # None: written by an early version
     )
@@ -115,10 +150,15 @@ def _hash(table: pa.Table) -> bytes:
 
 def measure_store(location: Location, store: StoreMetadata) -> dict[str, list[Row]]:
     """Measure a store's voxels and return the rows by table; every mask is read and checked."""
-    measurements = Measurements(store.patient_id, str(store.attributes["part"]))
+    measurements = Measurements(
+        store.patient_id, str(store.attributes["part"]), store.attributes["multi_component_files"]
+    )
     doses: dict[str, Any] = {}
-    planned = planned_grid(store)
+    planned = store.grid("dose")
     reader = StoreReader(location, store, decoders=1)  # patients are measured side by side
+    if store.fiducial_record is not None:
+        shape = (store.n_fiducials, 3)
+        measurements.fiducials = reader.small_array(FIDUCIAL_PATH, shape, np.dtype(np.float64))
     for array, record, _ in store.shards():
         grid = array.spec.grid
         if array.spec.variable == "dose":
@@ -138,7 +178,7 @@ def coverage_of_store(location: Location, store: StoreMetadata) -> list[str]:
     Raises `DamagedStoreError` if a byte is missing or wrong.
     """
     measurements = Measurements(store.patient_id, str(store.attributes["part"]))
-    planned, reader = planned_grid(store), StoreReader(location, store)
+    planned, reader = store.grid("dose"), StoreReader(location, store)
     for array, record, _ in store.shards():
         structure = record.labels.get("structure")
         if array.spec.path in _CLINICAL and structure in COVERED_TARGETS:
@@ -147,14 +187,6 @@ def coverage_of_store(location: Location, store: StoreMetadata) -> list[str]:
             box, affine = bounding_box(volume), _affine(store, array.spec.grid)
             measurements.add(source, volume, box, affine, None, planned)
     return measurements.coverage_findings()
-
-
-def planned_grid(store: StoreMetadata) -> Grid | None:
-    """The planning dose grid; None if the patient has none."""
-    if "dose" not in store.groups:
-        return None
-    z, y, x = store.groups["dose"]["shape"]
-    return Grid(_affine(store, "dose"), (z, y, x))
 
 
 def _affine(store: StoreMetadata, grid: str) -> Any:

@@ -1,4 +1,4 @@
-"""Rows of the tables that come from voxels: structures, slices, foreground.
+"""Rows of the tables that come from voxels: structures, dvh, slices, foreground.
 
 The converter measures each mask while it is in memory; `finalise --rebuild` measures the same
 volumes read back from the stores. Volumes are (z, y, x), affines voxel (i, j, k) -> mm RAS.
@@ -7,21 +7,27 @@ volumes read back from the stores. Volumes are (z, y, x), affines voxel (i, j, k
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 import cc3d
 import numpy as np
 import numpy.typing as npt
 
-from lundprobe_zarr.geometry.affine import FloatArray, axis_coordinates, index_to_lps
+from lundprobe_zarr.geometry.affine import (
+    FloatArray,
+    axis_coordinates,
+    index_to_lps,
+    voxel_volume_cc,
+)
 from lundprobe_zarr.geometry.lattice import Grid
 from lundprobe_zarr.measures.coverage import Covered, covered
-from lundprobe_zarr.measures.dose_volume import dose_columns, doses
-from lundprobe_zarr.measures.masks import Outline, margin_mm, mask_sha256
+from lundprobe_zarr.measures.dose_volume import ascending, dose_columns, doses
+from lundprobe_zarr.measures.histogram import binned
+from lundprobe_zarr.measures.masks import Outline, margin_mm, mask_sha256, points_inside
 from lundprobe_zarr.schema.layout import SEGMENTATION_SOURCES
 from lundprobe_zarr.schema.tables import FOREGROUND_SAMPLE
-from lundprobe_zarr.vocabulary.files import SourceFile
+from lundprobe_zarr.vocabulary.files import SourceFile, parse_path
 from lundprobe_zarr.vocabulary.names import STRUCTURES, protocol_of
 
 Mask = npt.NDArray[np.bool_]
@@ -29,19 +35,28 @@ Box = tuple[slice, slice, slice]
 Row = dict[str, Any]
 #: The target that is another with a margin, and that other.
 _EXPANDED, _TARGET = "PTVT_427", "CTVT_427"
+#: Structures that hold another, and that other.
+_HELD_BY = {_EXPANDED: _TARGET, "BODY": _EXPANDED}
 #: Structures whose dose has to be known everywhere.
 COVERED_TARGETS = (_TARGET, _EXPANDED)
 
 
 class Measurements:
-    """Collects the measured rows of one patient, mask by mask."""
+    """Collects the measured rows of one patient, mask by mask.
 
-    def __init__(self, patient_id: str, part: str) -> None:
+    `listed` are the masks that the authors list with several components: see `is_listed`.
+    `fiducials` are positions (n, 3), x y z in mm, LPS; None without any.
+    """
+
+    def __init__(self, patient_id: str, part: str, listed: Collection[str] | None = None) -> None:
         self._who = {"patient_id": patient_id, "part": part}
-        self._targets: dict[str, Outline] = {}
+        self._listed = listed
+        self.fiducials: FloatArray | None = None
+        self._outlines: dict[tuple[str, str], tuple[Outline, Row]] = {}
         self._protocol = {"protocol": protocol_of(patient_id)}
         self._slice_counts: dict[str, npt.NDArray[np.int64]] = {}
         self._structures: list[Row] = []
+        self._dvh: list[Row] = []
         self._foreground: list[Row] = []
 
     def add(
@@ -56,7 +71,7 @@ class Measurements:
         """Measure one mask, whose `bounding_box` is `box`.
 
         `dose` is that of its grid in Gy, `planned` the planning dose grid; None if the patient has
-        none. A PTV is compared with the CTV of the same kind that was measured before.
+        none. A PTV is compared with the clinical CTV that was measured before, BODY with the PTV.
 
         Fiducial masks are no structures and are passed over.
         """
@@ -64,30 +79,55 @@ class Measurements:
         if source is None:
             return
         structure = str(record.labels["structure"])
-        self._structures.append(
+        which = (
             self._who
             | self._protocol
             | {"grid": record.grid, "source": source, "structure": structure}
             | {name: record.labels.get(name) for name in ("fold", "step", "observer")}
-            | shape_columns(mask, box, affine)
-            | {"mask_sha256": mask_sha256(mask, box)}
-            | self._margin(record, mask, box, affine)
-            | covered_columns(mask, box, affine, dose, planned)
         )
+        shape = shape_columns(mask, box, affine)
+        statistics, histogram = dose_measures(mask, box, affine, dose, planned)
+        row = (
+            which
+            | shape
+            | {"mask_sha256": mask_sha256(mask, box)}
+            | {"listed_by_authors": is_listed(record, self._listed), "outside_voxels": None}
+            | {"fiducials_inside": self._fiducials_inside(record, mask, affine)}
+            | self._margin(record, mask, box, affine)
+            | statistics
+        )
+        self._structures.append(row)
+        self._dvh.append(which | {"volume_cc": shape["volume_cc"]} | histogram)
+        if source == "clinical":
+            self._hold(row, mask, box)
         if record.group == "mri/clinical":
             self._slice_counts[structure] = slice_counts(mask)
             self._foreground.append(self._foreground_row(structure, mask, box))
 
     def _margin(self, record: SourceFile, mask: Mask, box: Box | None, affine: FloatArray) -> Row:
-        """Columns of a clinical PTV's margin about its CTV, which is kept until then."""
-        structure = record.labels["structure"]
+        """Columns of a clinical PTV's margin about its CTV, whose outline was kept."""
         found: tuple[float, float] | tuple[None, None] = (None, None)
-        if box is not None and record.group in ("mri/clinical", "sct/clinical"):
-            if structure == _TARGET:
-                self._targets[record.grid] = Outline.of(mask, box)
-            elif structure == _EXPANDED and record.grid in self._targets:
-                found = margin_mm(self._targets.pop(record.grid), Outline.of(mask, box), affine)
+        is_clinical = record.group in ("mri/clinical", "sct/clinical")
+        target = self._outlines.get((record.grid, _TARGET))
+        if box is not None and is_clinical and record.labels["structure"] == _EXPANDED and target:
+            found = margin_mm(target[0], Outline.of(mask, box), affine)
         return dict(zip(("margin_min_mm", "margin_max_mm"), found, strict=True))
+
+    def _hold(self, row: Row, mask: Mask, box: Box | None) -> None:
+        """Complete the row of the structure that this one holds; keep this one's outline."""
+        grid, structure = row["grid"], row["structure"]
+        kept = self._outlines.pop((grid, _HELD_BY.get(structure, "")), None)
+        if kept is not None:
+            outline, held = kept
+            held["outside_voxels"] = outline.beyond(mask)
+        if box is not None and structure in _HELD_BY.values():
+            self._outlines[grid, structure] = Outline.of(mask, box), row
+
+    def _fiducials_inside(self, record: SourceFile, mask: Mask, affine: FloatArray) -> int | None:
+        is_target = record.group == "mri/clinical" and record.labels["structure"] == _TARGET
+        if self.fiducials is None or not is_target:
+            return None
+        return points_inside(mask, affine, self.fiducials)
 
     def _foreground_row(self, structure: str, mask: Mask, box: Box | None) -> Row:
         seed = f"{self._who['patient_id']}/{structure}"
@@ -110,6 +150,7 @@ class Measurements:
         """All rows by table; `shape` and `affine` are those of the MRI grid."""
         return {
             "structures": self._structures,
+            "dvh": self._dvh,
             "slices": self._slice_rows(shape, affine),
             "foreground": self._foreground,
         }
@@ -126,31 +167,31 @@ class Measurements:
         ]
 
 
+def is_listed(record: SourceFile, listed: Collection[str] | None) -> bool | None:
+    """Whether the authors list a mask with several components.
+
+    `listed` are paths below the patient's folder, or the name of a file alone where the list does
+    not say in which folder it is. None: it is not known whether this mask is meant, or without
+    list.
+    """
+    if listed is None:
+        return None
+    if record in map(parse_path, listed):
+        return True
+    # Of a network's or an observer's mask the name alone tells the folder.
+    named = f"mask_{record.labels['structure']}.nii.gz" in listed
+    return None if named and record.group.endswith("clinical") else False
+
+
 def slice_counts(mask: Mask) -> npt.NDArray[np.int64]:
     """Voxels of each slice; one by one, which NumPy counts several times as fast as by axis."""
     return np.array([np.count_nonzero(plane) for plane in mask], np.int64)
 
 
-def bounding_box(mask: Mask) -> Box | None:
-    """Smallest box of slices that holds every voxel of `mask`; None if it has none."""
-    planes = np.logical_or.reduce(mask, axis=2)
-    if not planes.any():
-        return None
-    z = _extent(np.logical_or.reduce(planes, axis=1))
-    y = _extent(np.logical_or.reduce(planes, axis=0))
-    return z, y, _extent(np.logical_or.reduce(mask[z, y], axis=(0, 1)))
-
-
-def _extent(flags: npt.NDArray[np.bool_]) -> slice:
-    there = np.flatnonzero(flags)
-    return slice(int(there[0]), int(there[-1]) + 1)
-
-
 def shape_columns(mask: Mask, box: Box | None, affine: FloatArray) -> Row:
     """Size and place of a mask: voxels, volume, bounding box, centroid, components, gaps."""
     voxels = int(np.count_nonzero(mask if box is None else mask[box]))
-    voxel_cc = abs(float(np.linalg.det(affine[:3, :3]))) / 1000.0
-    columns: Row = {"voxels": voxels, "volume_cc": voxels * voxel_cc}
+    columns: Row = {"voxels": voxels, "volume_cc": voxels * voxel_volume_cc(affine)}
     if box is None:
         nothing = dict.fromkeys(("bbox_start", "bbox_stop", "centroid_mm"))
         return columns | nothing | {"components": 0, "empty_slices": 0}
@@ -179,18 +220,19 @@ def _mean_index(part: Mask) -> FloatArray:
     return np.array([float(np.average(np.arange(len(c)), weights=c)) for c in counts])
 
 
-def covered_columns(
+def dose_measures(
     mask: Mask,
     box: Box | None,
     affine: FloatArray,
     dose: npt.NDArray[Any] | None,
     planned: Grid | None,
-) -> Row:
-    """How much of a mask the planning dose grid covers, and the statistics of the dose there.
+) -> tuple[Row, Row]:
+    """How much of a mask the planning dose grid covers, and the dose there: its columns.
 
-    Without planning grid (`planned`) it is not known what is covered: None, and the statistics are
-    over the whole mask. See `measures.coverage` for what is covered, `measures.dose_volume` for
-    the statistics, which are None where nothing is, and without `dose`.
+    The first row is of `structures`, the second of `dvh`. Without planning grid (`planned`) it is
+    not known what is covered: None, and the dose is that of the whole mask. See
+    `measures.coverage` for what is covered, `measures.dose_volume` for the statistics, which are
+    None where nothing is, and without `dose`.
     """
     share: float | None = None
     values: npt.NDArray[Any] | None = None
@@ -201,9 +243,12 @@ def covered_columns(
             z, y, x = mask.shape
             inside = covered(mask, box, Grid(affine, (z, y, x)), planned)
             share = 100.0 * inside.voxels / voxels
-        values = None if dose is None else doses(dose, inside)
-    voxel_cc = abs(float(np.linalg.det(affine[:3, :3]))) / 1000.0
-    return {"dose_covered_pct": share} | dose_columns(values, voxel_cc)
+        values = None if dose is None else ascending(doses(dose, inside))
+    voxel_cc = voxel_volume_cc(affine)
+    return (
+        {"dose_covered_pct": share} | dose_columns(values, voxel_cc),
+        {"covered_pct": share, "voxel_cc": voxel_cc, "cumulative_cc": binned(values, voxel_cc)},
+    )
 
 
 def coverage_findings(rows: Iterable[Row]) -> Iterable[str]:

@@ -44,13 +44,15 @@ class Published:
     """Result of `finalise`: the manifest, and omitted stores with the reason.
 
     `absent` are patients of the source who are not in the dataset; None if none are known.
-    `upgraded` are patients whose stores had an older schema.
+    `upgraded` are patients whose stores had an older schema. `unmeasured` are patients whose
+    segmentations were not compared yet, for which reason the tables of comparisons are left out.
     """
 
     manifest: Manifest
     left_out: tuple[str, ...]
     absent: Absent | None
     upgraded: tuple[str, ...] = ()
+    unmeasured: tuple[str, ...] = ()
 
 
 def finalise(dataset: Location | Path, rebuild: bool = False) -> Published:
@@ -58,7 +60,8 @@ def finalise(dataset: Location | Path, rebuild: bool = False) -> Published:
 
     Reads each store's metadata, and voxels only if measured rows are lost or on `rebuild`. Memory
     does not grow with the number of stores. A store that cannot be read is omitted and reported.
-    On `rebuild`, stores of an older schema are upgraded. All files are made before the first is
+    On `rebuild`, stores of an older schema are upgraded. Tables of comparisons are written once
+    `measure` has measured all patients who have any. All files are made before the first is
     written; the manifest is written last. If another conversion is writing tables, this waits for
     it. Raises `NotADatasetError` if there is no store, and `DatasetError` if stores differ in
     precision, have an older schema without `rebuild`, or a file cannot be written. On a local disk
@@ -100,7 +103,10 @@ def _finalise(dataset: Location, tables: TableFiles) -> Published:
     }
     _write(dataset, objects | {name: text.encode() for name, text in texts.items()})
     _remove_stale(dataset, manifest)
-    return Published(manifest, tuple(left_out), absent(dataset, (s.patient_id for s in stores)))
+    lacking = absent(dataset, (s.patient_id for s in stores))
+    return Published(
+        manifest, tuple(left_out), lacking, unmeasured=tuple(sorted(tables.unmeasured))
+    )
 
 
 @dataclass(frozen=True)

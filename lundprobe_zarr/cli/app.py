@@ -8,13 +8,18 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
+from lundprobe_zarr.cli import token
+from lundprobe_zarr.cli.audit import audit
 from lundprobe_zarr.cli.bench import bench
 from lundprobe_zarr.cli.convert import convert, finalise
 from lundprobe_zarr.cli.copy import copy
 from lundprobe_zarr.cli.demo import demo
+from lundprobe_zarr.cli.dvh import dvh
 from lundprobe_zarr.cli.export import export, preview
 from lundprobe_zarr.cli.info import info
+from lundprobe_zarr.cli.measure import measure
 from lundprobe_zarr.cli.phantom import phantom
+from lundprobe_zarr.cli.quality import check_against_paper, qc
 from lundprobe_zarr.cli.query import query
 from lundprobe_zarr.cli.repair import repair
 from lundprobe_zarr.cli.serve import serve
@@ -69,16 +74,24 @@ COMMANDS: tuple[tuple[Callable[..., Any], str], ...] = (
     (phantom, "phantom SOURCE --patients 3 --extended 1"),
     (convert, "convert SOURCE DATASET --workers 2"),
     (finalise, "finalise DATASET"),
+    (measure, "measure DATASET --workers 2"),
     (validate, "validate DATASET --deep"),
     (repair, "repair SOURCE DATASET"),
     (copy, "copy DATASET COPY"),
     (info, "info DATASET"),
     (query, "query DATASET \"protocol = 'newAcq' AND NOT missing_PenileBulb\""),
     (query, 'query DATASET "SELECT structure, avg(volume_cc) FROM clinical GROUP BY ALL"'),
+    (qc, "qc DATASET --html qc.html"),
+    (check_against_paper, "check-against-paper DATASET"),
     (export, "export DATASET newAcq_cba26d19714d0247 OUT"),
     (bench, "bench DATASET --patch 8,32,32 --structures Rectum --patches 8"),
     (preview, "preview DATASET newAcq_cba26d19714d0247 picture.png"),
     (serve, "serve DATASET --port 8000"),
+    (audit, "audit audit.jsonl"),
+    (audit, 'audit audit.jsonl --sql "SELECT caller, sum(bytes) FROM audit GROUP BY ALL"'),
+    (dvh, "dvh DATASET newAcq_cba26d19714d0247 --metrics 'D98%,D0.03cc,V38.43Gy[cc],HI'"),
+    (dvh, "dvh DATASET --method table --structures Rectum --plot dvh.png --by protocol"),
+    (dvh, "dvh DATASET --method table --constraints icru"),
     (view, "view DATASET --no-browser"),
     (demo, "demo DEMO"),
 )
@@ -86,6 +99,16 @@ COMMANDS: tuple[tuple[Callable[..., Any], str], ...] = (
 for _command in dict.fromkeys(command for command, _ in COMMANDS):
     _examples = (f"Example: lundprobe-zarr {e}" for command, e in COMMANDS if command is _command)
     app.command(epilog="\n\n".join(_examples))(_command)
+
+_tokens = typer.Typer(
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    help="Say who may come in to a service, in its access file.",
+)
+for _name, _command in dict.fromkeys((name, command) for name, command, _ in token.COMMANDS):
+    _examples = (f"Example: lundprobe-zarr {e}" for name, _, e in token.COMMANDS if name == _name)
+    _tokens.command(_name, epilog="\n\n".join(_examples))(_command)
+app.add_typer(_tokens, name="token")
 
 
 @app.callback(invoke_without_command=True)

@@ -85,6 +85,10 @@ DryRun = Annotated[
 ReportFile = Annotated[
     Path | None, typer.Option("--report", help="Write the outcome of every patient here, as JSON.")
 ]
+Measure = Annotated[
+    bool,
+    typer.Option("--measure", help="Then compare segmentations, as `lundprobe-zarr measure` does."),
+]
 AllowPublic = Annotated[
     bool,
     typer.Option(
@@ -118,6 +122,7 @@ def convert(
     report: ReportFile = None,
     scratch: Scratch = None,
     allow_public: AllowPublic = False,
+    measure: Measure = False,
     storage_options: StorageOptions = None,
 ) -> None:
     """Convert a copy of LUND-PROBE into a dataset, on disk or in a bucket (s3://, gs://, az://).
@@ -156,7 +161,25 @@ def convert(
 
         show_plan(inventory, dataset, how)
         return
-    raise typer.Exit(run(inventory, dataset, how, report))
+    status = run(inventory, dataset, how, report)
+    if measure and status in (0, FAILED):
+        status = _measure(inventory, dataset, how) or status
+    raise typer.Exit(status)
+
+
+def _measure(inventory: Inventory, dataset: Location, how: Options) -> int:
+    """Measure the patients of a conversion; return the exit status."""
+    from lundprobe_zarr.cli.measure import run_measure
+    from lundprobe_zarr.conversion.run.measure import MeasureOptions, measurable
+
+    there = set(measurable(dataset))
+    patients = [p.patient_id for p in inventory.patients if p.patient_id in there]
+    if not patients:
+        return 0
+    of_them = MeasureOptions(
+        workers=how.workers, scheduler=how.scheduler, patients=patients, publish=how.publish
+    )
+    return run_measure(dataset, of_them)
 
 
 def _inventory(source: Path, follow_links: bool) -> Inventory:
@@ -259,6 +282,10 @@ def finalise(
         how = kind_options(published.manifest.precision, published.manifest.headers_stripped)
         command = Command("convert", how, location.url)
         say(f"  {command} converts the missing patients.")
+    if published.unmeasured:
+        from lundprobe_zarr.cli.measure import show_unmeasured
+
+        show_unmeasured(location, published.unmeasured)
     if published.left_out:
         kind = published.manifest.precision, published.manifest.headers_stripped
         show_left_out(location, published.left_out, *kind)

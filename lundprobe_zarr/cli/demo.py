@@ -33,8 +33,8 @@ def demo(
 ) -> None:
     """Run every step once on synthetic patients.
 
-    Write a phantom, convert it, check it, choose patients with SQL, read a patch, draw. Each step
-    says which command line and which Python do the same.
+    Write a phantom, convert it, check it, choose patients with SQL, read a patch, draw, report on
+    quality, serve. Each step says which command line and which Python do the same.
     """
     source, dataset = folder / "source", folder / "dataset"
     _require_ours(folder)
@@ -46,6 +46,8 @@ def demo(
     patient = cohort[0].patient_id
     _read_patch(dataset, patient)
     _draw(dataset, [patient, _extended(dataset)], folder / "pictures")
+    _quality(dataset, folder / "qc.html")
+    _serve(dataset, folder / "service")
     _what_next(folder)
 
 
@@ -184,6 +186,46 @@ def _draw(dataset: Path, patients: Sequence[str], folder: Path) -> None:
         say(f"   {folder / f'{patient}.png'}")
 
 
+def _quality(dataset: Path, page: Path) -> None:
+    from lundprobe_zarr.cli.console import count, say
+    from lundprobe_zarr.cohort import open_cohort
+    from lundprobe_zarr.quality.check import qc
+
+    _step(
+        7,
+        "Ask who is odd: rules in SQL, and a page with pictures",
+        f"qc {_quoted(dataset)} --html {_quoted(page)}",
+        (f'report = lp.qc(lp.open_cohort("{dataset}"))', f'report.save_html("{page}")'),
+    )
+    report = qc(open_cohort(dataset))
+    report.save_html(page)
+    kept = sum(o.status == "passed" for o in report.outcomes)
+    say(f"   {kept} of {count(len(report.outcomes), 'rule')} kept: {page}")
+
+
+def _serve(dataset: Path, folder: Path) -> None:
+    from lundprobe_zarr.cli.console import say
+    from lundprobe_zarr.cli.serving import require_packages
+    from lundprobe_zarr.cli.try_service import NAME, try_service
+    from lundprobe_zarr.errors import MissingPackageError
+
+    _step(
+        8,
+        "Serve it, to those who have the token and to the tools they have",
+        f"serve {_quoted(dataset)}",
+        (
+            "from datasets import load_dataset  # with HF_ENDPOINT and HF_TOKEN as serve says",
+            f'load_dataset("{NAME}", "patients", split="base", streaming=True)',
+        ),
+    )
+    try:
+        require_packages()
+    except MissingPackageError as error:
+        say(f"   Left out: {error}")
+        return
+    try_service(dataset, folder)
+
+
 def _what_next(folder: Path) -> None:
     from lundprobe_zarr.cli.console import heading, listing
 
@@ -193,6 +235,8 @@ def _what_next(folder: Path) -> None:
             f"{folder / 'source'}    the synthetic source tree",
             f"{folder / 'dataset'}   the dataset; its README.md says what is in it",
             f"{folder / 'pictures'}  the pictures",
+            f"{folder / 'qc.html'}   the quality report; open it in a browser",
+            f"{folder / 'service'}   what the service wrote: its audit log, its index",
         )
     )
     heading("With your own copy of LUND-PROBE")
@@ -201,5 +245,6 @@ def _what_next(folder: Path) -> None:
             "lundprobe-zarr convert /path/to/lund-probe my-dataset --dry-run",
             "lundprobe-zarr convert /path/to/lund-probe my-dataset",
             "lundprobe-zarr info my-dataset",
+            "lundprobe-zarr serve my-dataset",
         )
     )

@@ -68,15 +68,15 @@ def query(
     """List the patients for whom a predicate holds, or ask all tables with SQL.
 
     SQL that begins with SELECT, WITH or FROM is a query over the tables patients, structures,
-    slices, foreground and arrays, read-only, as DuckDB has it; its rows are the output. Anything
-    else is a predicate over a patient's columns and structures (Rectum.volume_cc > 60), and the
-    output are the patients for whom it holds: in a table for people a few of their columns, in
-    csv, json and parquet all. See `lundprobe-zarr info DATASET --columns` for what there is.
+    dvh, slices, foreground and arrays, read-only, as DuckDB has it; its rows are the output.
+    Anything else is a predicate over a patient's columns and structures (Rectum.volume_cc > 60),
+    and the output are the patients for whom it holds: in a table for people a few of their columns,
+    in csv, json and parquet all. See `lundprobe-zarr info DATASET --columns` for what there is.
     """
     from lundprobe_zarr.cohort import open_cohort
     from lundprobe_zarr.sql.worker import limits, worker
 
-    chosen_form = _form(form, output)
+    chosen_form = output_form(form, output)
     bounds: dict[str, Any] = {"timeout": timeout, "memory": memory}
     limits(**bounds)
     is_query = _QUERY.match(sql) is not None
@@ -86,17 +86,17 @@ def query(
     if is_query:
         if columns is not None:
             raise UsageError(f"--columns {columns}: of a query, name the columns after SELECT")
-        found = _named_once(cohort.sql_table(sql, **bounds))
+        found = named_once(cohort.sql_table(sql, **bounds))
         summary = f"{found.num_rows} {'row' if found.num_rows == 1 else 'rows'}"
     else:
         patients = cohort.where(sql, **bounds).table("patients")
         found = patients.select(_columns(columns, patients.column_names, chosen_form))
         summary = f"{found.num_rows} of {len(cohort)} patients"
-    _write(found, chosen_form, output, summary)
+    write_rows(found, chosen_form, output, summary)
 
 
-def _form(form: Format | None, output: Path | None) -> Format:
-    """The form asked for; raises `UsageError` where it would be binary on a terminal."""
+def output_form(form: Format | None, output: Path | None) -> Format:
+    """Return the form asked for. Raises `UsageError` where it would be binary on a terminal."""
     named = {f".{f.value}": f for f in Format if f is not Format.table}
     suffix = output.suffix.lower() if output else ""
     chosen = named.get(suffix, Format.table) if form is None else form
@@ -128,7 +128,7 @@ def _columns(given: str | None, known: Sequence[str], form: Format) -> list[str]
     return names
 
 
-def _named_once(found: pa.Table) -> pa.Table:
+def named_once(found: pa.Table) -> pa.Table:
     """The result of a query; raises `QueryError` if two of its columns have one name."""
     names = found.column_names
     twice = sorted({n for n in names if names.count(n) > 1})
@@ -140,7 +140,8 @@ def _named_once(found: pa.Table) -> pa.Table:
     return found
 
 
-def _write(found: pa.Table, form: Format, output: Path | None, summary: str) -> None:
+def write_rows(found: pa.Table, form: Format, output: Path | None, summary: str) -> None:
+    """Print rows, or write them to a file; `summary` counts them for people."""
     if form is Format.table:
         _show_table(found, summary)
         return
@@ -217,4 +218,6 @@ def _cell(value: Any) -> str:
         return "–"
     if isinstance(value, list):
         return ", ".join(map(_cell, value)) or "–"
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
+    if not isinstance(value, float):
+        return str(value)
+    return f"{value:.0f}" if 1e4 <= abs(value) < 1e9 else f"{value:.4g}"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -11,13 +10,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from lundprobe_zarr.cli.place import StorageOptions, parse_options, require_file
-from lundprobe_zarr.errors import MissingPackageError, UsageError
-from lundprobe_zarr.vocabulary.version import with_extra
+from lundprobe_zarr.cli.serving import (
+    AccessLogForm,
+    access_log_form,
+    log_level,
+    require_packages,
+    require_sign_in,
+)
+from lundprobe_zarr.errors import UsageError
 
 if TYPE_CHECKING:
     from lundprobe_zarr.service.settings import Settings
-
-_NAME = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}")
 
 
 def serve(
@@ -46,6 +49,9 @@ def serve(
         Path | None, typer.Option(metavar="FILE", help="Write a line a request to this file.")
     ] = None,
     workers: Annotated[int, typer.Option(min=1, help="Processes.")] = 1,
+    plane_cache_mb: Annotated[
+        int, typer.Option(min=0, help="Memory of each process for decoded voxels, MB.")
+    ] = 512,
     public: Annotated[
         bool, typer.Option("--public", help="Let everyone in, without a token.")
     ] = False,
@@ -76,6 +82,27 @@ def serve(
     sql_memory: Annotated[
         str, typer.Option(metavar="SIZE", help="Most memory of an SQL query beyond the tables.")
     ] = "1GB",
+    certificate: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="TLS certificate with its chain, PEM.")
+    ] = None,
+    key: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Key of the certificate, PEM.")
+    ] = None,
+    trusted_proxy: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="ADDRESS",
+            help="Address or network of a reverse proxy, whose X-Forwarded-For counts.",
+        ),
+    ] = None,
+    oidc: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="How people sign in: a JWT, or the proxy's headers."),
+    ] = None,
+    access_log: Annotated[
+        AccessLogForm,
+        typer.Option(help="Print a line a request; auto: in colour, on a terminal only."),
+    ] = AccessLogForm.auto,
     storage_options: StorageOptions = None,
 ) -> None:
     """Serve datasets to Hugging Face clients, xarray, fsspec and DuckDB.
@@ -83,20 +110,28 @@ def serve(
     Clients set HF_ENDPOINT to the URL and HF_TOKEN to a token. Without --access the service makes
     one token for as long as it runs, and prints it.
     """
-    _require_packages()
+    require_packages()
     from lundprobe_zarr.service.access import new_token, token_sha256
+    from lundprobe_zarr.service.exposure import Exposure
+    from lundprobe_zarr.service.logs import log_to_stderr
     from lundprobe_zarr.service.run import listen, run
     from lundprobe_zarr.service.settings import Settings
+    from lundprobe_zarr.service.volumes import CACHE_OPTION
+    from lundprobe_zarr.sql.worker import limits
 
+    limits(sql_timeout, sql_memory)  # refuses what is no size, before anything is read
     options = parse_options(storage_options)
-    named = _named(datasets, name or [], options, public and not allow_public)
+    exposure = Exposure(host, public_url, certificate, key, tuple(trusted_proxy or ()))
+    exposure.check(guarded=public or access is not None)
+    require_sign_in(oidc, access, exposure.trusted_proxies)
+    named = named_datasets(datasets, name or [], options, public and not allow_public)
     require_file("--audit", audit)
     token = None if public or access else new_token()
     listening = listen(host, port)
     settings = Settings(
         datasets=named,
-        state=str(state or _state_folder()),
-        public_url=(public_url or _local_url(host, listening.getsockname()[1])).rstrip("/"),
+        state=str(state or state_folder()),
+        public_url=exposure.url(listening.getsockname()[1]),
         storage_options=options,
         access=str(access.absolute()) if access else None,
         audit=str(audit.absolute()) if audit else None,
@@ -106,23 +141,21 @@ def serve(
         accel=accel.rstrip("/") if accel else None,
         options={
             "sql": {"workers": sql_workers, "seconds": sql_timeout, "memory": sql_memory},
+            CACHE_OPTION: plane_cache_mb,
         },
+        oidc=str(oidc.absolute()) if oidc else None,
+        trusted_proxies=exposure.trusted_proxies,
+        only_proxies=exposure.only_proxies,
+        certificate=str(certificate.absolute()) if certificate else None,
+        key=str(key.absolute()) if key else None,
+        access_log=access_log_form(access_log),
+        log_level=log_level(),
     )
-    _announce(settings, token)
-    run(settings, listening, workers)
+    log_to_stderr(settings.log_level)
+    run(settings, listening, workers, lambda: _announce(settings, token))
 
 
-def _require_packages() -> None:
-    try:
-        import starlette  # noqa: F401
-        import uvicorn  # noqa: F401
-    except ImportError as error:
-        raise MissingPackageError(
-            f"the package {error.name} is not installed", remedy=with_extra("serve")
-        ) from error
-
-
-def _named(
+def named_datasets(
     datasets: Sequence[str], names: Sequence[str], options: Mapping[str, Any], refuse_real: bool
 ) -> dict[str, str]:
     """Return each dataset's path or URL by its name.
@@ -131,6 +164,7 @@ def _named(
     patients; `DatasetError` for what is no dataset.
     """
     from lundprobe_zarr.dataset.opening import open_manifest
+    from lundprobe_zarr.service.access import DATASET_NAME
     from lundprobe_zarr.storage.location import Location
 
     if names and len(names) != len(datasets):
@@ -149,7 +183,7 @@ def _named(
                 remedy="leave --public out; or, if the terms allow it, add --allow-public",
             )
         name = names[number] if names else f"{_owner(manifest.synthetic)}/{manifest.precision}"
-        if not _NAME.fullmatch(name):
+        if not DATASET_NAME.fullmatch(name):
             raise UsageError(
                 f"--name {name}", expected="OWNER/NAME of letters, digits, `.`, `_` and `-`"
             )
@@ -165,14 +199,10 @@ def _owner(synthetic: bool) -> str:
     return "phantom" if synthetic else "lund-probe"
 
 
-def _state_folder() -> Path:
+def state_folder() -> Path:
     """Return the folder for a service's own files, as the XDG base directories have it."""
     base = os.environ.get("XDG_STATE_HOME")
     return (Path(base) if base else Path.home() / ".local" / "state") / "lundprobe-zarr"
-
-
-def _local_url(host: str, port: int) -> str:
-    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
 def _announce(settings: Settings, token: str | None) -> None:
@@ -185,3 +215,5 @@ def _announce(settings: Settings, token: str | None) -> None:
         say(f"  export HF_TOKEN={token}", "cyan")
         say("  The token is valid until this service ends. Make lasting ones with")
         say("  `lundprobe-zarr token add NAME --access FILE`, and give --access FILE.")
+    if settings.audit is None:
+        say("  Nothing records who reads what: --audit FILE does.")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 import threading
 import webbrowser
 from typing import Annotated
@@ -9,7 +10,8 @@ from typing import Annotated
 import typer
 
 from lundprobe_zarr.cli.place import StorageOptions, parse_options
-from lundprobe_zarr.cli.serve import _local_url, _named, _require_packages, _state_folder
+from lundprobe_zarr.cli.serve import named_datasets, state_folder
+from lundprobe_zarr.cli.serving import require_packages
 
 _HOST = "127.0.0.1"
 #: Seconds until the browser is opened: by then the service answers, or the browser waits for it, as
@@ -23,14 +25,16 @@ def view(
     browser: Annotated[
         bool, typer.Option("--browser/--no-browser", help="Open the page in the browser.")
     ] = True,
-    cache_mb: Annotated[int, typer.Option(min=0, help="Memory for decoded voxels, MB.")] = 512,
+    plane_cache_mb: Annotated[
+        int, typer.Option(min=0, help="Memory for decoded voxels, MB.")
+    ] = 512,
     storage_options: StorageOptions = None,
 ) -> None:
     """Look at a dataset in the browser: for oneself, on this machine, until Ctrl-C.
 
-    The link opens the page once. Others on this machine cannot get in.
+    The link opens the page once; the browser then has a cookie for as long as the service runs.
     """
-    _require_packages()
+    require_packages()
     from lundprobe_zarr.cli.console import say
     from lundprobe_zarr.service.access import new_token, token_sha256
     from lundprobe_zarr.service.entry import ENTRY_OPTION, ENTRY_PATH
@@ -39,19 +43,19 @@ def view(
     from lundprobe_zarr.service.volumes import CACHE_OPTION
 
     options = parse_options(storage_options)
-    named = _named([dataset], [], options, refuse_real=False)
-    token, code = new_token(), new_token()
+    named = named_datasets([dataset], [], options, refuse_real=False)
+    token, code = new_token(), secrets.token_urlsafe(32)
     listening = listen(_HOST, port)
-    url = _local_url(_HOST, listening.getsockname()[1])
+    url = f"http://{_HOST}:{listening.getsockname()[1]}"
     settings = Settings(
         datasets=named,
-        state=str(_state_folder()),
+        state=str(state_folder()),
         public_url=url,
         storage_options=options,
         token_sha256=token_sha256(token),
         options={
             ENTRY_OPTION: {"code_sha256": token_sha256(code), "token": token},
-            CACHE_OPTION: cache_mb,
+            CACHE_OPTION: plane_cache_mb,
         },
     )
     link = f"{url}{ENTRY_PATH}?code={code}"

@@ -346,7 +346,7 @@ class Cohort:
     ) -> pd.DataFrame:
         """Return the result of a SELECT over the dataset's tables, in DuckDB's SQL.
 
-        The tables are patients, structures, slices, foreground and arrays, restricted to this
+        The tables are patients, structures, dvh, slices, foreground and arrays, restricted to this
         cohort's patients. Each table that a query names is read once. A query cannot access
         anything else, and cannot write.
 

@@ -23,7 +23,7 @@ from lundprobe_zarr.errors import (
     UnknownLabelError,
 )
 from lundprobe_zarr.schema.manifest import MANIFEST_NAME, Manifest, parse_manifest
-from lundprobe_zarr.schema.tables import PATIENTS, TABLES
+from lundprobe_zarr.schema.tables import COMPARED, PATIENTS, TABLES
 from lundprobe_zarr.storage.local import open_local
 from lundprobe_zarr.storage.location import Location, Range
 from lundprobe_zarr.storage.reread import read_object, read_sound
@@ -115,8 +115,22 @@ def read_table(
     `columns` selects columns; None means all except those in `without`. Columns in `encoded`
     become Arrow dictionaries, one per chunk, which is much faster for repeated texts. Each file is
     read whole and its SHA-256 is compared with the manifest. Raises `UnknownLabelError` for an
-    unknown table and `DatasetError` for a damaged one.
+    unknown table, or one that `measure` has still to make, and `DatasetError` for a damaged one.
     """
+    if name in COMPARED and name not in manifest.tables:
+        raise UnknownLabelError(
+            f"no table {name!r} in {location.url}: not all its segmentations were compared",
+            remedy="compare them with {command}",
+            command=Command("measure", dataset=location.url),
+        )
+    if name in TABLES and name not in manifest.tables:
+        raise DatasetError(
+            f"this dataset has no table {name}: an earlier version wrote it",
+            where=location.url,
+            expected="every table of the present schema",
+            remedy="make it with {command}, which needs no source",
+            command=Command("finalise", ("--rebuild",), location.url),
+        )
     if name not in manifest.tables:
         raise UnknownLabelError(
             f"no table {name!r} in {location.url}",

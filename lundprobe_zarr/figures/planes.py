@@ -166,6 +166,35 @@ def read_preview(location: Location, patient_id: str) -> Preview:
     )
 
 
+@dataclass(frozen=True)
+class Slice:
+    """The axial slice of the MRI grid nearest to `index` voxels, with clinical masks.
+
+    `t2w` (rows, columns) is empty without T2w; `masks` are booleans by structure.
+    """
+
+    frame: Frame
+    t2w: Pixels
+    masks: dict[str, Pixels]
+
+
+def read_slice(location: Location, patient_id: str, centre: Sequence[float] | None) -> Slice:
+    """Read the axial slice through the voxel `centre` (z, y, x); None: the volume's middle.
+
+    No volume is read whole. Raises as `read_preview` does.
+    """
+    store = open_store(location, patient_id)
+    frame = frame_of(store.groups["mri"]["affine"], store.groups["mri"]["shape"])
+    index = frame.middle()
+    if centre is not None:
+        index = {axis: round(centre[k]) for axis, k in frame.order.items()}
+    reader = _Reader(location, store, frame, index)
+    t2w = reader.planes("mri/image", {"modality": "T2w"}, (AXIAL,)).get(
+        AXIAL.name, np.empty((0, 0))
+    )
+    return Slice(frame, t2w, reader.axial("mri/clinical/mask"))
+
+
 def _centroid(location: Location, store: StoreMetadata, frame: Frame) -> dict[str, int] | None:
     """Return the voxel nearest the CTV's centroid, by axis; None if it is missing or empty."""
     found = _find(store, "mri/clinical/mask", {"structure": TARGET})

@@ -5,7 +5,6 @@ Radiological convention: the patient's right is at the left of axial and coronal
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -14,10 +13,10 @@ from matplotlib.figure import Figure
 
 from lundprobe_zarr.errors import UsageError
 from lundprobe_zarr.figures.layout import MARGIN, WIDTH, Row, row_height
+from lundprobe_zarr.figures.notebook import require_png, save_png
 from lundprobe_zarr.figures.paint import FAINT, PAPER, YELLOW
 from lundprobe_zarr.figures.panels import plan_rows
 from lundprobe_zarr.figures.planes import TARGET, Preview, read_preview
-from lundprobe_zarr.storage.local import named, write_local
 from lundprobe_zarr.storage.location import Location
 
 #: Heights of the header, of a note in it, and of the space below notes, inches.
@@ -31,18 +30,11 @@ def save_preview(location: Location, patient_id: str, out: Path, *, dpi: int = 1
     `dpi` is pixels per inch, at a width of 12 inches. Raises `UsageError` if `out` is no `.png`,
     `DamagedStoreError` if the patient cannot be read, and `OSError` if `out` cannot be written.
     """
-    if out.suffix.lower() != ".png":
-        raise UsageError(
-            f"{str(out)!r} does not end in .png",
-            expected=f"the name of a PNG file, e.g. {str(out.with_suffix('.png'))!r}",
-        )
+    require_png(out)
     if dpi <= 0:
         raise UsageError(f"dpi is {dpi}", expected="a positive number of pixels per inch, e.g. 150")
     figure = draw_preview(read_preview(location, patient_id))
-    picture = io.BytesIO()  # matplotlib interprets names, and an unfinished file would be visible
-    figure.savefig(picture, format="png", dpi=dpi, metadata={"Title": patient_id})
-    with named(out):
-        write_local(out, picture.getvalue())
+    save_png(figure, out, dpi=dpi, metadata={"Title": patient_id})
 
 
 def draw_preview(preview: Preview) -> Figure:

@@ -36,6 +36,11 @@ def spacing(affine: npt.ArrayLike) -> FloatArray:
     return np.asarray(np.linalg.norm(np.asarray(affine, dtype=np.float64)[:3, :3], axis=0))
 
 
+def voxel_volume_cc(affine: npt.ArrayLike) -> float:
+    """Return the volume of a voxel, cm³, of any orientation."""
+    return abs(float(np.linalg.det(np.asarray(affine, dtype=np.float64)[:3, :3]))) / 1000.0
+
+
 def is_aligned(affine: npt.ArrayLike) -> bool:
     """Return whether i, j, k are parallel to the patient's x, y, z within `COSINE_TOLERANCE`."""
     matrix = np.asarray(affine, dtype=np.float64)[:3, :3]

@@ -24,6 +24,9 @@ NEAREST_RULE = (
     "outside where i < -0.5 or i >= n - 0.5"
 )
 
+#: Positions further off than this, mm, lie outside any grid; with larger numbers floats overflow.
+_FAR_MM = 1e9
+
 
 @dataclass(frozen=True, eq=False)
 class Plane:
@@ -88,9 +91,7 @@ def nearest_voxel(grid: Grid, point_mm: npt.ArrayLike) -> tuple[int, int, int] |
 
     `point_mm` is (x, y, z), mm, LPS. See `NEAREST_RULE`.
     """
-    place = grid.to_index(np.asarray(point_mm, dtype=np.float64)[::-1])
-    if not (np.isfinite(place).all() and (np.abs(place) < np.iinfo(np.int32).max).all()):
-        return None
+    place = grid.to_index(_near(point_mm)[::-1])
     z, y, x = np.floor(place + 0.5).astype(int).tolist()
     inside = all(0 <= i < n for i, n in zip((z, y, x), grid.shape, strict=True))
     return (z, y, x) if inside else None
@@ -122,10 +123,10 @@ def nearest_plane(grid: Grid, axis: int, at_mm: Sequence[float]) -> int:
             expected="a point x,y,z in mm",
             remedy="give the index n, or the point",
         )
-    point = np.array(at_mm, dtype=np.float64)
+    point = _near(at_mm)
     if len(at_mm) == 1:
-        point = ras_to_lps(grid.affine)[:3, 3].copy()
-        point[2 - axis] = at_mm[0]
+        coordinate, point = point[0], ras_to_lps(grid.affine)[:3, 3].copy()
+        point[2 - axis] = coordinate
     place = float(grid.to_index(point[::-1])[axis])
     most = grid.shape[axis]
     if not -0.5 <= place < most - 0.5:
@@ -136,6 +137,10 @@ def nearest_plane(grid: Grid, axis: int, at_mm: Sequence[float]) -> int:
             else f"a point within its {most} planes",
         )
     return int(np.floor(place + 0.5))
+
+
+def _near(point_mm: npt.ArrayLike) -> FloatArray:
+    return np.clip(np.asarray(point_mm, dtype=np.float64), -_FAR_MM, _FAR_MM)
 
 
 def _listed(values: Sequence[float]) -> str:

@@ -1,7 +1,8 @@
 """Do the tables that were measured on voxels match the stores, and each other?
 
-`structures` has to have a row for every segmentation that a store holds and for no other;
-`slices` and `foreground` have to count the same voxels. A deep look counts them in the masks.
+`structures` and `dvh` have to have a row for every segmentation that a store holds and for no
+other; `slices` and `foreground` have to count the same voxels. A deep look counts them in the
+masks. Comparisons have to be of every pair that a store holds, and of the same volumes.
 """
 
 from __future__ import annotations
@@ -15,10 +16,12 @@ import numpy.typing as npt
 
 from lundprobe_zarr.dataset.opening import read_table
 from lundprobe_zarr.dataset.rows import Row, RowsByPatient
+from lundprobe_zarr.integrity.compared import COMPARED_COLUMNS, compared_findings
 from lundprobe_zarr.measures.masks import mask_sha256
 from lundprobe_zarr.schema.layout import SEGMENTATION_SOURCES
 from lundprobe_zarr.schema.manifest import Manifest
 from lundprobe_zarr.schema.records import SourceRecord
+from lundprobe_zarr.schema.tables import DVH
 from lundprobe_zarr.storage.location import Location
 from lundprobe_zarr.stores.metadata import StoreMetadata, VolumeArray
 from lundprobe_zarr.vocabulary.names import STRUCTURES
@@ -27,7 +30,8 @@ _LABELS = ("structure", "fold", "step", "observer")
 _KEY = ("grid", "source", *_LABELS)
 _MEASURED = ("voxels", "bbox_start", "bbox_stop")
 _COLUMNS = {
-    "structures": (*_KEY, *_MEASURED),
+    "structures": (*_KEY, *_MEASURED, "volume_cc"),
+    "dvh": (*_KEY, "volume_cc"),
     "slices": ("z_index", *(f"voxels_{s}" for s in STRUCTURES)),
     "foreground": ("structure", "total"),
 }
@@ -37,11 +41,14 @@ Key = tuple[Any, ...]
 
 @dataclass(frozen=True)
 class Measured:
-    """One patient's rows of the tables `structures`, `slices` and `foreground`."""
+    """One patient's rows of the measured tables; None of tables that the dataset lacks."""
 
     structures: list[Row]
     slices: list[Row]
     foreground: list[Row]
+    dvh: list[Row] | None = None
+    agreement: list[Row] | None = None
+    uncertainty: list[Row] | None = None
 
     def row(self, array: VolumeArray, record: SourceRecord) -> Row | None:
         """The row of the segmentation that a source file holds; None if there is none."""
@@ -78,12 +85,14 @@ def read_measured(location: Location, manifest: Manifest) -> AllMeasured:
     """Every patient's measured rows; raises `DatasetError` if a table cannot be read."""
 
     def read(name: str) -> RowsByPatient:
-        wanted = ["patient_id", *_COLUMNS[name]]
+        wanted = ["patient_id", *(_COLUMNS | COMPARED_COLUMNS)[name]]
         if name == "structures" and manifest.schema_version > 1:
             wanted.append("mask_sha256")
         return RowsByPatient(read_table(location, manifest, name, wanted).select(wanted))
 
-    return AllMeasured({name: read(name) for name in _COLUMNS})
+    optional = (DVH.name, *COMPARED_COLUMNS)
+    names = [n for n in (*_COLUMNS, *COMPARED_COLUMNS) if n not in optional or n in manifest.tables]
+    return AllMeasured({name: read(name) for name in names})
 
 
 def table_findings(store: StoreMetadata, measured: Measured) -> Iterator[tuple[str, str]]:
@@ -97,7 +106,14 @@ def table_findings(store: StoreMetadata, measured: Measured) -> Iterator[tuple[s
         yield "structures", f"a row of {_named(key)}, which its store lacks; {_REMEDY}"
     if len(set(found)) < len(found):
         yield "structures", f"{len(found) - len(set(found))} rows too many; {_REMEDY}"
+    if measured.dvh is not None:
+        volumes = {_key_of_row(row): row["volume_cc"] for row in measured.structures}
+        histograms = {_key_of_row(row): row["volume_cc"] for row in measured.dvh}
+        if volumes != histograms or len(histograms) < len(measured.dvh):
+            yield "dvh", f"other segmentations or volumes than structures has; {_REMEDY}"
     yield from _counts(store, measured)
+    compared = {name: getattr(measured, name) for name in COMPARED_COLUMNS}
+    yield from compared_findings(store, compared, measured.structures)
 
 
 def _named(key: Key) -> str:

@@ -8,7 +8,7 @@ locations of structures come from the tables, and voxels are read when they are 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Generic, overload
+from typing import TYPE_CHECKING, Any, Generic, Literal, overload
 
 import xarray as xr
 
@@ -247,7 +247,47 @@ class _Accessor(Generic[Labelled]):
 
 
 class DatasetAccessor(_Accessor[xr.Dataset]):
-    """`dataset.lp`: geometry, cropping and resampling of all volumes of a Dataset."""
+    """`dataset.lp`: geometry, cropping and resampling of all volumes of a Dataset; DVH plots."""
+
+    def plot_dvh(
+        self,
+        by: Literal["protocol", "part", "source", "step", "observer", "fold"] | None = None,
+        *,
+        volume: Literal["%", "cc"] = "%",
+        quantiles: tuple[float, float] = (5, 95),
+    ) -> Figure:
+        """Plot the cumulative dose-volume histograms that `lundprobe_zarr.dvh` returns.
+
+        Of one patient, each segmentation is a line. Of several, each structure is the median of the
+        volume at each dose with a band between two quantiles. The caption says of how many.
+
+        Parameters
+        ----------
+        by
+            Property to compare, e.g. `protocol`: a panel a structure, a median and band a value.
+        volume
+            `%` of the counted volume, or `cc` (cm³).
+        quantiles
+            Ends of the band, percent of the segmentations.
+
+        Returns
+        -------
+        matplotlib.figure.Figure
+            The figure, which a notebook shows; it has no pyplot state.
+
+        Raises
+        ------
+        UsageError
+            For another Dataset than curves of `dvh`, or an invalid argument.
+
+        Examples
+        --------
+            lp.dvh(patient).lp.plot_dvh()
+            lp.dvh(cohort, "Rectum", method="table").lp.plot_dvh(by="protocol")
+        """
+        from lundprobe_zarr.figures.dvh import draw_dvh
+
+        return draw_dvh(self._data, by, volume, quantiles)
 
 
 class DataArrayAccessor(_Accessor[xr.DataArray]):

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from io import BytesIO
 from typing import Any
 
 import numpy as np
 import xarray as xr
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 
 from lundprobe_zarr.errors import UsageError
+from lundprobe_zarr.figures.notebook import NotebookFigure
 from lundprobe_zarr.figures.paint import (
     INK,
     PAPER,
@@ -40,19 +39,6 @@ _LONGER, _CAPTION, _KEY, _LEAST = 6.0, 0.35, 2.4, 2.4
 _SAME_VOXEL = 0.01
 
 
-class SliceFigure(Figure):
-    """A figure that notebooks display without a pyplot backend.
-
-    It is not registered with pyplot, so it need not be closed and is not shown twice.
-    """
-
-    def _repr_png_(self) -> bytes:
-        """Return the figure as PNG, for IPython's display protocol."""
-        picture = BytesIO()
-        self.savefig(picture, format="png")
-        return picture.getvalue()
-
-
 def plot_slice(
     data: xr.DataArray,
     view: str,
@@ -60,7 +46,7 @@ def plot_slice(
     masks: xr.DataArray | xr.Dataset | None,
     structures: Sequence[str] | None,
     **style: Any,
-) -> SliceFigure:
+) -> NotebookFigure:
     """Plot one slice; see `lp.plot`."""
     volume, chosen = single_volume(data), _view(view)
     grid = grid_of(volume)
@@ -110,13 +96,13 @@ def _plane(volume: xr.DataArray, frame: Frame, view: View, index: int) -> Pixels
     return np.asarray(plane.transpose(along[view.rows], along[view.columns]).values)
 
 
-def _panel(frame: Frame, view: View, key: float) -> tuple[SliceFigure, Axes]:
+def _panel(frame: Frame, view: View, key: float) -> tuple[NotebookFigure, Axes]:
     ends = {a: sorted(frame.extent(a)) for a in (view.rows, view.columns)}
     window = Window({a: e[0] for a, e in ends.items()}, {a: e[1] for a, e in ends.items()})
     width, height = window.length(view.columns), window.length(view.rows)
     scale = _LONGER / max(width, height)
     size = width * scale + key, max(height * scale + _CAPTION, _LEAST)
-    figure = SliceFigure(figsize=size, facecolor=PAPER)
+    figure = NotebookFigure(figsize=size, facecolor=PAPER)
     FigureCanvasAgg(figure)  # without pyplot: no open figures, no window system
     share = height * scale / size[1]
     box = (0.0, 1 - _CAPTION / size[1] - share, width * scale / size[0], share)

@@ -38,22 +38,31 @@ def doses(
     return values
 
 
-def dose_columns(values: npt.NDArray[Any] | None, voxel_cc: float) -> dict[str, float | None]:
-    """Dose statistics of the doses `values` (n,), Gy, of voxels of `voxel_cc` cm³ each.
+def ascending(values: npt.NDArray[Any] | None) -> npt.NDArray[Any] | None:
+    """Sort doses in place and return them; None without doses, or where one is inf or NaN.
 
-    All are None without `values` or any in it, and where one is inf or NaN: NaN in a table would
-    make every mean over patients NaN, and SQL has it greater than any number, so "above 60 Gy"
-    would find it. D of a volume is None where the structure is smaller than that. Sorts `values`
-    in place, in part.
+    NaN in a table would make every mean over patients NaN, and SQL has it greater than any number,
+    so "above 60 Gy" would find it.
     """
-    if values is None or not values.size or not np.isfinite(values).all():
+    if values is None or not np.isfinite(values).all():
+        return None
+    values.sort()
+    return values
+
+
+def dose_columns(values: npt.NDArray[Any] | None, voxel_cc: float) -> dict[str, float | None]:
+    """Dose statistics of doses (n,), Gy, in `ascending` order, of voxels of `voxel_cc` cm³ each.
+
+    All are None without `values` or any in it. D of a volume is None where the structure is smaller
+    than that.
+    """
+    if values is None or not values.size:
         return dict.fromkeys(DOSE_COLUMNS)
     mean = float(values.mean(dtype=np.float64))
     counts = [count_at_or_above(values, PRESCRIPTION_GY * x / 100) for x in V_LEVELS]
     n = values.size
     needed = [voxels_for_percent(x, n) for x in D_LEVELS]
     needed += [voxels_for_volume(cc, voxel_cc) for cc in D_VOLUMES]
-    values.partition([0, n - 1, *sorted({n - k for k in needed if k <= n})])
     found = [mean, values[0], values[-1]]
     found += [values[n - k] if k <= n else None for k in needed]
     found += [100.0 * c / n for c in counts] + [c * voxel_cc for c in counts]
@@ -63,7 +72,7 @@ def dose_columns(values: npt.NDArray[Any] | None, voxel_cc: float) -> dict[str, 
     }
 
 
-def voxels_for_percent(percent: float, voxels: int) -> int:
+def voxels_for_percent(percent: float | Fraction, voxels: int) -> int:
     """The fewest of `voxels` that are at least `percent` of them, and at least one."""
     return max(1, -(-(Fraction(percent) * voxels) // 100))
 
@@ -74,8 +83,15 @@ def voxels_for_volume(cc: float, voxel_cc: float) -> int:
 
 
 def count_at_or_above(values: npt.NDArray[Any], threshold: float) -> int:
-    """Number of values >= threshold, compared exactly although `values` may be float32."""
-    least = values.dtype.type(threshold)
-    if float(least) < threshold:
-        least = np.nextafter(least, values.dtype.type(np.inf))
-    return int(np.count_nonzero(values >= least))
+    """Number of `ascending` values >= threshold, compared exactly although they may be float32."""
+    return int(counts_at_or_above(values, np.array([threshold]))[0])
+
+
+def counts_at_or_above(
+    values: npt.NDArray[Any], thresholds: npt.NDArray[np.float64]
+) -> npt.NDArray[np.int64]:
+    """Numbers (m,) of `ascending` values >= each of `thresholds` (m,), compared exactly."""
+    kind = values.dtype.type
+    least = thresholds.astype(kind)  # in the values' type, or all of them would be converted
+    least = np.where(least.astype(np.float64) < thresholds, np.nextafter(least, kind("inf")), least)
+    return np.asarray(values.size - np.searchsorted(values, least), np.int64)

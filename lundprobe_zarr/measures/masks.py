@@ -1,4 +1,4 @@
-"""What tells masks apart, and how far one reaches beyond another."""
+"""Where masks lie, what tells them apart, how far one reaches beyond another, what lies in them."""
 
 from __future__ import annotations
 
@@ -8,10 +8,25 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from lundprobe_zarr.geometry.affine import FloatArray
+from lundprobe_zarr.geometry.affine import FloatArray, ras_to_lps
 from lundprobe_zarr.geometry.lattice import Box
 
 Mask = npt.NDArray[np.bool_]
+
+
+def bounding_box(mask: Mask) -> Box | None:
+    """Return the smallest box that holds every voxel of a mask (z, y, x); None if it has none."""
+    planes = np.logical_or.reduce(mask, axis=2)
+    if not planes.any():
+        return None
+    z = _extent(np.logical_or.reduce(planes, axis=1))
+    y = _extent(np.logical_or.reduce(planes, axis=0))
+    return z, y, _extent(np.logical_or.reduce(mask[z, y], axis=(0, 1)))
+
+
+def _extent(flags: Mask) -> slice:
+    there = np.flatnonzero(flags)
+    return slice(int(there[0]), int(there[-1]) + 1)
 
 
 def mask_sha256(mask: Mask, box: Box | None) -> str:
@@ -63,6 +78,22 @@ class Outline:
         found = np.zeros(len(zyx), bool)
         found[near] = self.part[tuple(local[near].T)]
         return found
+
+    def beyond(self, holder: Mask) -> int:
+        """How many of its voxels are not in `holder`, a mask (z, y, x) of the same grid."""
+        return int(np.count_nonzero(self.part & ~holder[self.box]))
+
+
+def points_inside(mask: Mask, affine: FloatArray, points: FloatArray) -> int:
+    """How many of `points` (n, 3), x y z in mm, LPS, lie in a voxel of `mask` (z, y, x).
+
+    `affine` (4, 4), voxel (i, j, k) -> mm, RAS, is that of the mask. A point belongs to the voxel
+    whose centre is nearest along each axis of the grid; outside the grid it is in none.
+    """
+    to_index = np.linalg.inv(ras_to_lps(affine))
+    zyx = np.rint(points @ to_index[:3, :3].T + to_index[:3, 3]).astype(np.int64)[:, ::-1]
+    there = zyx[((zyx >= 0) & (zyx < mask.shape)).all(axis=1)]
+    return int(np.count_nonzero(mask[tuple(there.T)]))
 
 
 def margin_mm(target: Outline, expanded: Outline, affine: FloatArray) -> tuple[float, float]:

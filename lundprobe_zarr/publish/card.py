@@ -47,6 +47,8 @@ def _front_matter(manifest: Manifest, sizes: Sizes) -> str:
         "configs:",
     ]
     for name, parts in manifest.tables.items():
+        if not parts:  # a table without rows
+            continue
         lines.append(f"- config_name: {name}")
         if name == "patients":
             lines.append("  default: true")
@@ -55,6 +57,8 @@ def _front_matter(manifest: Manifest, sizes: Sizes) -> str:
             lines += [f"  - split: {part}", "    path:", *(f"    - {f}" for f in files)]
     lines.append("dataset_info:")
     for name, by_part in sizes.items():
+        if not by_part:
+            continue
         lines += [f"- config_name: {name}", "  features:", *_features(name), "  splits:"]
         for part, (rows, size) in by_part.items():
             lines += [f"  - name: {part}", f"    num_examples: {rows}", f"    num_bytes: {size}"]
@@ -162,6 +166,8 @@ def dataset_catalog(manifest: Manifest, patient_id: str) -> str:
         "sources:",
     ]
     for name, parts in manifest.tables.items():
+        if not parts:
+            continue
         lines += [
             f"  {name}:",
             f"    description: {json.dumps('A row is ' + TABLES[name].row + '.')}",

@@ -26,9 +26,12 @@ from lundprobe_zarr.schema.records import SOURCES
 #: Attributes of opened data that say where voxels lie; `shape` is (z, y, x).
 AFFINE, SHAPE, STORED_GRID = "affine", "shape", "stored_grid"
 #: Attributes that are lists or objects, kept as JSON text.
-_DOCUMENTS = ("labels", SOURCES, "findings", "multi_component_structures", STORED_GRID)
+_DOCUMENTS = (
+    *("labels", SOURCES, "findings", "multi_component_structures", "multi_component_files"),
+    STORED_GRID,
+)
 #: Attributes of the root that say nothing where they are left out.
-_OPTIONAL = {"precision": None, "geometry_matches_csv": None}
+_OPTIONAL = {"precision": None, "geometry_matches_csv": None, "multi_component_files": None}
 _FLAGS = ("synthetic", "headers_stripped", "geometry_matches_csv")
 
 

@@ -39,6 +39,7 @@ class RootAttributes(BaseModel):
     precision: Precision | None = None
     synthetic: bool
     multi_component_structures: list[str]
+    multi_component_files: list[str] | None = None
     geometry_matches_csv: bool | None = None
     findings: list[str]
 

@@ -191,18 +191,25 @@ _DOSE = tuple(_dose_columns())
 #: Names of the dose statistics, in the order of the table.
 DOSE_COLUMNS = tuple(c.name for c in _DOSE)
 
+#: Which segmentation a row is about.
+_SEGMENTATION = (
+    *_WHO,
+    _PROTOCOL,
+    Column("grid", pa.string(), "voxel lattice: mri or sct"),
+    Column("source", pa.string(), "clinical, nnunet, nnunet_fold or observer"),
+    Column("structure", pa.string(), "delineated structure"),
+    Column("fold", pa.int64(), "fold of the network, 0 to 9", nullable=True),
+    Column("step", pa.int64(), "1: edited without, 2: with the uncertainty map", nullable=True),
+    Column("observer", pa.string(), "obsB, obsC, obsD or obsE", nullable=True),
+)
+#: Names of the columns that tell segmentations apart.
+SEGMENTATION_COLUMNS = tuple(c.name for c in _SEGMENTATION)
+
 STRUCTURES_TABLE = Table(
     "structures",
     "one segmentation: a clinical mask on either grid, a network's, a fold's or an observer's",
     (
-        *_WHO,
-        _PROTOCOL,
-        Column("grid", pa.string(), "voxel lattice: mri or sct"),
-        Column("source", pa.string(), "clinical, nnunet, nnunet_fold or observer"),
-        Column("structure", pa.string(), "delineated structure"),
-        Column("fold", pa.int64(), "fold of the network, 0 to 9", nullable=True),
-        Column("step", pa.int64(), "1: edited without, 2: with the uncertainty map", nullable=True),
-        Column("observer", pa.string(), "obsB, obsC, obsD or obsE", nullable=True),
+        *_SEGMENTATION,
         Column("voxels", pa.int64(), "voxels of the mask", "1"),
         Column("volume_cc", pa.float64(), "voxels times the volume of one", "cm3"),
         Column(
@@ -218,6 +225,29 @@ STRUCTURES_TABLE = Table(
             "mask_sha256",
             pa.string(),
             "hash of the mask's voxels: equal masks of one grid, whoever drew them, have the same",
+        ),
+        Column(
+            "listed_by_authors",
+            pa.bool_(),
+            "the authors list this mask, on this grid, with several components; null without a "
+            "readable list, where it names no grid, and in stores that do not say",
+            nullable=True,
+        ),
+        Column(
+            "outside_voxels",
+            pa.int64(),
+            "of a clinical CTV: its voxels outside the PTV; of a clinical PTV: outside BODY; null "
+            "for others, and where that structure is missing",
+            "1",
+            True,
+        ),
+        Column(
+            "fiducials_inside",
+            pa.int64(),
+            "of a clinical CTV on the MRI grid: gold fiducials whose position lies in one of its "
+            "voxels; null for others, and without fiducials",
+            "1",
+            True,
         ),
         Column(
             "margin_min_mm",
@@ -244,6 +274,41 @@ STRUCTURES_TABLE = Table(
             True,
         ),
         *_DOSE,
+    ),
+)
+
+#: Bins of the `dvh` table in a gray. An integer, so that bin i begins at i / 10 Gy exactly.
+DVH_BINS_PER_GY = 10
+#: Width of the bins, Gy.
+DVH_STEP_GY = 1 / DVH_BINS_PER_GY
+#: Largest dose that the `dvh` table holds. More is a dose in another unit, or damage.
+DVH_MOST_GY = 1000
+
+DVH = Table(
+    "dvh",
+    "one segmentation, with the cumulative dose-volume histogram of the dose on its grid",
+    (
+        *_SEGMENTATION,
+        Column("volume_cc", pa.float64(), "volume of the whole segmentation", "cm3"),
+        Column("voxel_cc", pa.float64(), "volume of a voxel", "cm3"),
+        Column(
+            "covered_pct",
+            pa.float64(),
+            "percent of the volume inside the planning dose grid, which alone is counted; null "
+            "without planning grid (then all is counted) or voxels",
+            "%",
+            True,
+        ),
+        # float64: a voxel is less of a BODY than the precision of float32
+        Column(
+            "cumulative_cc",
+            pa.list_(pa.float64()),
+            f"volume that receives at least i x {DVH_STEP_GY} Gy, i = 0, 1, ..., as far as it is "
+            "not 0; null without voxels or dose, and where a dose is no number or above "
+            f"{DVH_MOST_GY} Gy",
+            "cm3",
+            True,
+        ),
     ),
 )
 
@@ -287,10 +352,120 @@ FOREGROUND = Table(
     ),
 )
 
-#: Every table of a dataset, by name.
+
+def _side_columns(side: str) -> Iterable[Column]:
+    """What identifies one segmentation of a pair."""
+    yield Column(
+        f"{side}_source",
+        pa.string(),
+        f"{side}: nnunet, nnunet_fold, observer, consensus_majority or consensus_staple",
+    )
+    yield Column(f"{side}_observer", pa.string(), f"{side}: observer", nullable=True)
+    yield Column(
+        f"{side}_step", pa.int64(), f"{side}: step of the observer or observers", nullable=True
+    )
+    yield Column(f"{side}_fold", pa.int64(), f"{side}: fold of the network", nullable=True)
+
+
+def _measure(name: str, description: str, unit: str = "mm") -> Column:
+    return Column(name, pa.float64(), description, unit, True)
+
+
+_EMPTY = "null where either mask is empty"
+AGREEMENT = Table(
+    "agreement",
+    "two segmentations of a structure of a patient, compared on the MRI grid",
+    (
+        *_WHO,
+        _PROTOCOL,
+        Column("structure", pa.string(), "delineated structure"),
+        Column("pair", pa.string(), "kind of pair, a before b, e.g. nnunet_observer"),
+        *_side_columns("a"),
+        *_side_columns("b"),
+        Column("a_cc", pa.float64(), "volume of a", "cm3"),
+        Column("b_cc", pa.float64(), "volume of b", "cm3"),
+        Column("difference_cc", pa.float64(), "volume of b less that of a", "cm3"),
+        _measure("dice", "Dice coefficient; null where both masks are empty", "1"),
+        *(
+            _measure(
+                f"surface_dice_{mm}mm",
+                f"share of both surfaces within {mm} mm of the other; null where both are empty",
+                "1",
+            )
+            for mm in (1, 2)
+        ),
+        _measure(
+            "hd95_mm",
+            "distance within which 95 % of a surface lies from the other, the larger of both "
+            f"directions; {_EMPTY}",
+        ),
+        _measure("hd_mm", f"Hausdorff distance, the larger of both directions; {_EMPTY}"),
+        _measure("assd_mm", f"average symmetric surface distance, by area; {_EMPTY}"),
+        Column(
+            "added_path_mm",
+            pa.float64(),
+            "added path length: outline of b in axial slices that is not outline of a",
+            "mm",
+        ),
+        Column("added_voxels", pa.int64(), "voxels of b that a lacks", "1"),
+        Column("removed_voxels", pa.int64(), "voxels of a that b lacks", "1"),
+    ),
+)
+
+UNCERTAINTY = Table(
+    "uncertainty",
+    "voxels of one uncertainty, and what an observer edited among them",
+    (
+        *_WHO,
+        _PROTOCOL,
+        Column("structure", pa.string(), "delineated structure"),
+        Column("step", pa.int64(), "1: edited without, 2: with the uncertainty map"),
+        Column("observer", pa.string(), "obsB, obsC, obsD or obsE"),
+        Column(
+            "estimate",
+            pa.string(),
+            "map: the uncertainty map, in bins of 0.1; fold_mean: share of the folds' masks",
+        ),
+        Column("bin_low", pa.float64(), "smallest value of the bin", "1"),
+        Column(
+            "bin_high",
+            pa.float64(),
+            "end of the bin, exclusive; the last bin of the map has none, and holds all above; "
+            "of fold_mean the one value",
+            "1",
+        ),
+        Column("voxels", pa.int64(), "voxels of the whole MRI grid in the bin", "1"),
+        Column("inside_voxels", pa.int64(), "of these, voxels in the observer's mask", "1"),
+        Column("edited_voxels", pa.int64(), "of these, voxels that differ from nnunet's mask", "1"),
+        Column("added_voxels", pa.int64(), "edited voxels that the observer added", "1"),
+        Column("removed_voxels", pa.int64(), "edited voxels that the observer removed", "1"),
+        _measure("edit_rate", "edited voxels / voxels; null where there are none", "1"),
+        _measure(
+            "map_mean",
+            "mean of the uncertainty map over the voxels; null where there are none, without a "
+            "map, and where it is not finite",
+            "1",
+        ),
+    ),
+)
+
+#: Every table that a dataset may have, by name.
 TABLES: dict[str, Table] = {
-    table.name: table for table in (PATIENTS, STRUCTURES_TABLE, SLICES, FOREGROUND, ARRAYS)
+    table.name: table
+    for table in (
+        PATIENTS,
+        STRUCTURES_TABLE,
+        DVH,
+        SLICES,
+        FOREGROUND,
+        ARRAYS,
+        AGREEMENT,
+        UNCERTAINTY,
+    )
 }
+#: Tables of comparisons, which `measure` makes: a dataset has them once all its patients are
+#: measured. A part without a row has no file.
+COMPARED: tuple[str, ...] = (AGREEMENT.name, UNCERTAINTY.name)
 
 
 @dataclass(frozen=True)
@@ -322,7 +497,7 @@ VIEWS: dict[str, View] = {
     )
 }
 #: Tables whose rows come from voxels, not from a store's metadata.
-MEASURED: tuple[str, ...] = ("structures", "slices", "foreground")
+MEASURED: tuple[str, ...] = ("structures", "dvh", "slices", "foreground")
 
 
 def table_file(table: str, part: str, number: int = 0) -> str:

@@ -102,12 +102,15 @@ def json_answer(
 
 
 def json_bytes(
-    request: Request, content: bytes, headers: Mapping[str, str] | None = None
+    request: Request,
+    content: bytes,
+    headers: Mapping[str, str] | None = None,
+    zipped: bytes | None = None,
 ) -> Response:
-    """Return a JSON text like `json_answer`."""
+    """Return a JSON text like `json_answer`; `zipped` is the same text, if compressed already."""
     found = {"Vary": "Accept-Encoding, Authorization", "Cache-Control": "private, no-cache"}
     found |= headers or {}
     if len(content) >= _WORTH_COMPRESSING and "gzip" in request.headers.get("accept-encoding", ""):
-        content = gzip.compress(content, 3)
+        content = gzip.compress(content, 3) if zipped is None else zipped
         found["Content-Encoding"] = "gzip"
     return Response(content, 200, found, "application/json")

@@ -21,6 +21,7 @@ from lundprobe_zarr.service import (
     entry,
     hub,
     openapi,
+    operator,
     overlays,
     page,
     patients,
@@ -30,9 +31,13 @@ from lundprobe_zarr.service import (
 )
 from lundprobe_zarr.service.answers import HttpError
 from lundprobe_zarr.service.audit import Audit
-from lundprobe_zarr.service.core import Service, access_of
+from lundprobe_zarr.service.core import Service
+from lundprobe_zarr.service.entrance import access_of
 from lundprobe_zarr.service.gate import CLIENT_LEFT, Gate
 from lundprobe_zarr.service.limits import LimitKeeper
+from lundprobe_zarr.service.logs import AccessLog, log_to_stderr
+from lundprobe_zarr.service.metrics import Metrics
+from lundprobe_zarr.service.proxies import Proxies
 from lundprobe_zarr.service.published import publish
 from lundprobe_zarr.service.queries import Queries
 from lundprobe_zarr.service.settings import Settings
@@ -46,18 +51,26 @@ ENVIRONMENT = "LUNDPROBE_ZARR_SERVICE"
 
 def from_environment() -> ASGIApp:
     """Make the application in a worker process, from the settings its parent left for it."""
-    return make_app(Settings.load(os.environ[ENVIRONMENT]))
+    settings = Settings.load(os.environ[ENVIRONMENT])
+    log_to_stderr(settings.log_level)
+    return make_app(settings)
 
 
 def make_app(settings: Settings) -> ASGIApp:
     """Make the application. Raises `DatasetError` or `UsageError` for what cannot be served."""
+    proxies = Proxies(settings.trusted_proxies)
+    access = access_of(settings, proxies)
+    published = publish(settings.datasets, settings.storage_options, settings.state_folder)
     service = Service(
         settings=settings,
-        published=publish(settings.datasets, settings.storage_options, settings.state_folder),
-        access=access_of(settings),
+        published=published,
+        access=access,
         audit=Audit(Path(settings.audit) if settings.audit else None),
-        limits=LimitKeeper(),
         queries=Queries.of(settings.options.get("sql", {})),
+        limits=LimitKeeper(settings.state_folder / "limits"),
+        proxies=proxies,
+        metrics=Metrics(published),
+        access_log=AccessLog(settings.access_log),
     )
     return application(service)
 
@@ -67,6 +80,7 @@ def application(service: Service) -> ASGIApp:
     app = Starlette(
         routes=[
             *_routes(),
+            *operator.routes(),
             *hub.routes(),
             *viewer.routes(),
             *questions.routes(),
@@ -109,6 +123,7 @@ async def _lifespan(app: Starlette) -> AsyncIterator[None]:
         service.queries.close()
         app.state.volumes.decoding.close()
         service.audit.close()
+        service.limits.close()
 
 
 async def _healthz(request: Request) -> Response:

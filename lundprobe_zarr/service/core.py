@@ -7,14 +7,25 @@ from itertools import pairwise
 
 from starlette.requests import Request
 
-from lundprobe_zarr.service.access import Access, Caller, Everyone, Kind, OneToken
+from lundprobe_zarr.service.access import Access, Caller, Kind
 from lundprobe_zarr.service.answers import HttpError, gated, no_repository, no_revision
 from lundprobe_zarr.service.audit import Audit, Visit
 from lundprobe_zarr.service.limits import LimitKeeper
+from lundprobe_zarr.service.logs import AccessLog
+from lundprobe_zarr.service.metrics import Metrics
+from lundprobe_zarr.service.proxies import Proxies
 from lundprobe_zarr.service.published import Published, Revision
 from lundprobe_zarr.service.queries import Queries
 from lundprobe_zarr.service.settings import Settings
 
+#: Paths that answer without a token, and leave no line in the audit log; none says anything of a
+#: dataset.
+OPEN_PATHS = frozenset({"/healthz", "/api/agent-harnesses", "/enter", "/", "/favicon.ico"})
+#: Where the files of the page are, which are such paths too.
+PAGE_FILES = "/page/"
+#: Paths that bring a token in their body, or need none, and are recorded.
+LOG_IN, LOG_OUT = "/login", "/logout"
+LOG_IN_PATHS = frozenset({LOG_IN, LOG_OUT})
 #: Name of the revision that is served now.
 MAIN = "main"
 
@@ -28,12 +39,19 @@ class Service:
     access: Access
     audit: Audit
     limits: LimitKeeper
+    proxies: Proxies
+    metrics: Metrics
+    access_log: AccessLog
     queries: Queries = field(default_factory=Queries)
 
     def finished(self, visit: Visit) -> None:
-        """Record a request at its end, before its last byte is sent."""
-        self.audit.write(visit)
-        self.limits.sent(visit)
+        """Record a request at its end, before its last byte is sent.
+
+        Raises `HttpError` (503) if the audit log cannot be written: then nothing may be answered.
+        """
+        if not is_open(visit.route):
+            self.audit.write(visit)
+        visit.count()
 
     def without_places(self, message: str) -> str:
         """Return a message with the names of datasets for where they are, which is nobody's."""
@@ -46,7 +64,7 @@ class Service:
         """Return the error for a request without a token, wherever it goes."""
         parts = path.strip("/").split("/")
         name = next((f"{a}/{b}" for a, b in pairwise(parts) if f"{a}/{b}" in self.published), None)
-        how = "Give a token: set HF_TOKEN, or the header `Authorization: Bearer …`."
+        how = "Give a token: set HF_TOKEN, or the header `Authorization: Bearer TOKEN`."
         if name is None:
             return HttpError(401, f"This service gives nothing without a token. {how}", "GatedRepo")
         return gated(name, f"{how} {self.published[name].revision.how_to_apply}", known=False)
@@ -75,6 +93,11 @@ class Service:
         return now
 
 
+def is_open(path: str) -> bool:
+    """Return whether a path answers without a token, and is not recorded."""
+    return path in OPEN_PATHS or path.startswith(PAGE_FILES)
+
+
 def service_of(request: Request) -> Service:
     """Return the service that a request is made to."""
     service: Service = request.app.state.service
@@ -85,11 +108,3 @@ def caller_of(request: Request) -> Caller:
     """Return who makes a request."""
     caller: Caller = request.scope["caller"]
     return caller
-
-
-def access_of(settings: Settings) -> Access:
-    """Return the way in that the settings name. Raises `UsageError` if it cannot be used."""
-    if settings.public:
-        return Everyone()
-    assert settings.token_sha256 is not None
-    return OneToken(settings.token_sha256)

@@ -139,8 +139,17 @@ def pointer_id(sha256: str, size: int) -> str:
 
     The pointer's text is that of the git-lfs specification, version 1.
     """
+    return blob_id(_pointer(sha256, size))
+
+
+def pointer_size(sha256: str, size: int) -> int:
+    """Return the bytes of the git-lfs pointer to a file with this SHA-256 and size."""
+    return len(_pointer(sha256, size))
+
+
+def _pointer(sha256: str, size: int) -> bytes:
     text = f"version https://git-lfs.github.com/spec/v1\noid sha256:{sha256}\nsize {size}\n"
-    return blob_id(text.encode())
+    return text.encode()
 
 
 def make_index(dataset: Dataset, manifest_sha256: str) -> Index:

@@ -13,10 +13,8 @@ from starlette.routing import BaseRoute, Route
 
 from lundprobe_zarr.service.access import Caller
 from lundprobe_zarr.service.answers import json_answer
-from lundprobe_zarr.service.core import Service, caller_of, service_of
-from lundprobe_zarr.service.gate import OPEN_PATHS
+from lundprobe_zarr.service.core import OPEN_PATHS, Service, caller_of, service_of
 from lundprobe_zarr.service.operations import Operation, Parameter, operation_of
-from lundprobe_zarr.service.page import is_page
 from lundprobe_zarr.service.shapes import ERROR
 from lundprobe_zarr.vocabulary.version import package_version
 
@@ -107,7 +105,7 @@ def _operations(served: Iterable[BaseRoute]) -> Iterator[tuple[str, list[str], O
     yield _CONTENT_PATH, ["get", "head"], _CONTENT
     for route in served:
         assert isinstance(route, Route), f"{route!r} cannot be described"
-        if is_page(route.path):
+        if not route.include_in_schema:
             continue
         methods = sorted(m.lower() for m in (route.methods or ()) if m != "HEAD")
         yield _PLACEHOLDER.sub(r"{\1}", route.path), methods, operation_of(route) or _plain(route)

@@ -36,6 +36,8 @@ Unit = Literal["pct", "Gy"]
 #: Levels of isodoses that are drawn unasked, percent of the prescription.
 DEFAULT_LEVELS = (20.0, 50.0, 80.0, 95.0)
 _MOST_LEVELS = 20
+#: Largest level, in either unit.
+_MOST = 10_000
 #: Digits behind the point of a coordinate in mm: rounded by at most 0.0005 mm.
 _DIGITS = 3
 _CHOICE = ("source", "structures", *SEGMENTATION_LABELS)
@@ -132,8 +134,10 @@ async def _isodoses(asked: Asked) -> Response:
     levels = query.numbers("levels")
     if levels is None:
         levels = [v if unit == "pct" else v * PRESCRIPTION_GY / 100 for v in DEFAULT_LEVELS]
-    if len(levels) > _MOST_LEVELS or min(levels) <= 0:
-        raise invalid(f"Parameter 'levels' needs 1 to {_MOST_LEVELS} numbers above 0.")
+    if len(levels) > _MOST_LEVELS or not all(0 < level <= _MOST for level in levels):
+        raise invalid(
+            f"Parameter 'levels' needs 1 to {_MOST_LEVELS} numbers above 0, at most {_MOST}."
+        )
     z, y, x = (
         slice(index, index + 1) if a == axis else slice(0, n) for a, n in enumerate(grid.shape)
     )

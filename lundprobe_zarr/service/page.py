@@ -23,7 +23,8 @@ from lundprobe_zarr.schema.tables import TABLES
 from lundprobe_zarr.service.access import Kind
 from lundprobe_zarr.service.answers import HttpError, json_answer
 from lundprobe_zarr.service.bodies import read_fields
-from lundprobe_zarr.service.core import caller_of, service_of
+from lundprobe_zarr.service.core import LOG_IN, LOG_OUT, PAGE_FILES, caller_of, service_of
+from lundprobe_zarr.service.gate import visit_of
 from lundprobe_zarr.service.operations import Operation
 from lundprobe_zarr.service.published import Published
 from lundprobe_zarr.service.session import no_cookie, require_own_page, token_cookie
@@ -31,10 +32,6 @@ from lundprobe_zarr.sql.predicate import FIELDS
 from lundprobe_zarr.vocabulary.names import PRESCRIPTION_GY, STRUCTURE_TABLE
 from lundprobe_zarr.vocabulary.version import package_version
 
-#: Where the files are, before the hash.
-_FILES = "/page/"
-_LOGIN, _LOGOUT = "/login", "/logout"
-_OPEN = frozenset({"/", "/favicon.ico", _LOGIN, _LOGOUT})
 #: Only files, scripts, styles and pictures of this service; nothing within a text of the page.
 _POLICY = (
     "default-src 'self'; img-src 'self' data: blob:; object-src 'none'; base-uri 'none'; "
@@ -57,21 +54,18 @@ _COOKIE_CHARACTERS = frozenset(map(chr, range(0x21, 0x7F))) - frozenset('",;\\')
 _session = Operation("Say who is logged in, and which datasets they may have.", "page")
 
 
-def is_page(path: str) -> bool:
-    """Return whether a path is of the page, which answers without a token."""
-    return path in _OPEN or path.startswith(_FILES)
-
-
 def routes() -> list[BaseRoute]:
     """Return the routes of the page."""
-    return [
+    files = [
         Route("/", _index),
-        Route(f"{_FILES}{{version}}/{{file}}", _file),
+        Route(f"{PAGE_FILES}{{version}}/{{file}}", _file),
         Route("/favicon.ico", _icon),
-        Route(_LOGIN, _log_in, methods=["POST"]),
-        Route(_LOGOUT, _log_out, methods=["POST"]),
-        Route("/api/v1/session", session),
+        Route(LOG_IN, _log_in, methods=["POST"]),
+        Route(LOG_OUT, _log_out, methods=["POST"]),
     ]
+    for route in files:
+        route.include_in_schema = False  # for browsers alone
+    return [*files, Route("/api/v1/session", session)]
 
 
 @dataclass(frozen=True)
@@ -156,12 +150,16 @@ async def _log_in(request: Request) -> Response:
     token = (await read_fields(request, _TOKEN_BODY))["token"].strip()
     if not _COOKIE_CHARACTERS.issuperset(token):
         raise HttpError(401, "This is no token: it has characters that no token has.")
+    peer = request.client.host if request.client else ""
     try:
-        caller = service.access.caller({b"authorization": f"Bearer {token}".encode()})
+        caller = service.access.caller({b"authorization": f"Bearer {token}".encode()}, peer)
     except HttpError as error:
         raise HttpError(error.status, "This service knows no such token.") from error
+    if caller is None or not caller.is_known:
+        raise HttpError(401, "This service knows no such token.")
+    visit_of(request).caller = caller.name
     headers = {"Set-Cookie": token_cookie(url, token), "Cache-Control": "no-store"}
-    return json_answer(request, {"name": caller.name if caller else None}, headers)
+    return json_answer(request, {"name": caller.name}, headers)
 
 
 async def _log_out(request: Request) -> Response:

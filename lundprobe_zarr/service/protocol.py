@@ -58,6 +58,8 @@ class BoundedProtocol(HttpToolsProtocol):
         self._in_head = False
         self._arrived()
         super().on_headers_complete()
+        scope: dict[str, Any] = self.scope  # type: ignore[assignment]
+        scope["transport"] = self.transport  # tells the gate when the client has left
 
     def on_message_complete(self) -> None:
         """Count anew from the next request's head on."""

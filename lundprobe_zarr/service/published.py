@@ -18,6 +18,7 @@ from lundprobe_zarr.schema.document import sha256_of
 from lundprobe_zarr.schema.manifest import MANIFEST_NAME
 from lundprobe_zarr.service.access import Kind
 from lundprobe_zarr.service.index import File, Index, keep_index
+from lundprobe_zarr.service.repository import Repository
 from lundprobe_zarr.service.tables import Tables
 from lundprobe_zarr.storage.location import Location
 
@@ -27,6 +28,7 @@ _LOG = logging.getLogger("lundprobe_zarr.service")
 _LOOK_SECONDS = 2.0
 #: Folder of a dataset whose files are voxels; all others are tables.
 _STORES = "patients/"
+_CARD = "README.md"
 
 
 @dataclass(frozen=True)
@@ -36,6 +38,7 @@ class Revision:
     name: str
     dataset: Dataset
     index: Index
+    repository: Repository
 
     @property
     def sha(self) -> str:
@@ -89,7 +92,12 @@ class Published:
             manifest, text = read_manifest(self.location)
             if text == opened:
                 _LOG.info("serving %s at revision %s", self.name, index.sha)
-                return Revision(self.name, dataset, index)
+                return self._revision(dataset, index)
+
+    def _revision(self, dataset: Dataset, index: Index) -> Revision:
+        card = self.location.read(_CARD) if _CARD in index.files else b""
+        repository = Repository(self.name, dataset.manifest, index, card)
+        return Revision(self.name, dataset, index, repository)
 
     async def follow(self) -> None:
         """Look every two seconds whether the dataset was replaced, and serve what is there then.

@@ -5,13 +5,17 @@ from __future__ import annotations
 import errno
 import os
 import socket
-from contextlib import suppress
+import tempfile
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 
 import uvicorn
 from uvicorn.supervisors import Multiprocess
 
 from lundprobe_zarr.errors import UsageError
 from lundprobe_zarr.service.app import ENVIRONMENT, make_app
+from lundprobe_zarr.service.metrics import SHARED
 from lundprobe_zarr.service.protocol import BoundedProtocol
 from lundprobe_zarr.service.settings import KEEP_ALIVE_SECONDS, Settings
 
@@ -47,23 +51,51 @@ def listen(host: str, port: int) -> socket.socket:
     return found
 
 
-def run(settings: Settings, listening: socket.socket, workers: int = 1) -> None:
+def run(
+    settings: Settings,
+    listening: socket.socket,
+    workers: int = 1,
+    ready: Callable[[], None] = lambda: None,
+) -> None:
     """Serve until SIGTERM or Ctrl-C; running requests may then end.
 
-    Raises `DatasetError` or `UsageError` for what cannot be served, before anything is.
+    `ready` is called once everything is open, before the first request is answered. Raises
+    `DatasetError` or `UsageError` for what cannot be served, before anything is.
     """
-    app = make_app(settings)  # opens everything once: an error is said here, an index is made here
-    if workers == 1:
-        with suppress(KeyboardInterrupt):
-            uvicorn.Server(config(app)).run(sockets=[listening])
-        return
-    os.environ[ENVIRONMENT] = settings.dump()
-    shared = config("lundprobe_zarr.service.app:from_environment", workers)
-    Multiprocess(shared, [listening]).run()
+    tls = (settings.certificate, settings.key)
+    with listening:
+        app = make_app(settings)  # opens everything: an error is said here, an index is made here
+        ready()
+        if workers == 1:
+            with suppress(KeyboardInterrupt):
+                uvicorn.Server(config(app, tls=tls)).run(sockets=[listening])
+            return
+        with tempfile.TemporaryDirectory(prefix="lundprobe-metrics-") as figures:
+            os.environ |= {ENVIRONMENT: settings.dump(), SHARED: figures}
+            shared = config("lundprobe_zarr.service.app:from_environment", workers, tls)
+            Multiprocess(shared, [listening]).run()
 
 
-def config(app: object, workers: int = 1) -> uvicorn.Config:
-    """Return uvicorn's configuration for an application, or for the name of what makes one."""
+@contextmanager
+def in_background(settings: Settings, listening: socket.socket) -> Iterator[None]:
+    """Serve in a thread of this process meanwhile. Raises like `run`."""
+    server = uvicorn.Server(config(make_app(settings)))
+    thread = threading.Thread(target=server.run, args=([listening],), daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        server.should_exit = True
+        thread.join()
+
+
+def config(
+    app: object, workers: int = 1, tls: tuple[str | None, str | None] = (None, None)
+) -> uvicorn.Config:
+    """Return uvicorn's configuration for an application, or for the name of what makes one.
+
+    `tls` is the files of the certificate and of its key.
+    """
     return uvicorn.Config(
         app,  # type: ignore[arg-type]
         factory=isinstance(app, str),
@@ -78,4 +110,6 @@ def config(app: object, workers: int = 1) -> uvicorn.Config:
         proxy_headers=False,
         backlog=_BACKLOG,
         limit_concurrency=_MOST_CONNECTIONS,
+        ssl_certfile=tls[0],
+        ssl_keyfile=tls[1],
     )

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import logging
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -41,7 +42,19 @@ class Settings:
     accel : str or None
         Path of nginx's internal location that gives the files of local datasets.
     options : mapping
-        Further settings of single rooms of the service, such as `oidc`.
+        Further settings of single rooms of the service.
+    oidc : str or None
+        The file that says how people sign in.
+    trusted_proxies : sequence of str
+        Addresses and networks of reverse proxies whose statements count.
+    only_proxies : bool
+        Whether requests that come past these proxies are refused: they would be without TLS.
+    certificate, key : str or None
+        Files of the TLS certificate, with its chain, and of its key.
+    access_log : str
+        What is printed of a request: "color", "json" or "none".
+    log_level : int
+        Level of `logging` that worker processes log from.
     """
 
     datasets: Mapping[str, str]
@@ -55,6 +68,13 @@ class Settings:
     redirect: bool = False
     accel: str | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
+    oidc: str | None = None
+    trusted_proxies: Sequence[str] = ()
+    only_proxies: bool = False
+    certificate: str | None = None
+    key: str | None = None
+    access_log: str = "none"
+    log_level: int = logging.WARNING
 
     def dump(self) -> str:
         """Return the settings as JSON, for a worker process."""

@@ -62,10 +62,14 @@ class Tables:
 
     @cached_property
     def splits(self) -> Mapping[str, tuple[str, ...]]:
-        """Splits of each configuration, the default one first."""
+        """Splits of each configuration, the default one first.
+
+        A table without a row has no file, and is no configuration. SQL knows it all the same.
+        """
         tables = self._dataset.manifest.tables
         order = sorted(tables, key=lambda name: name != PATIENTS.name)
-        return {name: tuple(p for p, files in tables[name].items() if files) for name in order}
+        found = {name: tuple(p for p, files in tables[name].items() if files) for name in order}
+        return {name: splits for name, splits in found.items() if splits}
 
     def files(self, config: str, split: str) -> list[str]:
         """Return the Parquet files of a split, relative to the dataset."""
@@ -107,10 +111,11 @@ class Tables:
         """
         for name in names:
             table = VIEWS[name].table if name in VIEWS else name
-            if table not in self.splits:
+            if table not in self._dataset.manifest.tables:
                 raise HttpError(
                     422,
-                    f"This dataset has no table {table!r}; it has {', '.join(self.splits)}.",
+                    f"This dataset has no table {table!r}; it has "
+                    f"{', '.join(self._dataset.manifest.tables)}.",
                     "InvalidParameter",
                 )
             self.whole(table)

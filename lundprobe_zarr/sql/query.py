@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 
 import pyarrow as pa
@@ -73,6 +74,14 @@ def run_query(dataset: Dataset, text: str, rows: Rows, bounds: Limits) -> pa.Tab
     Raises like `parse_query` and `Query.run`.
     """
     return parse_query(text).run(dataset, rows, bounds)
+
+
+def tables_named(text: str, others: Collection[str] = ()) -> list[str]:
+    """Return the tables and views that a SELECT reads, without reading any; `others` are known too.
+
+    Raises `QueryError` if it is not one SELECT of these tables.
+    """
+    return tables_of(parse_select(text, expected=_SYNTAX), (*TABLES, *VIEWS, *others), text)
 
 
 def _plain(column: pa.ChunkedArray) -> pa.ChunkedArray:

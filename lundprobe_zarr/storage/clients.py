@@ -7,7 +7,7 @@ from typing import Any
 
 import fsspec
 
-from lundprobe_zarr.storage.urls import S3, WEB, is_chain
+from lundprobe_zarr.storage.urls import BY_HTTP, S3, WEB, is_chain
 
 #: Options that a signed URL respects. With others, such as keys of encryption or a requester who
 #: pays, the client makes every request.
@@ -27,7 +27,7 @@ def open_files(target: str, options: dict[str, Any]) -> tuple[Any, str]:
         return fs, root
     protocol = target.partition("://")[0]
     # Not url_to_fs, for which `::` in a name begins another URL.
-    kind = _client(protocol) or fsspec.get_filesystem_class(protocol)
+    kind = _client(protocol, target) or fsspec.get_filesystem_class(protocol)
     return kind(**kind._get_kwargs_from_urls(target) | options), kind._strip_protocol(target)
 
 
@@ -39,7 +39,12 @@ def takes_seconds(fs: Any) -> bool:
     return bool(getattr(fs, "takes_seconds", False))
 
 
-def _client(protocol: str) -> Any:
+def _client(protocol: str, target: str) -> Any:
+    if protocol in BY_HTTP:
+        from lundprobe_zarr.storage.hub import HubFiles, is_hub
+
+        if is_hub(target):
+            return HubFiles
     if protocol in WEB:
         from lundprobe_zarr.storage.web import WebFiles
 

@@ -13,6 +13,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from lundprobe_zarr.errors import DatasetError
+from lundprobe_zarr.vocabulary.text import escaped
 
 #: Base classes of what the libraries below fsspec raise; looked up only where they are loaded.
 _FOREIGN = (
@@ -43,6 +44,22 @@ _REFUSED = {
     "TokenRefreshRequired",
     "UnrecognizedClientException",
 }
+#: By which a Hugging Face Hub, or our service, says what an error is and what to do.
+ERROR_CODE, _ERROR_MESSAGE = "X-Error-Code", "X-Error-Message"
+#: What it calls a revision and a dataset that it does not have: what was found, what to do.
+_GONE = {
+    "RevisionNotFound": (
+        "the server does not have this revision: the dataset was replaced since it was opened, or "
+        "the revision is wrong",
+        "open the dataset again",
+    ),
+    "RepoNotFound": (
+        "the server has no such dataset, or none that these credentials may see",
+        "check its name, HF_ENDPOINT, which says which server is asked, and HF_TOKEN",
+    ),
+}
+#: Most characters of what a server says that are shown.
+_SAID = 500
 #: Where credentials are set, by how a URL begins.
 _CREDENTIALS = {
     ("s3://", "s3a://"): "`storage_options` (key, secret, for temporary ones token), or set "
@@ -52,9 +69,12 @@ _CREDENTIALS = {
     ("az://", "abfs://", "abfss://"): "`storage_options` (account_name and account_key or "
     "sas_token), or set AZURE_STORAGE_CONNECTION_STRING",
     ("http://", "https://"): "`storage_options` (headers), or in the URL",
+    ("hf://",): "HF_TOKEN, by `hf auth login` or as `storage_options` (token); HF_ENDPOINT says "
+    "which server it is for",
 }
 #: Options that say where, not who: worth showing in a message.
 _PUBLIC_OPTIONS = (
+    "endpoint",
     "endpoint_url",
     "region_name",
     "account_name",
@@ -133,8 +153,25 @@ def http_status(error: BaseException) -> int | None:
     return next((s for s in map(_status_of, _chain(error)) if s is not None), None)
 
 
+def _said(error: BaseException, header: str) -> str | None:
+    """What a Hub's answer said in a header; None if it said nothing."""
+    for one in _chain(error):
+        for answer in (one, getattr(one, "response", None)):
+            headers = getattr(answer, "headers", None)
+            if isinstance(headers, Mapping) and header in headers:
+                return escaped(str(headers[header]), keep="")[:_SAID]
+    return None
+
+
+def is_gone(answer: Any) -> bool:
+    """Whether a Hub's answer says that it has no such dataset, or no such revision of it."""
+    return answer.headers.get(ERROR_CODE) in _GONE
+
+
 def is_missing(error: BaseException) -> bool:
     """Whether the error says that there is no such object, and nothing else went wrong."""
+    if _said(error, ERROR_CODE) in _GONE:
+        return False
     status = http_status(error)
     if status is not None:
         return status in (404, 410)
@@ -214,12 +251,16 @@ def explain(error: BaseException, where: str, secrets: Iterable[str], local: boo
         finding, remedy = meaning(error)
         return DatasetError(f"cannot be read or written: {finding}", where=where, remedy=remedy)
     finding, remedy = _finding(error, where)
-    said = " ".join(redacted(str(error), secrets).split())
-    detail = f"{type(error).__name__}: {said}" if said else type(error).__name__
+    told = _said(error, _ERROR_MESSAGE)
+    said = " ".join(redacted(told or str(error), secrets).split())
+    speaker = "the server says" if told else type(error).__name__
+    detail = f"{speaker}: {said}" if said else speaker
     return DatasetError(f"{finding} ({detail})", where=where, remedy=remedy)
 
 
 def _finding(error: BaseException, where: str) -> tuple[str, str]:
+    if gone := _GONE.get(_said(error, ERROR_CODE) or ""):
+        return gone
     if problem := _of_credentials(error):
         return problem, (
             "expected credentials that are valid, not expired, and allowed there; pass them as "

@@ -44,12 +44,12 @@ def named(place: Path) -> Iterator[None]:
 
 
 @contextmanager
-def _appearing(path: Path) -> Iterator[Any]:
+def _appearing(path: Path, mode: int = 0o666) -> Iterator[Any]:
     """An open file that takes the place of `path` once it is written and synced."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}{WRITING}{writer()}")
     try:
-        with temporary.open("wb") as file:
+        with open(temporary, "wb", opener=lambda name, how: os.open(name, how, mode)) as file:
             yield file
             _sync(file)
         temporary.replace(path)
@@ -81,6 +81,19 @@ def staged(path: Path, contents: bytes | Path) -> Iterator[None]:
 def write_local(path: Path, data: bytes) -> None:
     """Write a file."""
     with _appearing(path) as file:
+        file.write(data)
+
+
+def write_private(path: Path, data: bytes) -> None:
+    """Write a file that only its owner can read or write, who stays who it was.
+
+    Raises `OSError` if the file that it replaces belongs to somebody else, to whom it cannot be
+    given: root can give it.
+    """
+    before = path.stat() if path.exists() else None
+    with _appearing(path, 0o600) as file:
+        if before is not None and before.st_uid != os.geteuid():
+            os.fchown(file.fileno(), before.st_uid, before.st_gid)
         file.write(data)
 
 

@@ -45,6 +45,7 @@ from lundprobe_zarr.storage.local import (
 )
 from lundprobe_zarr.storage.retry import ONCE, TIMEOUT, UNKNOWN, RetryPolicy
 from lundprobe_zarr.storage.urls import (
+    BY_HTTP,
     EXTRAS,
     WEB,
     anonymous_options,
@@ -110,7 +111,7 @@ class Location:
 
     def __getstate__(self) -> dict[str, Any]:
         # Another process may work in another folder.
-        target = self._full("") if self.is_local else self._target
+        target = self._full("") if self.is_local else self._pinned
         return self.__dict__ | {"_opened": None, "_target": target}
 
     def _open(self) -> tuple[int, Any, str]:
@@ -140,6 +141,7 @@ class Location:
         # Connections and event loops do not survive a fork.
         if self._opened is None or self._opened[0] != os.getpid():
             if self._opened is not None:
+                self._target = self._pinned
                 keep(self._opened[1])
             self._opened = self._open()
         return self._opened
@@ -147,6 +149,15 @@ class Location:
     @property
     def _fs(self) -> Any:
         return self._current[1]
+
+    @property
+    def _pinned(self) -> str:
+        """The target with the revision that is read, where there are revisions.
+
+        Other processes, and the same one once it was forked, read no other.
+        """
+        pinned = None if self._opened is None else getattr(self._opened[1], "pinned", None)
+        return self._target if pinned is None else str(pinned(self._target))
 
     @property
     def _limited(self) -> dict[str, Any]:
@@ -177,7 +188,7 @@ class Location:
 
     def _repeats(self, error: BaseException) -> bool:
         """Whether to make a request again; clients of buckets do so, but not for every reason."""
-        if protocol_of_url(self._target) in WEB:
+        if protocol_of_url(self._target) in BY_HTTP:
             return is_transient(error)
         return isinstance(error, TimeoutError) or is_spoilt(error)
 
@@ -524,9 +535,10 @@ class Location:
 
     def require_writable(self) -> None:
         """Raise `UsageError` where nothing can ever be written."""
-        if not self.can_list:
+        is_hub = getattr(self._fs, "read_only", False)
+        if is_hub or not self.can_list:
             raise UsageError(
-                "a web server cannot be written to",
+                f"a {'dataset of a Hub' if is_hub else 'web server'} cannot be written to",
                 where=self.url,
                 expected="a path or a bucket, e.g. s3://bucket/lund-probe",
             )
@@ -555,7 +567,7 @@ class Location:
         if self.is_local:
             return LocalStore(self.local(relative), read_only=True)
         path = self._full(relative)
-        fs, _ = open_files(self._target, {"asynchronous": True, **self._limited})
+        fs, _ = open_files(self._pinned, {"asynchronous": True, **self._limited})
         if not fs.async_impl:
             fs = AsyncFileSystemWrapper(fs, asynchronous=True)
         return FsspecStore(fs, read_only=True, path=path)

@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 from lundprobe_zarr.errors import UsageError
 from lundprobe_zarr.storage.cores import waiting
 from lundprobe_zarr.storage.failures import failures
-from lundprobe_zarr.storage.urls import S3, WEB
+from lundprobe_zarr.storage.urls import BY_HTTP, S3
 
 _LOG = logging.getLogger("lundprobe_zarr.storage")
 
@@ -96,7 +96,7 @@ class RetryPolicy:
         And of web servers, objects as they are: not compressed on the way. What is given already
         stays.
         """
-        if protocol in WEB:
+        if protocol in BY_HTTP:
             import aiohttp
 
             silence = aiohttp.ClientTimeout(sock_connect=self.silence, sock_read=self.silence)

@@ -17,12 +17,15 @@ EXTRAS = {
     **dict.fromkeys(("s3", "s3a"), "s3"),
     **dict.fromkeys(("gs", "gcs"), "gcs"),
     **dict.fromkeys(("az", "abfs", "abfss", "adl"), "azure"),
-    **dict.fromkeys(("http", "https"), "http"),
+    **dict.fromkeys(("http", "https", "hf"), "http"),
 }
 #: A URL that lacks a slash or two, which would be taken for a folder of that name.
 _HALF_URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):/{0,1}(?!/)(.*)", re.DOTALL)
 _PROTOCOLS = {*EXTRAS, "file", "local", "memory", "hf", "ftp", "sftp", "oci", "oss"}
 WEB = ("http", "https")
+HUB = ("hf",)
+#: Protocols of objects that our web client reads.
+BY_HTTP = (*WEB, *HUB)
 S3 = ("s3", "s3a")
 #: Connections a bucket client may hold. botocore's 10 would make a patch of five arrays queue.
 _POOL = 64
@@ -31,6 +34,8 @@ _POOL = 64
 _SIGNATURE = "s3v4"
 
 
+#: Places on a Hugging Face Hub that may hold a dataset of ours; a model's name has no prefix.
+_ON_HUB = re.compile(r"hf://(?:datasets/[^/]+/[^/]|(?:buckets|spaces)/).*", re.S)
 #: What is before the last URL of a chain, such as `simplecache::`; a name may hold `::` as well.
 _CHAIN = re.compile(r"(?:[A-Za-z][A-Za-z0-9+.-]*(?:://.*)?::)+(?=[A-Za-z][A-Za-z0-9+.-]*://)", re.S)
 _FILE_URL = re.compile(r"(?:file|local)://(?:localhost(?=/))?(.*)", re.S)
@@ -120,6 +125,12 @@ def _require_url(url: str) -> None:
         what = "server" if protocol in WEB else "bucket"
         raise UsageError(
             f"no {what} in it", where=shown, expected=f"e.g. {protocol}://{what}/lund-probe"
+        )
+    if protocol in HUB and not _ON_HUB.fullmatch(_last(url)):
+        raise UsageError(
+            "no dataset of a Hub",
+            where=shown,
+            expected="hf://datasets/OWNER/NAME, and after NAME perhaps @REVISION",
         )
 
 

@@ -13,6 +13,8 @@ from typing import Any
 import aiohttp
 from fsspec.implementations.http import HTTPFileSystem
 
+from lundprobe_zarr.storage.failures import is_gone
+
 _ASKED = re.compile(r"bytes=(\d*)-(\d*)")
 _SENT = re.compile(r"bytes (\d+)-(\d+)/(\d+|\*)")
 _WHOLE = 200
@@ -53,6 +55,12 @@ class WebFiles(HTTPFileSystem):  # type: ignore[misc]
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
         self.ignoring: set[str] = set()
+
+    def _raise_not_found_for_status(self, answer: Any, url: str) -> None:
+        """Raise what an answer says; that all of a dataset is gone is not that an object is."""
+        if is_gone(answer):
+            answer.raise_for_status()
+        super()._raise_not_found_for_status(answer, url)
 
     async def _cat_file(
         self,

@@ -11,6 +11,7 @@ import numpy as np
 from pydantic import ValidationError
 
 from lundprobe_zarr.errors import DamagedStoreError, SchemaVersionError
+from lundprobe_zarr.geometry.lattice import Grid
 from lundprobe_zarr.schema.attributes import structured_nodes
 from lundprobe_zarr.schema.document import CHECKSUM, fails_checksum, parse_json, reasons, sha256_of
 from lundprobe_zarr.schema.encoding import BloscSettings
@@ -84,6 +85,13 @@ class StoreMetadata:
     def patient_id(self) -> str:
         """The patient the store is of."""
         return str(self.attributes["patient_id"])
+
+    def grid(self, name: str) -> Grid | None:
+        """The voxel lattice `mri`, `sct` or `dose`; None if the patient has none."""
+        if name not in self.groups:
+            return None
+        z, y, x = self.groups[name]["shape"]
+        return Grid(np.asarray(self.groups[name]["affine"], dtype=np.float64), (z, y, x))
 
     def labels(self, group: str) -> dict[str, list[Any]]:
         """Labels of a group: dimension -> labels, as repeated in its attributes."""

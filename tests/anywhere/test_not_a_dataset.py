@@ -86,5 +86,7 @@ def test_a_table_that_is_gone_is_named(copied):
 
 
 def test_a_table_there_is_none_of(copied):
-    with pytest.raises(UnknownLabelError, match=r"no table 'pixels'.* it has arrays, foreground"):
+    with pytest.raises(
+        UnknownLabelError, match=r"no table 'pixels'.* it has arrays, dvh, foreground"
+    ):
         open_cohort(copied).table("pixels")

@@ -42,7 +42,9 @@ def test_without_a_command_help_is_printed_and_usage_is_wrong(cli):
     assert "Commands:" in ran.out
 
 
-@pytest.mark.parametrize("command", {command.__name__: None for command, _ in COMMANDS})
+@pytest.mark.parametrize(
+    "command", {command.__name__.replace("_", "-"): None for command, _ in COMMANDS}
+)
 def test_help_has_an_example(cli, command):
     ran = cli(command, "--help")
     assert ran.status == 0
@@ -327,6 +329,8 @@ def _set_first(column: str, value: Any) -> Callable[[pa.Table], pa.Table]:
         ("structures", _set_first("fold", 3), False, "a row of mri clinical CTVT_427 3, which"),
         ("structures", _set_first("bbox_start", [0, 0, 0]), True, "says {'voxels'"),
         ("structures", _set_first("patient_id", "newAcq_0000000000000000"), False, "newAcq_0000"),
+        ("dvh", lambda t: t.slice(1), False, "other segmentations or volumes than structures"),
+        ("dvh", _set_first("volume_cc", 1.0), False, "other segmentations or volumes than"),
         ("slices", lambda t: t.slice(1), False, "expected one for each of"),
         ("slices", _set_first("voxels_Rectum", 9999), False, "voxels of Rectum; structures has"),
         ("foreground", _set_first("total", 1), False, "totals {'CTVT_427': 1,"),

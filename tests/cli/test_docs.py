@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from lundprobe_zarr.cli.app import COMMANDS
+from lundprobe_zarr.cli.audit import audit
 from lundprobe_zarr.cli.serve import serve
 from lundprobe_zarr.cli.view import view
 
@@ -61,11 +62,14 @@ def test_examples_of_help_run_in_order(cli, tmp_path, monkeypatch):
     for command, example in COMMANDS:
         if command in (serve, view):  # do not end by themselves: tests/service runs it
             continue
+        if command is audit:  # of a log that only `serve` writes
+            (tmp_path / "audit.jsonl").touch()
         name, *arguments = shlex.split(example)
-        assert name == command.__name__
+        assert name == command.__name__.replace("_", "-")
         ran = cli(name, *arguments)
         assert ran.status == 0, f"{example}: {ran.err}"
     assert len(list((tmp_path / "DEMO" / "pictures").glob("*.png"))) == 2
+    assert "Quality report" in (tmp_path / "DEMO" / "qc.html").read_text()
     again = cli("demo", "DEMO")
     assert again.status == 0
     assert "There from an earlier run" in again.out

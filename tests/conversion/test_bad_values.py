@@ -12,8 +12,8 @@ import pytest
 import xarray as xr
 from trees import AFFINES, FIDUCIALS, MRI, NEW, OLD, SCT, SHAPES, Workplace, snapshot, write_nifti
 
-from lundprobe_zarr.conversion.tables.measure import bounding_box
 from lundprobe_zarr.exchange.nifti import export_patient
+from lundprobe_zarr.measures.masks import bounding_box
 from lundprobe_zarr.schema.precision import PRECISIONS, Precision
 from lundprobe_zarr.storage.location import Location
 from lundprobe_zarr.vocabulary.files import FIDUCIAL_TEXT

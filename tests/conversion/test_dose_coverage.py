@@ -111,3 +111,19 @@ def test_hash_and_margin_of_the_phantom(dataset: Path) -> None:
     assert (ptv.margin_min_mm <= ptv.margin_max_mm).all()
     assert rows[rows.structure != "PTVT_427"].margin_max_mm.isna().all()
     assert rows.mask_sha256.is_unique
+
+
+def test_what_holds_what_and_the_fiducials_in_the_phantom(dataset: Path) -> None:
+    cohort = lp.open_cohort(dataset)
+    rows = cohort.sql(
+        "SELECT * FROM structures JOIN patients USING (patient_id) WHERE source = 'clinical'"
+    )
+    targets = rows[rows.structure.isin(["CTVT_427", "PTVT_427"])]
+    assert (targets.outside_voxels == 0).all()
+    assert rows[~rows.structure.isin(["CTVT_427", "PTVT_427"])].outside_voxels.isna().all()
+    ctv = rows[(rows.structure == "CTVT_427") & (rows.grid == "mri")]
+    assert (ctv.fiducials_inside == ctv.n_fiducials).all()
+    assert rows.drop(ctv.index).fiducials_inside.isna().all()
+    listed = rows[rows.listed_by_authors]
+    assert set(listed.structure) == {"Bladder"}
+    assert (listed.components > 1).all()

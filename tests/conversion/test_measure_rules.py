@@ -14,13 +14,14 @@ from scipy import ndimage
 
 from lundprobe_zarr.conversion.tables.measure import (
     Measurements,
-    bounding_box,
     component_findings,
     foreground_sample,
+    is_listed,
     shape_columns,
     slice_counts,
 )
 from lundprobe_zarr.geometry.affine import index_to_lps
+from lundprobe_zarr.measures.masks import bounding_box
 from lundprobe_zarr.schema.tables import FOREGROUND_SAMPLE
 from lundprobe_zarr.vocabulary.files import SourceFile
 from lundprobe_zarr.vocabulary.names import STRUCTURES
@@ -249,3 +250,65 @@ def test_a_patients_sample_is_by_id_and_structure() -> None:
     [row] = measurements.rows(mask.shape, AFFINE)["foreground"]
     expected = foreground_sample(mask, bounding_box(mask), "oldAcq_00000000000000b2/BODY")
     assert (row["total"], row["indices"]) == expected
+
+
+def test_what_is_held_is_counted_when_its_holder_comes() -> None:
+    measurements = Measurements("oldAcq_00000000000000b2", "base", ["sCT/mask_BODY.nii.gz"])
+    measurements.fiducials = np.array([[-10.0, -20, 30], [-8.0, -20, 30]])  # at x = 0, 1
+    masks = {
+        "CTVT_427": mask_of((0, 0, 0), (1, 1, 1)),
+        "PTVT_427": mask_of((0, 0, 0), (1, 1, 2)),
+        "BODY": mask_of((1, 1, 2), (1, 1, 3)),
+    }
+    for grid in ("mri", "sct"):
+        for structure, mask in masks.items():
+            if (grid, structure) != ("sct", "PTVT_427"):
+                box = bounding_box(mask)
+                measurements.add(clinical(structure, grid), mask, box, AFFINE, None, None)
+    rows = measurements.rows(SHAPE, AFFINE)["structures"]
+    found = {(r["grid"], r["structure"]): r["outside_voxels"] for r in rows}
+    assert found == {
+        ("mri", "CTVT_427"): 1,
+        ("mri", "PTVT_427"): 1,
+        ("mri", "BODY"): None,
+        ("sct", "CTVT_427"): None,  # there is no PTV
+        ("sct", "BODY"): None,
+    }
+    assert [r["fiducials_inside"] for r in rows] == [1, None, None, None, None]
+    assert [r["listed_by_authors"] for r in rows] == [False] * 4 + [True]
+
+
+def test_an_empty_holder_holds_nothing_and_an_empty_target_is_not_asked_about() -> None:
+    measurements = Measurements("oldAcq_00000000000000b2", "base")
+    measurements.add(clinical("CTVT_427"), mask_of((1, 1, 1)), ONE, AFFINE, None, None)
+    measurements.add(clinical("PTVT_427"), mask_of(), None, AFFINE, None, None)
+    measurements.add(clinical("BODY"), mask_of((1, 1, 1)), ONE, AFFINE, None, None)
+    rows = measurements.rows(SHAPE, AFFINE)["structures"]
+    assert [r["outside_voxels"] for r in rows] == [1, None, None]
+
+
+ONE = (slice(1, 2), slice(1, 2), slice(1, 2))
+
+
+@pytest.mark.parametrize(
+    ("listed", "found"),
+    [
+        (None, [None, None, None]),
+        ((), [False, False, False]),
+        (("MR_StorT2/mask_Rectum.nii.gz",), [True, False, False]),
+        (("mask_Rectum.nii.gz",), [None, None, False]),
+        (("mask_Rectum.nii.gz", "sCT/mask_Rectum.nii.gz"), [None, True, False]),
+        (("MR_StorT2/nnUNetOutput/mask_Rectum_nnUNet.nii.gz",), [False, False, True]),
+    ],
+)
+def test_a_mask_is_listed_by_its_grid(
+    listed: tuple[str, ...] | None, found: list[bool | None]
+) -> None:
+    network = SourceFile("mri/nnunet", "mask", {"structure": "Rectum"})
+    records = (clinical("Rectum"), clinical("Rectum", "sct"), network)
+    assert [is_listed(record, listed) for record in records] == found
+
+
+def test_a_network_of_a_structure_that_it_does_not_segment_is_not_listed() -> None:
+    foreign = SourceFile("mri/nnunet", "mask", {"structure": "Bladder"})
+    assert is_listed(foreign, ("mask_Bladder.nii.gz",)) is False

@@ -14,6 +14,9 @@ from lundprobe_zarr.conversion.source.side_files import (
     parse_geometry,
     parse_missing,
 )
+from lundprobe_zarr.conversion.tables.publish import finalise
+from lundprobe_zarr.dataset.dataset import Dataset
+from lundprobe_zarr.storage.location import Location
 
 CSV = "patGeometryInformation_basePart.csv"
 JSON = "missingStructures_basePart.json"
@@ -168,11 +171,23 @@ def test_components_are_read_from_sentences_and_bare_paths_each_once() -> None:
         f"/data/basePart/{NEW}/MR_StorT2/mask_CTVT_427.nii.gz",
         f"/data/{OLD}/MR_StorT2/nnUNetOutput/folds/mask_Rectum_nnUNet_fold_3.nii.gz",
         f"/data/{OLD}/MR_StorT2/observerData/mask_CTVT_427_step1_obsB.nii.gz",
+        f"/data/{OLD}/mask_Genitalia.nii.gz",
+        f"mask_CTVT_427_nnUNet.nii.gz of {OLD}",
+        f"{OLD}/sCT_old/mask_Sigmoid.nii.gz",
         "",
         "21 in all",
     ]
     found = parse_components("\n".join(lines), TEXT, findings)
-    assert found == {NEW: ("Bladder", "CTVT_427")}
+    nnunet = "MR_StorT2/nnUNetOutput"
+    assert found == {
+        NEW: (f"MR_StorT2/{MASK}", f"sCT/{MASK}", "MR_StorT2/mask_CTVT_427.nii.gz"),
+        OLD: (
+            f"{nnunet}/folds/mask_Rectum_nnUNet_fold_3.nii.gz",
+            "MR_StorT2/observerData/mask_CTVT_427_step1_obsB.nii.gz",
+            "mask_Genitalia.nii.gz",  # in which folder is not said
+            f"{nnunet}/mask_CTVT_427_nnUNet.nii.gz",
+        ),
+    }
     assert findings == []
 
 
@@ -184,6 +199,34 @@ def test_components_reach_the_store_in_canonical_order(work: Workplace) -> None:
     work.convert_one()
     attributes = zarr.open_group(work.store, mode="r").attrs
     assert json.loads(attributes["multi_component_structures"]) == ["CTVT_427", "Bladder"]
+    files = [f"MR_StorT2/{MASK}", "MR_StorT2/mask_CTVT_427.nii.gz"]
+    assert json.loads(attributes["multi_component_files"]) == files
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (f"{NEW}/MR_StorT2/mask_PenileBulb.nii.gz", {"mri": True, "sct": False}),
+        (f"{NEW}/mask_PenileBulb.nii.gz", {"mri": None, "sct": None}),
+        ("", {"mri": False, "sct": False}),
+        (None, {"mri": None, "sct": None}),
+    ],
+)
+def test_what_the_authors_list_is_a_column_by_grid(
+    work: Workplace, text: str | None, said: dict[str, bool | None]
+) -> None:
+    (work.source / TEXT).unlink(missing_ok=True)
+    if text is not None:
+        (work.source / TEXT).write_text(text)
+    work.convert_one()
+    finalise(work.dataset)
+    for rebuild in (False, True):  # from the source, then from the stores alone
+        finalise(work.dataset, rebuild)
+        table = Dataset.open(Location(work.dataset)).table("structures").to_pylist()
+        rows = [r for r in table if r["source"] == "clinical" and r["structure"] == "PenileBulb"]
+        assert {r["grid"]: r["listed_by_authors"] for r in rows} == said
+        others = {r["listed_by_authors"] for r in table if r["structure"] == "BODY"}
+        assert others == {None if text is None else False}
 
 
 def test_side_files_that_name_strangers_are_findings(work: Workplace) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import io
 import json
 import shutil
 from collections.abc import Iterable
@@ -28,8 +29,10 @@ from lundprobe_zarr.figures.planes import (
     Preview,
     frame_of,
     read_preview,
+    read_slice,
 )
 from lundprobe_zarr.figures.preview import draw_preview, save_preview
+from lundprobe_zarr.figures.thumbnail import slice_jpeg
 from lundprobe_zarr.storage.location import Location
 from lundprobe_zarr.stores.reader import StoreReader
 from lundprobe_zarr.vocabulary.names import STRUCTURES
@@ -428,3 +431,29 @@ def test_dpi_must_be_positive(dataset: Path, tmp_path: Path) -> None:
 
 def test_views_name_their_sides() -> None:
     assert (AXIAL.letters, CORONAL.letters, SAGITTAL.letters) == ("RLAP", "RLSI", "APSI")
+
+
+def test_a_slice_is_that_of_its_voxel(dataset: Path) -> None:
+    location, (patient, *_) = Location(dataset), _patients(dataset, "base")
+    with xr.open_datatree(_store(dataset, patient), engine="zarr") as tree:
+        t2w = tree["mri"].image.sel(modality="T2w").values
+        rectum = tree["mri/clinical"].mask.sel(structure="Rectum").values
+    for centre, k in (([3.4, 0, 0], 3), (None, len(t2w) // 2)):
+        found = read_slice(location, patient, centre)
+        np.testing.assert_array_equal(found.t2w, t2w[k])
+        np.testing.assert_array_equal(found.masks["Rectum"], rectum[k])
+
+
+def test_a_picture_for_a_page_is_a_small_jpeg(dataset: Path) -> None:
+    location, (patient, *_) = Location(dataset), _patients(dataset, "base")
+    pictures = [slice_jpeg(location, patient, centre) for centre in ([6, 0, 0], None, [0, 0, 0])]
+    assert len(set(pictures)) == len(pictures)
+    for picture in pictures:  # the last has no structure but BODY, so it is the whole slice
+        assert len(picture) < 40_000
+        pixels = imread(io.BytesIO(picture), format="jpeg")
+        height, width, _ = pixels.shape
+        assert width == 352
+        assert 0.69 * width <= height <= 1.01 * width
+        assert pixels.std() > 20
+    with pytest.raises(DamagedStoreError):
+        slice_jpeg(location, "newAcq_ffffffffffffffff", None)

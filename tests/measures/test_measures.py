@@ -15,13 +15,14 @@ from scipy import ndimage
 from lundprobe_zarr.geometry.lattice import Grid
 from lundprobe_zarr.measures.coverage import Covered, covered
 from lundprobe_zarr.measures.dose_volume import (
+    ascending,
     count_at_or_above,
     dose_columns,
     doses,
     voxels_for_percent,
     voxels_for_volume,
 )
-from lundprobe_zarr.measures.masks import Outline, margin_mm, mask_sha256
+from lundprobe_zarr.measures.masks import Outline, margin_mm, mask_sha256, points_inside
 from lundprobe_zarr.schema.tables import D_LEVELS, DOSE_COLUMNS, V_LEVELS
 from lundprobe_zarr.vocabulary.names import PRESCRIPTION_GY
 
@@ -85,7 +86,7 @@ class TestDoseVolume:
     def test_dx_is_the_largest_dose_that_enough_of_the_volume_receives(
         self, values: np.ndarray, voxel_cc: float
     ) -> None:
-        columns = dose_columns(values.copy(), voxel_cc)
+        columns = dose_columns(ascending(values.copy()), voxel_cc)
         for x in D_LEVELS:
             dose = columns[f"d{x}_gy"]
             assert dose is not None
@@ -96,13 +97,13 @@ class TestDoseVolume:
 
     def test_interpolation_would_promise_more_than_there_is(self) -> None:
         values = np.array([10.0, 20.0])
-        assert dose_columns(values.copy(), 1.0)["d95_gy"] == 10.0
+        assert dose_columns(ascending(values.copy()), 1.0)["d95_gy"] == 10.0
         assert np.percentile(values, 5) == 10.5  # which half of the volume does not receive
 
     def test_at_or_above_is_exact_for_float32(self) -> None:
         above = np.float32(42.7)  # a little more than 42.7
         below = np.nextafter(above, np.float32(0))
-        columns = dose_columns(np.array([above, below]), 0.5)
+        columns = dose_columns(ascending(np.array([above, below])), 0.5)
         assert columns["v100_pct"] == 50.0
         assert columns["v100_cc"] == 0.5
 
@@ -111,10 +112,10 @@ class TestDoseVolume:
 
     def test_volumes(self) -> None:
         values = np.arange(1.0, 101.0)
-        columns = dose_columns(values.copy(), 0.01)  # 1 cm3 in all
+        columns = dose_columns(ascending(values.copy()), 0.01)  # 1 cm3 in all
         assert columns["d0_03cc_gy"] == 98.0  # the third largest
         assert columns["d1cc_gy"] == 1.0
-        assert dose_columns(values[:50].copy(), 0.01)["d1cc_gy"] is None
+        assert dose_columns(ascending(values[:50].copy()), 0.01)["d1cc_gy"] is None
         for x in V_LEVELS:
             share = 100 * np.mean(values >= 42.7 * x / 100)
             assert columns[f"v{x}_pct"] == pytest.approx(share)
@@ -122,7 +123,7 @@ class TestDoseVolume:
 
     @pytest.mark.parametrize("values", [None, np.array([]), np.array([1.0, np.nan])])
     def test_without_doses_all_are_null(self, values: np.ndarray | None) -> None:
-        assert dose_columns(values, 1.0) == dict.fromkeys(DOSE_COLUMNS)
+        assert dose_columns(ascending(values), 1.0) == dict.fromkeys(DOSE_COLUMNS)
 
     def test_voxels_needed(self) -> None:
         assert [voxels_for_percent(x, 100) for x in (0, 1, 95, 98, 100)] == [1, 1, 95, 98, 100]
@@ -173,7 +174,7 @@ class TestMasks:
 
 def dosed(values: Any, dtype: str = "f4") -> dict[str, Any]:
     """Columns of voxels with these doses."""
-    return dose_columns(np.asarray(values, dtype), 0.01)
+    return dose_columns(ascending(np.array(values, dtype)), 0.01)
 
 
 @pytest.mark.parametrize("level", V_LEVELS)
@@ -208,3 +209,26 @@ def test_a_dose_that_is_not_finite_leaves_no_figure(value: float) -> None:
     columns = dosed([1, 2, value])
     assert columns["dose_mean_gy"] is columns["d50_gy"] is columns["v95_pct"] is None
     assert columns.keys() == dosed([1]).keys()
+
+
+class TestContainment:
+    def test_voxels_beyond_a_holder_are_counted_in_the_whole_grid(self) -> None:
+        inner, holder = np.zeros((2, 5, 6, 7), bool)
+        inner[1:4, 2:4, 2:5] = True
+        holder[1:4, 2:4, 2:4] = True
+        assert Outline.of(inner, box_of(inner)).beyond(holder) == 6
+        assert Outline.of(holder, box_of(holder)).beyond(inner) == 0
+        assert Outline.of(inner, box_of(inner)).beyond(np.zeros_like(inner)) == 18
+
+    def test_a_point_is_in_the_voxel_with_the_nearest_centre(self) -> None:
+        mask = np.zeros((3, 4, 5), bool)
+        mask[1, 2, 3] = True
+        affine = AFFINE.copy()  # x and y of RAS run against the indices, as in LPS
+        affine[:3, 3] = (10.0, -20.0, 30.0)
+        centre = np.array([-10 + 3 * 0.5, 20 + 2 * 0.5, 30 + 2.5])  # x y z, LPS
+        half = np.array([0.25, 0.25, 1.25])
+        points = np.array([centre, centre + 0.9 * half, centre - 0.9 * half])
+        assert points_inside(mask, affine, points) == 3
+        assert points_inside(mask, affine, centre + np.diag(1.1 * half)) == 0
+        assert points_inside(mask, affine, np.array([[1e6, 0, 0], [-1e6, 0, 0]])) == 0
+        assert points_inside(mask, affine, np.empty((0, 3))) == 0

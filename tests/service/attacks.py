@@ -129,7 +129,7 @@ def _path(random: Random, names: Sequence[str], paths: Sequence[str], token: str
 def _content(
     random: Random, names: Sequence[str], paths: Sequence[str], token: str | None
 ) -> Attack:
-    revision = random.choice(("main", "main", "0" * 40, "refs%2Fpr%2F1", "..", "%2e%2e", ""))
+    revision = random.choice(("main",) * 8 + ("0" * 40, "refs%2Fpr%2F1", "..", "%2e%2e", ""))
     path = _mutated(random, random.choice(paths))
     target = f"/datasets/{random.choice(names)}/resolve/{revision}/{path}"
     if random.random() < 0.2:

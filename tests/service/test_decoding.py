@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import socket
 import threading
+import time
 
 import pytest
 from starlette.requests import ClientDisconnect
 
+from lundprobe_zarr.dataset.dataset import Dataset
 from lundprobe_zarr.service.answers import HttpError
 from lundprobe_zarr.service.decoding import Decoding
+from lundprobe_zarr.storage.location import Location
+from lundprobe_zarr.stores.tiles import Tiles
 
 MB = 1 << 20
 
@@ -105,3 +111,31 @@ def test_too_much_at_a_time_is_refused():
         decoding.close()
 
     asyncio.run(run())
+
+
+def test_a_client_who_leaves_is_in_the_audit_log(start_service, dataset, monkeypatch):
+    begun, going, read = threading.Event(), threading.Event(), Tiles.read
+
+    def slow(self, *arguments):
+        begun.set()
+        assert going.wait(20)
+        return read(self, *arguments)
+
+    monkeypatch.setattr(Tiles, "read", slow)
+    served = start_service({"lund-probe/standard": dataset})
+    patient = Dataset.open(Location(str(dataset))).ids[0]
+    path = f"/api/v1/datasets/{served.name}/patients/{patient}/plane?array=mri/dose&n=3"
+    host, port = served.url.removeprefix("http://").split(":")
+    with socket.create_connection((host, int(port))) as connection:
+        lines = (f"GET {path} HTTP/1.1", f"Host: {host}", f"Authorization: Bearer {served.token}")
+        connection.sendall("\r\n".join([*lines, "", ""]).encode())
+        assert begun.wait(20)
+    until = time.monotonic() + 20
+    while not (served.audit.exists() and served.audit.read_text().strip()):
+        assert time.monotonic() < until
+        time.sleep(0.02)
+    going.set()
+    line = json.loads(served.audit.read_text().splitlines()[-1])
+    assert (line["status"], line["bytes"]) == (499, 0)
+    with served.client as client:
+        assert client.get(path).status_code == 200
