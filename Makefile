@@ -7,6 +7,8 @@
 #   make mutation                          test the tests of the pure cores by mutants
 #   make test-oldest-datasets              run the Hugging Face tests on the oldest datasets
 #   make test-nightly                      run the tests on pre-releases; may fail
+#   make check-page                        check the page's modules, where node is there
+#   make screenshots                       draw the pictures of the page in docs/images
 #   make bench    run the benchmarks       make format  format the code
 #   make audit-dependencies                ask for known vulnerabilities of what `serve` runs on
 #   make clean    remove what these make
@@ -35,8 +37,10 @@ FAST := $(addprefix tests/,test_public_api.py vocabulary geometry schema storage
   anywhere/test_damage.py)
 BENCHMARKS := $(filter-out __init__ record,$(basename $(notdir $(wildcard benchmarks/*.py))))
 
+PAGE_TYPESCRIPT ?= typescript@5.9.3
+
 .PHONY: demo test test-fast test-minimum test-nightly test-oldest-datasets coverage mutation check \
-  audit-dependencies bench format clean
+  audit-dependencies bench format clean check-page screenshots
 
 demo: $(INSTALLED)
 	$(BIN)/lundprobe-zarr demo .demo --workers $(WORKERS)
@@ -68,6 +72,16 @@ check: $(INSTALLED_DEV) audit-dependencies
 	cd build/tree && $(CURDIR)/$(BIN)/lint-imports $(CURDIR)/pyproject.toml --no-cache
 	$(BIN)/python scripts/check_links.py
 	$(BIN)/python scripts/generate_docs.py --check
+
+# Types of the page's modules; no part of the package, which needs no node.
+check-page:
+	@if command -v npx > /dev/null; then \
+	  npx --yes --package $(PAGE_TYPESCRIPT) tsc --project scripts/page.tsconfig.json; \
+	else echo "check-page: skipped, there is no npx here"; fi
+
+# Needs Chromium, and `pip install playwright`.
+screenshots: $(INSTALLED_DEV)
+	$(BIN)/python scripts/page_screenshots.py
 
 # Fails on a known vulnerability of what others reach over the network; says so where it cannot ask.
 audit-dependencies: $(INSTALLED_DEV)

@@ -10,7 +10,6 @@ import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
-from http.cookies import CookieError, SimpleCookie
 from typing import Protocol
 
 from lundprobe_zarr.service.answers import HttpError
@@ -103,13 +102,13 @@ class Access(Protocol):
 
 
 def bearer(headers: Mapping[bytes, bytes]) -> str | None:
-    """Return the token of a request: a bearer, the password of HTTP basic authentication, a cookie.
+    """Return the token of a request: a bearer, or the password of HTTP basic authentication.
 
     Raises `HttpError` (401) for another scheme.
     """
     given = headers.get(b"authorization")
     if given is None:
-        return _in_cookie(headers)
+        return None
     scheme, _, value = given.decode("latin-1").partition(" ")
     if scheme.lower() == "bearer":
         return value.strip()
@@ -122,27 +121,6 @@ def bearer(headers: Mapping[bytes, bytes]) -> str | None:
 
 
 _BAD_CREDENTIALS = "Invalid credentials in Authorization header"
-
-
-def cookie_name(host: str) -> str:
-    """Return the name of the cookie with the token of a browser that signed in at a host.
-
-    Browsers send cookies to all ports of a host, so that two services would take turns in one name.
-    """
-    return "lundprobe-" + re.sub(r"[^a-z0-9]", "-", host.lower())
-
-
-def _in_cookie(headers: Mapping[bytes, bytes]) -> str | None:
-    """Return the token of a browser that signed in; None without one."""
-    given = headers.get(b"cookie")
-    if given is None:
-        return None
-    try:
-        found = SimpleCookie(given.decode("latin-1"))
-    except CookieError:
-        return None
-    token = found.get(cookie_name(headers.get(b"host", b"").decode("latin-1")))
-    return None if token is None else token.value
 
 
 def bad_credentials(message: str = "") -> HttpError:

@@ -20,7 +20,12 @@ from lundprobe_zarr.service.settings import Settings
 
 #: Paths that answer without a token, and leave no line in the audit log; none says anything of a
 #: dataset.
-OPEN_PATHS = frozenset({"/healthz", "/api/agent-harnesses", "/enter"})
+OPEN_PATHS = frozenset({"/healthz", "/api/agent-harnesses", "/enter", "/", "/favicon.ico"})
+#: Where the files of the page are, which are such paths too.
+PAGE_FILES = "/page/"
+#: Paths that bring a token in their body, or need none, and are recorded.
+LOG_IN, LOG_OUT = "/login", "/logout"
+LOG_IN_PATHS = frozenset({LOG_IN, LOG_OUT})
 #: Name of the revision that is served now.
 MAIN = "main"
 
@@ -44,7 +49,7 @@ class Service:
 
         Raises `HttpError` (503) if the audit log cannot be written: then nothing may be answered.
         """
-        if visit.route not in OPEN_PATHS:
+        if not is_open(visit.route):
             self.audit.write(visit)
         visit.count()
 
@@ -86,6 +91,11 @@ class Service:
         if revision not in (MAIN, f"refs/heads/{MAIN}", now.sha):
             raise no_revision(name, revision, now.sha)
         return now
+
+
+def is_open(path: str) -> bool:
+    """Return whether a path answers without a token, and is not recorded."""
+    return path in OPEN_PATHS or path.startswith(PAGE_FILES)
 
 
 def service_of(request: Request) -> Service:

@@ -15,8 +15,9 @@ from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 from starlette.routing import BaseRoute, Route
 
-from lundprobe_zarr.service.access import cookie_name, token_sha256
+from lundprobe_zarr.service.access import token_sha256
 from lundprobe_zarr.service.answers import HttpError
+from lundprobe_zarr.service.session import token_cookie
 from lundprobe_zarr.service.settings import Settings
 
 #: Path of the entry, with the code as the parameter `code`.
@@ -29,13 +30,15 @@ def routes(settings: Settings) -> Sequence[BaseRoute]:
     """Return the route of the entry; none for a service that has no code."""
     if ENTRY_OPTION not in settings.options:
         return []
-    return [Route(ENTRY_PATH, _Entry(**settings.options[ENTRY_OPTION]).enter)]
+    entry = _Entry(settings.public_url, **settings.options[ENTRY_OPTION])
+    return [Route(ENTRY_PATH, entry.enter)]
 
 
 class _Entry:
     """A code that opens a service once."""
 
-    def __init__(self, code_sha256: str, token: str) -> None:
+    def __init__(self, public_url: str, code_sha256: str, token: str) -> None:
+        self._public_url = public_url
         self._code_sha256 = code_sha256
         self._token = token
         self._lock = threading.Lock()
@@ -52,7 +55,5 @@ class _Entry:
                 403,
                 "This link opens the page once. Start `lundprobe-zarr view` again for a new one.",
             )
-        answer = RedirectResponse("/", 303, {"Cache-Control": "no-store"})
-        name = cookie_name(request.headers.get("host", ""))
-        answer.set_cookie(name, self._token, httponly=True, samesite="strict")
-        return answer
+        cookie = token_cookie(self._public_url, self._token)
+        return RedirectResponse("/", 303, {"Cache-Control": "no-store", "Set-Cookie": cookie})

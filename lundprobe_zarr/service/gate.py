@@ -17,9 +17,10 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from lundprobe_zarr.service.answers import HttpError
 from lundprobe_zarr.service.audit import Visit
 from lundprobe_zarr.service.content import is_content, send_content
-from lundprobe_zarr.service.core import OPEN_PATHS, Service
+from lundprobe_zarr.service.core import LOG_IN_PATHS, Service, is_open
 from lundprobe_zarr.service.operator import STATUS
 from lundprobe_zarr.service.proxies import Proxies
+from lundprobe_zarr.service.session import with_credentials
 
 _LOG = logging.getLogger("lundprobe_zarr.service")
 
@@ -115,11 +116,15 @@ class Gate:
         headers: Mapping[bytes, bytes],
     ) -> None:
         service, path, visit = self._service, scope["path"], answer.visit
-        if path in OPEN_PATHS:
+        if is_open(path):
             await self._inner(scope, receive, answer)
             return
         if self._near is not None and not self._near.trusts(peer):
             raise HttpError(403, f"This service is reached by {service.settings.public_url} alone.")
+        if path in LOG_IN_PATHS:
+            await self._inner(scope, receive, answer)
+            return
+        headers = with_credentials(scope["method"], headers, service.settings.public_url)
         caller = service.access.caller(headers, peer)
         if caller is None:
             raise service.unknown_caller(path)

@@ -41,6 +41,7 @@ _TAGS = {
     "hub": "The API of the Hugging Face Hub, for its clients.",
     "viewer": "The API of the Hub's dataset viewer: tables as pages of rows.",
     "cohorts": "SQL over the tables, and cohorts.",
+    "page": "What the page is told first.",
     "service": "The service itself.",
 }
 #: What is answered before routing.
@@ -104,6 +105,8 @@ def _operations(served: Iterable[BaseRoute]) -> Iterator[tuple[str, list[str], O
     yield _CONTENT_PATH, ["get", "head"], _CONTENT
     for route in served:
         assert isinstance(route, Route), f"{route!r} cannot be described"
+        if not route.include_in_schema:
+            continue
         methods = sorted(m.lower() for m in (route.methods or ()) if m != "HEAD")
         yield _PLACEHOLDER.sub(r"{\1}", route.path), methods, operation_of(route) or _plain(route)
 

@@ -56,6 +56,13 @@ _SQL_BODY = {
             "description": "One SELECT over the tables, in DuckDB's SQL.",
             "example": "SELECT protocol, count(*) AS n FROM patients GROUP BY ALL",
         },
+        "where": {
+            "type": "string",
+            "minLength": 1,
+            "maxLength": MOST_CHARACTERS,
+            "description": "A predicate on patients, as of a cohort: the tables then hold these "
+            "patients alone.",
+        },
         "limit": {
             "type": "integer",
             "minimum": 1,
@@ -145,7 +152,10 @@ async def _asked(
 async def sql(request: Request) -> Response:
     """Answer a SELECT over the tables."""
     now, given, fields = await _asked(request, _sql)
-    visit_of(request).sql = fields["sql"]
+    predicate = fields["where"]
+    visit_of(request).sql = (
+        fields["sql"] if predicate is None else f"{fields['sql']}\n-- {predicate}"
+    )
     form = format_of(given["format"], request.headers.get("accept"))
     queries, caller = service_of(request).queries, caller_of(request)
     most = fields["limit"]
@@ -153,9 +163,13 @@ async def sql(request: Request) -> Response:
     query = await queries.aside(parse_query, fields["sql"])
     await queries.aside(now.tables.load, query.names)
 
+    if predicate is None:
+        chosen = np.arange(now.tables.whole(PATIENTS.name).num_rows, dtype=np.int64)
+    else:
+        chosen = await rows_where(request, now, PATIENTS.name, predicate)
+
     def run(worker: SqlWorker) -> pa.Table:
-        everyone = np.arange(now.tables.whole(PATIENTS.name).num_rows, dtype=np.int64)
-        return query.run(now.dataset, everyone, bounds, worker)
+        return query.run(now.dataset, chosen, bounds, worker)
 
     table = await queries.run(request, caller, run)
     return await queries.aside(_result, request, now.sha, table, most, form)

@@ -11,7 +11,7 @@ import httpx
 import pytest
 from test_serve_process import wait
 
-from lundprobe_zarr.service.access import cookie_name
+from lundprobe_zarr.service.session import cookie_name
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +43,7 @@ def test_the_link_opens_the_page_once(viewed):
         assert (entered.status_code, entered.headers["location"]) == (303, "/")
         cookie = entered.headers["set-cookie"]
         assert "HttpOnly" in cookie
-        assert "SameSite=strict" in cookie
+        assert "SameSite=Strict" in cookie
         assert browser.get(patients).status_code == 200
     assert "lp_" not in entered.headers["location"]
     again = httpx.get(link)
@@ -54,7 +54,7 @@ def test_the_link_opens_the_page_once(viewed):
 
 def test_another_s_cookie_is_no_way_in(viewed):
     url, _ = viewed
-    name = cookie_name(url.removeprefix("http://"))
+    name = cookie_name(url)
     for cookie in (f"{name}=lp_wrong", "session=x", f"{name}", "a b;;=", f'{name}="'):
         answer = httpx.get(f"{url}/api/whoami-v2", headers={"Cookie": cookie})
         assert answer.status_code == 401
