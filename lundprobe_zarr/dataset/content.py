@@ -22,7 +22,7 @@ from lundprobe_zarr.dataset.opening import parquet_file
 from lundprobe_zarr.schema.document import canonical_json, json_sha256
 from lundprobe_zarr.schema.manifest import Content, Manifest
 from lundprobe_zarr.schema.records import SourceRecord
-from lundprobe_zarr.schema.tables import CONTENT
+from lundprobe_zarr.schema.tables import COMPARED, CONTENT
 from lundprobe_zarr.storage.location import Location
 from lundprobe_zarr.stores.metadata import StoreMetadata, VolumeArray
 
@@ -194,10 +194,15 @@ def _six_digits(values: _Numbers) -> npt.NDArray[np.float64]:
 def dataset_content(
     patients: Mapping[str, str | None], tables: Mapping[str, Mapping[str, str]]
 ) -> Content:
-    """Return a dataset's hashes, made from those of its patients, by id, and tables, by part."""
+    """Return a dataset's hashes, made from those of its patients, by id, and tables, by part.
+
+    Comparisons follow from the voxels and may be made later: they have hashes of their own, and
+    the dataset's is the same with and without them.
+    """
     of_patients = _sha256({"patients": dict(patients)})
     ordered = {name: dict(tables[name]) for name in sorted(tables)}
-    root = _sha256({"patients": of_patients, "tables": ordered})
+    always = {name: parts for name, parts in ordered.items() if name not in COMPARED}
+    root = _sha256({"patients": of_patients, "tables": always})
     return Content(sha256=root, patients=of_patients, tables=ordered)
 
 

@@ -44,7 +44,8 @@ class Content(BaseModel):
     """What a dataset holds, as hashes (SHA-256, hex) that do not depend on how it is stored.
 
     `sha256` is over the other two: `patients` over every patient's `content_sha256`, `tables` are
-    those of each table's rows, by part. `lundprobe_zarr.dataset.content` says what they cover.
+    those of each table's rows, by part; those of comparisons, which may be made later, are not in
+    `sha256`. `lundprobe_zarr.dataset.content` says what they cover.
     """
 
     model_config = ConfigDict(frozen=True, extra="ignore")

@@ -94,6 +94,8 @@ def rows(dataset: Location, name: str) -> list[dict[str, Any]]:
 def test_a_patient_who_cannot_be_read_fails_alone_and_is_measured_when_mended(
     dataset: Location,
 ) -> None:
+    unmeasured = open_manifest(dataset).content
+    assert unmeasured is not None
     shard = next(dataset.local(f"patients/{NEW}.zarr/mri/observers/mask").rglob("c/*/*/*/*/*/0"))
     sound = shard.read_bytes()
     shard.write_bytes(sound[:-3])
@@ -111,11 +113,12 @@ def test_a_patient_who_cannot_be_read_fails_alone_and_is_measured_when_mended(
     report = measure(dataset, MeasureOptions(workers=1))
     assert (report.measured, report.skipped, report.failed) == ([NEW], [OTHER], {})
     manifest = open_manifest(dataset)
+    assert manifest.content is not None
+    assert manifest.content.sha256 == unmeasured.sha256  # the same data, with or without
     for name in COMPARED:
         (file,) = manifest.tables[name]["extended"]
         assert list(manifest.tables[name]) == ["extended"]  # of the base patient there is no row
         assert manifest.table_sha256[file]
-        assert manifest.content is not None
         assert manifest.content.tables[name]["extended"]
     assert validate(dataset, deep=True).problems == ()
     again = measure(dataset, MeasureOptions(workers=1))
