@@ -73,7 +73,8 @@ class Report:
     `not_in_source` are patients of the dataset who are not in the source. Their stores are kept. It
     is empty if only some patients or a share were selected. `unpublished` is the reason why the
     tables could not be written after failures. `left_out` are unreadable stores of other patients,
-    which are not in the tables, with the reasons.
+    which are not in the tables, with the reasons. `unmeasured` are patients of the dataset whose
+    segmentations `measure` has not compared.
     """
 
     source: str
@@ -88,6 +89,7 @@ class Report:
     unpublished: str | None = None
     left_out: tuple[str, ...] = ()
     headers_stripped: bool = False
+    unmeasured: tuple[str, ...] = ()
 
     def count(self, status: str) -> int:
         """Return the number of patients with that status."""
@@ -189,11 +191,13 @@ def _convert(
 
 def _publish(dataset: Location, report: Report) -> None:
     try:
-        report.left_out = finalise(dataset).left_out
+        published = finalise(dataset)
     except DatasetError as error:
         if not report.failures:
             raise
         report.unpublished = str(error)  # for example, because every patient failed
+    else:
+        report.left_out, report.unmeasured = published.left_out, published.unmeasured
 
 
 def _require_usable(inventory: Inventory, dataset: Location, options: Options) -> None:

@@ -161,7 +161,7 @@ def convert(
 
         show_plan(inventory, dataset, how)
         return
-    status = run(inventory, dataset, how, report)
+    status = run(inventory, dataset, how, report, measure)
     if measure and status in (0, FAILED):
         status = _measure(inventory, dataset, how) or status
     raise typer.Exit(status)
@@ -197,9 +197,16 @@ def _inventory(source: Path, follow_links: bool) -> Inventory:
 
 
 def run(
-    inventory: Inventory, destination: Location, how: Options, report_file: Path | None = None
+    inventory: Inventory,
+    destination: Location,
+    how: Options,
+    report_file: Path | None = None,
+    measures: bool = False,
 ) -> int:
-    """Convert with progress, print the outcome and return the exit status."""
+    """Convert with progress, print the outcome and return the exit status.
+
+    `measures` is whether measuring follows, which says what to do next.
+    """
     from lundprobe_zarr.cli.interrupt import interruptible
     from lundprobe_zarr.cli.outcome import show_interrupted, show_outcome
     from lundprobe_zarr.cli.progress import reporter
@@ -221,7 +228,7 @@ def run(
         done = current_patients(destination, inventory, how)
         show_interrupted(len(done), len(inventory.patients), destination)
         return interrupt.status
-    show_outcome(report, destination, published=how.publish)
+    show_outcome(report, destination, how.publish, measures)
     if report.failures:
         return FAILED
     return NO_DATASET if report.left_out else 0

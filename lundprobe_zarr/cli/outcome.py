@@ -18,15 +18,17 @@ if TYPE_CHECKING:
     from lundprobe_zarr.storage.location import Location
 
 
-def show_outcome(report: Report, destination: Location, published: bool) -> None:
-    """Print the summary of a run that went to its end."""
+def show_outcome(
+    report: Report, destination: Location, published: bool, measures: bool = False
+) -> None:
+    """Print the summary of a run that went to its end; `measures`: its segmentations come next."""
     _show_failures(report)
     _show_findings(report)
     show_left_out(destination, report.left_out, report.precision, report.headers_stripped)
     say()
     say(f"{_counts(report)} in {duration(report.seconds)}.", "bold")
     say(f"Dataset: {shown(destination)}")
-    for line in _next(report, destination, published):
+    for line in () if measures and not report.failures else _next(report, destination, published):
         say(line)
 
 
@@ -46,6 +48,9 @@ def _next(report: Report, destination: Location, published: bool) -> Iterator[st
     else:
         yield f"Next: lundprobe-zarr validate {quoted}"
         yield f"      lundprobe-zarr info {quoted}"
+        if report.unmeasured:
+            patients = count(len(report.unmeasured), "patient")
+            yield f"      lundprobe-zarr measure {quoted}  # segmentations of {patients}, compared"
 
 
 def _show_failures(report: Report) -> None:

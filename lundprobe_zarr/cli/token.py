@@ -169,11 +169,11 @@ def revoke(
 
 #: Each command with its examples; they run, in this order, in an empty folder.
 COMMANDS: tuple[tuple[str, Callable[..., None], str], ...] = (
-    ("add", add, "token add anna --access access.json --kind tables --expires 90d"),
+    ("add", add, "token add reader-1 --access access.json --kind tables --expires 90d"),
     ("add", add, "token add prometheus --access access.json --operator"),
     ("grant", grant, "token grant group:radiotherapy --access access.json"),
     ("list", list_, "token list --access access.json"),
-    ("revoke", revoke, "token revoke anna --access access.json"),
+    ("revoke", revoke, "token revoke reader-1 --access access.json"),
 )
 
 

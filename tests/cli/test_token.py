@@ -32,7 +32,7 @@ def test_examples_of_help_run_in_order(cli, tmp_path, monkeypatch):
 
 
 def test_add_prints_the_token_alone_once(cli, access):
-    ran = cli("token", "add", "anna", "--access", access)
+    ran = cli("token", "add", "reader-1", "--access", access)
     assert ran.status == 0
     token = ran.out.removesuffix("\n")
     assert token.startswith("lp_")
@@ -48,13 +48,13 @@ def test_add_prints_the_token_alone_once(cli, access):
 
 
 def test_what_is_asked_for_is_given(cli, access):
-    arguments = ["--email", "anna@example.org", "--dataset", "a/b", "--dataset", "c/d"]
+    arguments = ["--email", "reader-1@example.org", "--dataset", "a/b", "--dataset", "c/d"]
     arguments += ["--kind", "tables", "--expires", "90d", "--terms-accepted", "--requests", 4]
     arguments += ["--bytes-per-day", "50GB", "--sql-seconds", 10]
-    assert cli("token", "add", "anna", "--access", access, *arguments).status == 0
+    assert cli("token", "add", "reader-1", "--access", access, *arguments).status == 0
     (made,) = read_access(access).tokens
     assert (made.email, made.datasets, made.kinds) == (
-        "anna@example.org",
+        "reader-1@example.org",
         ("a/b", "c/d"),
         ("tables",),
     )
@@ -69,7 +69,7 @@ def test_what_is_asked_for_is_given(cli, access):
     assert now - made.created < timedelta(minutes=1)
     shown = cli("token", "list", "--access", access).out
     for text in (
-        "anna <anna@example.org>",
+        "reader-1 <reader-1@example.org>",
         "a/b, c/d",
         "tables only",
         "4 at a time",
@@ -98,7 +98,7 @@ def test_an_operator_has_data_only_if_it_is_said(cli, access):
         (("--expires", "2020-01-01"), "this is over"),
         (("--expires", "0d"), "this is over"),
         (("--dataset", "standard"), "OWNER/NAME"),
-        (("--email", "anna"), "no e-mail address"),
+        (("--email", "reader-1"), "no e-mail address"),
         (("--bytes-per-day", "much"), "a size such as"),
         (("--bytes-per-day", "0"), "greater than or equal to 1"),
         (("--requests", "0"), "--requests"),
@@ -107,7 +107,7 @@ def test_an_operator_has_data_only_if_it_is_said(cli, access):
     ],
 )
 def test_nonsense_is_refused_and_nothing_is_written(cli, access, arguments, said):
-    ran = cli("token", "add", "anna", "--access", access, *arguments)
+    ran = cli("token", "add", "reader-1", "--access", access, *arguments)
     assert ran.status == 2
     assert said in ran.err
     assert ran.out == ""
@@ -122,41 +122,44 @@ def test_a_name_that_logs_cannot_have(cli, access, name):
 
 
 def test_a_name_is_used_once(cli, access):
-    assert cli("token", "add", "anna", "--access", access).status == 0
-    assert cli("token", "revoke", "anna", "--access", access).status == 0
-    again = cli("token", "add", "Anna", "--access", access)
+    assert cli("token", "add", "reader-1", "--access", access).status == 0
+    assert cli("token", "revoke", "reader-1", "--access", access).status == 0
+    again = cli("token", "add", "Reader-1", "--access", access)
     assert again.status == 2
     assert "revoked, and keeps its name" in again.err
 
 
 def test_revoke_by_name_or_id(cli, access):
-    for name in ("anna", "ben"):
+    for name in ("reader-1", "reader-2"):
         cli("token", "add", name, "--access", access)
     first, second = read_access(access).tokens
-    assert cli("token", "revoke", "anna", "--access", access).out == "Revoked anna.\n"
-    assert cli("token", "revoke", second.id, "--access", access).out == "Revoked ben.\n"
+    assert cli("token", "revoke", "reader-1", "--access", access).out == "Revoked reader-1.\n"
+    assert cli("token", "revoke", second.id, "--access", access).out == "Revoked reader-2.\n"
     when = read_access(access).tokens[0].revoked
     assert cli("token", "revoke", first.id, "--access", access).status == 0
     assert read_access(access).tokens[0].revoked == when, "when it was first revoked"
     unknown = cli("token", "revoke", "ana", "--access", access)
     assert unknown.status == 2
-    assert "anna" in unknown.err
+    assert "reader-1" in unknown.err
     assert cli("token", "list", "--access", access).out.count("revoked") == 2
 
 
 def test_sign_ins(cli, access):
-    assert cli("token", "grant", "Anna@example.org", "--access", access).status == 0
+    assert cli("token", "grant", "Reader-1@example.org", "--access", access).status == 0
     assert cli("token", "grant", "group:physics", "--access", access).status == 0
-    for wrong in ("anna", "group:", "anna@example.org"):
+    for wrong in ("reader-1", "group:", "reader-1@example.org"):
         assert cli("token", "grant", wrong, "--access", access).status == 2
-    assert [s.name for s in read_access(access).sign_ins] == ["Anna@example.org", "group:physics"]
+    assert [s.name for s in read_access(access).sign_ins] == [
+        "Reader-1@example.org",
+        "group:physics",
+    ]
     assert cli("token", "revoke", "group:physics", "--access", access).status == 0
 
 
 def test_a_file_that_others_may_read_is_refused(cli, access):
-    cli("token", "add", "anna", "--access", access)
+    cli("token", "add", "reader-1", "--access", access)
     access.chmod(0o644)
-    for command in (("list",), ("add", "ben"), ("revoke", "anna")):
+    for command in (("list",), ("add", "reader-2"), ("revoke", "reader-1")):
         ran = cli("token", *command, "--access", access)
         assert ran.status == 2
         assert f"chmod 600 {access}" in ran.err
@@ -166,7 +169,7 @@ def test_a_damaged_file_is_not_replaced(cli, access):
     access.parent.mkdir()
     access.write_text("{")
     access.chmod(0o600)
-    ran = cli("token", "add", "anna", "--access", access)
+    ran = cli("token", "add", "reader-1", "--access", access)
     assert ran.status == 2
     assert "damaged" in ran.err
     assert access.read_text() == "{"
@@ -191,7 +194,7 @@ def test_a_damaged_file_is_not_replaced(cli, access):
 )
 def test_options_of_serve_that_cannot_work(cli, dataset, tmp_path, monkeypatch, arguments, said):
     monkeypatch.chdir(tmp_path)
-    cli("token", "add", "anna", "--access", "access.json")
+    cli("token", "add", "reader-1", "--access", "access.json")
     (tmp_path / "oidc.json").write_text('{"proxy": {}}')
     ran = cli("serve", dataset, "--port", 0, "--state", "state", *arguments)
     assert ran.status == 2
@@ -200,7 +203,10 @@ def test_options_of_serve_that_cannot_work(cli, dataset, tmp_path, monkeypatch, 
 
 def test_audit_sums_up_and_answers_sql(cli, tmp_path):
     log = Audit(tmp_path / "audit.jsonl")
-    for caller, path in (("anna", f"patients/{PATIENT}.zarr/zarr.json"), ("ben", "README.md")):
+    for caller, path in (
+        ("reader-1", f"patients/{PATIENT}.zarr/zarr.json"),
+        ("reader-2", "README.md"),
+    ):
         visit = Visit("GET", f"/datasets/a/b/resolve/main/{path}", "192.0.2.1")
         visit.caller, visit.dataset, visit.path = caller, "a/b", path
         visit.status, visit.sent = 200, 1000
@@ -211,8 +217,8 @@ def test_audit_sums_up_and_answers_sql(cli, tmp_path):
     assert PATIENT in ran.out
     found = json.loads(cli("audit", tmp_path / "audit.jsonl", "--format", "json").out)
     assert [(r["caller"], r["patient_id"], r["content"], r["bytes"]) for r in found] == [
-        ("anna", PATIENT, "voxels", 1000),
-        ("ben", None, "tables", 1000),
+        ("reader-1", PATIENT, "voxels", 1000),
+        ("reader-2", None, "tables", 1000),
     ]
     sql = "SELECT caller, date_trunc('day', time) AS day FROM audit WHERE bytes > 10 ORDER BY 1"
     out = tmp_path / "out.csv"

@@ -18,7 +18,7 @@ from lundprobe_zarr.service.answers import HttpError
 from lundprobe_zarr.service.limits import LimitKeeper
 from tests.service.callers import OURS, file_of, get, token_for
 
-TWO = Caller("anna", limits=Limits(requests=2), key="k1")
+TWO = Caller("reader-1", limits=Limits(requests=2), key="k1")
 #: Holds a request of a caller, in a process of its own, until it is killed.
 _HOLD = """
 import sys, time
@@ -26,7 +26,7 @@ from pathlib import Path
 from lundprobe_zarr.service.access import Caller, Limits
 from lundprobe_zarr.service.limits import LimitKeeper
 keeper = LimitKeeper(Path(sys.argv[1]))
-with keeper.request(Caller("anna", limits=Limits(2, 10**9), key="k1")) as account:
+with keeper.request(Caller("reader-1", limits=Limits(2, 10**9), key="k1")) as account:
     account.send(1000)
     print("held", flush=True)
     time.sleep(60)
@@ -53,7 +53,7 @@ def test_requests_at_a_time(tmp_path):
         with pytest.raises(HttpError, match="2 requests running") as error, keeper.request(TWO):
             pass
         assert (error.value.status, error.value.headers["Retry-After"]) == (429, "1")
-        other = Caller("ben", limits=Limits(requests=1), key="k2")
+        other = Caller("reader-2", limits=Limits(requests=1), key="k2")
         with keeper.request(other), keeper.request(Caller("free")):
             pass
     with keeper.request(TWO):
@@ -77,7 +77,7 @@ def test_processes_count_together_and_a_killed_one_no_more(tmp_path, holder):
 def test_bytes_of_a_day(start_service, dataset, tmp_path):
     access, state = tmp_path / "access.json", tmp_path / "state"
     size = (dataset / "README.md").stat().st_size
-    token = token_for(access, "anna", limits={"bytes_per_day": size + 1})
+    token = token_for(access, "reader-1", limits={"bytes_per_day": size + 1})
     settings = {"access": str(access), "state": str(state)}
     served = start_service({OURS: dataset}, **settings)
     for _ in range(2):  # one that has begun is sent to its end
@@ -91,7 +91,7 @@ def test_bytes_of_a_day(start_service, dataset, tmp_path):
 
 
 def test_a_head_costs_nothing(start_service, dataset, tmp_path):
-    token = token_for(tmp_path / "access.json", "anna", limits={"bytes_per_day": 1})
+    token = token_for(tmp_path / "access.json", "reader-1", limits={"bytes_per_day": 1})
     served = start_service({OURS: dataset}, access=str(tmp_path / "access.json"))
     headers = {"Authorization": f"Bearer {token}"}
     for _ in range(3):
@@ -100,7 +100,7 @@ def test_a_head_costs_nothing(start_service, dataset, tmp_path):
 
 def test_a_new_day_begins_at_nothing(tmp_path, monkeypatch):
     keeper = LimitKeeper(tmp_path)
-    caller = Caller("anna", limits=Limits(bytes_per_day=10), key="k")
+    caller = Caller("reader-1", limits=Limits(bytes_per_day=10), key="k")
     with keeper.request(caller) as account:
         account.send(10)
     with pytest.raises(HttpError, match="UTC day"), keeper.request(caller):
@@ -123,7 +123,7 @@ def test_a_request_that_fails_is_counted_no_more(tmp_path):
 
 def test_over_http_the_third_at_a_time_is_refused(start_service, dataset, tmp_path):
     """Two answers that stand still hold both places; the third request gets 429."""
-    token = token_for(tmp_path / "access.json", "anna", limits={"requests": 2})
+    token = token_for(tmp_path / "access.json", "reader-1", limits={"requests": 2})
     served = start_service({OURS: dataset}, access=str(tmp_path / "access.json"))
     keeper = served.app._service.limits
     caller = served.app._service.access._holder(token)

@@ -55,7 +55,7 @@ def gate(start_service, dataset, tmp_path_factory):
     folder = tmp_path_factory.mktemp("oidc")
     access = folder / "access.json"
     token_for(access, "token")
-    add_sign_in(access, "anna@example.org", Grant(datasets=(OURS,)))
+    add_sign_in(access, "reader-1@example.org", Grant(datasets=(OURS,)))
     add_sign_in(access, "gone@example.org", Grant())
     add_sign_in(access, "group:theirs", Grant(datasets=(THEIRS,)))
     add_sign_in(access, "group:all", Grant())
@@ -78,22 +78,22 @@ def statuses(gate, *token, **headers):
 
 @pytest.mark.parametrize("algorithm", KEYS)
 def test_a_jwt_of_each_kind_lets_in(gate, algorithm):
-    assert statuses(gate, signed(algorithm, email="anna@example.org")) == (200, 403)
+    assert statuses(gate, signed(algorithm, email="reader-1@example.org")) == (200, 403)
 
 
 @pytest.mark.parametrize(
     ("claims", "expected"),
     [
         ({"email": "ANNA@example.org"}, (200, 403)),
-        ({"email": "anna@example.org", "email_verified": True}, (200, 403)),
-        ({"email": "anna@example.org", "email_verified": False}, (403, 403)),
-        ({"email": "anna@example.org", "groups": ["all"]}, (200, 403)),
+        ({"email": "reader-1@example.org", "email_verified": True}, (200, 403)),
+        ({"email": "reader-1@example.org", "email_verified": False}, (403, 403)),
+        ({"email": "reader-1@example.org", "groups": ["all"]}, (200, 403)),
         ({"email": "new@example.org", "groups": ["x", "theirs"]}, (403, 200)),
         ({"groups": ["all", "theirs"]}, (403, 200)),
         ({"groups": "x all"}, (200, 200)),
         ({"email": "new@example.org"}, (403, 403)),
         ({"email": "gone@example.org", "groups": ["all"]}, (403, 403)),
-        ({"email": ["anna@example.org"], "groups": {"all": 1}}, (403, 403)),
+        ({"email": ["reader-1@example.org"], "groups": {"all": 1}}, (403, 403)),
     ],
 )
 def test_one_entry_decides_what_somebody_may_have(gate, claims, expected):
@@ -113,7 +113,7 @@ def test_one_entry_decides_what_somebody_may_have(gate, claims, expected):
         (lambda: signed(headers={"kid": "other"}), "not known"),
         (lambda: signed(headers={}), "not known"),
         (lambda: signed(key=rsa.generate_private_key(65537, 2048)), "signature is wrong"),
-        (lambda: jwt.encode({"email": "anna@example.org"}, None, "none", {"kid": "RS256"}), ""),
+        (lambda: jwt.encode({"email": "reader-1@example.org"}, None, "none", {"kid": "RS256"}), ""),
         (lambda: signed("HS256", b"x" * 64, {"kid": "RS256"}), "expected a signature by"),
         (lambda: "a.b.c", "damaged"),
         (lambda: ".".join(["W1tb" * 6000, "x", "y"]), "damaged"),
@@ -181,15 +181,15 @@ def test_keys_that_cannot_be_used(tmp_path, keys, said):
 
 
 def test_a_trusted_proxy_says_who_it_is(gate):
-    assert statuses(gate, x_forwarded_email="anna@example.org") == (200, 403)
+    assert statuses(gate, x_forwarded_email="reader-1@example.org") == (200, 403)
     assert statuses(gate, x_forwarded_email="new@x.org", x_forwarded_groups="a,all") == (200, 200)
     assert statuses(gate) == (401, 401)
     line = json.loads(gate.audit.read_text().splitlines()[0])
-    assert line["caller"] in ("anna@example.org", "ANNA@example.org")
+    assert line["caller"] in ("reader-1@example.org", "ANNA@example.org")
 
 
 def test_two_identities_in_one_request_are_none(gate):
-    twice = [("X-Forwarded-Email", e) for e in ("anna@example.org", "new@example.org")]
+    twice = [("X-Forwarded-Email", e) for e in ("reader-1@example.org", "new@example.org")]
     assert httpx.get(gate.url + file_of(OURS), headers=twice).status_code == 403
 
 
@@ -204,7 +204,7 @@ def test_anybody_elses_identity_header_is_ignored(start_service, dataset, gate, 
     answer = get(
         served.url,
         file_of(OURS),
-        x_forwarded_email="anna@example.org",
+        x_forwarded_email="reader-1@example.org",
         x_forwarded_for="203.0.113.9",
     )
     assert answer.status_code == 401

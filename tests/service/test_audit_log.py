@@ -46,7 +46,7 @@ def big(dataset, tmp_path_factory):
 
 
 def test_a_line_says_who_asked_for_what(start_service, dataset, tmp_path):
-    token = token_for(tmp_path / "access.json", "anna")
+    token = token_for(tmp_path / "access.json", "reader-1")
     served = start_service({OURS: dataset}, access=str(tmp_path / "access.json"))
     get(served.url, file_of(OURS) + f"?token={token}&x=1", token, range="bytes=0-9")
     (line,) = lines(served.audit)
@@ -54,7 +54,7 @@ def test_a_line_says_who_asked_for_what(start_service, dataset, tmp_path):
     assert line.pop("ms") > 0
     assert len(line.pop("sha")) == 40
     assert line == {
-        "caller": "anna",
+        "caller": "reader-1",
         "address": "127.0.0.1",
         "method": "GET",
         "route": file_of(OURS),
@@ -178,7 +178,7 @@ def test_a_log_that_somebody_moved_begins_anew(tmp_path):
 
 def test_a_killed_service_has_lost_no_line_that_was_answered(dataset, tmp_path):
     log, token_file = tmp_path / "audit.jsonl", tmp_path / "access.json"
-    token = token_for(token_file, "anna")
+    token = token_for(token_file, "reader-1")
     command = [sys.executable, "-m", "lundprobe_zarr", "serve", str(dataset), "--name", OURS]
     command += ["--port", "0", "--access", str(token_file), "--audit", str(log)]
     process = subprocess.Popen(
@@ -229,18 +229,18 @@ def test_logs_are_summed_up_by_caller_and_patient(dataset, tmp_path):
     store = [f"patients/{p}.zarr/zarr.json" for p in patients]
     audit = Audit(tmp_path / "audit.jsonl")
     given = [
-        ("anna", "README.md", 200, 5),
-        ("anna", store[0], 206, 100),
-        ("anna", store[0], 200, 200),
-        ("ben", store[1], 302, 70),
-        ("ben", store[0], 403, 90),
-        ("ben", store[0], 304, 0),
-        ("ben", store[0], 503, 90),
+        ("reader-1", "README.md", 200, 5),
+        ("reader-1", store[0], 206, 100),
+        ("reader-1", store[0], 200, 200),
+        ("reader-2", store[1], 302, 70),
+        ("reader-2", store[0], 403, 90),
+        ("reader-2", store[0], 304, 0),
+        ("reader-2", store[0], 503, 90),
     ]
     for caller, path, status, sent in given:
         audit.write(visit(path, caller=caller, dataset=OURS, status=status, sent=sent))
-    audit.begin(visit(store[1], caller="eve", dataset=OURS, sent=40))
-    left = visit(store[1], caller="eve", dataset=OURS, sent=40)
+    audit.begin(visit(store[1], caller="reader-3", dataset=OURS, sent=40))
+    left = visit(store[1], caller="reader-3", dataset=OURS, sent=40)
     audit.begin(left)
     left.status, left.sent = 499, 30
     audit.write(left)
@@ -252,10 +252,10 @@ def test_logs_are_summed_up_by_caller_and_patient(dataset, tmp_path):
     found = execute(SUMMARY, [SUMMARY], {"audit": table}).to_pylist()
     rows = [(r["caller"], r["patient_id"], r["content"], r["requests"], r["cut"]) for r in found]
     assert rows == [
-        ("anna", None, "tables", 1, 0),
-        ("anna", patients[0], "voxels", 2, 0),
-        ("ben", patients[1], "voxels", 1, 0),
-        ("eve", patients[1], "voxels", 2, 1),
+        ("reader-1", None, "tables", 1, 0),
+        ("reader-1", patients[0], "voxels", 2, 0),
+        ("reader-2", patients[1], "voxels", 1, 0),
+        ("reader-3", patients[1], "voxels", 2, 1),
     ]
     assert [int(r["bytes"]) for r in found] == [5, 300, 70, 70]
     assert all(r["first"] <= r["last"] for r in found)

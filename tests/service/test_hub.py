@@ -248,7 +248,7 @@ def shared(start_service, dataset):
     """A service of two datasets, with a token for each, and one for tables alone."""
     found = start_service({"lund-probe/one": dataset, "lund-probe/two": dataset})
     found.app._service.access = TokensByName(
-        Caller("anna", frozenset({"lund-probe/one"})),
+        Caller("reader-1", frozenset({"lund-probe/one"})),
         Caller("bo", frozenset({"lund-probe/two"})),
         Caller("tables", frozenset({"lund-probe/one"}), frozenset({Kind.TABLES})),
         Caller("anyone", is_known=False),
@@ -273,7 +273,7 @@ def ask(shared, path, token, method="GET"):
     ],
 )
 def test_without_a_grant_it_is_said_how_to_apply(shared, path):
-    answer = ask(shared, path, "anna")
+    answer = ask(shared, path, "reader-1")
     assert code(answer) == (403, "GatedRepo")
     assert "no access terms apply" in answer.json()["error"]
     assert "patients" not in answer.text
@@ -285,7 +285,7 @@ def test_each_caller_sees_their_datasets(shared):
     def listed(token):
         return [d["id"] for d in ask(shared, "/api/datasets", token).json()]
 
-    assert listed("anna") == listed("tables") == ["lund-probe/one"]
+    assert listed("reader-1") == listed("tables") == ["lund-probe/one"]
     assert listed("bo") == ["lund-probe/two"]
 
 

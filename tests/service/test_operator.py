@@ -27,7 +27,7 @@ def gate(start_service, dataset, tmp_path_factory):
     """A service and its tokens: of an operator, and of a reader with a name of HTML."""
     access = tmp_path_factory.mktemp("access") / "access.json"
     operator = token_for(access, "prometheus", operator=True, datasets=[])
-    reader = token_for(access, "<b>anna</b>")
+    reader = token_for(access, "<b>reader-1</b>")
     return start_service({OURS: dataset}, access=str(access)), operator, reader
 
 
@@ -59,7 +59,7 @@ def test_metrics_count_requests_and_bytes(gate, dataset):
     assert grown(total, dataset="", what="bytes", status="404") == 1, "no label is a client's"
     assert grown(total, dataset="", what="bytes", status="401") == 1
     assert size < grown("lundprobe_sent_bytes_total", dataset=OURS, what="bytes") < size + 500
-    assert grown("lundprobe_caller_requests_total", caller="<b>anna</b>") == 3
+    assert grown("lundprobe_caller_requests_total", caller="<b>reader-1</b>") == 3
     assert after["lundprobe_running_requests",] == 1, "this one"
     sha = get(served.url, file_of(OURS), reader).headers["x-repo-commit"]
     assert after["lundprobe_dataset_info", ("dataset", OURS), ("sha", sha)] == 1
@@ -85,7 +85,7 @@ def test_the_status_page_shows_the_figures_and_runs_nothing(gate):
     page = get(served.url, "/status", authorization=f"Basic {pair}")
     assert page.headers["content-type"] == "text/html; charset=utf-8"
     assert OURS in page.text
-    assert "&lt;b&gt;anna&lt;/b&gt;" in page.text
+    assert "&lt;b&gt;reader-1&lt;/b&gt;" in page.text
     assert "<b>" not in page.text
     assert "<script" not in page.text
     policy = page.headers["content-security-policy"]
@@ -133,7 +133,7 @@ def test_worker_processes_sum_up_their_figures_and_share_limits(dataset, tmp_pat
 
 def printed(form, capfd, **fields):
     visit = Visit("GET", "/datasets/a/b", "192.0.2.1")
-    for name, value in ({"status": 200, "caller": "anna", "sent": 5000} | fields).items():
+    for name, value in ({"status": 200, "caller": "reader-1", "sent": 5000} | fields).items():
         setattr(visit, name, value)
     AccessLog(form).write(visit)
     return capfd.readouterr().out
