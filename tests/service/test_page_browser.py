@@ -396,6 +396,21 @@ def test_the_banner_says_that_the_service_is_gone_until_it_is_back(visitor, exte
     expect(page.locator(".total")).to_contain_text("of")
 
 
+def test_a_dataset_that_is_replaced_is_shown_anew(visitor, extended):
+    page = visitor.page
+    visitor.refused = {404}
+    visitor.show("", ".grid tbody tr")
+    gone = {
+        "status": 404,
+        "headers": {"X-Error-Code": "RevisionNotFound"},
+        "json": {"error": "old"},
+    }
+    page.route("**/contours*", lambda route: route.fulfill(**gone), times=1)
+    with page.expect_response("**/api/v1/session"):
+        page.goto(f"{visitor.url}/#/{NAME}/{extended.patient_id}")
+    page.wait_for_selector(READY)
+
+
 def test_a_damaged_image_is_named_and_the_rest_is_drawn(chromium, start_service, dataset, tmp_path):
     copy = tmp_path / "damaged"
     shutil.copytree(dataset, copy)
