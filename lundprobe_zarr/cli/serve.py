@@ -215,5 +215,6 @@ def _announce(settings: Settings, token: str | None) -> None:
         say(f"  export HF_TOKEN={token}", "cyan")
         say("  The token is valid until this service ends. Make lasting ones with")
         say("  `lundprobe-zarr token add NAME --access FILE`, and give --access FILE.")
+    say(f"  The page to look at it: {settings.public_url}/")
     if settings.audit is None:
         say("  Nothing records who reads what: --audit FILE does.")

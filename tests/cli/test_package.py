@@ -27,7 +27,7 @@ def sources() -> set[str]:
     library = {
         p.relative_to(ROOT).as_posix()
         for p in (ROOT / "lundprobe_zarr").rglob("*")
-        if p.suffix in (".py", ".json", ".css") or p.name == "py.typed"
+        if p.suffix in (".py", ".json", ".css", ".js", ".html", ".svg") or p.name == "py.typed"
     }
     converter = {
         f"lundprobe_zarr/{p.relative_to(ROOT).as_posix()}"

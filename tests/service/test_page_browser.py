@@ -20,6 +20,7 @@ from tests.service.conftest import NAME
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed")
 expect = sync_api.expect
+expect.set_options(timeout=20_000)
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed")
 
@@ -292,6 +293,34 @@ def test_a_predicate_is_taken_apart_and_put_together(visitor, text, kinds):
         assert word in found[1] or word == "1e2"
 
 
+def test_an_oblique_patient_is_placed_by_its_grids(chromium, start_service, oblique_dataset):
+    """The mm come from the page, the voxel and its value from the affine and the array."""
+    patient = lp.open_cohort(oblique_dataset)[0]
+    window = Visitor(chromium, start_service({NAME: oblique_dataset}))
+    try:
+        page = window.page
+        page.goto(f"{window.url}/#/{NAME}/{patient.patient_id}")
+        page.wait_for_selector(READY)
+        box = page.locator("canvas").first.bounding_box()
+        with page.expect_response(re.compile(r"/values\?")) as answer:
+            page.mouse.move(box["x"] + 0.46 * box["width"], box["y"] + 0.53 * box["height"])
+        said = answer.value.json()
+        lps = ras_to_lps(np.array(patient.mri.attrs["affine"]).reshape(4, 4))
+        place = np.linalg.solve(lps, [*said["point_mm"], 1])[:3]
+        voxel = said["grids"]["mri"]["voxel"]
+        assert np.floor(place[::-1] + 0.5).astype(int).tolist() == voxel
+        shown = int(
+            re.search(r"slice (\d+)", page.locator("canvas").first.get_attribute("aria-label"))[1]
+        )
+        assert voxel[0] == shown - 1
+        assert abs(place[2] - voxel[0]) < 1e-2  # the pointer lies in the plane that is drawn
+        z, y, x = voxel
+        dose = next(v for v in said["grids"]["mri"]["values"] if v["array"] == "mri/dose")
+        assert dose["value"] == float(patient.mri.dose.isel(z=z, y=y, x=x))
+    finally:
+        window.context.close()
+
+
 def test_a_link_reproduces_the_view_and_back_goes_back(visitor, extended):
     page = visitor.page
     visitor.show(f"/{extended.patient_id}", READY)
@@ -365,6 +394,21 @@ def test_the_banner_says_that_the_service_is_gone_until_it_is_back(visitor, exte
     page.unroute("**/*")
     page.wait_for_selector("#banner", state="hidden")
     expect(page.locator(".total")).to_contain_text("of")
+
+
+def test_a_dataset_that_is_replaced_is_shown_anew(visitor, extended):
+    page = visitor.page
+    visitor.refused = {404}
+    visitor.show("", ".grid tbody tr")
+    gone = {
+        "status": 404,
+        "headers": {"X-Error-Code": "RevisionNotFound"},
+        "json": {"error": "old"},
+    }
+    page.route("**/contours*", lambda route: route.fulfill(**gone), times=1)
+    with page.expect_response("**/api/v1/session"):
+        page.goto(f"{visitor.url}/#/{NAME}/{extended.patient_id}")
+    page.wait_for_selector(READY)
 
 
 def test_a_damaged_image_is_named_and_the_rest_is_drawn(chromium, start_service, dataset, tmp_path):

@@ -17,8 +17,11 @@ export class ApiError extends Error {
 /** The service cannot be reached. */
 export class GoneError extends Error {}
 
-const listeners = { gone: [], back: [], login: [] };
-/** Listen for `gone` and `back` of the service, and for `login`: the token is no longer valid. */
+const listeners = { gone: [], back: [], login: [], replaced: [] };
+/**
+ * Listen for `gone` and `back` of the service, for `login`: the token is no longer valid, and for
+ * `replaced`: the dataset has another revision.
+ */
 export function on(event, listen) {
   listeners[event].push(listen);
 }
@@ -83,6 +86,7 @@ export async function request(path, given = {}) {
       continue;
     }
     const error = await problem(answer);
+    if (error.code === "RevisionNotFound") for (const each of listeners.replaced) each();
     if (answer.status === 401 && !quiet) for (const each of listeners.login) each();
     throw error;
   }

@@ -179,6 +179,14 @@ on("back", () => {
   else if (shown.update) shown.update(now(), true);
   else show(now());
 });
+let began = 0;
+on("replaced", () => {
+  if (performance.now() - began < 5000) return; // several requests say so at a time
+  began = performance.now();
+  close();
+  say("The dataset was replaced by another revision, which is shown now.");
+  start();
+});
 on("login", () => {
   if (!session) return;
   session = null;

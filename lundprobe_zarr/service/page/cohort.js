@@ -21,10 +21,11 @@ function allColumns(session) {
   return found;
 }
 
-export async function showCohort(context, view) {
+export function showCohort(context, view) {
   const table = new CohortView(context, view);
-  await table.run(view);
-  return { update: (next) => table.run(next), close: () => table.close() };
+  const run = (next) => table.run(next).catch(context.fail);
+  run(view);
+  return { update: run, close: () => table.close() };
 }
 
 class CohortView {

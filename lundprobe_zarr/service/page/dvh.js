@@ -33,13 +33,13 @@ export function dvhChart(found, isShown) {
       const cc = c.cumulative_cc[i] ?? 0;
       return h("tr", null, h("th", { scope: "row" }, swatch(look(c)), name(c)), h("td", { className: "n" }, number((100 * cc) / covered(c), 3)), h("td", { className: "n" }, number(cc, 3)), h("td", { className: "n" }, number(mean(c, found.step_gy), 3)));
     }));
-    head.textContent = `≥ ${gy.toFixed(1)} Gy, %`;
+    head.textContent = `% ≥ ${gy.toFixed(1)} Gy`;
     const place = String(x(gy));
     mark.setAttribute("x1", place);
     mark.setAttribute("x2", place);
   };
   const head = h("th", { scope: "col" });
-  const table = h("table", { className: "numbers" }, h("thead", null, h("tr", null, h("th", { scope: "col" }, "structure"), head, h("th", { scope: "col" }, "cm³"), h("th", { scope: "col" }, "mean, Gy"))), rows);
+  const table = h("table", { className: "numbers curves" }, h("thead", null, h("tr", null, h("th", { scope: "col" }, "structure"), head, h("th", { scope: "col" }, "cm³"), h("th", { scope: "col" }, "mean Gy"))), rows);
   const first = found.prescription_gy * 0.95; // V95
   let at = first;
   node.addEventListener("pointermove", (e) => {
