@@ -234,7 +234,7 @@ class TokensByName:
     def __init__(self, *callers: Caller) -> None:
         self._callers = {caller.name: caller for caller in callers}
 
-    def caller(self, headers: Mapping[bytes, bytes]) -> Caller | None:
+    def caller(self, headers: Mapping[bytes, bytes], peer: str) -> Caller | None:
         token = bearer(headers)
         if token is None:
             return None

@@ -17,6 +17,7 @@ from lundprobe_zarr.dataset.dataset import Dataset
 from lundprobe_zarr.service.index import Index
 from lundprobe_zarr.service.planes import values_at
 from lundprobe_zarr.service.published import Revision
+from lundprobe_zarr.service.repository import Repository
 from lundprobe_zarr.service.volumes import OpenPatient
 from lundprobe_zarr.storage.location import Location
 from lundprobe_zarr.stores.tiles import Tiles
@@ -25,7 +26,8 @@ NAME, OBLIQUE = "lund-probe/standard", "lund-probe/oblique"
 
 
 def opened(dataset: Path, patient_id: str) -> OpenPatient:
-    revision = Revision(NAME, Dataset.open(Location(str(dataset))), Index("", []))
+    found, index = Dataset.open(Location(str(dataset))), Index("", [])
+    revision = Revision(NAME, found, index, Repository(NAME, found.manifest, index, b""))
     return OpenPatient(revision, patient_id, Tiles(100_000_000))
 
 
