@@ -116,6 +116,7 @@ _LAZY["load_dataset"] = "lundprobe_zarr.huggingface.loading"
 extend_trees("lundprobe_zarr.labelled.accessor")  # registers `.lp` when the first tree is opened
 extend_cohorts("to_xarray", "lundprobe_zarr.labelled.accessor")
 extend_cohorts("to_hf", "lundprobe_zarr.huggingface.loading")
+extend_cohorts("view", "lundprobe_zarr.service.notebook")
 register_with_datasets()  # `load_dataset("lundprobe", …)`, once datasets is imported
 
 

@@ -205,9 +205,9 @@ def _quality(dataset: Path, page: Path) -> None:
 
 def _serve(dataset: Path, folder: Path) -> None:
     from lundprobe_zarr.cli.console import say
-    from lundprobe_zarr.cli.serving import require_packages
     from lundprobe_zarr.cli.try_service import NAME, try_service
     from lundprobe_zarr.errors import MissingPackageError
+    from lundprobe_zarr.service.packages import require_packages
 
     _step(
         8,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -14,10 +13,10 @@ from lundprobe_zarr.cli.serving import (
     AccessLogForm,
     access_log_form,
     log_level,
-    require_packages,
     require_sign_in,
 )
 from lundprobe_zarr.errors import UsageError
+from lundprobe_zarr.service.packages import require_packages
 
 if TYPE_CHECKING:
     from lundprobe_zarr.service.settings import Settings
@@ -115,7 +114,7 @@ def serve(
     from lundprobe_zarr.service.exposure import Exposure
     from lundprobe_zarr.service.logs import log_to_stderr
     from lundprobe_zarr.service.run import listen, run
-    from lundprobe_zarr.service.settings import Settings
+    from lundprobe_zarr.service.settings import Settings, usual_state
     from lundprobe_zarr.service.volumes import CACHE_OPTION
     from lundprobe_zarr.sql.worker import limits
 
@@ -130,7 +129,7 @@ def serve(
     listening = listen(host, port)
     settings = Settings(
         datasets=named,
-        state=str(state or state_folder()),
+        state=str(state or usual_state()),
         public_url=exposure.url(listening.getsockname()[1]),
         storage_options=options,
         access=str(access.absolute()) if access else None,
@@ -165,6 +164,7 @@ def named_datasets(
     """
     from lundprobe_zarr.dataset.opening import open_manifest
     from lundprobe_zarr.service.access import DATASET_NAME
+    from lundprobe_zarr.service.published import usual_name
     from lundprobe_zarr.storage.location import Location
 
     if names and len(names) != len(datasets):
@@ -182,7 +182,7 @@ def named_datasets(
                 expected="synthetic data",
                 remedy="leave --public out; or, if the terms allow it, add --allow-public",
             )
-        name = names[number] if names else f"{_owner(manifest.synthetic)}/{manifest.precision}"
+        name = names[number] if names else usual_name(manifest)
         if not DATASET_NAME.fullmatch(name):
             raise UsageError(
                 f"--name {name}", expected="OWNER/NAME of letters, digits, `.`, `_` and `-`"
@@ -193,16 +193,6 @@ def named_datasets(
             )
         found[name] = str(location.local()) if location.is_local else url
     return found
-
-
-def _owner(synthetic: bool) -> str:
-    return "phantom" if synthetic else "lund-probe"
-
-
-def state_folder() -> Path:
-    """Return the folder for a service's own files, as the XDG base directories have it."""
-    base = os.environ.get("XDG_STATE_HOME")
-    return (Path(base) if base else Path.home() / ".local" / "state") / "lundprobe-zarr"
 
 
 def _announce(settings: Settings, token: str | None) -> None:

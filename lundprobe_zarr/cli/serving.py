@@ -1,4 +1,4 @@
-"""What the commands of the service share: its packages, its log, and how people sign in."""
+"""What the commands of the service share: its log, and how people sign in."""
 
 from __future__ import annotations
 
@@ -9,8 +9,7 @@ from enum import StrEnum
 from pathlib import Path
 
 from lundprobe_zarr.cli.verbosity import is_quiet
-from lundprobe_zarr.errors import MissingPackageError, UsageError
-from lundprobe_zarr.vocabulary.version import with_extra
+from lundprobe_zarr.errors import UsageError
 
 
 class AccessLogForm(StrEnum):
@@ -33,19 +32,6 @@ def access_log_form(form: AccessLogForm) -> str:
 def log_level() -> int:
     """Return the level that `--verbose` asks for."""
     return logging.getLogger("lundprobe_zarr").level or logging.WARNING
-
-
-def require_packages() -> None:
-    """Require the packages of the service. Raises `MissingPackageError`."""
-    try:
-        import jwt  # noqa: F401
-        import prometheus_client  # noqa: F401
-        import starlette  # noqa: F401
-        import uvicorn  # noqa: F401
-    except ImportError as error:
-        raise MissingPackageError(
-            f"the package {error.name} is not installed", remedy=with_extra("serve")
-        ) from error
 
 
 def require_sign_in(oidc: Path | None, access: Path | None, proxies: Sequence[str]) -> None:

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from lundprobe_zarr.cli.serving import require_packages
 from lundprobe_zarr.errors import UsageError
+from lundprobe_zarr.service.packages import require_packages
 
 if TYPE_CHECKING:
     from lundprobe_zarr.service.access_file import Grant, SignIn, Token

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, SupportsIndex, overload
 import numpy as np
 import pyarrow as pa
 
-from lundprobe_zarr.cohort.patient import Patient
+from lundprobe_zarr.cohort.patient import PageView, Patient
 from lundprobe_zarr.cohort.saved import (
     SavedCohort,
     SavedSplits,
@@ -415,6 +415,30 @@ class Cohort:
         """
         stream: IterableDataset = cohort_function("to_hf")(self, config, **options)
         return stream
+
+    def view(self, height: int = 800) -> PageView:
+        """Return the page of these patients, which a notebook shows in a frame.
+
+        A service of this process answers it, on 127.0.0.1 alone; it starts at the first view of a
+        dataset and ends with the process. The object's `link()` opens the page in a browser.
+
+        Parameters
+        ----------
+        height : int
+            Height of the frame, pixels.
+
+        Raises
+        ------
+        MissingPackageError
+            If the packages of the extra `serve` are not installed.
+        UsageError
+            If the height, or what the environment says of the service, is invalid; if the patients
+            were not selected by a condition, and are more than some 600.
+        DatasetError
+            If the dataset cannot be read.
+        """
+        page: PageView = cohort_function("view")(self, height)
+        return page
 
     def __and__(self, other: Cohort) -> Cohort:
         """Return the patients of both cohorts."""

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from lundprobe_zarr.dataset.dataset import Dataset
 from lundprobe_zarr.errors import MissingStructureError, UnknownLabelError, UsageError
+from lundprobe_zarr.stores.extensions import cohort_function
 from lundprobe_zarr.vocabulary.names import STRUCTURES
 from lundprobe_zarr.vocabulary.suggest import unknown_label
 
@@ -15,6 +16,17 @@ if TYPE_CHECKING:
     import xarray as xr
 
     from lundprobe_zarr.storage.location import Location
+
+
+class PageView(Protocol):
+    """The page of a patient or cohort, which notebooks show in a frame."""
+
+    def link(self) -> str:
+        """Return a new link, which opens the page once, for one browser of this machine."""
+
+    def _repr_html_(self) -> str: ...
+
+    def _repr_png_(self) -> bytes | None: ...
 
 
 class Patient:
@@ -116,6 +128,14 @@ class Patient:
             f"patient {self.patient_id} has no group {group!r}: its dataset had none of its files",
             remedy=f"it has {groups}",
         )
+
+    def view(self, height: int = 800) -> PageView:
+        """Return the page of this patient, which a notebook shows; see `Cohort.view`.
+
+        Where no frame is shown, such as in a PDF, there is the picture of `lundprobe-zarr preview`.
+        """
+        page: PageView = cohort_function("view")(self, height)
+        return page
 
     def mask(self, structure: str, grid: str = "mri") -> xr.DataArray:
         """Return a clinical mask, lazy: bool (z, y, x).

@@ -20,19 +20,20 @@ from lundprobe_zarr.service.content import is_content, send_content
 from lundprobe_zarr.service.core import LOG_IN_PATHS, Service, is_open
 from lundprobe_zarr.service.operator import STATUS
 from lundprobe_zarr.service.proxies import Proxies
-from lundprobe_zarr.service.session import with_credentials
+from lundprobe_zarr.service.session import FRAMES_OPTION, with_credentials
 
 _LOG = logging.getLogger("lundprobe_zarr.service")
 
 #: Status in the audit log of an answer whose client left before its end, as nginx has it.
 CLIENT_LEFT = 499
+_Headers = tuple[tuple[bytes, bytes], ...]
 #: Headers of every answer.
-_HEADERS: tuple[tuple[bytes, bytes], ...] = (
+_HEADERS: _Headers = (
     (b"x-content-type-options", b"nosniff"),
     (b"referrer-policy", b"no-referrer"),
     (b"cross-origin-resource-policy", b"same-origin"),
-    (b"x-frame-options", b"DENY"),
 )
+_NO_FRAMES = (b"x-frame-options", b"DENY")
 _POLICY = b"default-src 'none'; frame-ancestors 'none'; sandbox"
 _HSTS = (b"strict-transport-security", b"max-age=31536000")
 
@@ -41,7 +42,6 @@ _HSTS = (b"strict-transport-security", b"max-age=31536000")
 _ASK = 'Basic realm="any name, and a token as password"'
 #: Peers that may come without TLS where all others must come through a proxy.
 _THIS_MACHINE = ("127.0.0.0/8", "::1")
-_Headers = tuple[tuple[bytes, bytes], ...]
 
 
 class Gate:
@@ -51,8 +51,11 @@ class Gate:
         self._service = service
         self._inner = inner
         settings = service.settings
-        secure = settings.public_url.startswith("https:")
-        self._headers: _Headers = (*_HEADERS, _HSTS) if secure else _HEADERS
+        self._headers = _HEADERS
+        if settings.public_url.startswith("https:"):
+            self._headers += (_HSTS,)
+        if FRAMES_OPTION not in settings.options:  # else the page's policy says whose
+            self._headers += (_NO_FRAMES,)
         near = Proxies((*settings.trusted_proxies, *_THIS_MACHINE))
         self._near = near if settings.only_proxies else None
 

@@ -27,7 +27,13 @@ from lundprobe_zarr.service.core import LOG_IN, LOG_OUT, PAGE_FILES, caller_of, 
 from lundprobe_zarr.service.gate import visit_of
 from lundprobe_zarr.service.operations import Operation
 from lundprobe_zarr.service.published import Published
-from lundprobe_zarr.service.session import no_cookie, require_own_page, token_cookie
+from lundprobe_zarr.service.session import (
+    FRAMES_OPTION,
+    no_cookies,
+    require_own_page,
+    token_cookie,
+)
+from lundprobe_zarr.service.settings import Settings
 from lundprobe_zarr.sql.predicate import FIELDS
 from lundprobe_zarr.vocabulary.names import PRESCRIPTION_GY, STRUCTURE_TABLE
 from lundprobe_zarr.vocabulary.version import package_version
@@ -35,7 +41,7 @@ from lundprobe_zarr.vocabulary.version import package_version
 #: Only files, scripts, styles and pictures of this service; nothing within a text of the page.
 _POLICY = (
     "default-src 'self'; img-src 'self' data: blob:; object-src 'none'; base-uri 'none'; "
-    "form-action 'self'; frame-ancestors 'none'"
+    "form-action 'self'; frame-ancestors "
 )
 _FOR_EVER = "public, max-age=31536000, immutable"
 _INDEX = "index.html"
@@ -109,9 +115,14 @@ def _static(name: str, content: bytes) -> _Static:
     return _Static(content, gzip.compress(content, 9, mtime=0), media_type, etag)
 
 
+def policy(settings: Settings) -> str:
+    """Return the page's `Content-Security-Policy`."""
+    return _POLICY + " ".join(settings.options.get(FRAMES_OPTION, ["'none'"]))
+
+
 def _answer(request: Request, file: _Static, caching: str) -> Response:
     headers = {
-        "Content-Security-Policy": _POLICY,
+        "Content-Security-Policy": policy(service_of(request).settings),
         "Cache-Control": caching,
         "ETag": file.etag,
         "Vary": "Accept-Encoding",
@@ -164,10 +175,12 @@ async def _log_in(request: Request) -> Response:
 
 async def _log_out(request: Request) -> Response:
     """Remove the cookie."""
-    url = service_of(request).settings.public_url
-    require_own_page(dict(request.scope["headers"]), url)
-    headers = {"Set-Cookie": no_cookie(url), "Cache-Control": "no-store"}
-    return json_answer(request, {}, headers)
+    settings = service_of(request).settings
+    require_own_page(dict(request.scope["headers"]), settings.public_url)
+    answer = json_answer(request, {}, {"Cache-Control": "no-store"})
+    for cookie in no_cookies(settings):
+        answer.headers.append("Set-Cookie", cookie)
+    return answer
 
 
 @_session

@@ -15,7 +15,7 @@ from lundprobe_zarr.dataset.dataset import Dataset
 from lundprobe_zarr.dataset.opening import read_manifest
 from lundprobe_zarr.errors import LundProbeError
 from lundprobe_zarr.schema.document import sha256_of
-from lundprobe_zarr.schema.manifest import MANIFEST_NAME
+from lundprobe_zarr.schema.manifest import MANIFEST_NAME, Manifest
 from lundprobe_zarr.service.access import Kind
 from lundprobe_zarr.service.index import File, Index, keep_index
 from lundprobe_zarr.service.repository import Repository
@@ -63,6 +63,11 @@ class Revision:
     def file(self, path: str) -> File | None:
         """Return the file with this path; None if there is none."""
         return self.index.files.get(path)
+
+
+def usual_name(manifest: Manifest) -> str:
+    """Return the name of a dataset that is given none."""
+    return f"{'phantom' if manifest.synthetic else 'lund-probe'}/{manifest.precision}"
 
 
 def kind_of(path: str) -> Kind:

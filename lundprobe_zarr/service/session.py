@@ -4,6 +4,11 @@ A browser sends a cookie whoever made the request, so a request that a cookie or
 proves, and that is no plain reading, must come from a page of this service: its `Origin` is this
 service. `SameSite=Strict` keeps the cookie from other sites; other ports of this machine are not
 other sites, so `Origin` is what counts.
+
+A page of another site may hold the page of a notebook's own service in a frame, where browsers
+withhold `Strict` cookies. That service gives a `Partitioned` cookie instead (CHIPS,
+draft-cutler-httpbis-partitioned-cookies): browsers send it within that site's pages alone. It is
+`Secure`: browsers take loopback addresses for secure, without TLS too.
 """
 
 from __future__ import annotations
@@ -14,6 +19,11 @@ from http.cookies import CookieError, SimpleCookie
 from urllib.parse import urlsplit
 
 from lundprobe_zarr.service.answers import HttpError
+from lundprobe_zarr.service.settings import Settings
+
+#: Name of the setting, among the service's `options`, of whose pages may hold the page in a frame:
+#: a list of sources of `frame-ancestors` (CSP 3). Without it nobody's may.
+FRAMES_OPTION = "frames"
 
 #: Methods that only read.
 _SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
@@ -35,17 +45,24 @@ def is_secure(public_url: str) -> bool:
     return public_url.startswith("https:")
 
 
-def token_cookie(public_url: str, token: str) -> str:
-    """Return the value of `Set-Cookie` that keeps a token until the browser is closed."""
-    return f"{cookie_name(public_url)}={token}; {_attributes(public_url)}"
+def token_cookie(public_url: str, token: str, framed: bool = False) -> str:
+    """Return the value of `Set-Cookie` that keeps a token until the browser is closed.
+
+    `framed` makes it one for a frame in a page of another site.
+    """
+    return f"{cookie_name(public_url)}={token}; {_attributes(public_url, framed)}"
 
 
-def no_cookie(public_url: str) -> str:
-    """Return the value of `Set-Cookie` that removes the cookie."""
-    return f"{cookie_name(public_url)}=; Max-Age=0; {_attributes(public_url)}"
+def no_cookies(settings: Settings) -> list[str]:
+    """Return the values of `Set-Cookie` that remove the cookie, whichever it is."""
+    url = settings.public_url
+    kinds = (False, True) if FRAMES_OPTION in settings.options else (False,)
+    return [f"{cookie_name(url)}=; Max-Age=0; {_attributes(url, framed)}" for framed in kinds]
 
 
-def _attributes(public_url: str) -> str:
+def _attributes(public_url: str, framed: bool) -> str:
+    if framed:
+        return "Path=/; HttpOnly; SameSite=None; Secure; Partitioned"
     return "Path=/; HttpOnly; SameSite=Strict" + ("; Secure" if is_secure(public_url) else "")
 
 
@@ -59,7 +76,7 @@ def with_credentials(
     """
     if b"authorization" in headers:
         return headers
-    token = _token(headers, public_url)
+    token = cookie_token(headers, public_url)
     if method not in _SAFE and (token is not None or b"origin" in headers):
         require_own_page(headers, public_url)
     if token is None:
@@ -85,7 +102,8 @@ def require_own_page(headers: Mapping[bytes, bytes], public_url: str) -> None:
     )
 
 
-def _token(headers: Mapping[bytes, bytes], public_url: str) -> str | None:
+def cookie_token(headers: Mapping[bytes, bytes], public_url: str) -> str | None:
+    """Return the token of a request's cookie; None without one."""
     given = headers.get(b"cookie")
     if given is None:
         return None

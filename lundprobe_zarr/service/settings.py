@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -89,3 +90,9 @@ class Settings:
     def state_folder(self) -> Path:
         """Folder of this service's own files."""
         return Path(self.state)
+
+
+def usual_state() -> Path:
+    """Return the folder for a service's own files, as the XDG base directories have it."""
+    base = os.environ.get("XDG_STATE_HOME")
+    return (Path(base) if base else Path.home() / ".local" / "state") / "lundprobe-zarr"

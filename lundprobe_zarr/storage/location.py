@@ -176,6 +176,12 @@ class Location:
         """Those of the options that say where the dataset is, such as an endpoint: no secrets."""
         return public_options(self._options)
 
+    @property
+    def arguments(self) -> tuple[str, dict[str, Any]]:
+        """URL and storage options that open the same place again. May hold credentials."""
+        target = self._full("") if self.is_local else self._pinned
+        return target, {**self._options, TIMEOUT: self._requests.silence}
+
     def anonymous(self) -> Location | None:
         """The same place, asked without credentials; None where it is not known how to.
 

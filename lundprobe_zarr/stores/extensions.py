@@ -1,8 +1,8 @@
 """What upper floors add to things of lower ones: modules to import when that is first wanted.
 
-A tree comes with its accessor `.lp`, and a cohort with `to_xarray`; both are views, and stores and
-cohorts may not know of views. So the package, which knows all, names the modules; they are
-imported when a tree is opened or the method called, and nobody else has to wait.
+A tree comes with its accessor `.lp`, a cohort with `to_xarray`, and a patient with `view`; all are
+views, and stores and cohorts may not know of views. So the package, which knows all, names the
+modules; they are imported when a tree is opened or the method called, and nobody else has to wait.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ def load_extensions() -> None:
 
 
 def extend_cohorts(name: str, module: str) -> None:
-    """Have the function `name` of `module` serve as the cohorts' method of that name."""
+    """Have the function `name` of `module` serve as that method of cohorts, or of patients too."""
     _functions[name] = module
 
 
 def cohort_function(name: str) -> Callable[..., Any]:
-    """The function named by `extend_cohorts`, imported now. It takes the cohort first."""
+    """The function named by `extend_cohorts`, imported now. The cohort or patient comes first."""
     function: Callable[..., Any] = getattr(import_module(_functions[name]), name)
     return function

@@ -40,11 +40,12 @@ def test_the_link_opens_the_page_once(viewed):
     assert httpx.get(link + "x").status_code == 403
     with httpx.Client() as browser:
         entered = browser.get(link)
-        assert (entered.status_code, entered.headers["location"]) == (303, "/")
+        assert (entered.status_code, entered.headers["location"]) == (303, "./")
         cookie = entered.headers["set-cookie"]
         assert "HttpOnly" in cookie
         assert "SameSite=Strict" in cookie
         assert browser.get(patients).status_code == 200
+        assert browser.get(link).headers["location"] == "./"  # the browser that was let in
     assert "lp_" not in entered.headers["location"]
     again = httpx.get(link)
     assert again.status_code == 403
