@@ -9,6 +9,7 @@ import pyarrow.compute as pc
 
 from lundprobe_zarr.geometry.lattice import Box
 from lundprobe_zarr.measures.coverage import covered
+from lundprobe_zarr.measures.histogram import binned
 from lundprobe_zarr.service.volumes import SEGMENTATION_LABELS, OpenPatient, Segmentation
 
 #: Width of the bins, Gy.
@@ -75,11 +76,9 @@ def _of_voxels(patient: OpenPatient, segmentation: Segmentation) -> dict[str, An
     values = None if dose is None else np.sort(dose[mask], axis=None)
     if values is None or not np.isfinite(values).all():
         return found | nothing | {"covered_pct": share}
-    bins = int(max(0.0, float(values[-1])) * _BINS_PER_GY) + 2 if values.size else 0
-    edges = np.arange(bins) / _BINS_PER_GY
-    counts = values.size - np.searchsorted(values.astype(np.float64), edges)
-    volumes = np.trim_zeros(counts, "b") * voxel_cc
-    return found | {"covered_pct": share, "cumulative_cc": volumes.tolist()}
+    volumes = binned(values, voxel_cc)
+    curve = None if volumes is None else volumes.tolist()
+    return found | {"covered_pct": share, "cumulative_cc": curve}
 
 
 def _read(patient: OpenPatient, segmentation: Segmentation, box: Box) -> tuple[Any, Any]:
