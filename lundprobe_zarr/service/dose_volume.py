@@ -14,7 +14,6 @@ from lundprobe_zarr.service.volumes import SEGMENTATION_LABELS, OpenPatient, Seg
 
 #: Width of the bins, Gy.
 STEP_GY = 0.1
-_BINS_PER_GY = 10
 _TABLE = "dvh"
 
 
