@@ -42,6 +42,8 @@ RANGE_BYTES = 115_000
 NAME = "bench/dataset"
 LATENCY = 0.02
 PATCH = (32, 192, 192)
+#: Seconds that somebody who asks SQL looks at an answer.
+PAUSE = 1.0
 PROGRAM = """
 import sys
 from lundprobe_zarr.service.run import listen, run
@@ -437,7 +439,7 @@ def measure_sql(options: argparse.Namespace) -> dict[str, Any]:
         return {"left out": "--many FOLDER was not given"}
     predicate = "protocol = 'newAcq' AND NOT missing_PenileBulb AND Rectum.volume_cc > {}"
     query = "SELECT structure, avg(volume_cc) FROM clinical WHERE volume_cc > {} GROUP BY structure"
-    figures: dict[str, Any] = {"clients": 20}
+    figures: dict[str, Any] = {"clients": 20, "pause_seconds": PAUSE}
     with (
         tempfile.TemporaryDirectory() as name,
         service(options.many, Path(name), core=None) as ours,
@@ -449,7 +451,7 @@ def measure_sql(options: argparse.Namespace) -> dict[str, Any]:
         runaway = threading.Thread(target=run_away, args=(ours, figures))
         runaway.start()
         time.sleep(1)
-        figures["query beside a runaway one"] = asked_by_many(ours, "sql", "sql", query, 5)
+        figures["query beside a runaway one"] = asked_by_many(ours, "sql", "sql", query, 4)
         runaway.join()
     return figures
 
@@ -461,7 +463,7 @@ def ask(ours: Running, what: str, body: dict[str, Any]) -> httpx.Response:
 
 
 def asked_by_many(
-    ours: Running, what: str, field: str, text: str, each: int = 20
+    ours: Running, what: str, field: str, text: str, each: int = 10
 ) -> dict[str, float]:
     """Return median and 95th percentile of 20 clients' waiting, ms; every text is another."""
     took: list[float] = []
@@ -475,7 +477,7 @@ def asked_by_many(
                     json={field: text.format(number + turn / 100)},
                 ).raise_for_status()
                 took.append(1000 * (time.perf_counter() - started))
-                time.sleep(0.2)
+                time.sleep(PAUSE)
 
     threads = [threading.Thread(target=one, args=(n,)) for n in range(20)]
     for thread in threads:
