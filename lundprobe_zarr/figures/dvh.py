@@ -294,7 +294,7 @@ def _number(curves: xr.Dataset, values: Numbers, rows: npt.NDArray[np.bool_]) ->
 def _size(curves: xr.Dataset, rows: npt.NDArray[np.bool_]) -> str:
     """Return the volume of a segmentation, or the number of several, and what is covered."""
     covered = np.nanmin(np.append(_column(curves, "covered_pct")[rows], 100.0))
-    inside = "" if covered == 100 else f", {np.floor(10 * covered) / 10:.3g} % inside"
+    inside = "" if covered == 100 else f", {_rounded_down(covered):.3g} % inside"
     if int(rows.sum()) > 1:
         return f" ({rows.sum()} masks{inside})"
     cc = float(_column(curves, "volume_cc")[rows][0])
@@ -347,4 +347,10 @@ def _inside(curves: xr.Dataset, volume: str) -> str:
     of = "Percent of the part" if volume == "%" else "Volume of the part"
     least = int(np.nanargmin(share))
     name = _column(curves, "structure")[least]
-    return f"{of} inside the planning dose grid, at least {share[least]:.1f} % ({name})."
+    part = f"{_rounded_down(share[least]):.1f} % ({name})"
+    return f"{of} inside the planning dose grid, at least {part}."
+
+
+def _rounded_down(share: float) -> float:
+    """A covered part to a tenth of a percent, so that what is cut never reads as 100 %."""
+    return float(np.floor(10 * share) / 10)

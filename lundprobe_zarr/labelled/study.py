@@ -50,7 +50,7 @@ class ObserverStudy:
         each other. `observer` is one of them, or `all`: the patient's mean over observers or
         pairs. `n` patients have both steps; medians and quartiles by step; `difference_median` of
         step 2 - step 1; `statistic` and two-sided `p` of the test; `p_holm`, adjusted over the
-        observers of a structure, measure and test. NaN where no test is possible.
+        rows of a structure, measure and test, those of `all` too. NaN where no test is possible.
     edits : pandas.DataFrame
         A row per structure, bin of the uncertainty map and step: voxels of all patients and
         observers, edited, added and removed ones, and `edit_rate`.

@@ -179,3 +179,14 @@ def test_a_figure_is_saved_as_png(curves: xr.Dataset, tmp_path: Path) -> None:
     assert [f.name for f in tmp_path.iterdir()] == ["a.PNG"]
     with pytest.raises(UsageError, match=r"does not end in \.png"):
         save_png(plot(curves), tmp_path / "a.pdf")
+
+
+def test_caption_and_legend_round_the_covered_part_down(cohort: lp.Cohort) -> None:
+    curves = lp.dvh(cohort[0], ["Rectum", "BODY"])
+    curves["covered_pct"][:] = [84.27, 99.99]
+    figure = plot(curves)
+    assert "at least 84.2 % (Rectum)" in caption(figure)
+    assert [text.rpartition(", ")[2] for text in legend(figure)][:2] == [
+        "84.2 % inside)",
+        "99.9 % inside)",
+    ]

@@ -327,6 +327,14 @@ class TestStudy:
         )
         assert tests.step2_median["wilcoxon"] == pytest.approx(wide[2].median())
 
+    def test_holms_family_is_every_row_of_a_measure_and_test(self, studied: lp.Cohort) -> None:
+        tests = lp.observer_study(studied, measures=["dice"]).tests
+        for _, rows in tests.groupby(["structure", "measure", "test"]):
+            known = rows.dropna(subset="p").sort_values("p")
+            assert set(known.observer) >= {"all"}
+            steps = known.p * np.arange(len(known), 0, -1)
+            assert known.p_holm.tolist() == pytest.approx(steps.cummax().clip(upper=1).tolist())
+
     def test_patients_without_both_steps_are_left_out_of_that_row(self, studied: lp.Cohort) -> None:
         tests = lp.observer_study(studied, measures=["hd95_mm"]).tests
         assert (tests[tests.observer == "obsE"].n == 0).all()

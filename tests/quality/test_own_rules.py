@@ -103,27 +103,27 @@ def test_numbers_that_are_none_are_left_out(cohort: lp.Cohort) -> None:
     assert {(f.value, f.limit, f.message) for f in found.findings} == {(None, None, "–")}
 
 
-def drop(dataset: Path, table: str) -> None:
-    """Let the manifest name no such table."""
-    manifest = json.loads((dataset / "lundprobe.json").read_text())
-    del manifest["tables"][table]
-    manifest.pop("self_sha256", None)
-    (dataset / "lundprobe.json").write_text(json.dumps(manifest))
-
-
 def test_a_table_that_the_dataset_lacks_says_what_to_run(tables: Copy) -> None:
+    _forget(tables, "agreement")
     sql = "SELECT patient_id FROM agreement WHERE dice < 0.8"
-    drop(tables.folder, "agreement")
     found = ran(tables.open(), sql=sql, message="x")
     assert found.status == "not evaluated"
     assert found.why == (
         f"the dataset has no table agreement; run `lundprobe-zarr measure {tables.folder}`"
     )
     assert lp.qc(tables.open(), [MINE | {"sql": sql}]).breaks("warning")
-    drop(tables.folder, "slices")
+    _forget(tables, "slices")
     found = ran(tables.open(), sql="SELECT patient_id FROM slices", message="x")
     assert found.status == "not evaluated"
     assert f"finalise {tables.folder} --rebuild" in str(found.why)
+
+
+def _forget(tables: Copy, table: str) -> None:
+    """Take a table out of the manifest, as in a dataset that never had it."""
+    manifest = json.loads((tables.folder / "lundprobe.json").read_text())
+    del manifest["tables"][table]
+    manifest.pop("self_sha256", None)
+    (tables.folder / "lundprobe.json").write_text(json.dumps(manifest))
 
 
 def test_a_column_that_an_older_dataset_lacks_says_what_to_run(tmp_path: Path) -> None:
