@@ -99,9 +99,11 @@ class Visit:
 
 
 def _bounded(text: str | None, most: int = _MOST_CHARACTERS) -> str | None:
-    """Return a text for a line: without tokens, and cut if it is long."""
+    """Return a text for a line: without tokens, in UTF-8, and cut if it is long."""
     if text is None:
         return None
+    # JSON of a client may hold half a surrogate pair, with which no reader takes the line.
+    text = text.encode(errors="backslashreplace").decode()
     cut = text if len(text) <= most else f"{text[:most]}… ({len(text)} characters)"
     return without_tokens(cut)
 

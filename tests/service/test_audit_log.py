@@ -261,6 +261,25 @@ def test_logs_are_summed_up_by_caller_and_patient(dataset, tmp_path):
     assert all(r["first"] <= r["last"] for r in found)
 
 
+def test_a_list_of_a_patients_files_is_no_reading_of_voxels(dataset, tmp_path):
+    store = f"patients/{min(p.stem for p in (dataset / 'patients').iterdir())}.zarr"
+    audit = Audit(tmp_path / "audit.jsonl")
+    for call in ("tree", "paths-info"):
+        route = f"/api/datasets/{OURS}/{call}/main/{store}"
+        audit.write(visit(store, route=route, caller="reader-1", dataset=OURS))
+    found, _ = read_audit([tmp_path / "audit.jsonl"])
+    assert found.column("patient_id").null_count == 2
+    assert found.column("content").to_pylist() == ["tables", "tables"]
+
+
+def test_a_text_that_is_no_unicode_makes_no_damaged_line(tmp_path):
+    audit = Audit(tmp_path / "audit.jsonl")
+    audit.write(visit(dataset=OURS, sql="SELECT '\ud800'"))
+    found, damaged = read_audit([tmp_path / "audit.jsonl"])
+    assert not damaged
+    assert found.column("sql").to_pylist() == ["SELECT '\\ud800'"]
+
+
 def test_a_damaged_line_is_named_and_the_others_are_read(tmp_path):
     file = tmp_path / "audit.jsonl"
     audit = Audit(file)
