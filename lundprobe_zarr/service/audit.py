@@ -104,8 +104,8 @@ def _bounded(text: str | None, most: int = _MOST_CHARACTERS) -> str | None:
         return None
     # JSON of a client may hold half a surrogate pair, with which no reader takes the line.
     text = text.encode(errors="backslashreplace").decode()
-    cut = text if len(text) <= most else f"{text[:most]}… ({len(text)} characters)"
-    return without_tokens(cut)
+    text = without_tokens(text)
+    return text if len(text) <= most else f"{text[:most]}… ({len(text)} characters)"
 
 
 def _utc(seconds: float) -> str:

@@ -68,8 +68,9 @@ def read_audit(files: Sequence[Path]) -> tuple[pa.Table, list[str]]:
 
     To the columns of the lines it adds `patient_id`, of the path or URL that was asked for, and
     `content`: `voxels` for files of a patient's store, else `tables` (lists of files too), null
-    where no file of a dataset was asked for. The line before an answer's first piece is left out where that of its
-    end is there. A file that is given twice counts once; one named `.gz` is expanded.
+    where no file of a dataset was asked for. The line before an answer's first piece is left out
+    where that of its end is there. A file that is given twice counts once; one named `.gz` is
+    expanded.
 
     Raises `UsageError` for a file that cannot be read.
     """
