@@ -125,6 +125,8 @@ def serve(
     require_sign_in(oidc, access, exposure.trusted_proxies)
     named = named_datasets(datasets, name or [], options, public and not allow_public)
     require_file("--audit", audit)
+    if accel is not None and not accel.startswith("/"):
+        raise UsageError(f"--accel {accel}", expected="a path, such as /_files")
     token = None if public or access else new_token()
     listening = listen(host, port)
     settings = Settings(
@@ -135,6 +137,7 @@ def serve(
         access=str(access.absolute()) if access else None,
         audit=str(audit.absolute()) if audit else None,
         public=public,
+        synthetic_only=public and not allow_public,
         token_sha256=token_sha256(token) if token else None,
         redirect=redirect,
         accel=accel.rstrip("/") if accel else None,
@@ -164,7 +167,7 @@ def named_datasets(
     """
     from lundprobe_zarr.dataset.opening import open_manifest
     from lundprobe_zarr.service.access import DATASET_NAME
-    from lundprobe_zarr.service.published import usual_name
+    from lundprobe_zarr.service.published import require_synthetic, usual_name
     from lundprobe_zarr.storage.location import Location
 
     if names and len(names) != len(datasets):
@@ -175,13 +178,8 @@ def named_datasets(
     for number, url in enumerate(datasets):
         location = Location(url, options)
         manifest = open_manifest(location)
-        if refuse_real and not manifest.synthetic:
-            raise UsageError(
-                "--public: a dataset of real patients, which is under controlled access",
-                where=location.url,
-                expected="synthetic data",
-                remedy="leave --public out; or, if the terms allow it, add --allow-public",
-            )
+        if refuse_real:
+            require_synthetic(location, manifest)
         name = names[number] if names else usual_name(manifest)
         if not DATASET_NAME.fullmatch(name):
             raise UsageError(

@@ -60,7 +60,9 @@ def make_app(settings: Settings) -> ASGIApp:
     """Make the application. Raises `DatasetError` or `UsageError` for what cannot be served."""
     proxies = Proxies(settings.trusted_proxies)
     access = access_of(settings, proxies)
-    published = publish(settings.datasets, settings.storage_options, settings.state_folder)
+    published = publish(
+        settings.datasets, settings.storage_options, settings.state_folder, settings.synthetic_only
+    )
     service = Service(
         settings=settings,
         published=published,

@@ -99,11 +99,13 @@ class Visit:
 
 
 def _bounded(text: str | None, most: int = _MOST_CHARACTERS) -> str | None:
-    """Return a text for a line: without tokens, and cut if it is long."""
+    """Return a text for a line: without tokens, in UTF-8, and cut if it is long."""
     if text is None:
         return None
-    cut = text if len(text) <= most else f"{text[:most]}… ({len(text)} characters)"
-    return without_tokens(cut)
+    # JSON of a client may hold half a surrogate pair, with which no reader takes the line.
+    text = text.encode(errors="backslashreplace").decode()
+    text = without_tokens(text)
+    return text if len(text) <= most else f"{text[:most]}… ({len(text)} characters)"
 
 
 def _utc(seconds: float) -> str:

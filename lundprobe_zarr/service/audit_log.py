@@ -44,6 +44,8 @@ _PARSED = _LINES.set(_LINES.get_field_index("time"), pa.field("time", pa.timesta
 #: A line is at most this long, bytes.
 _BLOCK = 8 << 20
 _PATIENT = re.compile(PATIENT_ID_PATTERN.strip("^$"))
+#: Routes that list files and give none.
+_LIST = re.compile(r"/api/datasets/[^/]+/[^/]+/(tree|paths-info)/")
 
 #: Who read what of which patients. An answer counts that gave data or named where they are (302);
 #: one that was cut counts by what was sent. `cut` are those whose end was never written.
@@ -65,9 +67,10 @@ def read_audit(files: Sequence[Path]) -> tuple[pa.Table, list[str]]:
     """Return the lines of audit logs as a table, and which of them could not be read.
 
     To the columns of the lines it adds `patient_id`, of the path or URL that was asked for, and
-    `content`: `voxels` for files of a patient's store, else `tables`, null where no file of a
-    dataset was asked for. The line before an answer's first piece is left out where that of its
-    end is there. A file that is given twice counts once; one named `.gz` is expanded.
+    `content`: `voxels` for files of a patient's store, else `tables` (lists of files too), null
+    where no file of a dataset was asked for. The line before an answer's first piece is left out
+    where that of its end is there. A file that is given twice counts once; one named `.gz` is
+    expanded.
 
     Raises `UsageError` for a file that cannot be read.
     """
@@ -143,7 +146,8 @@ def _derived(table: pa.Table) -> Iterator[tuple[str | None, str | None]]:
     for asked in zip(*columns, strict=True):
         if asked not in known:
             dataset, path, route = asked
-            found = _PATIENT.search(path or "") or _PATIENT.search(route or "")
+            is_list = _LIST.match(route or "")
+            found = None if is_list else _PATIENT.search(path or "") or _PATIENT.search(route or "")
             content = "voxels" if found else "tables"
             known[asked] = (found and found[0], content if dataset else None)
         yield known[asked]

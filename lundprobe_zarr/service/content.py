@@ -161,7 +161,7 @@ def _headers(now: Revision, file: File, revision: str, public: bool) -> _Headers
         (b"accept-ranges", b"bytes"),
         (b"content-type", kind),
         (b"cache-control", cache),
-        (b"vary", b"Authorization"),
+        (b"vary", b"Authorization, Cookie"),  # a browser sends its token as a cookie
     ]
 
 

@@ -73,7 +73,7 @@ class Gate:
             await self._answer(scope, receive, answer, peer, headers)
         finally:
             if not visit.ended:
-                visit.status = CLIENT_LEFT if answer.client_left else 500
+                visit.status = CLIENT_LEFT if answer.is_over else 500
                 with suppress(HttpError):  # nobody is there to be told; the log has it
                     service.finished(visit)
             service.metrics.end(visit)
@@ -98,10 +98,12 @@ class Gate:
             with suppress(ClientDisconnect):
                 await error.response()(scope, receive, answer)
         except (ClientDisconnect, asyncio.CancelledError) as error:
-            answer.client_left = True
+            answer.is_over = True
             if isinstance(error, asyncio.CancelledError):
                 raise
         except Exception:
+            if answer.is_over:  # Starlette makes another error of it where an answer had begun
+                return
             # The last resort: said in the log, not to the client.
             _LOG.exception("a request of %s failed", scope["path"])
             if answer.has_begun:
@@ -171,7 +173,7 @@ class _Answer:
     ) -> None:
         self.visit = visit
         self.has_begun = False
-        self.client_left = False
+        self.is_over = False  # nothing more can be sent: the client left, or was refused
         self._send = send
         self._service = service
         self._headers = headers
@@ -190,7 +192,7 @@ class _Answer:
 
     async def _body(self, message: Message) -> None:
         if self._transport is not None and self._transport.is_closing():
-            self.client_left = True
+            self.is_over = True
             raise ClientDisconnect
         if not self._is_head:
             self.visit.sent += len(message.get("body", b""))
@@ -199,6 +201,7 @@ class _Answer:
         except HttpError as error:
             if self.has_begun:
                 raise
+            self.is_over = True
             await self._refuse(error)
             raise ClientDisconnect from error  # nothing more is to be sent
         await self._begin()

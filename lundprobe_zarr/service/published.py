@@ -13,7 +13,7 @@ from typing import Any
 from lundprobe_zarr.cohort import Cohort
 from lundprobe_zarr.dataset.dataset import Dataset
 from lundprobe_zarr.dataset.opening import read_manifest
-from lundprobe_zarr.errors import LundProbeError
+from lundprobe_zarr.errors import LundProbeError, UsageError
 from lundprobe_zarr.schema.document import sha256_of
 from lundprobe_zarr.schema.manifest import MANIFEST_NAME, Manifest
 from lundprobe_zarr.service.access import Kind
@@ -75,13 +75,30 @@ def kind_of(path: str) -> Kind:
     return Kind.VOXELS if path.startswith(_STORES) else Kind.TABLES
 
 
-class Published:
-    """A dataset under its name on this service, always at the revision that is there now."""
+def require_synthetic(location: Location, manifest: Manifest) -> None:
+    """Raise `UsageError` for a dataset of real patients, which `--public` alone does not give."""
+    if not manifest.synthetic:
+        raise UsageError(
+            "--public: a dataset of real patients, which is under controlled access",
+            where=location.url,
+            expected="synthetic data",
+            remedy="leave --public out; or, if the terms allow it, add --allow-public",
+        )
 
-    def __init__(self, name: str, location: Location, state: Path) -> None:
+
+class Published:
+    """A dataset under its name on this service, always at the revision that is there now.
+
+    With `synthetic_only`, a dataset of real patients is refused, whenever it comes.
+    """
+
+    def __init__(
+        self, name: str, location: Location, state: Path, synthetic_only: bool = False
+    ) -> None:
         self.name = name
         self.location = location
         self._state = state
+        self._synthetic_only = synthetic_only
         #: Its folder on a local disk; None elsewhere.
         self.root = str(location.local()) if location.is_local else None
         self.revision = self._open()
@@ -91,6 +108,8 @@ class Published:
         """Open what is there; once more if it is replaced while it is opened."""
         manifest, text = read_manifest(self.location)
         while True:
+            if self._synthetic_only:
+                require_synthetic(self.location, manifest)
             dataset = Dataset(self.location, manifest)
             index = keep_index(dataset, sha256_of(text), self._state)
             opened = text
@@ -129,7 +148,13 @@ class Published:
 
 
 def publish(
-    datasets: Mapping[str, str], options: Mapping[str, Any], state: Path
+    datasets: Mapping[str, str],
+    options: Mapping[str, Any],
+    state: Path,
+    synthetic_only: bool = False,
 ) -> dict[str, Published]:
-    """Open every dataset to serve, by its name. Raises like `keep_index`."""
-    return {name: Published(name, Location(url, options), state) for name, url in datasets.items()}
+    """Open every dataset to serve, by its name. Raises like `keep_index`, `require_synthetic`."""
+    return {
+        name: Published(name, Location(url, options), state, synthetic_only)
+        for name, url in datasets.items()
+    }

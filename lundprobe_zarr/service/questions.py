@@ -184,6 +184,7 @@ def _result(
             413,
             f"The result has more than {_MOST_ROWS} rows. Select fewer, or give `limit` to get the "
             "first ones.",
+            "QueryLimit",
         )
     is_cut = most is not None and table.num_rows > most
     content = written(table.slice(0, most) if is_cut else table, form, is_cut)

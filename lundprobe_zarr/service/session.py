@@ -74,7 +74,12 @@ def with_credentials(
     Raises `HttpError` (403) for a request that is no plain reading and that a browser made for
     another site's page, or that has a cookie and does not say whose page it is from.
     """
-    if b"authorization" in headers:
+    given = headers.get(b"authorization")
+    if given is not None:
+        # A browser that asked for a password sends it along for any site's page, as a cookie.
+        is_browsers = given[:6].lower() == b"basic " and b"origin" in headers
+        if is_browsers and method not in _SAFE:
+            require_own_page(headers, public_url)
         return headers
     token = cookie_token(headers, public_url)
     if method not in _SAFE and (token is not None or b"origin" in headers):

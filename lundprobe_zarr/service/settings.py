@@ -36,6 +36,8 @@ class Settings:
         The audit log.
     public : bool
         Whether everyone may have everything without a token.
+    synthetic_only : bool
+        Whether datasets of real patients are refused, also one that replaces another later.
     token_sha256 : str or None
         SHA-256 (hex) of the one token of a service without access file.
     redirect : bool
@@ -65,6 +67,7 @@ class Settings:
     access: str | None = None
     audit: str | None = None
     public: bool = False
+    synthetic_only: bool = False
     token_sha256: str | None = None
     redirect: bool = False
     accel: str | None = None

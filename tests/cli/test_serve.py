@@ -18,3 +18,9 @@ def test_what_is_no_dataset(cli, tmp_path):
     ran = cli("serve", tmp_path, "--port", 0, "--state", tmp_path)
     assert ran.status == 3
     assert "lundprobe.json: not there" in ran.err
+
+
+def test_a_location_of_nginx_is_a_path(cli, dataset, tmp_path):
+    ran = cli("serve", dataset, "--accel", "files", "--port", 0, "--state", tmp_path)
+    assert ran.status == 2
+    assert "expected a path, such as /_files" in ran.err

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import gzip
 import json
 import os
@@ -72,11 +73,12 @@ def test_a_line_is_one_line_is_bounded_and_holds_no_token(served):
     before = served.audit.stat().st_size
     get(served.url, "/api/x%0a%1b%5b2J%00" + "y" * 20_000)
     get(served.url, f"/api/{token}")
+    get(served.url, "/api/" + "y" * (2_000 - 25) + token)
     added = served.audit.read_bytes()[before:].decode()
-    assert len(added.splitlines()) == 2
+    assert len(added.splitlines()) == 3
     assert max(map(len, added.splitlines())) < 3_000
     assert "\x1b" not in added
-    assert token[14:] not in added
+    assert token[14:20] not in added
 
 
 def test_no_line_for_what_is_open_to_all(served):
@@ -86,7 +88,7 @@ def test_no_line_for_what_is_open_to_all(served):
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="a device that is always full")
-def test_nothing_is_given_that_cannot_be_recorded(start_service, dataset, big):
+def test_nothing_is_given_that_cannot_be_recorded(start_service, dataset, big, caplog):
     for place in (dataset, big):
         served = start_service({OURS: place}, audit="/dev/full")
         answer = get(served.url, file_of(OURS), served.token)
@@ -95,6 +97,7 @@ def test_nothing_is_given_that_cannot_be_recorded(start_service, dataset, big):
         assert answer.headers["retry-after"]
         assert get(served.url, "/nowhere", served.token).status_code == 503
         assert get(served.url, "/healthz").status_code == 200
+    assert not [r for r in caplog.records if r.exc_info], "said once, and not as a failure of ours"
 
 
 def test_a_log_that_cannot_be_written_is_refused_at_the_start(tmp_path):
@@ -119,6 +122,36 @@ def test_a_client_that_leaves_is_recorded_with_what_it_got(start_service, big):
     assert (begun["event"], begun["status"], begun["id"]) == ("begun", 200, ended["id"])
     assert ended["status"] == 499
     assert 100_000 <= ended["bytes"] < size
+
+
+class Closing(asyncio.Transport):
+    """The connection of a client who has left."""
+
+    def is_closing(self):
+        return True
+
+
+def test_a_client_that_leaves_is_no_failure_of_the_service(start_service, dataset, caplog):
+    served = start_service({OURS: dataset})
+
+    async def receive():
+        return {"type": "http.disconnect"}
+
+    async def send(message):
+        raise AssertionError(message)
+
+    header = (b"authorization", f"Bearer {served.token}".encode())
+    for path in ("/api/datasets", f"/api/datasets/{OURS}", file_of(OURS)):
+        scope = {"type": "http", "method": "GET", "path": path, "raw_path": path.encode()}
+        scope |= {
+            "query_string": b"",
+            "headers": [header],
+            "client": ("192.0.2.1", 1),
+            "transport": Closing(),
+        }
+        asyncio.run(served.app(scope, receive, send))
+    assert [line["status"] for line in lines(served.audit)] == [499, 499, 499]
+    assert not caplog.records
 
 
 def test_a_long_answer_that_ends_has_one_line_more(start_service, big):
@@ -259,6 +292,25 @@ def test_logs_are_summed_up_by_caller_and_patient(dataset, tmp_path):
     ]
     assert [int(r["bytes"]) for r in found] == [5, 300, 70, 70]
     assert all(r["first"] <= r["last"] for r in found)
+
+
+def test_a_list_of_a_patients_files_is_no_reading_of_voxels(dataset, tmp_path):
+    store = f"patients/{min(p.stem for p in (dataset / 'patients').iterdir())}.zarr"
+    audit = Audit(tmp_path / "audit.jsonl")
+    for call in ("tree", "paths-info"):
+        route = f"/api/datasets/{OURS}/{call}/main/{store}"
+        audit.write(visit(store, route=route, caller="reader-1", dataset=OURS))
+    found, _ = read_audit([tmp_path / "audit.jsonl"])
+    assert found.column("patient_id").null_count == 2
+    assert found.column("content").to_pylist() == ["tables", "tables"]
+
+
+def test_a_text_that_is_no_unicode_makes_no_damaged_line(tmp_path):
+    audit = Audit(tmp_path / "audit.jsonl")
+    audit.write(visit(dataset=OURS, sql="SELECT '\ud800'"))
+    found, damaged = read_audit([tmp_path / "audit.jsonl"])
+    assert not damaged
+    assert found.column("sql").to_pylist() == ["SELECT '\\ud800'"]
 
 
 def test_a_damaged_line_is_named_and_the_others_are_read(tmp_path):

@@ -73,6 +73,7 @@ def test_a_revision_by_its_sha_may_be_kept_for_ever_by_its_reader(served, shard)
     answer = get(served, path, sha)
     assert answer.content == contents
     assert answer.headers["cache-control"] == "private, max-age=31536000, immutable"
+    assert answer.headers["vary"] == "Authorization, Cookie"
     again = get(served, path, sha, if_none_match=answer.headers["etag"])
     assert (again.status_code, again.content) == (304, b"")
 

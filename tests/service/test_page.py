@@ -138,6 +138,17 @@ def test_another_site_cannot_log_somebody_in(served):
     assert "set-cookie" not in answer.headers
 
 
+def test_a_password_that_the_browser_keeps_is_no_proof_for_another_site(served):
+    def post(**headers):
+        url = served.url + SQL
+        return httpx.post(url, json=QUESTION, headers=headers, auth=("any", served.token))
+
+    assert post(Origin="https://evil.example").status_code == 403
+    assert post(Origin="null").status_code == 403
+    assert post(Origin=served.url).status_code == 200
+    assert post().status_code == 200, "a program"
+
+
 def test_a_program_needs_no_origin(served):
     assert httpx.post(served.url + SQL, json=QUESTION, headers=served.headers).status_code == 200
 

@@ -205,6 +205,17 @@ def test_a_patient_is_drawn_in_three_views(visitor, extended):
         assert greys > 50
 
 
+def test_no_number_of_the_histograms_is_cut_off(visitor, extended):
+    visitor.show(f"/{extended.patient_id}", ".panel.right .dvh")
+    over = visitor.page.eval_on_selector(
+        ".panel.right",
+        """panel => {
+        panel.querySelectorAll('.dvh ~ table td.n').forEach(cell => cell.textContent = '0.857');
+        return panel.scrollWidth - panel.clientWidth; }""",
+    )
+    assert over == 0
+
+
 def test_values_under_the_pointer_equal_the_arrays(visitor, extended):
     visitor.show(f"/{extended.patient_id}", READY)
     page, box = visitor.page, visitor.page.locator("canvas").first.bounding_box()

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import time
 
+import httpx
 import pytest
 
 from lundprobe_zarr.conversion.tables.publish import finalise
 from lundprobe_zarr.dataset.opening import open_manifest
+from lundprobe_zarr.errors import UsageError
+from lundprobe_zarr.schema.document import add_checksum
 from lundprobe_zarr.service.index import Index
+from lundprobe_zarr.service.published import Published
 from lundprobe_zarr.storage.location import Location
 
 NAME = "lund-probe/changing"
@@ -47,6 +52,21 @@ def test_a_replaced_file_is_refused_before_the_dataset_is_read_again(start_servi
     assert int(refused.headers["retry-after"]) > 0
     shard.unlink()
     assert resolve(served, "main", path).status_code == 503
+
+
+def test_real_patients_do_not_become_public_by_replacing_a_phantom(start_service, copy, tmp_path):
+    served = start_service({NAME: copy}, public=True, synthetic_only=True, token_sha256=None)
+    before = sha(served)
+    manifest = json.loads((copy / "lundprobe.json").read_bytes())
+    manifest["synthetic"] = False
+    add_checksum(manifest, manifest)
+    (copy / "lundprobe.json").write_text(json.dumps(manifest))
+    with pytest.raises(UsageError, match="real patients"):
+        served.app._service.published[NAME].refresh()
+    assert sha(served) == before
+    assert httpx.get(f"{served.url}/datasets/{NAME}/resolve/main/lundprobe.json").status_code == 503
+    with pytest.raises(UsageError, match="real patients"):
+        Published(NAME, Location(str(copy)), tmp_path / "state", synthetic_only=True)
 
 
 def test_a_new_manifest_is_a_new_revision_and_the_old_one_is_gone(start_service, copy):

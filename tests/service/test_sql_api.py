@@ -141,6 +141,7 @@ def test_without_a_limit_a_large_result_is_refused(served, monkeypatch):
     monkeypatch.setattr(questions, "_MOST_ROWS", 1000)
     refused = ask(served, "SELECT * FROM range(1001)")
     assert (refused.status_code, "more than 1000 rows" in refused.text) == (413, True)
+    assert refused.headers["x-error-code"] == "QueryLimit"
     large = ask(served, "SELECT repeat('x', 1000000) FROM range(100)")
     assert large.status_code == 413
     assert "expected at most 64000000" in large.text or "bytes" in large.text
