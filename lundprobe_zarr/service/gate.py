@@ -102,6 +102,10 @@ class Gate:
             if isinstance(error, asyncio.CancelledError):
                 raise
         except Exception:
+            # Starlette makes another error of ClientDisconnect if it comes between an answer's head
+            # and its body.
+            if answer.client_left:
+                return
             # The last resort: said in the log, not to the client.
             _LOG.exception("a request of %s failed", scope["path"])
             if answer.has_begun:
