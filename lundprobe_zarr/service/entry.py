@@ -58,7 +58,7 @@ class _Entry:
         self._used: set[str] = set()
 
     async def enter(self, request: Request) -> Response:
-        """Change the code for a cookie, and go to the page."""
+        """Change the code for a cookie, and go to the page; say in a frame too why not."""
         headers = {"Cache-Control": "no-store", "Content-Security-Policy": policy(self._settings)}
         if self._takes(request.query_params.get("code", "")):
             headers["Set-Cookie"] = token_cookie(
@@ -69,6 +69,7 @@ class _Entry:
                 403,
                 "This link opens the page once. Start `lundprobe-zarr view` again, or run the cell "
                 "of the notebook again, for a new one.",
+                headers=headers,
             )
         # Relative: a proxy may have put the service below a path.
         return RedirectResponse("./", 303, headers)

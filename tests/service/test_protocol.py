@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import socket
 import time
@@ -129,3 +130,35 @@ def test_a_client_that_leaves_is_in_the_audit_log(connect, served, dataset):
             break
         time.sleep(0.05)
     assert last["path"] == path
+
+
+class Closing:
+    """A connection whose client has left."""
+
+    def is_closing(self) -> bool:
+        return True
+
+
+def test_a_client_who_leaves_before_the_body_is_no_failure(served, caplog):
+    scope = {
+        "type": "http",
+        "method": "GET",
+        "path": "/api/v1/session",
+        "query_string": b"",
+        "headers": [(b"authorization", f"Bearer {served.token}".encode())],
+        "client": ("127.0.0.1", 1),
+        "transport": Closing(),
+    }
+    sent = []
+
+    async def receive():
+        return {"type": "http.disconnect"}
+
+    async def send(message):
+        sent.append(message)
+
+    asyncio.run(served.app(scope, receive, send))
+    assert sent == []
+    assert caplog.text == ""
+    last = json.loads(served.audit.read_text().splitlines()[-1])
+    assert (last["status"], last["bytes"]) == (499, 0)

@@ -16,10 +16,21 @@ let shown = { key: "", update: null, close: null };
 
 const THEMES = ["auto", "dark", "light"];
 function theme(next) {
-  const chosen = next ?? localStorage.getItem("theme") ?? "auto";
-  localStorage.setItem("theme", chosen);
-  document.documentElement.dataset.theme = chosen;
+  const { dataset } = document.documentElement;
+  const storage = kept();
+  const chosen = next ?? storage?.getItem("theme") ?? dataset.theme ?? "auto";
+  storage?.setItem("theme", chosen);
+  dataset.theme = chosen;
   return chosen;
+}
+
+/** What the browser keeps for this page; null in a frame of another site's page, where it may be refused. */
+function kept() {
+  try {
+    return localStorage;
+  } catch {
+    return null;
+  }
 }
 
 function header(view) {
