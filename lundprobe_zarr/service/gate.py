@@ -193,6 +193,7 @@ class _Answer:
     async def _body(self, message: Message) -> None:
         if self._transport is not None and self._transport.is_closing():
             self.is_over = True
+            await asyncio.sleep(0)  # the server is told next; before, it would log an error
             raise ClientDisconnect
         if not self._is_head:
             self.visit.sent += len(message.get("body", b""))

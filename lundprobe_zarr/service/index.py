@@ -228,7 +228,7 @@ def keep_index(dataset: Dataset, manifest_sha256: str, folder: Path) -> Index:
 @contextmanager
 def _alone(folder: Path) -> Iterator[None]:
     """Hold the lock of a state folder, on systems with file locks."""
-    folder.mkdir(parents=True, exist_ok=True)
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)  # it names patients
     with (folder / "index.lock").open("w") as file:
         if sys.platform != "win32":
             import fcntl
