@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import shlex
 from enum import StrEnum
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from lundprobe_zarr.cli.place import Dataset, StorageOptions, locate, require_file
+from lundprobe_zarr.cli.sharing import Part, Patients, Scheduler, Workers, parse_share, split_ids
 from lundprobe_zarr.cli.status import FAILED, NO_DATASET
 from lundprobe_zarr.errors import SourceNotFoundError, UsageError
 from lundprobe_zarr.vocabulary.names import PATIENT_ID_FORM
@@ -33,27 +33,12 @@ Source = Annotated[Path, typer.Argument(help="The unpacked LUND-PROBE archive.",
 Destination = Annotated[
     str, typer.Argument(help="Folder of the dataset, or URL of one in a bucket.", metavar="DEST")
 ]
-Workers = Annotated[
-    int | None, typer.Option(help="Worker processes on this machine [default: one a core].")
-]
-Scheduler = Annotated[
-    str | None,
-    typer.Option(help="Address of a running dask scheduler, e.g. tcp://10.0.0.1:8786."),
-]
 HowPrecise = Annotated[
     Precision,
     typer.Option(
         help="lossless: every value bit for bit. standard: float64 that float32 cannot hold is "
         "rounded to float32. compact: for training, sCT to whole HU, dose within 1 mGy."
     ),
-]
-Patients = Annotated[
-    list[str] | None,
-    typer.Option(metavar="ID[,ID...]", help="Only these patients; may be given several times."),
-]
-Part = Annotated[
-    str | None,
-    typer.Option(metavar="i/N", help="Only share i of N, for job arrays; then run `finalise`."),
 ]
 Overwrite = Annotated[
     bool, typer.Option("--overwrite", help="Convert patients again that were converted before.")
@@ -232,31 +217,6 @@ def run(
     if report.failures:
         return FAILED
     return NO_DATASET if report.left_out else 0
-
-
-def parse_share(text: str | None) -> tuple[int, int] | None:
-    """Share `i/N` of a job array as two numbers."""
-    if text is None:
-        return None
-    match = re.fullmatch(r"(\d+)/(\d+)", text)
-    if match is None:
-        raise UsageError(f"--part {text!r}", expected="i/N with 1 <= i <= N, e.g. 3/16")
-    return int(match[1]), int(match[2])
-
-
-def split_ids(given: list[str]) -> list[str]:
-    """Patient ids given one by one or separated by commas, or both.
-
-    Raises `UsageError` if something is given and holds no id: that must not mean all patients.
-    """
-    ids = [i.strip() for text in given for i in text.split(",") if i.strip()]
-    if given and not ids:
-        raise UsageError(
-            f"--patients {given[0]!r}: no id in it",
-            expected="ID[,ID...]",
-            remedy="leave it out for all patients; is a variable of the shell not set?",
-        )
-    return ids
 
 
 def finalise(

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from lundprobe_zarr.cli.convert import Part, Patients, Scheduler, Workers, parse_share, split_ids
 from lundprobe_zarr.cli.place import Dataset, StorageOptions, locate
+from lundprobe_zarr.cli.sharing import Part, Patients, Scheduler, Workers, parse_share, split_ids
 from lundprobe_zarr.cli.status import FAILED, NO_DATASET
 
 if TYPE_CHECKING:

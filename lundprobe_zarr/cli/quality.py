@@ -15,7 +15,8 @@ from lundprobe_zarr.cli.status import FAILED, WRONG_USAGE
 
 if TYPE_CHECKING:
     from lundprobe_zarr.cohort import Cohort
-    from lundprobe_zarr.quality.check import Outcome, QualityReport
+    from lundprobe_zarr.quality.check import QualityReport
+    from lundprobe_zarr.quality.outcome import Outcome
 
 #: Most findings shown in the terminal.
 _SHOWN = 30

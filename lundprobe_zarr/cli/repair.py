@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from lundprobe_zarr.cli.convert import FollowLinks, Scratch, Source, Workers
+from lundprobe_zarr.cli.convert import FollowLinks, Scratch, Source
 from lundprobe_zarr.cli.place import Dataset, StorageOptions, locate, require_file, write_report
+from lundprobe_zarr.cli.sharing import Workers
 from lundprobe_zarr.cli.status import FAILED, NO_DATASET
 from lundprobe_zarr.errors import UsageError
 

@@ -6,13 +6,13 @@ import json
 import math
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
 from lundprobe_zarr.errors import Command, LundProbeError, QueryError, UsageError, sentence
+from lundprobe_zarr.quality.outcome import Finding, Outcome, Outcomes, Status
 from lundprobe_zarr.quality.rules import SEVERITIES, Rule, Rules, Severity, rules_with
 from lundprobe_zarr.schema.tables import VIEWS, Column, Table
 from lundprobe_zarr.sql.query import tables_named
@@ -22,10 +22,6 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from lundprobe_zarr.cohort import Cohort
-
-#: Outcome of a rule. `nothing to check`: no patient has what it is about. `not evaluated`: the
-#: dataset lacks a table or column. `wrong`: its SQL or message.
-Status = Literal["passed", "flagged", "nothing to check", "not evaluated", "wrong"]
 
 #: The table of findings.
 QC = Table(
@@ -53,42 +49,7 @@ _MADE_BY = {
 }
 
 
-@dataclass(frozen=True)
-class Finding:
-    """One row that breaks a rule: whose, what is said of it, and the numbers compared."""
-
-    patient_id: str
-    message: str
-    value: float | None = None
-    limit: float | None = None
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What became of one rule.
-
-    `checked` and `flagged` count patients. `values` are the numbers of all rows that were checked,
-    with whether each was flagged; `limits` what they were compared with. `why` says what is wrong,
-    or what has to be run.
-    """
-
-    rule: Rule
-    status: Status
-    checked: int = 0
-    flagged: int = 0
-    findings: tuple[Finding, ...] = ()
-    values: tuple[tuple[float, bool], ...] = field(default=(), repr=False)
-    limits: tuple[float, ...] = ()
-    why: str | None = None
-
-    @property
-    def is_lacking(self) -> bool:
-        """Whether it cannot be said if the rule is kept."""
-        return self.status in ("not evaluated", "wrong")
-
-
-@dataclass(frozen=True)
-class QualityReport:
+class QualityReport(Outcomes):
     """The outcome of every rule, for the patients of a cohort.
 
     Attributes
@@ -98,9 +59,6 @@ class QualityReport:
     outcomes : tuple of Outcome
         One for each rule, in the rules' order.
     """
-
-    cohort: Cohort
-    outcomes: tuple[Outcome, ...]
 
     @property
     def table(self) -> pd.DataFrame:
@@ -115,20 +73,11 @@ class QualityReport:
         """Return the findings as an Arrow table, with column descriptions in field metadata."""
         return QC.from_rows(_row(o, f) for o in self.gravest_first() for f in o.findings)
 
-    def gravest_first(self) -> list[Outcome]:
-        """Return the outcomes by severity, then in the rules' order."""
-        return sorted(self.outcomes, key=lambda o: SEVERITIES.index(o.rule.severity))
-
     def breaks(self, severity: Severity) -> bool:
         """Return whether a rule of this severity or a graver one is broken or not evaluated."""
         grave = SEVERITIES[: SEVERITIES.index(severity) + 1]
         chosen = [o for o in self.outcomes if o.rule.severity in grave]
         return any(o.status in ("flagged", "not evaluated") for o in chosen)
-
-    @property
-    def wrong(self) -> tuple[Outcome, ...]:
-        """The rules that could not be run, because their SQL or message is wrong."""
-        return tuple(o for o in self.outcomes if o.status == "wrong")
 
     def to_json(self) -> str:
         """Return rules and findings as JSON."""

@@ -8,7 +8,7 @@ from html import escape
 
 import numpy as np
 
-from lundprobe_zarr.quality.check import Outcome
+from lundprobe_zarr.quality.outcome import Outcome
 
 _WIDTH, _HEIGHT = 520, 170
 #: Space for axes and their labels, at left, right, top and bottom.

@@ -12,8 +12,8 @@ from importlib.resources import files
 from typing import TYPE_CHECKING
 
 from lundprobe_zarr.errors import DatasetError
-from lundprobe_zarr.quality.check import Finding, Outcome, QualityReport
 from lundprobe_zarr.quality.histogram import histogram
+from lundprobe_zarr.quality.outcome import Finding, Outcome, Outcomes
 from lundprobe_zarr.quality.rules import SEVERITIES, Severity
 from lundprobe_zarr.vocabulary.version import package_version
 
@@ -36,7 +36,7 @@ Broken = dict[str, list[tuple[Severity, Finding]]]
 Progress = Callable[[str], None]
 
 
-def report_html(report: QualityReport, pictures: bool, progress: Progress | None = None) -> str:
+def report_html(report: Outcomes, pictures: bool, progress: Progress | None = None) -> str:
     """Return the page, with pictures of patients who have warnings or errors if wanted."""
     title = f"Quality report: {report.cohort.manifest.name}"
     style = files(__package__).joinpath("page.css").read_text(encoding="utf-8")
@@ -65,7 +65,7 @@ def report_html(report: QualityReport, pictures: bool, progress: Progress | None
     )
 
 
-def _head(report: QualityReport) -> Iterator[str]:
+def _head(report: Outcomes) -> Iterator[str]:
     manifest = report.cohort.manifest
     table = report.cohort.dataset.columns("patients", ["patient_id", "part", "protocol"])
     ids = set(report.cohort.ids)
@@ -92,7 +92,7 @@ def _patients_text(number: int) -> str:
     return f"{number} patient{'' if number == 1 else 's'}"
 
 
-def _cards(report: QualityReport) -> Iterator[str]:
+def _cards(report: Outcomes) -> Iterator[str]:
     grave: dict[str, set[str]] = {severity: set() for severity in SEVERITIES}
     for outcome in report.outcomes:
         grave[outcome.rule.severity] |= {f.patient_id for f in outcome.findings}
@@ -241,7 +241,7 @@ def _picture(cohort: Cohort, patient_id: str, centre: Sequence[float] | None) ->
     return f'<img alt="{alt}" src="data:image/jpeg;base64,{data}">'
 
 
-def _foot(report: QualityReport) -> Iterator[str]:
+def _foot(report: Outcomes) -> Iterator[str]:
     manifest = report.cohort.manifest
     content = manifest.content.sha256 if manifest.content else "not known"
     yield '<footer class="faint">'

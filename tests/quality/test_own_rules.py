@@ -13,7 +13,7 @@ from altered_tables import Copy
 
 import lundprobe_zarr as lp
 from lundprobe_zarr.errors import UsageError
-from lundprobe_zarr.quality.check import Outcome
+from lundprobe_zarr.quality.outcome import Outcome
 from lundprobe_zarr.quality.rules import Rule, rules_with, shipped_rules
 
 DATA = Path(__file__).parents[1] / "data"

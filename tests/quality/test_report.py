@@ -15,8 +15,8 @@ import pytest
 from altered_tables import Copy
 
 import lundprobe_zarr as lp
-from lundprobe_zarr.quality.check import Outcome
 from lundprobe_zarr.quality.histogram import histogram
+from lundprobe_zarr.quality.outcome import Outcome
 from lundprobe_zarr.quality.rules import Rule
 
 EVIL = "<script>alert(1)</script><img src=x onerror=alert(2)>\" onclick='x' &amp;"

@@ -12,7 +12,8 @@ import pytest
 from altered_tables import Copy, Row
 
 import lundprobe_zarr as lp
-from lundprobe_zarr.quality.check import Outcome, QualityReport
+from lundprobe_zarr.quality.check import QualityReport
+from lundprobe_zarr.quality.outcome import Outcome
 from lundprobe_zarr.quality.rules import shipped_rules
 
 #: What is odd about the tiny phantom: its lattices are coarse on purpose.
