@@ -172,9 +172,9 @@ class Visit:
     flying: set[Request] = field(default_factory=set)
 
     def __post_init__(self) -> None:
-        self.page.on("request", self.flying.add)
-        self.page.on("requestfinished", self.flying.discard)
-        self.page.on("requestfailed", self.flying.discard)
+        self.page.on("request", lambda request: self.flying.add(request))
+        self.page.on("requestfinished", lambda request: self.flying.discard(request))
+        self.page.on("requestfailed", lambda request: self.flying.discard(request))
 
     def rest(self) -> None:
         """Wait until nothing is on its way any more."""
