@@ -16,15 +16,16 @@ import os
 import shutil
 import statistics
 import tempfile
+import time
 from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import httpx
-from playwright.sync_api import Browser, CDPSession, Page, sync_playwright
+from playwright.sync_api import Browser, CDPSession, Page, Request, sync_playwright
 
 import lundprobe_zarr as lp
 from benchmarks.planes import measure_people
@@ -103,9 +104,8 @@ FETCH = """async (path) => { const from = performance.now();
   const size = (await answer.arrayBuffer()).byteLength;
   const ms = performance.now() - from;
   return [performance.getEntriesByName(answer.url).at(-1).transferSize || size, ms]; }"""
-QUIET = """() => { const now = performance.getEntriesByType("resource").length;
-  if (window.counted !== now) { window.counted = now; window.since = performance.now(); }
-  return performance.now() - window.since > 1200; }"""
+#: Seconds without a request on its way, after which nothing more is fetched ahead.
+_QUIET_SECONDS = 0.4
 
 
 def main() -> None:
@@ -169,6 +169,20 @@ class Visit:
     page: Page
     devtools: CDPSession
     running: Running
+    flying: set[Request] = field(default_factory=set)
+
+    def __post_init__(self) -> None:
+        self.page.on("request", lambda request: self.flying.add(request))
+        self.page.on("requestfinished", lambda request: self.flying.discard(request))
+        self.page.on("requestfailed", lambda request: self.flying.discard(request))
+
+    def rest(self) -> None:
+        """Wait until nothing is on its way any more."""
+        since = time.perf_counter()
+        while time.perf_counter() - since < _QUIET_SECONDS:
+            self.page.wait_for_timeout(50)  # events come in meanwhile
+            if self.flying:
+                since = time.perf_counter()
 
     def emulate(self, line: str) -> None:
         """Make all further requests go over a line."""
@@ -245,7 +259,7 @@ def open_table(browser: Browser, line: str, dataset: Path, is_new: bool) -> dict
         )
         table, facets = one.at("table"), one.at("facets")
         answers = one.bytes_of("/api/", max(table, facets))
-        one.wait(QUIET)
+        one.rest()
         return {
             "first_paint_ms": paint,
             "first_paint_kb": (index + one.bytes_of("/page/", paint)) / 1000,
@@ -262,7 +276,7 @@ def open_patient(browser: Browser, line: str, dataset: Path) -> dict[str, float]
     with visit(browser, dataset) as one:
         one.page.goto(f"{one.running.url}/#/{NAME}")
         one.page.wait_for_selector(f".grid a[href$='{patient}']")
-        one.wait(QUIET)  # the code of the patient's view too: it is fetched while somebody reads
+        one.rest()  # the code of the patient's view too: it is fetched while somebody reads
         one.emulate(line)
         one.page.evaluate(CLICK, patient)
         one.wait("() => ['axial', 'coronal', 'sagittal'].every((v) => "
@@ -287,7 +301,7 @@ def next_slices(one: Visit) -> dict[str, float]:
     """Turn axial slices with the keyboard, each when what was fetched ahead is there."""
     took = []
     for _ in range(_SLICES):
-        one.wait(QUIET)
+        one.rest()
         one.page.evaluate("() => { marks.length = 0; }")
         one.page.keyboard.press("ArrowUp")
         one.wait("() => marks.some((m) => m.what === 'full' && m.view === 'axial')")
@@ -299,7 +313,7 @@ def other_slices(one: Visit) -> dict[str, float]:
     """Go to a coronal and a sagittal slice that were not fetched: to the first picture of each."""
     found = {}
     for view in ("coronal", "sagittal"):
-        one.wait(QUIET)
+        one.rest()
         slider = one.page.locator(f".pane.{view} input")
         n = int(slider.input_value()) + int(slider.get_attribute("max") or 0) // 12
         one.page.evaluate(SLIDE, [view, n])
@@ -312,7 +326,7 @@ def other_slices(one: Visit) -> dict[str, float]:
 
 def speed(one: Visit, patient: str) -> dict[str, float]:
     """How fast the line is: a whole plane of T2w that was not fetched, in Mbit/s."""
-    one.wait(QUIET)
+    one.rest()
     path = (
         f"/api/v1/datasets/{NAME}/patients/{patient}/plane?array=mri/image&modality=T2w&axis=z&n=3"
     )

@@ -115,6 +115,8 @@ def _routes() -> list[BaseRoute]:
 async def _lifespan(app: Starlette) -> AsyncIterator[None]:
     """Follow the datasets while the service runs."""
     service: Service = app.state.service
+    if entry.ENTRY_OPTION in service.settings.options:
+        service.queries.prepare()  # somebody is about to open the page, whose table is a query
     followers = [asyncio.create_task(p.follow()) for p in service.published.values()]
     try:
         yield

@@ -82,7 +82,7 @@ class EmbeddedPage:
 
     def _repr_html_(self) -> str:
         """Return the frame, and a link for a browser that does not show frames of this machine."""
-        what = self.shown.patient_id if isinstance(self.shown, Patient) else "Cohort"
+        what = escape(self.shown.patient_id) if isinstance(self.shown, Patient) else "Cohort"
         return (
             f'<iframe src="{escape(self.link())}" title="{what}" width="100%" '
             f'height="{self.height}" style="border: 0" allow="clipboard-write; fullscreen">'
@@ -114,13 +114,13 @@ def _fragment(name: str, shown: Cohort | Patient) -> str:
     Raises `UsageError` if the service would not take the condition.
     """
     if isinstance(shown, Patient):
-        return f"#/{name}/{shown.patient_id}"
+        return f"#/{name}/{quote(shown.patient_id, safe='')}"
     from lundprobe_zarr.service.operations import MOST_CHARACTERS
 
     condition = shown.predicate
     if condition is None:
-        ids = ", ".join(f"'{patient_id}'" for patient_id in shown.ids)
-        condition = f"patient_id IN ({ids})" if ids else "false"
+        quoted = ["'" + patient_id.replace("'", "''") + "'" for patient_id in shown.ids]
+        condition = f"patient_id IN ({', '.join(quoted)})" if quoted else "false"
     if len(condition) > MOST_CHARACTERS:
         raise UsageError(
             f"the condition that selects these {len(shown)} patients has {len(condition)} "

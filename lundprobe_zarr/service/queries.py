@@ -68,6 +68,12 @@ class Queries:
         seconds = self._bounds.timeout if own is None else min(own, self._bounds.timeout)
         return replace(self._bounds, timeout=seconds, rows=rows)
 
+    def prepare(self) -> None:
+        """Start the processes now; else they start with the first query, which waits for one."""
+        self._have_started = True
+        for idle in self._idle:
+            idle.prepare()
+
     async def aside(self, work: Callable[..., _T], *arguments: Any) -> _T:
         """Run work of bounded cost in a thread."""
         loop = asyncio.get_running_loop()
@@ -136,9 +142,7 @@ class Queries:
     async def _work(self, work: Callable[[SqlWorker], _T], leaving: asyncio.Future[None]) -> _T:
         worker = self._idle.popleft()
         if not self._have_started:
-            self._have_started = True
-            for idle in self._idle:
-                idle.prepare()
+            self.prepare()
         started = asyncio.get_running_loop().run_in_executor(self._queries, work, worker)
         try:
             both: set[asyncio.Future[Any]] = {started, leaving}

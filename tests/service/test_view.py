@@ -11,7 +11,10 @@ import httpx
 import pytest
 from test_serve_process import wait
 
+from lundprobe_zarr.service.entry import ENTRY_OPTION
 from lundprobe_zarr.service.session import cookie_name
+from lundprobe_zarr.sql.worker import SqlWorker
+from tests.service.conftest import NAME
 
 
 @pytest.fixture(scope="module")
@@ -59,6 +62,15 @@ def test_another_s_cookie_is_no_way_in(viewed):
     for cookie in (f"{name}=lp_wrong", "session=x", f"{name}", "a b;;=", f'{name}="'):
         answer = httpx.get(f"{url}/api/whoami-v2", headers={"Cookie": cookie})
         assert answer.status_code == 401
+
+
+def test_the_processes_for_sql_start_before_the_page_is_opened(start_service, dataset, monkeypatch):
+    started = []
+    monkeypatch.setattr(SqlWorker, "prepare", lambda worker: started.append(worker))
+    start_service({NAME: dataset})
+    assert started == []
+    start_service({NAME: dataset}, options={ENTRY_OPTION: {"key": "k", "token": "t"}})
+    assert len(set(map(id, started))) == 3
 
 
 def test_a_service_without_a_code_has_no_entry(served):
