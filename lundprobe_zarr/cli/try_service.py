@@ -19,8 +19,11 @@ rows = load_dataset("{NAME}", "patients", split="base", streaming=True)
 row = next(iter(rows))
 print(row["patient_id"], row["protocol"], row["mri_shape"])
 """
-#: The client asks nobody else: no counter of downloads, no telemetry.
+#: The client asks the service, also where a user works offline otherwise, and nobody else: no
+#: counter of downloads, no telemetry.
 _SILENT = {
+    "HF_HUB_OFFLINE": "0",
+    "HF_DATASETS_OFFLINE": "0",
     "HF_UPDATE_DOWNLOAD_COUNTS": "0",
     "HF_HUB_DISABLE_TELEMETRY": "1",
     "HF_HUB_DISABLE_UPDATE_CHECK": "1",
