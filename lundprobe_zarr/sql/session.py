@@ -234,9 +234,18 @@ def _position(tree: Node, text: str, whole: str) -> int | None:
     """Return where in `text` DuckDB's parser found its mistake in `whole`; None if unknown."""
     if not str(tree.get("position", "")).isdigit():
         return None
-    before = whole.encode("utf-8", "surrogatepass")[: int(tree["position"])]
-    found = len(before.decode("utf-8", "replace")) - whole.index(text)
-    return min(max(found, 0), len(text))
+    found = int(tree["position"])
+    if _counts_bytes():
+        before = whole.encode("utf-8", "surrogatepass")[:found]
+        found = len(before.decode("utf-8", "replace"))
+    return min(max(found - whole.index(text), 0), len(text))
+
+
+@cache
+def _counts_bytes() -> bool:
+    """Return whether DuckDB's parser counts positions in bytes: 2 does, 1 counts characters."""
+    wrong = "SELECT 'é' WHERE WHERE"
+    return int(_parsed(wrong, wrong)["position"]) > wrong.rindex("WHERE")
 
 
 def nodes(tree: Any) -> Iterator[Node]:
