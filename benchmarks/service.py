@@ -43,7 +43,10 @@ RANGE_BYTES = 115_000
 NAME = "bench/dataset"
 LATENCY = 0.02
 PATCH = (32, 192, 192)
-RUNAWAY = "SELECT sum(hash(a.range + b.range)) FROM range(1000000000) a, range(1000000000) b"
+RUNAWAY = (
+    "SELECT sum(hash(a.z_mm + b.z_mm + c.z_mm + d.z_mm)) "
+    "FROM slices a, slices b, slices c, slices d"
+)
 #: Seconds that somebody who asks SQL looks at an answer.
 PAUSE = 1.0
 PROGRAM = """
