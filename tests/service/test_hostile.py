@@ -6,6 +6,7 @@ import os
 import shutil
 import socket
 from pathlib import Path
+from urllib.parse import unquote
 
 import pytest
 from attacks import Attack, attacks
@@ -128,8 +129,10 @@ def check(attack: Attack, answer: tuple[int, bytes, bytes], ids, voxels: bytes) 
         assert voxels not in body, said
     everyone = {i for hidden, _ in ids.values() for i in hidden}
     hidden, visible = ids.get(attack.token, (everyone, True))
+    # An error may repeat what was asked for; URLs lose tabs and line ends when they are parsed.
+    asked = "".join(c for c in unquote(attack.target.decode()) if c.isprintable())
     for patient_id in hidden:
-        assert patient_id.encode() not in body or patient_id.encode() in attack.target, said
+        assert patient_id.encode() not in body or patient_id in asked, said
     if not visible:
         assert voxels not in body, said
 
