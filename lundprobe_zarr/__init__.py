@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from lundprobe_zarr.errors import LundProbeError
-from lundprobe_zarr.huggingface.registration import register_with_datasets
+from lundprobe_zarr.huggingface.registration import register_on_import, register_with_datasets
 from lundprobe_zarr.stores.extensions import extend_cohorts, extend_trees
 from lundprobe_zarr.vocabulary.version import package_version
 
@@ -79,6 +79,7 @@ __all__ = [
     "open_cohort",
     "plan_check",
     "qc",
+    "register_with_datasets",
     "to_monai",
     "to_torchio",
     "to_xarray",
@@ -117,7 +118,8 @@ extend_trees("lundprobe_zarr.labelled.accessor")  # registers `.lp` when the fir
 extend_cohorts("to_xarray", "lundprobe_zarr.labelled.accessor")
 extend_cohorts("to_hf", "lundprobe_zarr.huggingface.loading")
 extend_cohorts("view", "lundprobe_zarr.service.notebook")
-register_with_datasets()  # `load_dataset("lundprobe", …)`, once datasets is imported
+extend_cohorts("patient_card", "lundprobe_zarr.figures.patient_card")
+register_on_import()  # `load_dataset("lundprobe", …)`, once datasets is imported
 
 
 def __getattr__(name: str) -> Any:

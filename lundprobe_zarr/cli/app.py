@@ -14,6 +14,7 @@ from lundprobe_zarr.cli.bench import bench
 from lundprobe_zarr.cli.convert import convert, finalise
 from lundprobe_zarr.cli.copy import copy
 from lundprobe_zarr.cli.demo import demo
+from lundprobe_zarr.cli.doctor import doctor
 from lundprobe_zarr.cli.dvh import dvh
 from lundprobe_zarr.cli.export import export, preview
 from lundprobe_zarr.cli.info import info
@@ -60,7 +61,7 @@ class _Commands(TyperGroup):
 
 app = typer.Typer(
     cls=_Commands,
-    add_completion=False,
+    add_completion=True,  # --install-completion, --show-completion
     pretty_exceptions_enable=False,
     rich_markup_mode=None,  # plain help: importing rich would double the time it takes
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
@@ -93,6 +94,8 @@ COMMANDS: tuple[tuple[Callable[..., Any], str], ...] = (
     (dvh, "dvh DATASET --method table --structures Rectum --plot dvh.png --by protocol"),
     (dvh, "dvh DATASET --method table --constraints icru"),
     (view, "view DATASET --no-browser"),
+    (doctor, "doctor"),
+    (doctor, "doctor DATASET"),
     (demo, "demo DEMO"),
 )
 

@@ -30,6 +30,8 @@ from lundprobe_zarr.sql.query import restricted, run_query
 from lundprobe_zarr.sql.worker import MEMORY, TIMEOUT, limits
 from lundprobe_zarr.storage.location import Location
 from lundprobe_zarr.stores.extensions import cohort_function
+from lundprobe_zarr.vocabulary.markup import summary_html
+from lundprobe_zarr.vocabulary.names import STRUCTURES
 from lundprobe_zarr.vocabulary.suggest import suggestion
 
 if TYPE_CHECKING:
@@ -139,6 +141,14 @@ def load_splits(path: str | os.PathLike[str], cohort: Cohort) -> Splits[Cohort]:
     return Splits(saved, cohort._pick)
 
 
+#: Patients that a notebook shows of a cohort.
+_SHOWN = 5
+
+
+def _lacking(row: Mapping[str, Any]) -> str:
+    return ", ".join(s for s in STRUCTURES if row[f"missing_{s}"])
+
+
 class PatientIndexError(UnknownLabelError, IndexError):
     """A number that is out of range for its cohort."""
 
@@ -192,6 +202,23 @@ class Cohort:
         return (
             f"<Cohort: {len(self)} of {len(self.dataset.ids)} patients ({self._counts()}) "
             f"of {self.location.url}{chosen}>"
+        )
+
+    def _repr_html_(self) -> str:
+        """Return counts, the selection and the first patients, for notebooks."""
+        first = self[:_SHOWN].table("patients").to_pylist()
+        rows = [(r["patient_id"], r["part"], r["protocol"], _lacking(r)) for r in first]
+        left = len(self) - len(first)
+        return summary_html(
+            f"Cohort: {len(self)} of {len(self.dataset.ids)} patients",
+            {
+                "patients": self._counts(),
+                "where": " and then ".join(self.selection) or "all",
+                "dataset": repr(self.dataset),
+            },
+            ("patient_id", "part", "protocol", "not delineated"),
+            rows,
+            f"… and {left} more" if left else "",
         )
 
     def _counts(self) -> str:

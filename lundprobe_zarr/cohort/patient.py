@@ -47,6 +47,11 @@ class Patient:
     def __repr__(self) -> str:
         return f"<Patient {self.patient_id} of {self.location.url}>"
 
+    def _repr_html_(self) -> str:
+        """Return a slice with contours, and what the patient has; this reads one slice."""
+        card: str = cohort_function("patient_card")(self)
+        return card
+
     def __eq__(self, other: object) -> bool:
         """Return whether both are the same patient of the same dataset, or of a copy."""
         if not isinstance(other, Patient):

@@ -18,6 +18,7 @@ from typing import Any, Generic, Protocol, TypeVar
 
 from lundprobe_zarr.cohort.saved import SavedSplits, read_saved
 from lundprobe_zarr.errors import UsageError
+from lundprobe_zarr.vocabulary.markup import summary_html
 
 #: Up to this many strata are always accepted: small cohorts have strata of one patient.
 _FEW_CLASSES = 8
@@ -80,6 +81,14 @@ class Splits(Generic[C]):
     def __repr__(self) -> str:
         sizes = ", ".join(f"{len(f.train)} + {len(f.val)}" for f in self.folds)
         return f"<Splits: test {len(self.test)}, folds (train + val) {sizes}, {self.sha256[:12]}>"
+
+    def _repr_html_(self) -> str:
+        """Return the sets with their numbers of patients, for notebooks."""
+        rows: list[tuple[str, int, str]] = [("test", len(self.test), "")]
+        for number, fold in enumerate(self.folds):
+            rows += [("train", len(fold.train), str(number)), ("val", len(fold.val), str(number))]
+        facts = {"seed": str(self.seed), "sha256": self.sha256}
+        return summary_html("Splits", facts, ("set", "patients", "fold"), rows)
 
     def __eq__(self, other: object) -> bool:
         return self.sha256 == other.sha256 if isinstance(other, Splits) else NotImplemented

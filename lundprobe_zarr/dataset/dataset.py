@@ -22,6 +22,7 @@ from lundprobe_zarr.schema.tables import PATIENTS, STRUCTURES_TABLE, VIEWS
 from lundprobe_zarr.storage.location import Location
 from lundprobe_zarr.stores.metadata import StoreMetadata
 from lundprobe_zarr.stores.opening import open_store
+from lundprobe_zarr.vocabulary.markup import summary_html
 
 _LOG = logging.getLogger("lundprobe_zarr.dataset")
 
@@ -83,6 +84,22 @@ class Dataset:
         """Return name, precision, number of patients and location."""
         name, precision = self.manifest.name, self.manifest.precision
         return f"<Dataset: {name}, {precision}, {len(self.ids)} patients, at {self.location.url}>"
+
+    def _repr_html_(self) -> str:
+        """Return what the manifest says, for notebooks. No table is read for it."""
+        manifest = self.manifest
+        parts = ", ".join(f"{n} {part}" for part, n in manifest.patients.items())
+        facts = {
+            "patients": f"{len(self.ids)} ({parts})",
+            "precision": str(manifest.precision),
+            "tables": ", ".join(manifest.tables),
+            "content": manifest.content.sha256 if manifest.content else "not known",
+            "written": f"{manifest.created} by {manifest.converter}",
+            "schema": str(manifest.schema_version),
+            "cite": manifest.citation,
+            "location": self.location.url,
+        }
+        return summary_html(f"Dataset: {manifest.name}", facts)
 
     def store(self, patient_id: str) -> StoreMetadata:
         """Read the metadata of a patient's store, in one request.

@@ -1,19 +1,27 @@
-"""Registration with `datasets` and torch, through interfaces that are not public.
+"""Registration with `datasets` and torch, once they are imported.
 
-Two tables of `datasets` get an entry: `packaged_modules._PACKAGED_DATASETS_MODULES`, where
-`load_dataset("lundprobe")` looks for a builder, and `features.features._FEATURE_TYPES`, where
-stored features are looked up by name. Both are plain dicts. The entry is made once the module has
-run, whichever library is imported first. If a table has changed, `import datasets` still works,
-and `problems` records it; `lundprobe_zarr.load_dataset` needs neither table. A third non-public
-interface is used by `examples.SeekableExamples`. In torch the documented table
-`default_collate_fn_map` gets an entry.
+Three entries are made, each by the most public way there is:
+
+- the feature of voxels, by `datasets.features.features.register_feature`;
+- the builder "lundprobe", for `load_dataset("lundprobe", …)`, in the dict
+  `packaged_modules._PACKAGED_DATASETS_MODULES`, as there is no function for it;
+- in torch, the documented table `default_collate_fn_map`.
+
+The entries are made when those modules have run, by a finder in `sys.meta_path`, so that
+importing this package imports neither. With `LUNDPROBE_NO_IMPORT_HOOK=1` in the environment there
+is no finder; `register_with_datasets` then makes the entries when it is called. If `datasets` has
+changed, importing it still works, and `problems` says what is missing;
+`lundprobe_zarr.load_dataset` needs no entry. One more non-public interface is used by
+`examples.SeekableExamples`.
 """
 
 from __future__ import annotations
 
+import os
 import sys
 import warnings
 from collections.abc import Callable, Sequence
+from importlib import import_module
 from importlib.abc import MetaPathFinder
 from importlib.machinery import ModuleSpec, PathFinder
 from types import ModuleType
@@ -24,6 +32,9 @@ from lundprobe_zarr.huggingface.names import BUILDER, FEATURE
 from lundprobe_zarr.vocabulary.version import package_version
 
 BUILDER_MODULE = "lundprobe_zarr.huggingface.builder"
+
+#: Variable of the environment that keeps `import lundprobe_zarr` from adding a finder.
+NO_HOOK = "LUNDPROBE_NO_IMPORT_HOOK"
 
 #: Names that could not be registered, with the reason.
 problems: dict[str, str] = {}
@@ -43,30 +54,27 @@ def _is_entry(entry: Any) -> bool:
 
 
 def _register_feature(module: ModuleType) -> None:
-    table = getattr(module, "_FEATURE_TYPES", None)
-    if not isinstance(table, dict) or not all(isinstance(t, type) for t in table.values()):
-        problems[FEATURE] = f"{module.__name__} has no table of features as it used to"
+    if FEATURE in getattr(module, "_FEATURE_TYPES", ()):
+        return
+    register = getattr(module, "register_feature", None)
+    if not callable(register):
+        problems[FEATURE] = f"{module.__name__} has no function register_feature as it used to"
         return
     from lundprobe_zarr.huggingface.feature import Voxels  # needs what datasets needs anyway
 
-    table[FEATURE] = Voxels
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", ".*experimental", UserWarning)
+        register(Voxels, FEATURE)
 
 
 def ensure_feature() -> None:
-    """Register the feature by the public, experimental function if it is not registered yet.
+    """Register the feature if it is not registered yet.
 
-    The builder calls this, as datasets before 5.1 looks up features by name, and the table of
-    features may have changed.
+    The builder calls this, as datasets before 5.1 looks up features by name.
     """
     from datasets.features import features
 
-    if FEATURE in getattr(features, "_FEATURE_TYPES", ()):
-        return
-    from lundprobe_zarr.huggingface.feature import Voxels
-
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", ".*experimental", UserWarning)
-        features.register_feature(Voxels, FEATURE)
+    _register_feature(features)
 
 
 def _register_collate(module: ModuleType) -> None:
@@ -107,14 +115,34 @@ def _extend(loader: Any, action: Callable[[ModuleType], None]) -> None:
     loader.exec_module = execute_and_act
 
 
-def register_with_datasets() -> None:
-    """Register builder and feature with `datasets`: now if it is imported, else on import.
+def register_on_import() -> None:
+    """Make the entries now where a library is imported already, else once it is.
 
-    Importing `lundprobe_zarr` calls this; a second call does nothing.
+    Importing `lundprobe_zarr` calls this; a second call does nothing, nor does any if the
+    environment has `LUNDPROBE_NO_IMPORT_HOOK=1`.
     """
-    if any(isinstance(finder, _WhenImported) for finder in sys.meta_path):
+    switched_off = os.environ.get(NO_HOOK, "") not in ("", "0")
+    if switched_off or any(isinstance(finder, _WhenImported) for finder in sys.meta_path):
         return
     for name, action in _ACTIONS.items():
         if name in sys.modules:
             action(sys.modules[name])
     sys.meta_path.insert(0, _WhenImported())
+
+
+def register_with_datasets() -> None:
+    """Make `datasets.load_dataset("lundprobe", …)` known now; import `datasets` for it.
+
+    Only needed where `LUNDPROBE_NO_IMPORT_HOOK=1` keeps `import lundprobe_zarr` from doing so. With
+    torch imported before, its collate function is told to refuse lazy voxels, too.
+
+    Raises
+    ------
+    ImportError
+        If `datasets` is not installed.
+    """
+    for name, action in _ACTIONS.items():
+        if name.startswith("datasets."):
+            action(import_module(name))
+        elif name in sys.modules:
+            action(sys.modules[name])

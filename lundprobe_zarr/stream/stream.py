@@ -24,6 +24,7 @@ from lundprobe_zarr.stream.prefetch import Failure, Loader, ahead
 from lundprobe_zarr.stream.progress import DUE, GIVEN, Progress
 from lundprobe_zarr.stream.state import VERSION, check, identity_of
 from lundprobe_zarr.vocabulary.arguments import says_where
+from lundprobe_zarr.vocabulary.markup import summary_html
 from lundprobe_zarr.vocabulary.names import OBSERVERS, TARGETS
 
 _LOG = logging.getLogger("lundprobe_zarr.stream")
@@ -168,13 +169,30 @@ class PatchStream:
 
     def __repr__(self) -> str:
         """Return a summary of patches, patients, seed and progress."""
-        sizes = {self.plan.size(i) for i in self.plan.cohort.ids}
-        size = "×".join(map(str, next(iter(sizes)))) if len(sizes) == 1 else "varying"
         return (
-            f"<PatchStream: {len(self.plan)} {self.plan.sampling.name} patches of {size} voxels an "
+            f"<PatchStream: {len(self.plan)} {self.plan.sampling.name} patches of {self._size()} "
+            f"voxels an "
             f"epoch of {len(self.plan.cohort)} patients, seed {self.plan.seed}, at epoch "
             f"{self.epoch}, {self._standing()}>"
         )
+
+    def _repr_html_(self) -> str:
+        """Return patches, place and the labels of a sample, for notebooks."""
+        facts = {
+            "patches": f"{len(self.plan)} an epoch, {self.plan.sampling.name}",
+            "voxels (z, y, x)": self._size(),
+            "patients": str(len(self.plan.cohort)),
+            "seed": str(self.plan.seed),
+            "place": f"epoch {self.epoch}, {self._standing()}",
+            "rank": f"{self.share.rank} of {self.share.ranks}",
+            "sample": f"about {self.sample_bytes / 1e6:.1f} MB",
+        }
+        rows = [(axis, ", ".join(map(str, labels))) for axis, labels in self.labels.items()]
+        return summary_html("PatchStream", facts, ("axis", "labels"), rows)
+
+    def _size(self) -> str:
+        sizes = {self.plan.size(i) for i in self.plan.cohort.ids}
+        return "×".join(map(str, sizes.pop())) if len(sizes) == 1 else "varying"
 
     def _standing(self) -> str:
         if self._progress.state == GIVEN:

@@ -68,8 +68,25 @@ def test_builder_and_feature_are_in_the_tables_that_datasets_looks_into():
     assert _PACKAGED_DATASETS_MODULES["lundprobe"][0] == private.BUILDER_MODULE
     assert _FEATURE_TYPES["LundProbeVoxels"].__name__ == "Voxels"
     before = list(sys.meta_path)
+    private.register_on_import()
     private.register_with_datasets()
     assert sys.meta_path == before
+
+
+def test_the_hook_can_be_switched_off_and_the_entries_made_by_a_call():
+    code = (
+        "import os, sys; os.environ['LUNDPROBE_NO_IMPORT_HOOK'] = '1'\n"
+        "before = list(sys.meta_path)\n"
+        "import lundprobe_zarr as lp\n"
+        "assert sys.meta_path == before\n"
+        "import datasets.packaged_modules as p, datasets.features.features as f\n"
+        "tables = p._PACKAGED_DATASETS_MODULES, f._FEATURE_TYPES\n"
+        "print('lundprobe' in tables[0], 'LundProbeVoxels' in tables[1])\n"
+        "lp.register_with_datasets()\n"
+        "print('lundprobe' in tables[0], 'LundProbeVoxels' in tables[1])\n"
+        "assert not [f for f in sys.meta_path if 'lundprobe' in type(f).__module__]"
+    )
+    assert run(code) == "False False\nTrue True\n"
 
 
 @pytest.mark.parametrize("table", [None, [], {"json": "a module"}, {"json": ("a", "b", "c")}])
@@ -82,14 +99,18 @@ def test_an_unknown_table_of_builders_is_left_alone(table, monkeypatch):
     assert table == module._PACKAGED_DATASETS_MODULES
 
 
-@pytest.mark.parametrize("table", [None, {"Value": "no type"}])
-def test_an_unknown_table_of_features_is_left_alone(table, monkeypatch):
+def test_features_without_their_function_are_left_alone(monkeypatch):
     monkeypatch.setattr(private, "problems", {})
+    private._register_feature(ModuleType("datasets.features.features"))
+    assert "register_feature" in private.problems["LundProbeVoxels"]
+
+
+def test_the_feature_is_registered_by_the_public_function():
     module = ModuleType("datasets.features.features")
-    module._FEATURE_TYPES = table
+    asked = []
+    module.register_feature = lambda feature, name: asked.append((feature.__name__, name))
     private._register_feature(module)
-    assert "features" in private.problems["LundProbeVoxels"]
-    assert table == module._FEATURE_TYPES
+    assert asked == [("Voxels", "LundProbeVoxels")]
 
 
 def test_our_own_function_needs_no_registration(dataset, monkeypatch):
