@@ -1,8 +1,8 @@
-"""Copy a finished dataset from anywhere to anywhere that can be written, and prove it arrived.
+"""Copy a dataset between any two locations and verify the copy.
 
-What a reader starts from comes last: in each store its metadata and of that its root, in the
-dataset the manifest. So whoever reads meanwhile finds a whole dataset or none. A copy that was
-broken off goes on where it stopped: what is there already is compared, not sent again.
+Readers start from a store's root metadata and from the dataset's manifest. Both are written last,
+so that a reader finds a complete dataset or none. An interrupted copy is resumed: objects that are
+at the destination are compared, and not sent again if they are the same.
 """
 
 from __future__ import annotations
@@ -42,17 +42,17 @@ from lundprobe_zarr.storage.retry import UNKNOWN
 from lundprobe_zarr.stores.opening import read_sound_store
 from lundprobe_zarr.stores.place import StorePlace
 
-#: Objects up to this size are compared whole with what is there already: as cheap as asking.
+#: Objects up to this size are compared whole with those at the destination: a request costs more.
 _SMALL = 1 << 20
-#: Of larger ones the last bytes are: the index of a shard, with the place, the length and the
-#: checksum of its chunks, so that equal ends of shards of equal size mean equal shards.
+#: Of larger objects the last bytes are compared. They hold the shard index with the place, length
+#: and checksum of every chunk, so shards of equal size and equal ends are equal.
 _END = 1 << 16
 _SERVER = ("endpoint_url", "account_name", "account_host")
 
 
 @dataclass(frozen=True)
 class CopiedStore:
-    """How the copying of a store went: objects and bytes sent, and why it failed, if it did."""
+    """Result of copying a store: objects and bytes sent, and the error if it failed."""
 
     patient_id: str
     objects: int = 0
@@ -63,7 +63,7 @@ class CopiedStore:
 
 @dataclass(frozen=True)
 class CopyReport:
-    """What `copy_dataset` did: every store, and tables and side files sent, manifest included."""
+    """Result of `copy_dataset`: every store, and the tables, side files and manifest sent."""
 
     stores: tuple[CopiedStore, ...]
     files: int = 0
@@ -71,21 +71,21 @@ class CopyReport:
 
     @property
     def failures(self) -> tuple[CopiedStore, ...]:
-        """Stores that are not at the destination now."""
+        """Stores that could not be copied."""
         return tuple(s for s in self.stores if s.error is not None)
 
     @property
     def sent(self) -> int:
-        """Objects that were sent."""
+        """Number of objects sent."""
         return self.files + sum(s.sent for s in self.stores)
 
     @property
     def sent_bytes(self) -> int:
-        """Bytes that were sent."""
+        """Number of bytes sent."""
         return self.file_bytes + sum(s.sent_bytes for s in self.stores)
 
     def to_json(self) -> str:
-        """Machine-readable form."""
+        """Return the report as JSON text."""
         about = {"complete": not self.failures, "sent": self.sent, "sent_bytes": self.sent_bytes}
         return json.dumps(about | asdict(self), indent=2) + "\n"
 
@@ -99,18 +99,40 @@ def copy_dataset(
     on_store: Callable[[CopiedStore], None] = lambda store: None,
     allow_public: bool = False,
 ) -> CopyReport:
-    """Copy the dataset at `source` to `destination`; run again, it goes on where it stopped.
+    """Copy the dataset at `source` to `destination`, or resume an interrupted copy.
 
-    Each object that is sent is then compared with the source, by the server's MD5 where it gives
-    one, else read back. Objects there already are kept if size and contents agree: small ones
-    wholly, shards by their size and index, or all of them wholly with `reverify`. `workers`
-    objects travel at a time, each of them in memory: as much as the largest shard, some 100 MB.
+    Each sent object is verified: by the MD5 that the server gives, else by reading it back. Objects
+    at the destination are kept if they are the same. Small ones are compared whole, shards by size
+    and index; with `reverify` all are compared whole.
 
-    A store that cannot be copied is reported, the others go on, and the manifest is then not
-    written. Raises `UsageError` if another dataset is there, or a file that is no dataset's and
-    would be replaced, and not `overwrite`, if `destination` is a file, a source tree, `source` or
-    within it, or if anyone can read it and not `allow_public`, `NotADatasetError` if `source` is
-    none, `DatasetError` if a table cannot be read or written.
+    A store that cannot be copied is reported, and the other stores are copied. The manifest is then
+    not written.
+
+    Parameters
+    ----------
+    source, destination : Location
+        The dataset, and where its copy is to be.
+    workers : int
+        Objects copied at a time. Each is held in memory: up to the largest shard, some 100 MB.
+    overwrite : bool
+        Replace another dataset, or files that are not of a dataset.
+    reverify : bool
+        Compare objects at the destination whole.
+    on_store : callable
+        Called with the result of each store.
+    allow_public : bool
+        Copy to a destination that anyone can read.
+
+    Raises
+    ------
+    UsageError
+        If another dataset or other files are at the destination and not `overwrite`; if
+        `destination` is a file, a source tree, or lies within `source`; if anyone can read it and
+        not `allow_public`.
+    NotADatasetError
+        If there is no dataset at `source`.
+    DatasetError
+        If a table cannot be read or written.
     """
     destination.require_writable()
     _require_place(destination)
@@ -135,7 +157,7 @@ def copy_dataset(
 
 
 def _require_place(destination: Location) -> None:
-    """Require that a folder on a disk is one, or nothing yet, and no source tree."""
+    """Require that a local destination is a folder, or absent, and not a source tree."""
     if not destination.is_local:
         return
     require_folder(destination.local(), f"destination {destination.url}")
@@ -148,7 +170,7 @@ def _require_place(destination: Location) -> None:
 
 
 def _require_apart(source: Location, destination: Location) -> None:
-    """Require that the copy is not of a dataset into itself; links are seen through on a disk."""
+    """Require that the destination lies outside the source; links on a disk are resolved."""
     if source.is_local and destination.is_local:
         within = destination.local().resolve().is_relative_to(source.local().resolve())
     else:
@@ -163,7 +185,7 @@ def _require_apart(source: Location, destination: Location) -> None:
 
 
 def _server(location: Location) -> set[tuple[str, str]]:
-    """What of a location's options says on which server it is: two may have buckets of one name."""
+    """Return the options that name the server: two servers may have buckets of the same name."""
     options = location.public_options
     inner = [o for o in options.values() if isinstance(o, Mapping)]
     return {(k, str(v)) for some in (options, *inner) for k, v in some.items() if k in _SERVER}
@@ -172,10 +194,10 @@ def _server(location: Location) -> set[tuple[str, str]]:
 def send_store(
     source: Location, destination: Location, patient_id: str, workers: int = 8
 ) -> CopiedStore:
-    """Copy one store from the dataset at `source`, whole and verified or not at all.
+    """Copy one store from the dataset at `source` and verify it; readers see all of it or nothing.
 
-    What is there of another store of this patient is hidden from readers before any of it
-    changes. Raises `DatasetError` or `VerificationError` if it cannot be read or does not arrive.
+    Another store of this patient is hidden from readers before any of it changes. Raises
+    `DatasetError` if the source cannot be read, `VerificationError` if other bytes arrive.
     """
     with ThreadPoolExecutor(max(1, workers)) as pool:
         return _Copier(source, destination, pool, reverify=True).send(patient_id)
@@ -183,7 +205,7 @@ def send_store(
 
 @dataclass(frozen=True)
 class _Sent:
-    """An object that was sent, relative to the dataset, and what its bytes were."""
+    """An object that was sent: its name relative to the dataset, size and hashes."""
 
     name: str
     size: int
@@ -192,7 +214,7 @@ class _Sent:
 
 
 class _Copier:
-    """Copies objects from one place to the other, comparing; `pool` does several at a time."""
+    """Copies objects and verifies them, several at a time in the threads of `pool`."""
 
     def __init__(
         self, source: Location, destination: Location, pool: ThreadPoolExecutor, reverify: bool
@@ -203,7 +225,7 @@ class _Copier:
         self._reverify = reverify
 
     def prepare(self, overwrite: bool) -> None:
-        """Take away the manifest of another dataset, or refuse to; readers then find none."""
+        """Delete the manifest of another dataset, so that readers find none, or refuse to."""
         there = self._contents(MANIFEST_NAME)
         if there is None and not overwrite:
             self._require_vacant()
@@ -221,7 +243,7 @@ class _Copier:
         self._destination.delete(MANIFEST_NAME)
 
     def _require_vacant(self) -> None:
-        # Side files come first: equal ones are those of a copy that was broken off.
+        # Side files are copied first: equal ones are those of an interrupted copy.
         held = [
             name
             for name in foreign_files(self._destination)
@@ -229,23 +251,23 @@ class _Copier:
         ]
         if held:
             raise UsageError(
-                f"{self._destination.url} is no dataset and holds "
+                f"{self._destination.url} is not a dataset and has "
                 f"{', '.join(held)}, which the copy would replace",
-                expected="a new folder, an empty one or a copy that was broken off",
+                expected="a new or empty folder, or an interrupted copy",
                 remedy=(
                     "choose another destination, or replace them with --overwrite (overwrite=True)"
                 ),
             )
 
     def store(self, patient_id: str) -> CopiedStore:
-        """Copy one store, its root metadata last; the result says why if that failed."""
+        """Copy one store; the result has the error if that failed."""
         try:
             return self.send(patient_id)
         except (DatasetError, VerificationError) as error:
             return CopiedStore(patient_id, error=str(error))
 
     def send(self, patient_id: str) -> CopiedStore:
-        """Copy one store: data, then metadata, then its root, each proved before the next."""
+        """Copy one store: data, then metadata, then its root. Each is verified before the next."""
         place = store_path(patient_id)
         metadata, text = read_sound_store(self._source, patient_id)
         objects = store_objects(text, metadata.where)
@@ -254,7 +276,7 @@ class _Copier:
         sent = []
         for last in (False, True):
             some = self._send(place, [o for o in objects if o.is_metadata is last], there)
-            self._prove(some, self._destination.listing(place) if some else {}, place)
+            self._verify(some, self._destination.listing(place) if some else {}, place)
             sent += some
         sent += self.files([_whole(f"{place}/{ROOT}", text)])
         return CopiedStore(patient_id, len(objects) + 1, len(sent), sum(s.size for s in sent))
@@ -262,11 +284,11 @@ class _Copier:
     def _clear(
         self, place: str, text: bytes, named: Mapping[str, StoreObject], there: dict[str, Entry]
     ) -> None:
-        """Delete what is there of another store, so that nobody reads a mixture of both.
+        """Delete the objects of another store, so that no reader gets a mixture of both.
 
-        The root first, then the metadata of groups and arrays, which open without it; then what
-        the new store does not have: an all-zero volume is no object, and an old one in its place
-        would be read. `there` is what is left.
+        The root is deleted first, then metadata of groups and arrays, which can be opened without
+        it, then all objects that the new store lacks. An all-zero volume has no object: an old one
+        would be read in its place. `there` is updated.
         """
         if ROOT in there and self._contents(f"{place}/{ROOT}") != text:
             self._delete(place, [ROOT], there)
@@ -276,9 +298,9 @@ class _Copier:
                 lambda n: self._is_there(self._read(f"{place}/{n}", named[n])[0], there[n]), found
             )
             self._delete(place, [n for n, s in zip(found, same, strict=True) if not s], there)
-        strangers = [n for n in there if n not in named and n != ROOT]
-        self._delete(place, [n for n in strangers if is_metadata(n)], there)
-        self._delete(place, [n for n in strangers if not is_metadata(n)], there)
+        others = [n for n in there if n not in named and n != ROOT]
+        self._delete(place, [n for n in others if is_metadata(n)], there)
+        self._delete(place, [n for n in others if not is_metadata(n)], there)
 
     def _delete(self, place: str, names: list[str], there: dict[str, Entry]) -> None:
         list(self._pool.map(lambda n: self._destination.delete(f"{place}/{n}"), names))
@@ -286,7 +308,7 @@ class _Copier:
             del there[name]
 
     def files(self, objects: Iterable[StoreObject]) -> list[_Sent]:
-        """Copy single objects, named relative to the dataset; those that had to be sent, proved."""
+        """Copy objects, named relative to the dataset; return those sent, which are verified."""
         sent = []
         for item in objects:
             size = self._destination.size(item.name)
@@ -299,7 +321,7 @@ class _Copier:
     def _send(
         self, place: str, objects: Iterable[StoreObject], there: Mapping[str, Entry]
     ) -> list[_Sent]:
-        """Copy the objects of a store; those that had to be sent."""
+        """Copy the objects of a store; return those sent."""
         stop = threading.Event()
 
         def copy(item: StoreObject) -> _Sent | None:
@@ -312,21 +334,21 @@ class _Copier:
             wait(futures, return_when=FIRST_EXCEPTION)
             return [sent for f in _failed_first(futures) if (sent := f.result()) is not None]
         finally:
-            stop.set()  # after an error, or on an interrupt, what has not begun does not begin
+            stop.set()  # after an error or interrupt, objects that wait are not copied
             wait(futures)
 
-    def _prove(self, sent: Iterable[_Sent], listed: Mapping[str, Entry], place: str) -> None:
-        """Require that all arrived; one listing tells of most where the server gives MD5s."""
+    def _verify(self, sent: Iterable[_Sent], listed: Mapping[str, Entry], place: str) -> None:
+        """Require that all arrived, by the MD5s of a listing where the server gives them."""
 
-        def prove(one: _Sent) -> None:
+        def verify(one: _Sent) -> None:
             entry = listed.get(one.name.removeprefix(f"{place}/"))
             self._require_arrived(one, entry.md5 if entry else None)
 
-        list(self._pool.map(prove, sent))
+        list(self._pool.map(verify, sent))
 
     def _copy(self, name: str, item: StoreObject, there: Entry | None) -> _Sent | None:
-        """Copy one object, unless it is there."""
-        if there is not None and self._is_same_by_its_end(name, item, there):
+        """Copy one object; return None if the destination had it."""
+        if there is not None and self._has_same_index(name, item, there):
             return None
         sent, data = self._read(name, item)
         if there is not None and self._is_there(sent, there):
@@ -335,31 +357,31 @@ class _Copier:
         return sent
 
     def _read(self, name: str, item: StoreObject) -> tuple[_Sent, bytes]:
-        """An object of the source, to send or compare; raises `DatasetError` if it is unsound."""
-        _require_no_way_out(self._source, name)
+        """Read an object of the source. Raises `DatasetError` if it is damaged."""
+        _require_within(self._source, name)
         size = UNKNOWN if item.size is None else item.size
         data = read_sound(
             self._source,
             name,
             lambda: read_object(self._source, name, "an object of the dataset", size),
-            lambda data: self._sound(name, item, data),
+            lambda data: self._undamaged(name, item, data),
         )
         return _Sent(name, len(data), md5(data), hashlib.sha256(data).digest()), data
 
     def _is_there(self, wanted: _Sent, there: Entry) -> bool:
-        with suppress(DatasetError):  # what cannot be read is sent again
+        with suppress(DatasetError):  # an object that cannot be read is sent again
             return there.size == wanted.size and self._holds(wanted, there.md5)
         return False
 
-    def _is_same_by_its_end(self, name: str, item: StoreObject, there: Entry) -> bool:
-        """Whether a shard that is there is surely the right one, seen without reading it all."""
+    def _has_same_index(self, name: str, item: StoreObject, there: Entry) -> bool:
+        """Return whether the destination has a shard of the same size and with the same index."""
         size = item.size
         if self._reverify or size is None or size <= _SMALL or there.size != size:
             return False
         end = [Range(name, size - _END, size)]
         return self._source.read_ranges(end) == self._destination.read_ranges(end)
 
-    def _sound(self, name: str, item: StoreObject, data: bytes) -> bytes:
+    def _undamaged(self, name: str, item: StoreObject, data: bytes) -> bytes:
         finding = item.finding(data)
         if finding is None:
             return data
@@ -374,21 +396,21 @@ class _Copier:
         )
 
     def _require_arrived(self, sent: _Sent, known: bytes | None) -> None:
-        """Require that an object is there as it was sent; what was spoilt is sent once more."""
-        with suppress(DatasetError):  # what is there may not even be readable
+        """Require that an object arrived as it was sent; send it once more if not."""
+        with suppress(DatasetError):  # it may be unreadable
             if self._holds(sent, known):
                 return
         self._destination.write(sent.name, self._source.read(sent.name, sent.size))
         if not self._holds(sent, None):
             raise VerificationError(
-                f"other bytes arrived than the {sent.size} that were sent",
+                f"the {sent.size} bytes that arrived differ from those sent",
                 where=self._destination.path(sent.name),
-                expected="the same",
+                expected="the same bytes",
                 remedy="run the copy again",
             )
 
     def _holds(self, wanted: _Sent, known: bytes | None) -> bool:
-        """Whether the object at the destination is as wanted: by its MD5 if known, or read back."""
+        """Return whether the destination has these bytes: by its MD5 if known, or read back."""
         if known is not None and known == wanted.md5:
             return True
         there = self._contents(wanted.name)
@@ -405,10 +427,10 @@ def _whole(name: str, data: bytes) -> StoreObject:
     return StoreObject(name, len(data), sha256_of(data))
 
 
-def _require_no_way_out(source: Location, name: str) -> None:
-    """Refuse a file of a local dataset that is a link to one elsewhere: that is nobody's to send.
+def _require_within(source: Location, name: str) -> None:
+    """Refuse a file of a local dataset that is a link to a file outside of it.
 
-    A folder may be one, as where stores lie on another disk: what is read in it has names of ours.
+    A folder may be such a link, as when stores lie on another disk.
     """
     if not source.is_local or not (file := source.local(name)).is_symlink():
         return
@@ -422,5 +444,5 @@ def _require_no_way_out(source: Location, name: str) -> None:
 
 
 def _failed_first(futures: list[Future[_Sent | None]]) -> list[Future[_Sent | None]]:
-    """Futures, those that failed first, so that the error raised is the cause, not its sequel."""
+    """Return the futures, failed ones first, so that the error raised is the cause."""
     return sorted(futures, key=lambda f: not (f.done() and f.exception() is not None))

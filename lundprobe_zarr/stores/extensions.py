@@ -1,8 +1,8 @@
-"""What upper floors add to things of lower ones: modules to import when that is first wanted.
+"""Methods that upper rooms add to trees, cohorts and patients. Their modules are imported on use.
 
-A tree comes with its accessor `.lp`, a cohort with `to_xarray`, and a patient with `view`; all are
-views, and stores and cohorts may not know of views. So the package, which knows all, names the
-modules; they are imported when a tree is opened or the method called, and nobody else has to wait.
+A tree has the accessor `.lp`, a cohort has `to_xarray`, and a patient has `view`. Stores and
+cohorts may not import the rooms of these methods. So the package names the modules, and they are
+imported when a tree is opened or the method is called.
 """
 
 from __future__ import annotations
@@ -16,23 +16,23 @@ _functions: dict[str, str] = {}
 
 
 def extend_trees(module: str) -> None:
-    """Have `module` imported, for what it registers with xarray, before a tree is handed out."""
+    """Name a module that registers an accessor with xarray; it is imported with the first tree."""
     if module not in _modules:
         _modules.append(module)
 
 
 def load_extensions() -> None:
-    """Import what was named; whoever opens a tree calls this. Costs nothing the second time."""
+    """Import the modules named by `extend_trees`. Every function that opens a tree calls this."""
     for module in _modules:
         import_module(module)
 
 
 def extend_cohorts(name: str, module: str) -> None:
-    """Have the function `name` of `module` serve as that method of cohorts, or of patients too."""
+    """Name the module whose function `name` is that method of cohorts or patients."""
     _functions[name] = module
 
 
 def cohort_function(name: str) -> Callable[..., Any]:
-    """The function named by `extend_cohorts`, imported now. The cohort or patient comes first."""
+    """Import and return a function named by `extend_cohorts`; it takes the cohort or patient."""
     function: Callable[..., Any] = getattr(import_module(_functions[name]), name)
     return function

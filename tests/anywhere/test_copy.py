@@ -208,7 +208,7 @@ def test_what_is_no_datasets_is_replaced_only_when_asked(dataset, tmp_path):
     source, place = Location(dataset), tmp_path / "project"
     place.mkdir()
     (place / "README.md").write_text("mine")
-    with pytest.raises(UsageError, match=r"no dataset and (holds|has) README\.md.*--overwrite"):
+    with pytest.raises(UsageError, match=r"not a dataset and has README\.md.*--overwrite"):
         copy_dataset(source, Location(place))
     assert [p.name for p in place.rglob("*")] == ["README.md"]
     assert (place / "README.md").read_text() == "mine"
@@ -241,7 +241,7 @@ def test_what_arrives_altered_is_noticed(dataset, empty_s3):
     place = empty_s3.beside("spoiled")
     report = copy_dataset(Location(dataset), Spoiling(place.url, place.options))
     assert len(report.failures) == len(report.stores)
-    assert "other bytes arrived" in str(report.failures[0].error)
+    assert "bytes that arrived differ" in str(report.failures[0].error)
 
 
 def test_destinations_that_cannot_be_written(dataset, web, empty_s3, tmp_path):
