@@ -15,10 +15,10 @@ from rich.table import Table
 from rich.text import Text
 
 from lundprobe_zarr.vocabulary.text import escaped
+from lundprobe_zarr.vocabulary.text import size as size
 
 #: Lines that go into a file or pipe are never folded, whatever they hold.
 _ANY_WIDTH = 1_000_000
-_UNITS = ("B", "kB", "MB", "GB", "TB")
 
 
 @cache
@@ -83,15 +83,6 @@ def _show(grid: Table) -> None:
         console().print(grid)
     for line in capture.get().splitlines():
         say(line.rstrip())
-
-
-def size(count: float) -> str:
-    """A number of bytes in decimal units with three figures, such as `1.76 GB`."""
-    for unit in _UNITS[:-1]:
-        if abs(count) < 999.5:
-            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.3g} {unit}"
-        count /= 1000
-    return f"{count:.3g} {_UNITS[-1]}"
 
 
 def duration(seconds: float) -> str:

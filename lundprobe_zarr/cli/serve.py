@@ -124,6 +124,8 @@ def serve(
     exposure.check(guarded=public or access is not None)
     require_sign_in(oidc, access, exposure.trusted_proxies)
     named = named_datasets(datasets, name or [], options, public and not allow_public)
+    if redirect:
+        _require_buckets(named, options)
     require_file("--audit", audit)
     if accel is not None and not accel.startswith("/"):
         raise UsageError(f"--accel {accel}", expected="a path, such as /_files")
@@ -191,6 +193,25 @@ def named_datasets(
             )
         found[name] = str(location.local()) if location.is_local else url
     return found
+
+
+def _require_buckets(datasets: Mapping[str, str], options: Mapping[str, Any]) -> None:
+    """Raise `UsageError` unless there is a bucket to redirect to, and no storage signs no URLs.
+
+    Datasets in local folders may be served beside those in buckets.
+    """
+    from lundprobe_zarr.storage.location import Location
+
+    far = [place for url in datasets.values() if not (place := Location(url, options)).is_local]
+    unsigned = [place.url for place in far if not place.signs_urls]
+    if far and not unsigned:
+        return
+    raise UsageError(
+        "its storage signs no URLs" if unsigned else "no dataset is in a bucket",
+        where=f"--redirect: {unsigned[0]}" if unsigned else "--redirect",
+        expected="a dataset in a bucket of S3, Google Cloud Storage or Azure",
+        remedy="leave --redirect out: the service then sends the bytes itself",
+    )
 
 
 def _announce(settings: Settings, token: str | None) -> None:

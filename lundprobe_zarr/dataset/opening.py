@@ -102,6 +102,13 @@ def holds_source(place: Path) -> bool:
     return any((place / folder).is_dir() for folder in PART_FOLDERS.values())
 
 
+def maker_of(table: str, dataset: str | None = None) -> Command:
+    """Return the command that makes a table of the schema which a dataset lacks."""
+    if table in COMPARED:
+        return Command("measure", dataset=dataset)
+    return Command("finalise", ("--rebuild",), dataset)
+
+
 def read_table(
     location: Location,
     manifest: Manifest,
@@ -121,7 +128,7 @@ def read_table(
         raise UnknownLabelError(
             f"no table {name!r} in {location.url}: not all its segmentations were compared",
             remedy="compare them with {command}",
-            command=Command("measure", dataset=location.url),
+            command=maker_of(name, location.url),
         )
     if name in TABLES and name not in manifest.tables:
         raise DatasetError(
@@ -129,7 +136,7 @@ def read_table(
             where=location.url,
             expected="every table of the present schema",
             remedy="make it with {command}, which needs no source",
-            command=Command("finalise", ("--rebuild",), location.url),
+            command=maker_of(name, location.url),
         )
     if name not in manifest.tables:
         raise UnknownLabelError(

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
-from lundprobe_zarr.errors import Command, LundProbeError, QueryError, UsageError, sentence
+from lundprobe_zarr.dataset.opening import maker_of
+from lundprobe_zarr.errors import LundProbeError, QueryError, UsageError, sentence
 from lundprobe_zarr.quality.outcome import Finding, Outcome, Outcomes, Status
 from lundprobe_zarr.quality.rules import SEVERITIES, Rule, Rules, Severity, rules_with
 from lundprobe_zarr.schema.tables import VIEWS, Column, Table
@@ -39,14 +40,6 @@ QC = Table(
 
 #: Digits of a number: SQL's decimal constants do not become the nearest float64.
 _DIGITS = 12
-#: Makes every table but those below.
-_REBUILD = Command("finalise", ("--rebuild",))
-#: Tables that a dataset of this schema may lack -> the command that makes them.
-_MADE_BY = {
-    "dvh": _REBUILD,
-    "agreement": Command("measure"),
-    "uncertainty": Command("measure"),
-}
 
 
 class QualityReport(Outcomes):
@@ -196,14 +189,12 @@ def lacking_table(cohort: Cohort, sql: str) -> str | None:
 
     Raises `QueryError` if it is not one SELECT of tables that there can be.
     """
-    named = tables_named(sql, _MADE_BY)
+    named = tables_named(sql)
     bases = [VIEWS[name].table if name in VIEWS else name for name in named]
     absent = [name for name in bases if name not in cohort.manifest.tables]
     if not absent:
         return None
-    command = _MADE_BY.get(absent[0], _REBUILD)
-    command = Command(command.name, command.options, cohort.location.url)
-    return f"the dataset has no table {absent[0]}; run `{command}`"
+    return f"the dataset has no table {absent[0]}; run `{maker_of(absent[0], cohort.location.url)}`"
 
 
 def _judged(cohort: Cohort, rule: Rule, found: pa.Table) -> Outcome:

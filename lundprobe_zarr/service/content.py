@@ -126,12 +126,12 @@ async def _elsewhere(service: Service, name: str, file: File) -> _Elsewhere | No
     """
     published, settings = service.published[name], service.settings
     if published.root is not None and settings.accel is not None:
-        _require_indexed(os.stat(f"{published.root}/{file.path}"), file)  # noqa: PTH116
+        _require_indexed(published, os.stat(f"{published.root}/{file.path}"), file)  # noqa: PTH116
         place = f"{settings.accel}/{name}/{file.path}"
         return _Elsewhere(200, [(b"x-accel-redirect", place.encode())])
     if published.root is None and settings.redirect:
         if await _in_thread(file, published.location.stamp, file.path) != file.stamp:
-            raise _replaced(file)
+            raise _replaced(published, file)
         url = await _in_thread(file, published.location.signed_url, file.path, _SIGNED_SECONDS)
         return _Elsewhere(302, [(b"location", url.encode())])
     return None
@@ -230,9 +230,9 @@ async def _send_local(
     try:
         fd = os.open(f"{published.root}/{file.path}", os.O_RDONLY | _CLOSE_ON_EXEC)
     except OSError:
-        raise _replaced(file) from None
+        raise _replaced(published, file) from None
     try:
-        _require_indexed(os.fstat(fd), file)
+        _require_indexed(published, os.fstat(fd), file)
         await send({"type": "http.response.start", "status": span.status, "headers": headers})
         start = span.start
         while True:
@@ -251,10 +251,10 @@ async def _send_local(
         os.close(fd)
 
 
-def _require_indexed(status: os.stat_result, file: File) -> None:
+def _require_indexed(published: Published, status: os.stat_result, file: File) -> None:
     """Raise `HttpError` (503) if a file is not the one of the index."""
     if status.st_size != file.size or str(status.st_mtime) != file.stamp:
-        raise _replaced(file)
+        raise _replaced(published, file)
 
 
 def _read_cached(fd: int, start: int, size: int) -> bytes | bytearray | None:
@@ -280,7 +280,7 @@ async def _send_far(
         stop = min(span.stop, start + _FAR_PIECE)
         data = await _in_thread(file, _read_far, published.location, file, start, stop)
         if data is None:
-            raise _replaced(file)
+            raise _replaced(published, file)
         if start == span.start:
             await send({"type": "http.response.start", "status": span.status, "headers": headers})
         if stop == span.stop:
@@ -324,9 +324,9 @@ async def _in_thread(file: File, action: Callable[..., _T], *arguments: Any) -> 
         ) from error
 
 
-def _replaced(file: File) -> HttpError:
+def _replaced(published: Published, file: File) -> HttpError:
     """Return the error for a file that is not the one of the index any more."""
-    _LOG.warning("%s is not the file that was indexed: the dataset is being replaced", file.path)
+    published.refused(file)
     return HttpError(
         503,
         f"{file.path} was replaced since this revision was opened. Open the dataset again in a "

@@ -10,7 +10,7 @@ import hashlib
 import json
 import logging
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -34,6 +34,8 @@ _FORMAT = 1
 _REVISION_DIGITS = 40
 #: Small files read at a time while an index is made.
 _BATCH = 2000
+#: Stores named of those that are not served.
+_NAMED = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,20 +157,30 @@ def _pointer(sha256: str, size: int) -> bytes:
 def make_index(dataset: Dataset, manifest_sha256: str) -> Index:
     """Make the index of a dataset: list it, and read its small files.
 
-    A store that is damaged is left out and logged. Raises `DatasetError` if the dataset cannot be
-    listed or read.
+    Stores that are damaged or not there are left out; one line of the log counts them. Raises
+    `DatasetError` if the dataset cannot be listed or read.
     """
     location = dataset.location
     listing = location.listing("")
     shards: dict[str, str] = {}
     small = [MANIFEST_NAME, *SIDE_FILES, *table_files(dataset.manifest)]
+    damaged: list[DamagedStoreError] = []
     for patient_id in dataset.ids:
         try:
             small.extend(_of_store(location, patient_id, listing, shards))
         except DamagedStoreError as error:
-            _LOG.warning("not served: %s", error)
+            damaged.append(error)
+    if damaged:
+        _LOG.warning("%s", _left_out(damaged, len(dataset.ids)))
     files = [*_shards(shards, listing), *_small(location, small, listing)]
     return Index(manifest_sha256, files)
+
+
+def _left_out(damaged: Sequence[DamagedStoreError], patients: int) -> str:
+    """Return the line of the log about stores that are not served: how many, and the first."""
+    said = "; ".join(str(error) for error in damaged[:_NAMED])
+    more = f"; and {len(damaged) - _NAMED} more" if len(damaged) > _NAMED else ""
+    return f"the stores of {len(damaged)} of {patients} patients are not served: {said}{more}"
 
 
 def _of_store(

@@ -19,6 +19,7 @@ from pathlib import Path
 from lundprobe_zarr.errors import UsageError
 from lundprobe_zarr.service.access import Caller
 from lundprobe_zarr.service.answers import HttpError
+from lundprobe_zarr.vocabulary.text import size
 
 _DAY = 86_400
 #: Processes of one machine that count together.
@@ -173,7 +174,7 @@ def _too_many(caller: Caller, most: int) -> HttpError:
 def _too_much(caller: Caller, most: int, seconds: int) -> HttpError:
     return HttpError(
         429,
-        f"{caller.name} has had its {most / 1e9:g} GB of this UTC day. It may go on in "
+        f"{caller.name} has had its {size(most)} of this UTC day. It may go on in "
         f"{seconds // 3600} h {seconds % 3600 // 60} min.",
         headers={"Retry-After": str(seconds)},
     )

@@ -9,7 +9,7 @@ import time
 
 from lundprobe_zarr.service.access import without_tokens
 from lundprobe_zarr.service.audit import Visit
-from lundprobe_zarr.vocabulary.text import escaped
+from lundprobe_zarr.vocabulary.text import escaped, size
 
 _FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 #: Colours of statuses by their first digit: done, sent elsewhere, client's mistake, ours (ANSI).
@@ -74,11 +74,3 @@ def _line(visit: Visit) -> str:
         f"\x1b[{_DIM}m{size(visit.sent)} {visit.seconds * 1000:.1f} ms {caller} {visit.address}"
         "\x1b[0m\n"
     )
-
-
-def size(count: float) -> str:
-    """Return a number of bytes for people."""
-    for unit, bytes_ in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
-        if count >= bytes_:
-            return f"{count / bytes_:.1f} {unit}"
-    return f"{count:.0f} B"

@@ -174,10 +174,12 @@ async def _log_in(request: Request) -> Response:
 
 
 async def _log_out(request: Request) -> Response:
-    """Remove the cookie."""
+    """Remove the cookie, and what the browser has kept of patients."""
     settings = service_of(request).settings
     require_own_page(dict(request.scope["headers"]), settings.public_url)
-    answer = json_answer(request, {}, {"Cache-Control": "no-store"})
+    # Not "cookies": those of other services on this host would go too.
+    headers = {"Cache-Control": "no-store", "Clear-Site-Data": '"cache"'}
+    answer = json_answer(request, {}, headers)
     for cookie in no_cookies(settings):
         answer.headers.append("Set-Cookie", cookie)
     return answer

@@ -101,6 +101,7 @@ class Published:
         self._synthetic_only = synthetic_only
         #: Its folder on a local disk; None elsewhere.
         self.root = str(location.local()) if location.is_local else None
+        self._refused: set[File] = set()
         self.revision = self._open()
         self._looked = ""
 
@@ -116,12 +117,23 @@ class Published:
             manifest, text = read_manifest(self.location)
             if text == opened:
                 _LOG.info("serving %s at revision %s", self.name, index.sha)
+                self._refused = set()
                 return self._revision(dataset, index)
 
     def _revision(self, dataset: Dataset, index: Index) -> Revision:
         card = self.location.read(_CARD) if _CARD in index.files else b""
         repository = Repository(self.name, dataset.manifest, index, card)
         return Revision(self.name, dataset, index, repository)
+
+    def refused(self, file: File) -> None:
+        """Log that a file is not the one of the index: once a file and revision, however asked."""
+        if file not in self._refused:
+            self._refused.add(file)
+            _LOG.warning(
+                "%s: %s is not the file that was indexed: the dataset is being replaced",
+                self.name,
+                file.path,
+            )
 
     async def follow(self) -> None:
         """Look every two seconds whether the dataset was replaced, and serve what is there then.

@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 
 from lundprobe_zarr.dataset.arrow import to_arrow
 from lundprobe_zarr.dataset.dataset import Dataset, Rows
-from lundprobe_zarr.dataset.opening import table_footer, table_schema
+from lundprobe_zarr.dataset.opening import maker_of, table_footer, table_schema
 from lundprobe_zarr.schema.tables import PATIENTS, STRUCTURES_TABLE, VIEWS
 from lundprobe_zarr.service.answers import HttpError
 from lundprobe_zarr.service.statistics import column_statistics
@@ -114,8 +114,8 @@ class Tables:
             if table not in self._dataset.manifest.tables:
                 raise HttpError(
                     422,
-                    f"This dataset has no table {table!r}; it has "
-                    f"{', '.join(self._dataset.manifest.tables)}.",
+                    f"This dataset has no table {table!r}; who holds it makes it with "
+                    f"`{maker_of(table)}`. It has {', '.join(self._dataset.manifest.tables)}.",
                     "InvalidParameter",
                 )
             self.whole(table)

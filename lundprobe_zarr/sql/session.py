@@ -18,6 +18,7 @@ import duckdb
 import pyarrow as pa
 
 from lundprobe_zarr.errors import QueryError
+from lundprobe_zarr.schema.tables import COMPARED
 from lundprobe_zarr.sql.messages import position_of, reason
 from lundprobe_zarr.vocabulary.suggest import suggestion
 
@@ -275,9 +276,16 @@ def tables_of(tree: Node, known: Collection[str], text: str) -> list[str]:
             reads.add(table)
         elif table and table not in named:
             raise QueryError(
-                f"no table {table!r} to read", where=shown(text), remedy=suggestion(table, known)
+                f"no table {table!r} to read", where=shown(text), remedy=_other_table(table, known)
             )
     return sorted(reads)
+
+
+def _other_table(table: str, known: Collection[str]) -> str:
+    """Return which tables there are instead, and that not every dataset has all of them."""
+    found = suggestion(table, known)
+    made = [name for name in COMPARED if name in found]
+    return f"{found} ({' and '.join(made)} if `measure` was run)" if made else found
 
 
 def kind_of(node: Node) -> str:

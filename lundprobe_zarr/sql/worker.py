@@ -32,6 +32,7 @@ from lundprobe_zarr.errors import QueryError, QueryLimitError, QueryProcessError
 from lundprobe_zarr.sql.child import as_stream, from_stream, read_message, write_message
 from lundprobe_zarr.sql.session import shown
 from lundprobe_zarr.storage.forks import on_fork
+from lundprobe_zarr.vocabulary.text import size
 
 TIMEOUT = 60.0
 MEMORY = "2GB"
@@ -79,13 +80,13 @@ def limits(timeout: float = TIMEOUT, memory: int | str = MEMORY) -> Limits:
         raise UsageError(
             f"timeout={timeout!r}", expected=f"seconds, more than 0 and at most {_MOST_SECONDS:g}"
         )
-    size = _bytes(memory)
-    if size is None or not _LEAST_MEMORY <= size <= _MOST_MEMORY:
+    most = _bytes(memory)
+    if most is None or not _LEAST_MEMORY <= most <= _MOST_MEMORY:
         raise UsageError(
             f"memory={memory!r}",
             expected="at least 10 MB, as a number of bytes or as text such as '500MB' or '4GB'",
         )
-    return Limits(float(timeout), size)
+    return Limits(float(timeout), most)
 
 
 def _bytes(memory: object) -> int | None:
@@ -288,7 +289,7 @@ def _limited(limit: str, finding: str, text: str, option: str) -> QueryLimitErro
 
 
 def _too_much(bounds: Limits, text: str) -> QueryLimitError:
-    finding = f"was ended at its memory limit of {bounds.memory / 1e9:g} GB"
+    finding = f"was ended at its memory limit of {size(bounds.memory)}"
     return _limited("memory", finding, text, "memory")
 
 
@@ -296,14 +297,14 @@ def _died(process: subprocess.Popen[bytes], bounds: Limits, text: str) -> QueryL
     """Return the error for a process that ended by itself without an answer."""
     finding = (
         f"its process ended by itself (exit status {process.wait()}), probably because it ran out "
-        f"of memory; its limit is {bounds.memory / 1e9:g} GB"
+        f"of memory; its limit is {size(bounds.memory)}"
     )
     return _limited("memory", finding, text, "memory")
 
 
-def _too_large(size: int, bounds: Limits, text: str) -> QueryLimitError:
+def _too_large(found: int, bounds: Limits, text: str) -> QueryLimitError:
     error = QueryLimitError(
-        f"its result has {size} bytes",
+        f"its result has {found} bytes",
         where=shown(text),
         expected=f"at most {bounds.size}",
         remedy="select fewer rows or columns",

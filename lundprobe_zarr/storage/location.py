@@ -19,6 +19,7 @@ from typing import Any, TypeVar
 
 from fsspec.implementations.asyn_wrapper import AsyncFileSystemWrapper
 from fsspec.implementations.local import LocalFileSystem
+from fsspec.spec import AbstractFileSystem
 
 from lundprobe_zarr.errors import DatasetError, UsageError
 from lundprobe_zarr.storage.clients import open_files, range_reader, takes_seconds
@@ -480,6 +481,11 @@ class Location:
         Raises `FileNotFoundError` if there is no such object.
         """
         return stamp_of(self._info(relative))
+
+    @property
+    def signs_urls(self) -> bool:
+        """Whether the storage gives URLs by which anyone reads an object, `signed_url`."""
+        return getattr(self._fs.sign, "__func__", None) is not AbstractFileSystem.sign
 
     def signed_url(self, relative: str, seconds: int) -> str:
         """A URL by which anyone reads an object for so many seconds.

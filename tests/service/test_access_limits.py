@@ -87,7 +87,7 @@ def test_bytes_of_a_day(start_service, dataset, tmp_path):
         refused = get(one.url, file_of(OURS), token)
         assert refused.status_code == 429
         assert 0 < int(refused.headers["retry-after"]) <= 86_400
-        assert "of this UTC day" in refused.json()["error"]
+        assert "kB of this UTC day" in refused.json()["error"]
 
 
 def test_a_head_costs_nothing(start_service, dataset, tmp_path):

@@ -142,7 +142,7 @@ def printed(form, capfd, **fields):
 def test_a_line_a_request_in_color(capfd):
     line = printed("color", capfd)
     assert re.sub(r"\x1b\[\d+m", "", line).split()[1:6] == [
-        *("200", "GET", "/datasets/a/b", "5.0", "kB")
+        *("200", "GET", "/datasets/a/b", "5", "kB")
     ]
     assert "\x1b[32m200" in line
     assert "\x1b[31m503" in printed("color", capfd, status=503)

@@ -116,9 +116,11 @@ def test_a_wrong_token_sets_no_cookie(browser, token):
     assert token not in answer.text
 
 
-def test_log_out_removes_the_cookie(logged_in):
+def test_log_out_removes_the_cookie_and_what_the_browser_has_kept(logged_in):
     assert logged_in.get("/api/v1/session").status_code == 200
-    assert logged_in.post("/logout").status_code == 200
+    answer = logged_in.post("/logout")
+    assert answer.status_code == 200
+    assert answer.headers["clear-site-data"] == '"cache"'
     assert logged_in.get("/api/v1/session").status_code == 401
 
 

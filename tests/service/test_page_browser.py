@@ -446,7 +446,7 @@ def _shards(array: Path) -> list[Path]:
     return [p for p in array.rglob("*") if p.is_file() and p.name != "zarr.json"]
 
 
-def test_log_out_ends_the_session(chromium, served):
+def test_log_out_ends_the_session_and_one_may_log_in_again(chromium, served):
     window = Visitor(chromium, served)
     try:
         window.page.click("text=Log out")
@@ -455,5 +455,10 @@ def test_log_out_ends_the_session(chromium, served):
         window.page.goto(f"{served.url}/#/{NAME}")
         window.page.reload()
         window.page.wait_for_selector("#token")
+        window.page.fill("#token", served.token)
+        window.page.click("button.main")
+        window.page.wait_for_selector(".grid tbody tr")
+        window.page.click(".grid tbody th a")
+        window.page.wait_for_selector(READY)
     finally:
         window.context.close()

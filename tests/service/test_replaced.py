@@ -54,6 +54,29 @@ def test_a_replaced_file_is_refused_before_the_dataset_is_read_again(start_servi
     assert resolve(served, "main", path).status_code == 503
 
 
+def test_the_log_says_once_that_a_file_was_replaced(start_service, copy, caplog):
+    served = start_service({NAME: copy})
+    shard = largest(copy)
+    path = shard.relative_to(copy).as_posix()
+    first = sha(served)
+    shard.write_bytes(shard.read_bytes()[:-1])
+    other = copy / "README.md"
+    other.write_bytes(other.read_bytes() + b"!")
+    for _ in range(3):
+        assert resolve(served, first, path).status_code == 503
+        assert resolve(served, first, "README.md").status_code == 503
+    said = [r.message for r in caplog.records if "being replaced" in r.message]
+    assert [m for m in said if path in m] == said[:1]
+    assert len(said) == 2
+    shutil.rmtree(next(f for f in (copy / "patients").iterdir() if f not in shard.parents))
+    shutil.rmtree(next(f for f in (copy / "patients").iterdir() if f in shard.parents))
+    finalise(copy, rebuild=True)
+    served.app._service.published[NAME].refresh()
+    other.write_bytes(b"!")
+    assert resolve(served, sha(served), "README.md").status_code == 503
+    assert sum("being replaced" in r.message for r in caplog.records) == 3
+
+
 def test_real_patients_do_not_become_public_by_replacing_a_phantom(start_service, copy, tmp_path):
     served = start_service({NAME: copy}, public=True, synthetic_only=True, token_sha256=None)
     before = sha(served)
@@ -118,6 +141,18 @@ def test_a_damaged_index_is_made_again(start_service, dataset, tmp_path):
         again = start_service({NAME: dataset}, state=str(state))
         assert sha(again) == sha(first)
     assert Index.load(kept.read_bytes()) is not None
+
+
+def test_many_stores_that_are_not_there_are_one_line(start_service, copy, caplog):
+    gone = sorted((copy / "patients").iterdir())
+    for store in gone:
+        shutil.rmtree(store)
+    served = start_service({NAME: copy})
+    assert resolve(served, "main", "lundprobe.json").status_code == 200
+    (said,) = [r.message for r in caplog.records if r.levelname == "WARNING"]
+    assert "the stores of 4 of 4 patients are not served" in said
+    assert sum(store.stem in said for store in gone) == 3
+    assert said.endswith("; and 1 more")
 
 
 def test_a_damaged_store_is_left_out(start_service, copy, caplog):

@@ -406,8 +406,16 @@ def test_a_dataset_without_some_tables(start_service, tmp_path):
     served = start_service({"lund-probe/standard": tmp_path})
     missing = ask(served, "SELECT * FROM slices")
     assert missing.status_code == 422
-    assert "no table 'slices'; it has patients, structures" in missing.json()["error"]
+    assert "no table 'slices'; who holds it makes it with" in missing.json()["error"]
+    assert "`lundprobe-zarr finalise DATASET --rebuild`" in missing.json()["error"]
+    assert "It has patients, structures" in missing.json()["error"]
     assert str(tmp_path) not in missing.text
+    for table in ("agreement", "uncertainty"):
+        compared = ask(served, f"SELECT count(*) FROM {table}")
+        assert compared.status_code == 422
+        assert "`lundprobe-zarr measure DATASET`" in compared.json()["error"]
+    unknown = ask(served, "SELECT * FROM xyz").json()["error"]
+    assert "(agreement and uncertainty if `measure` was run)" in unknown
     assert ask(served, "SELECT count(*) FROM planning").status_code == 200
 
 

@@ -79,7 +79,7 @@ def test_memory_is_limited_before_it_is_taken(alone: SqlWorker) -> None:
 
     thread = threading.Thread(target=watch)
     thread.start()
-    with pytest.raises(QueryLimitError, match=r"ended at its memory limit of 0\.2 GB"):
+    with pytest.raises(QueryLimitError, match=r"ended at its memory limit of 200 MB"):
         ask(alone, "SELECT list_sum(range(300000000))", memory="200MB")
     stop.set()
     thread.join()
