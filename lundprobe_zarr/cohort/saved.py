@@ -90,7 +90,21 @@ def read_saved(path: str | os.PathLike[str], expected: type[Saved]) -> Saved:
 
     Raises `UsageError` if it is missing, of another kind or a newer format, or was changed.
     """
-    saved = _parse(Path(path), expected)
+    try:
+        text = Path(path).read_text(encoding="utf-8-sig")
+    except (OSError, ValueError) as error:
+        raise UsageError(
+            f"cannot be read ({error})", where=path, expected=f"a file of {expected.KIND}"
+        ) from error
+    return parse_saved(text, path, expected)
+
+
+def parse_saved(text: str, path: object, expected: type[Saved]) -> Saved:
+    """Return the contents of a saved file from its text; `path` names it in messages.
+
+    Raises `UsageError` if it is of another kind or a newer format, or was changed.
+    """
+    saved = _parse(text, path, expected)
     if saved.checksum() != saved.sha256:
         raise UsageError(
             f"the SHA-256 of its contents is {saved.checksum()}",
@@ -101,10 +115,10 @@ def read_saved(path: str | os.PathLike[str], expected: type[Saved]) -> Saved:
     return saved
 
 
-def _parse(path: Path, expected: type[Saved]) -> Saved:
+def _parse(text: str, path: object, expected: type[Saved]) -> Saved:
     try:
-        raw: Any = parse_json(path.read_text(encoding="utf-8-sig"))
-    except (OSError, ValueError) as error:
+        raw: Any = parse_json(text)
+    except ValueError as error:
         raise UsageError(
             f"cannot be read ({error})", where=path, expected=f"a file of {expected.KIND}"
         ) from error

@@ -7,6 +7,7 @@ the revision in `X-Revision` and in the body says which data, and the formats ar
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -16,19 +17,19 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
 from lundprobe_zarr.cohort import Cohort
-from lundprobe_zarr.cohort.saved import SavedCohort
+from lundprobe_zarr.cohort.saved import SavedCohort, SavedSplits, parse_saved
 from lundprobe_zarr.dataset.dataset import Rows
-from lundprobe_zarr.errors import QueryError, QueryLimitError, QueryProcessError
+from lundprobe_zarr.errors import QueryError, QueryLimitError, QueryProcessError, UsageError
 from lundprobe_zarr.schema.tables import PATIENTS
 from lundprobe_zarr.service.access import Kind
 from lundprobe_zarr.service.answers import HttpError, json_answer, json_bytes
-from lundprobe_zarr.service.bodies import read_fields
+from lundprobe_zarr.service.bodies import MOST_BYTES, read_fields
 from lundprobe_zarr.service.core import MAIN, caller_of, service_of
 from lundprobe_zarr.service.gate import visit_of
 from lundprobe_zarr.service.operations import MOST_CHARACTERS, Operation, Parameter
 from lundprobe_zarr.service.published import Revision
 from lundprobe_zarr.service.results import FORMATS, NAMES, Format, format_of, written
-from lundprobe_zarr.service.shapes import COHORT, SQL_JSON
+from lundprobe_zarr.service.shapes import COHORT, SAVED, SQL_JSON
 from lundprobe_zarr.service.viewer import REVISION_HEADER, rows_where
 from lundprobe_zarr.sql.query import parse_query
 from lundprobe_zarr.sql.worker import SqlWorker
@@ -88,6 +89,20 @@ _COHORT_BODY = {
         "revision": _REVISION,
     },
 }
+_SAVED_BODY = {
+    "type": "object",
+    "required": ["text"],
+    "additionalProperties": False,
+    "properties": {
+        "text": {
+            "type": "string",
+            "minLength": 1,
+            "maxLength": MOST_BYTES,
+            "description": "The contents of the file, as `Cohort.save` or `Splits.save` wrote it.",
+        },
+        "revision": _REVISION,
+    },
+}
 _HEADERS = {REVISION_HEADER: "The revision that the answer is of."}
 _ERRORS = (400, 404, 408, 413, 422, 429, 503)
 
@@ -122,12 +137,24 @@ _cohort = Operation(
 )
 
 
+_saved = Operation(
+    "Check a saved cohort or split against this dataset.",
+    "cohorts",
+    (),
+    _SAVED_BODY,
+    {"application/json": SAVED},
+    _HEADERS,
+    _ERRORS,
+)
+
+
 def routes() -> list[BaseRoute]:
     """Return the routes of SQL and cohorts."""
     base = "/api/datasets/{owner}/{name}"
     return [
         Route(f"{base}/sql", sql, methods=["POST"]),
         Route(f"{base}/cohort", cohort, methods=["POST"]),
+        Route(f"{base}/saved", saved, methods=["POST"]),
     ]
 
 
@@ -226,6 +253,50 @@ def _chosen(request: Request, now: Revision, predicate: str, rows: Rows, is_file
         "cohort": json.loads(document.text()),
     }
     return json_answer(request, answer, headers)
+
+
+@_saved
+async def saved(request: Request) -> Response:
+    """Answer the text of a saved file with its lists of patients, if it was not changed."""
+    now, _, fields = await _asked(request, _saved)
+    return await service_of(request).queries.aside(_read_back, request, now, fields["text"])
+
+
+def _read_back(request: Request, now: Revision, text: str) -> Response:
+    """Return what a saved file holds, and how the dataset that it was saved from differs.
+
+    Raises `HttpError` (422) for a text that no saved file has, or that was changed since.
+    """
+    try:
+        is_split = f'"{SavedSplits.KIND}"' in text
+        found = parse_saved(text, "the saved file", SavedSplits if is_split else SavedCohort)
+    except UsageError as error:
+        raise HttpError(422, str(error), "InvalidParameter") from error
+    identity = Cohort(now.dataset).dataset.identity
+    answer = {
+        "kind": found.kind,
+        "differences": found.dataset.differences(identity),
+        "subsets": [
+            {"name": name, "where": where, "patient_ids": ids}
+            for name, where, ids in _subsets(found)
+        ],
+    }
+    return json_answer(request, answer, {REVISION_HEADER: now.sha})
+
+
+def _subsets(found: SavedCohort | SavedSplits) -> Iterator[tuple[str, str, list[str]]]:
+    """Yield each list of patients with its name, and the predicate that selected it, or ""."""
+    if isinstance(found, SavedCohort):
+        several = len(found.selection) > 1
+        steps = (f"({step})" if several else step for step in found.selection)
+        yield "cohort", " AND ".join(steps), found.patient_ids
+        return
+    if found.test:
+        yield "test", "", found.test
+    for number, ids in enumerate(found.validation):
+        yield f"validation {number}" if len(found.validation) > 1 else "validation", "", ids
+    if found.train is not None:
+        yield "train", "", found.train
 
 
 def query_problem(error: QueryError) -> HttpError:

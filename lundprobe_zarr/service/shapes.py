@@ -59,6 +59,11 @@ STATISTICS = record(
     partial={"const": False},
 )
 CROISSANT = record(**{"@context": _ANY, "@type": _TEXT, "name": _ANY, "recordSet": array(_ANY)})
+SAVED = record(
+    kind=_TEXT,
+    differences=array(_TEXT),
+    subsets=array(record(name=_TEXT, where=_TEXT, patient_ids=array(_TEXT))),
+)
 SQL_JSON = record(
     columns=array(_TEXT),
     types=array(_TEXT),

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 import lundprobe_zarr as lp
+from lundprobe_zarr.cohort.saved import SavedCohort
 from lundprobe_zarr.geometry.affine import ras_to_lps
 from lundprobe_zarr.service.page import page
 from tests.service.conftest import NAME
@@ -190,6 +191,36 @@ def test_a_cohort_is_saved_and_opened_again(visitor, cohort, tmp_path):
     visitor.select("")
     visitor.page.set_input_files("input[type=file]", file)
     expect(visitor.page.locator("#where")).to_have_value(predicate)
+
+
+def test_a_saved_cohort_that_was_changed_is_refused(visitor, cohort, tmp_path):
+    visitor.show("", ".grid tbody tr")
+    visitor.select("")
+    file = tmp_path / "cohort.json"
+    cohort.where("protocol = 'newAcq'").save(file)
+    file.write_text(file.read_text().replace(cohort.ids[0], "newAcq_0123456789abcdef"))
+    visitor.refused.add(422)
+    visitor.page.set_input_files("input[type=file]", file)
+    expect(visitor.page.locator("dialog")).to_contain_text("was changed or damaged since")
+    visitor.page.keyboard.press("Escape")
+    assert visitor.page.input_value("#where") == ""
+
+
+def test_a_saved_cohort_of_another_dataset_says_so(visitor, cohort, tmp_path):
+    visitor.show("", ".grid tbody tr")
+    visitor.select("")
+    file = tmp_path / "cohort.json"
+    chosen = cohort.where("protocol = 'newAcq'")
+    identity = cohort.dataset.identity.model_copy(update={"precision": "lossless"})
+    SavedCohort(dataset=identity, selection=["protocol = 'newAcq'"], patient_ids=chosen.ids).write(
+        file
+    )
+    visitor.page.set_input_files("input[type=file]", file)
+    dialog = visitor.page.locator("dialog")
+    expect(dialog).to_contain_text("cohort.json belongs to another dataset")
+    expect(dialog).to_contain_text("precision 'lossless', not 'standard'")
+    dialog.locator(".choices button").click()
+    expect(visitor.page.locator(".total")).to_contain_text(str(len(chosen)))
 
 
 def test_a_patient_is_drawn_in_three_views(visitor, extended):

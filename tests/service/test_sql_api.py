@@ -21,6 +21,7 @@ from starlette.requests import ClientDisconnect
 
 from benchmarks.cohort import simulate
 from lundprobe_zarr.cohort import load_cohort, open_cohort
+from lundprobe_zarr.cohort.saved import SavedCohort
 from lundprobe_zarr.service import bodies, questions, results
 from lundprobe_zarr.service.access import Caller, Limits
 from lundprobe_zarr.service.answers import HttpError
@@ -430,3 +431,48 @@ def test_errors_name_no_place_and_failures_of_ours_are_not_the_clients(
     assert sys.executable not in failed.text
     service = served.app._service
     assert service.without_places(f"no x in {dataset}") == f"no x in {served.name}"
+
+
+def test_a_saved_cohort_is_checked(served, dataset, tmp_path):
+    cohort, file = open_cohort(dataset), tmp_path / "cohort.json"
+    chosen = cohort.where("part = 'base'").where("n_fiducials = 3")
+    chosen.save(file)
+    answer = post(served, "saved", {"text": file.read_text()})
+    assert answer.json() == {
+        "kind": "lundprobe cohort",
+        "differences": [],
+        "subsets": [
+            {
+                "name": "cohort",
+                "where": "(part = 'base') AND (n_fiducials = 3)",
+                "patient_ids": chosen.ids,
+            }
+        ],
+    }
+    changed = post(served, "saved", {"text": file.read_text().replace("= 3", "= 2")})
+    assert changed.status_code == 422
+    assert "it was changed or damaged since it was saved" in changed.json()["error"]
+    other = SavedCohort(
+        dataset=cohort.dataset.identity.model_copy(update={"digest": "0" * 64}),
+        selection=[],
+        patient_ids=cohort.ids,
+    )
+    assert post(served, "saved", {"text": other.text()}).json()["differences"] == [
+        "the same number of patients, but not the same ones or not the same files"
+    ]
+
+
+def test_a_saved_split_is_checked(served, dataset, tmp_path):
+    file = tmp_path / "split.json"
+    split = open_cohort(dataset).split(test=0.25, folds=2, stratify=[])
+    split.save(file)
+    found = post(served, "saved", {"text": file.read_text()}).json()
+    assert [s["name"] for s in found["subsets"]] == ["test", "validation 0", "validation 1"]
+    assert found["subsets"][0]["patient_ids"] == split.test.ids
+
+
+@pytest.mark.parametrize("text", ["x", "[]", "{}", '{"kind": "lundprobe splits"}', "[" * 9999])
+def test_what_is_no_saved_file(served, text):
+    answer = post(served, "saved", {"text": text})
+    assert answer.status_code == 422
+    assert answer.json()["error"].startswith("the saved file: ")

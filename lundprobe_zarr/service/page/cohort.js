@@ -290,11 +290,12 @@ class CohortView {
     input.value = "";
     if (!file) return;
     try {
-      const saved = read(await file.text());
-      const subsets = Object.entries(saved);
-      if (subsets.length === 1) return this.open(...subsets[0][1]);
-      const box = dialog("Which patients of the split?", h("ul", { className: "choices" }, subsets.map(([name, [ids, text]]) => h("li", null,
-        h("button", { type: "button", onclick: () => { box.close(); this.open(ids, text); } }, `${name}: ${ids.length} patients`)))));
+      const { differences, subsets } = await json(`api/datasets/${this.dataset.name}/saved`, { body: { text: await file.text() } });
+      if (subsets.length === 1 && !differences.length) return this.open(subsets[0].patient_ids, subsets[0].where);
+      const box = dialog(differences.length ? `${file.name} belongs to another dataset` : "Which patients of the split?",
+        differences.length > 0 && h("p", null, `It was not saved from ${this.dataset.name} as it is now. It had ${differences.join("; ")}. Patients can be selected by their ids:`),
+        h("ul", { className: "choices" }, subsets.map((one) => h("li", null,
+          h("button", { type: "button", onclick: () => { box.close(); this.open(one.patient_ids, differences.length ? "" : one.where); } }, `${one.name}: ${one.patient_ids.length} patients`)))));
     } catch (error) {
       dialog(`${file.name} cannot be used`, h("p", null, error.message));
     }
@@ -321,27 +322,6 @@ class CohortView {
       h("ul", { className: "choices" }, examples.map((text) => h("li", null, h("button", { type: "button", className: "mono", onclick: () => { box.close(); this.where(text); } }, text)))),
       h("p", null, "“Columns” lists every column with its meaning."));
   }
-}
-
-/** Return the lists of patients in a saved file, by name, each with the condition that made it. */
-function read(text) {
-  let saved;
-  try {
-    saved = JSON.parse(text);
-  } catch {
-    throw new Error("It is no JSON. Expected a cohort or split that lundprobe-zarr saved.");
-  }
-  const selection = Array.isArray(saved?.selection) ? saved.selection : [];
-  const all = selection.map((x) => (selection.length > 1 ? `(${x})` : x)).join(" AND ");
-  if (saved?.kind === "lundprobe cohort" && Array.isArray(saved.patient_ids)) return { cohort: [saved.patient_ids, all] };
-  if (saved?.kind === "lundprobe splits" && Array.isArray(saved.validation)) {
-    const found = {};
-    if (saved.test?.length) found.test = [saved.test, ""];
-    saved.validation.forEach((ids, i) => { found[`validation ${saved.validation.length > 1 ? i : ""}`.trim()] = [ids, ""]; });
-    if (saved.train) found.train = [saved.train, ""];
-    return found;
-  }
-  throw new Error(`Its kind is ${JSON.stringify(saved?.kind ?? null)}. Expected “lundprobe cohort” or “lundprobe splits”.`);
 }
 
 function quoted(name) {
