@@ -223,6 +223,14 @@ def test_a_saved_cohort_of_another_dataset_says_so(visitor, cohort, tmp_path):
     expect(visitor.page.locator(".total")).to_contain_text(str(len(chosen)))
 
 
+def test_a_dialog_closes_when_another_view_takes_its_place(visitor, extended):
+    visitor.show("", ".grid tbody tr")
+    visitor.page.click("text=Columns")
+    visitor.page.wait_for_selector("dialog[open]")
+    visitor.show(f"/{extended.patient_id}", READY)
+    assert visitor.page.locator("dialog").count() == 0
+
+
 def test_a_patient_is_drawn_in_three_views(visitor, extended):
     visitor.show(f"/{extended.patient_id}", f"section:nth-child(3) {READY}")
     assert visitor.page.locator(READY).count() == 3

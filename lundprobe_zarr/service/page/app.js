@@ -1,7 +1,7 @@
 // The page: who is logged in, which view is shown, the banner, the theme.
 
 import { ApiError, GoneError, isCancelled, json, on, request } from "./api.js";
-import { fill, h, icon, iconButton, say } from "./dom.js";
+import { closeDialogs, fill, h, icon, iconButton, say } from "./dom.js";
 import { showCohort } from "./cohort.js";
 import { follow, go, now } from "./state.js";
 
@@ -67,6 +67,7 @@ async function logOut() {
 }
 
 function close() {
+  closeDialogs();
   shown.close?.();
   shown = { key: "", update: null, close: null };
 }

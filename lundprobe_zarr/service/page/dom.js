@@ -127,6 +127,11 @@ export function dialog(title, ...children) {
   return box;
 }
 
+/** Close every dialog: another view takes the place of the one they are about. */
+export function closeDialogs() {
+  for (const box of document.querySelectorAll("dialog")) box.close();
+}
+
 /** Return a function that runs `work` once, `wait` ms after its last call. */
 export function later(wait, work) {
   let timer = 0;

@@ -70,7 +70,7 @@ class PatientView {
     this.point = h("section", { className: "card", "aria-label": "Values at a point" });
     this.chart = h("section", { className: "card", "aria-label": "Dose and volume" }, h("h2", null, "Dose and volume"), h("p", { className: "small" }, "Loading …"));
     this.facts = h("section", { className: "card", "aria-label": "About the patient" });
-    fill(main, h("div", { className: "patient" }, h("h1", { className: "unseen" }, `Patient ${about.patient_id}`), this.left, this.stage, h("aside", { className: "panel right", "aria-label": "Values" }, this.point, this.chart, this.facts)));
+    fill(main, h("div", { className: "patient" }, h("h1", { className: "unseen" }, `Patient ${about.patient_id}`), this.left, this.stage, h("aside", { className: "panel right", "aria-label": "Values", tabIndex: 0 }, this.point, this.chart, this.facts)));
     this.keys = (e) => this.key(e);
     addEventListener("keydown", this.keys);
     this.redraw = later(30, () => this.controls());
@@ -316,7 +316,7 @@ class PatientView {
       1: () => v.set({ lay: "axial" }), 2: () => v.set({ lay: "coronal" }), 3: () => v.set({ lay: "sagittal" }), 4: () => v.set({ lay: "3" }),
       ",": () => place?.turn?.(-1), ".": () => place?.turn?.(1), Escape: () => place?.leave?.(), ArrowUp: () => pane?.turn(pane.upwards()), ArrowDown: () => pane?.turn(-pane.upwards()),
     }[e.key];
-    if (!act || (e.key.startsWith("Arrow") && target.matches("input, [role=region], svg"))) return;
+    if (!act || (e.key.startsWith("Arrow") && target.matches("input, aside, [role=region], svg"))) return;
     e.preventDefault();
     act();
   }
