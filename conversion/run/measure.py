@@ -18,8 +18,13 @@ from lundprobe_zarr.conversion.run.tasks import run_tasks
 from lundprobe_zarr.conversion.tables.files import SUFFIX
 from lundprobe_zarr.conversion.tables.fragments import load_compared, save_compared
 from lundprobe_zarr.conversion.tables.publish import Published, finalise, read_stores, store_names
-from lundprobe_zarr.dataset.compared import compare_store, segmentations
-from lundprobe_zarr.errors import LundProbeError, NotADatasetError, UsageError
+from lundprobe_zarr.dataset.compared import (
+    comparable,
+    compare_store,
+    require_right_angles,
+    segmentations,
+)
+from lundprobe_zarr.errors import DatasetError, LundProbeError, NotADatasetError, UsageError
 from lundprobe_zarr.storage.location import Location
 from lundprobe_zarr.stores.metadata import StoreMetadata
 from lundprobe_zarr.stores.opening import open_store
@@ -74,23 +79,24 @@ def measure(
     """Compare the segmentations of the patients of `dataset`, and write its tables.
 
     Patients whose contents have not changed since they were measured are skipped, unless
-    `options.overwrite`. A failure does not affect other patients. Raises `NotADatasetError` if
+    `options.overwrite`. A failure does not affect other patients; one whose grid is not at right
+    angles fails and is left out of the tables. Raises `NotADatasetError` if
     there is no store, and `UsageError` for options that are invalid, for a patient who is not
     there or has nothing to compare, or while these patients are being converted.
     """
     options, told = options or MeasureOptions(), told or Told()
     _require_usable(dataset, options)
-    sizes, current = _look(dataset)
-    chosen = _chosen(dataset, sizes, options)
-    report = MeasureReport()
+    looked = _look(dataset)
+    chosen = _chosen(dataset, looked.sizes, options)
+    report = MeasureReport(failed={i: looked.askew[i] for i in chosen if i in looked.askew})
     if not options.overwrite:
-        report.skipped = [i for i in chosen if current[i]]
-    todo = [i for i in chosen if i not in set(report.skipped)]
+        report.skipped = [i for i in chosen if i in looked.current]
+    todo = [i for i in chosen if i not in {*report.skipped, *report.failed}]
     with lease_patients(dataset, todo) as lease:
         remove_unfinished(dataset)
         told.started(len(todo))
         if todo:
-            _measure_all(todo, sizes, dataset, lease, options, report, told)
+            _measure_all(todo, looked.sizes, dataset, lease, options, report, told)
     if options.publish and not report.interrupted:
         report.published = finalise(dataset)
     return report
@@ -112,26 +118,47 @@ def _require_usable(dataset: Location, options: MeasureOptions) -> None:
     require_usable(dataset)
 
 
-def _look(dataset: Location) -> tuple[dict[str, int], dict[str, bool]]:
-    """Return the bytes to read of each patient who has segmentations to compare, and who is done.
+@dataclass
+class _Looked:
+    """Patients who have segmentations to compare, with the bytes to read of each.
 
-    Stores that cannot be read are passed over: `finalise` reports them.
+    `current` are those measured before. `askew` are those who cannot be measured, whose grids are
+    not at right angles, with the reason.
     """
-    sizes: dict[str, int] = {}
-    current: dict[str, bool] = {}
+
+    sizes: dict[str, int] = field(default_factory=dict)
+    current: set[str] = field(default_factory=set)
+    askew: dict[str, str] = field(default_factory=dict)
+
+
+def _look(dataset: Location) -> _Looked:
+    """Look at the metadata of every store that can be read; `finalise` reports the others."""
+    found = _Looked()
     names = store_names(dataset)
     for first in range(0, len(names), _AT_A_TIME):
         stores, _ = read_stores(dataset, names[first : first + _AT_A_TIME])
         stores = [s for s in stores if segmentations(s)]
         for store, rows in zip(stores, load_compared(dataset, stores), strict=True):
-            sizes[store.patient_id] = _bytes(store)
-            current[store.patient_id] = rows is not None
-    return sizes, current
+            found.sizes[store.patient_id] = _bytes(store)
+            if not comparable(store):
+                found.askew[store.patient_id] = _why_askew(store)
+            elif rows is not None:
+                found.current.add(store.patient_id)
+    return found
+
+
+def _why_askew(store: StoreMetadata) -> str:
+    try:
+        require_right_angles(store)
+    except DatasetError as error:
+        return str(error)
+    raise AssertionError("the grid has right angles")
 
 
 def measurable(dataset: Location) -> list[str]:
     """Return the patients who have segmentations to compare, in order."""
-    return sorted(_look(dataset)[0])
+    found = _look(dataset)
+    return sorted(set(found.sizes) - set(found.askew))
 
 
 def _bytes(store: StoreMetadata) -> int:

@@ -21,7 +21,7 @@ import pyarrow.parquet as pq
 
 from lundprobe_zarr.conversion.notes.draft import located
 from lundprobe_zarr.conversion.tables.measure import COVERED_TARGETS, Measurements, Row
-from lundprobe_zarr.dataset.compared import segmentations
+from lundprobe_zarr.dataset.compared import comparable
 from lundprobe_zarr.dataset.content import patient_content, rows_sha256
 from lundprobe_zarr.dataset.converter_notes import NOTES
 from lundprobe_zarr.measures.masks import bounding_box
@@ -81,9 +81,10 @@ def load_compared(
 ) -> list[dict[str, pa.Table] | None]:
     """Return each store's rows of the tables in `COMPARED`; None if they are to be measured.
 
-    A patient without network and observers has none, and needs no fragment.
+    A patient without network and observers, or on a grid that is askew, has none, and needs no
+    fragment.
     """
-    wanted = [s for s in stores if segmentations(s)]
+    wanted = [s for s in stores if comparable(s)]
     names = [_name(s.patient_id, name) for s in wanted for name in COMPARED]
     files = iter(dataset.read_each(names))
     found = {s.patient_id: _kept(s, list(islice(files, len(COMPARED))), COMPARED) for s in wanted}

@@ -92,6 +92,16 @@ def segmentations(store: StoreMetadata) -> dict[str, list[Segmentation]]:
     }
 
 
+def comparable(store: StoreMetadata) -> dict[str, list[Segmentation]]:
+    """Return those `segmentations` that have rows in the tables: none on a grid that is askew."""
+    found = segmentations(store)
+    try:
+        _ = require_right_angles(store) if found else None
+    except DatasetError:
+        return {}
+    return found
+
+
 def raters(there: Iterable[Segmentation], step: int) -> list[Segmentation]:
     """Return the observers of a step among some segmentations, in order."""
     held = set(there)
@@ -223,7 +233,7 @@ class StructureMasks:
         wanted: Iterable[Segmentation],
     ) -> StructureMasks:
         """Read some segmentations of a structure. Raises like `compare_store`."""
-        spacing_mm = _spacing(store)
+        spacing_mm = require_right_angles(store)
         reader = StoreReader(location, store, decoders=1)  # patients are measured side by side
         parts: dict[Segmentation, tuple[Box | None, Mask]] = {}
         for segmentation in wanted:
@@ -248,7 +258,11 @@ class StructureMasks:
             yield z, self.reader.read(volume, (z, slice(None), slice(None)))[0]
 
 
-def _spacing(store: StoreMetadata) -> tuple[float, float, float]:
+def require_right_angles(store: StoreMetadata) -> tuple[float, float, float]:
+    """Return the spacing of a store's MRI grid (z, y, x), mm.
+
+    Raises `DatasetError` if its axes are not at right angles.
+    """
     affine = np.asarray(store.groups["mri"]["affine"], np.float64)
     i, j, k = (float(s) for s in spacing(affine))
     cosines = affine[:3, :3] / (i, j, k)

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from math import isclose
 from typing import Any
 
-from lundprobe_zarr.dataset.compared import Segmentation, edits, pairs, segmentations
+from lundprobe_zarr.dataset.compared import Segmentation, comparable, edits, pairs
 from lundprobe_zarr.dataset.rows import Row
 from lundprobe_zarr.stores.metadata import StoreMetadata
 
@@ -35,7 +35,7 @@ def compared_findings(
     if (agreement := rows.get("agreement")) is not None:
         expected: list[Key] = [
             (structure, kind, *a, *b)
-            for structure, there in segmentations(store).items()
+            for structure, there in comparable(store).items()
             for kind, a, b in pairs(there)
         ]
         found: list[Key] = [
@@ -46,7 +46,7 @@ def compared_findings(
     if (uncertainty := rows.get("uncertainty")) is not None:
         rows_of: list[Key] = [
             (structure, o.step, o.observer, estimate, low)
-            for structure in segmentations(store)
+            for structure in comparable(store)
             for o, estimate, low in edits(store, structure)
         ]
         names = COMPARED_COLUMNS["uncertainty"][:-1]

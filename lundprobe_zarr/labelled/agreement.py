@@ -11,7 +11,14 @@ import pandas as pd
 import xarray as xr
 
 from lundprobe_zarr.cohort import Cohort, Patient
-from lundprobe_zarr.dataset.compared import PAIRS, How, agreement_rows, segmentations
+from lundprobe_zarr.dataset.compared import (
+    PAIRS,
+    How,
+    agreement_rows,
+    comparable,
+    require_right_angles,
+    segmentations,
+)
 from lundprobe_zarr.errors import MissingStructureError, UnknownLabelError, UsageError
 from lundprobe_zarr.geometry.affine import COSINE_TOLERANCE, SAME_GRID_MM, largest_shift, spacing
 from lundprobe_zarr.geometry.lattice import Grid
@@ -155,7 +162,8 @@ def _computed(of: Patient | Cohort, structures: Iterable[str], how: How) -> pd.D
     rows: list[dict[str, Any]] = []
     for patient in [of] if isinstance(of, Patient) else of:
         store = patient.dataset.store(patient.patient_id)
-        if segmentations(store):
+        # A patient whose grid is askew fails alone, and is left out of a cohort, as of the table.
+        if segmentations(store) if isinstance(of, Patient) else comparable(store):
             rows += agreement_rows(patient.location, store, structures, how)
     frame = pd.DataFrame(rows, columns=None if rows else ["structure", "pair"])
     return frame.astype({name: "Int64" for name in _LABELS if name in frame})
@@ -164,6 +172,10 @@ def _computed(of: Patient | Cohort, structures: Iterable[str], how: How) -> pd.D
 def _require_rows(of: Patient | Cohort, frame: pd.DataFrame, structures: Sequence[str]) -> None:
     there = list(frame["structure"].unique())
     who = f"patient {of.patient_id}" if isinstance(of, Patient) else f"this cohort of {len(of)}"
+    if not there and isinstance(of, Patient):
+        store = of.dataset.store(of.patient_id)
+        if segmentations(store):
+            require_right_angles(store)
     if not there and not any(s not in TARGETS for s in structures):
         raise UnknownLabelError(
             f"{who} has no segmentations of network or observers: base patients have none",

@@ -161,6 +161,8 @@ def metric_table(
     """Return a row a segmentation with its metrics; see `dvh`."""
     import pandas as pd
 
+    from lundprobe_zarr.labelled import metric_frame as metric_frame  # registers `frame.lp`
+
     rows = []
     for one in _checked(patients, want, needs_body(metrics)):
         for s in one.segmentations:

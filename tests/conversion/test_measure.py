@@ -16,8 +16,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from trees import LIGHT, NEW, OLD, convert_tree, write_patient, write_side_files
+from trees import LIGHT, NEW, OLD, convert_tree, patch, write_patient, write_side_files
 
+import lundprobe_zarr as lp
 from lundprobe_zarr.cohort import open_cohort
 from lundprobe_zarr.conversion.arrays.patient import convert_patient
 from lundprobe_zarr.conversion.notes.lease import lease_patients
@@ -244,6 +245,35 @@ def test_a_grid_without_right_angles_is_refused(dataset: Location) -> None:
     groups = store.groups | {"mri": store.groups["mri"] | {"affine": sheared.tolist()}}
     with pytest.raises(DatasetError, match="right angles"):
         compare_store(dataset, replace(store, groups=groups))
+
+
+def test_a_patient_on_an_askew_grid_is_left_out_and_does_not_hold_back_the_others(
+    converted: Path, tmp_path: Path
+) -> None:
+    source = shutil.copytree(converted / "source", tmp_path / "source")
+    folder = source / "extendedPart" / NEW
+    for file in (*folder.glob("MR_StorT2/**/*.nii.gz"), folder / "sCT/image_reg2MRI.nii.gz"):
+        patch("srow_x", -0.5, 0, 0.15, 10)(file)
+        patch("qform_code", 0)(file)
+    done = convert_tree(source, tmp_path / "dataset")
+    assert {r.status for r in done.values()} == {"converted"}, [r.error for r in done.values()]
+    finalise(tmp_path / "dataset")
+    dataset = Location(tmp_path / "dataset")
+    report = measure(dataset, MeasureOptions(workers=1))
+    assert report.measured == [OTHER]
+    assert list(report.failed) == [NEW]
+    assert "right angles" in report.failed[NEW]
+    assert report.published is not None
+    assert report.published.unmeasured == ()
+    for table in COMPARED:
+        assert {row["patient_id"] for row in rows(dataset, table)} == {OTHER}
+    assert not validate(dataset, deep=True).problems
+    again = measure(dataset, MeasureOptions(workers=1))
+    assert (again.measured, again.skipped, list(again.failed)) == ([], [OTHER], [NEW])
+    cohort = open_cohort(tmp_path / "dataset")
+    assert set(lp.agreement(cohort, "Rectum", compute=True)["patient_id"]) == {OTHER}
+    with pytest.raises(DatasetError, match="right angles"):
+        lp.agreement(cohort[NEW])
 
 
 class TestPairs:

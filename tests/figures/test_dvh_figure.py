@@ -173,6 +173,12 @@ def test_other_data_are_no_curves(cohort: lp.Cohort) -> None:
         plot(cohort[0].mri)
 
 
+def test_a_table_of_metrics_has_no_curves(cohort: lp.Cohort) -> None:
+    frame = lp.dvh(cohort, "Rectum", metrics=["D98%"])
+    with pytest.raises(UsageError, match=r"table of metrics.*call lp\.dvh"):
+        frame.lp.plot_dvh(by="protocol")
+
+
 def test_a_figure_is_saved_as_png(curves: xr.Dataset, tmp_path: Path) -> None:
     save_png(plot(curves.sel(structure="Rectum")), tmp_path / "a.PNG", dpi=40)
     assert (tmp_path / "a.PNG").read_bytes().startswith(b"\x89PNG")

@@ -97,7 +97,7 @@ class PatientView {
     for (const pane of this.viewer.panes) pane.close();
     this.viewer.panes =
       lay === "observers"
-        ? [new Pane(this.viewer, "axial", { title: "step 1: drawn without the map", step: 1 }), new Pane(this.viewer, "axial", { title: "step 2: drawn with the map", step: 2 })]
+        ? [new Pane(this.viewer, "axial", { title: "step 1: without the map", step: 1 }), new Pane(this.viewer, "axial", { title: "step 2: with the map", step: 2 })]
         : (lay === "3" ? ["axial", "coronal", "sagittal"] : [lay]).map((view) => new Pane(this.viewer, view));
     this.stage.className = `stage-panes lay-${lay}`;
     fill(this.stage, this.viewer.panes.map((p) => p.node));
