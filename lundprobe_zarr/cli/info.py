@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from lundprobe_zarr.cli.place import Dataset, StorageOptions, locate, parse_options
+from lundprobe_zarr.errors import UsageError
+from lundprobe_zarr.vocabulary.suggest import nearest
 
 if TYPE_CHECKING:
     from lundprobe_zarr.dataset.converter_notes import Absent
@@ -32,6 +34,7 @@ def info(
     from lundprobe_zarr.cohort import open_cohort
     from lundprobe_zarr.dataset.opening import open_manifest
     from lundprobe_zarr.stores.opening import open_store
+    from lundprobe_zarr.vocabulary.names import is_patient_id
 
     location = locate(dataset, storage_options)
     if _is_column(patient):
@@ -41,7 +44,14 @@ def info(
     elif patient is None:
         _show_dataset(location, open_manifest(location))
     else:
-        known = open_cohort(dataset, parse_options(storage_options))[patient]
+        cohort = open_cohort(dataset, parse_options(storage_options))
+        if not is_patient_id(patient) and (columns_like := _columns_like(patient)):
+            raise UsageError(
+                f"no patient and no column {patient!r}",
+                where=location.url,
+                remedy=f"nearest columns: {', '.join(columns_like)}",
+            )
+        known = cohort[patient]
         _show_patient(open_store(location, known.patient_id))
 
 
@@ -100,6 +110,12 @@ def _contents(
 def _terms(manifest: Manifest) -> Iterator[tuple[str, str]]:
     yield "access", manifest.access
     yield "cite", manifest.citation
+
+
+def _columns_like(name: str) -> list[str]:
+    from lundprobe_zarr.schema.tables import TABLES
+
+    return nearest(name, (c.name for t in TABLES.values() for c in t.columns))
 
 
 def _is_column(name: str | None) -> bool:

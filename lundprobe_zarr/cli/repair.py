@@ -13,7 +13,7 @@ from lundprobe_zarr.cli.convert import FollowLinks, Scratch, Source
 from lundprobe_zarr.cli.place import Dataset, StorageOptions, locate, require_file, write_report
 from lundprobe_zarr.cli.sharing import Workers
 from lundprobe_zarr.cli.status import FAILED, NO_DATASET
-from lundprobe_zarr.errors import UsageError
+from lundprobe_zarr.errors import Command, UsageError
 
 if TYPE_CHECKING:
     from lundprobe_zarr.conversion.repair import Damage, Repair
@@ -52,8 +52,11 @@ def repair(
     damage = _find(location, deep, workers)
     if not damage.problems:
         _write(report, {"sound": True, "found": [], "converted": [], "changed": [], "left": []})
-        how = "every byte read" if deep else "quick look; --deep reads every byte"
+        how = "every byte read" if deep else "quick look"
         say(f"Nothing to repair in {location.url} ({how}).")
+        if not deep:
+            again = Command("repair", ("--deep",), location.url)
+            say(f"Damage within files takes reading every byte: {again}")
         return
     raise typer.Exit(_mend(inventory, location, damage, workers, scratch, report))
 

@@ -18,6 +18,7 @@ from lundprobe_zarr.patches.plan import Plan
 from lundprobe_zarr.patches.prediction import Prediction
 from lundprobe_zarr.patches.sampling import GridSampling, Space
 from lundprobe_zarr.stores.opening import open_store
+from lundprobe_zarr.vocabulary.suggest import suggestion
 
 Array = npt.NDArray[Any]
 Weights = npt.NDArray[np.float32]
@@ -230,8 +231,20 @@ class Aggregator:
         Raises
         ------
         UsageError
-            If patches of the patient are missing.
+            For an unknown patient, or if patches of the patient are missing.
         """
+        self._require_complete(patient_id)
+        volume = self._volumes.pop(patient_id)
+        if volume.weights is not None:
+            volume.values /= volume.weights
+        return volume.values
+
+    def _require_complete(self, patient_id: str) -> None:
+        if patient_id not in self._plan.cohort.ids:
+            raise UsageError(
+                f"no patient {patient_id!r} in the cohort of this stream",
+                remedy=suggestion(patient_id, self._plan.cohort.ids),
+            )
         if not self.complete(patient_id):
             volume = self._volumes.get(patient_id)
             there, expected = (
@@ -242,10 +255,6 @@ class Aggregator:
                 expected=str(expected),
                 remedy="add those of the whole epoch first",
             )
-        volume = self._volumes.pop(patient_id)
-        if volume.weights is not None:
-            volume.values /= volume.weights
-        return volume.values
 
     def finish(self, patient_id: str) -> Prediction:
         """Return a patient's volume with its affine and remove it from the aggregator.
@@ -260,10 +269,11 @@ class Aggregator:
         Raises
         ------
         UsageError
-            If patches of the patient are missing.
+            For an unknown patient, or if patches of the patient are missing.
         DamagedStoreError
             If the store's metadata is missing or damaged.
         """
+        self._require_complete(patient_id)
         metadata = open_store(self._plan.cohort.location, patient_id)
         stored = stored_grid(metadata, self._plan.content.grid)
         content = self._plan.content

@@ -142,7 +142,7 @@ class Prediction:
         Raises
         ------
         UsageError
-            For another ending.
+            For another ending, or if there is no such folder.
         OSError
             If the file cannot be written.
         """
@@ -150,6 +150,10 @@ class Prediction:
         ending = next((e for e in (".nii.gz", ".nii") if target.name.endswith(e)), None)
         if ending is None:
             raise UsageError("expected a name that ends in .nii.gz or .nii", where=target)
+        if not target.parent.is_dir():
+            raise UsageError(
+                "no such folder", where=target.parent, remedy="make it first", expected="a folder"
+            )
         draft = target.with_name(f".{target.name.removesuffix(ending)}.{os.getpid()}{ending}")
         try:
             self.to_nifti().to_filename(draft)

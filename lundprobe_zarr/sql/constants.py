@@ -2,13 +2,14 @@
 
 A misspelt constant would silently select nobody, or everybody. Names are resolved as in SQL,
 through aliases, subqueries and common table expressions. Names that may mean something else are not
-checked; nor are LIKE, ranges and expressions.
+checked; nor are LIKE, `<` and expressions. An end of BETWEEN is, as far as it is a value misspelt.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from difflib import get_close_matches
 from typing import Any, NamedTuple
 
 import pyarrow as pa
@@ -16,22 +17,54 @@ import pyarrow as pa
 from lundprobe_zarr.errors import QueryError
 from lundprobe_zarr.schema.tables import TABLES, VIEWS, Column
 from lundprobe_zarr.sql.session import QUERY_NODES, Node, constant, kind_of, nodes, shown
-from lundprobe_zarr.vocabulary.names import FOLDS, OBSERVERS, PARTS, PROTOCOLS, STEPS, STRUCTURES
+from lundprobe_zarr.vocabulary.files import expected_files
+from lundprobe_zarr.vocabulary.names import (
+    FOLDS,
+    OBSERVERS,
+    PARTS,
+    PATIENT_ID_FORM,
+    PROTOCOLS,
+    STEPS,
+    STRUCTURES,
+    is_patient_id,
+)
 from lundprobe_zarr.vocabulary.suggest import nearest
 
 
 class Domain(NamedTuple):
-    """The possible values of a column, or of each element of a list column."""
+    """The possible values of a column, or of each element of a list column.
+
+    Of `patient_id`, which has no `values`, the form is known.
+    """
 
     column: str
     values: tuple[str, ...]
     is_list: bool
 
+    def holds(self, value: str) -> bool:
+        """Return whether the column may have a value."""
+        return value in self.values if self.values else is_patient_id(value)
+
+    def wrong(self, value: str, text: str) -> QueryError:
+        """Return the error for a value that it cannot have, in the SQL `text`."""
+        close = nearest(value, self.values)
+        near = f"nearest: {', '.join(close)}; " if close else ""
+        return QueryError(
+            f"no {value!r} in {self.column}",
+            where=shown(text),
+            remedy=f"{near}expected one of {', '.join(self.values)}"
+            if self.values
+            else f"expected {PATIENT_ID_FORM}",
+        )
+
 
 #: Columns of a relation; None for columns without known values.
 Columns = Mapping[str, Domain | None]
 
-_VALUES = {
+#: What every file of a patient becomes.
+_FILES = [file for part in PARTS for file in expected_files(part).values()]
+_VALUES: dict[str, tuple[str, ...]] = {
+    "patient_id": (),
     "part": PARTS,
     "protocol": PROTOCOLS,
     "grid": ("mri", "sct"),
@@ -40,6 +73,8 @@ _VALUES = {
     "fold": tuple(map(str, FOLDS)),
     "step": tuple(map(str, STEPS)),
     "observer": OBSERVERS,
+    "group": tuple(sorted({f.group for f in _FILES})),
+    "variable": tuple(sorted({f.variable for f in _FILES})),
     "missing_structures": STRUCTURES,
     "multi_component_structures": STRUCTURES,
 }
@@ -52,6 +87,13 @@ _EQUALITIES = {
     "COMPARE_NOT_DISTINCT_FROM",
 }
 _MEMBERSHIPS = {"contains", "list_contains", "array_contains", "list_has", "array_has"}
+#: Functions and operators of two lists.
+_OVERLAPS = {
+    *("list_has_any", "array_has_any", "&&"),
+    *("list_has_all", "array_has_all", "@>", "<@"),
+}
+#: Similarity (0 to 1, `difflib`) from which an end of a range is taken for a value misspelt.
+_MISSPELT = 0.8
 
 
 def _domain(column: Column) -> Domain | None:
@@ -187,17 +229,12 @@ class _Walk:
         value = constant(given)
         if domain is None or value is None or bool(given.get("of_list")) != domain.is_list:
             return
-        if domain.values[0].isdigit():  # 1.0 equals 1, and DuckDB itself refuses non-numbers
+        # 1.0 equals 1, and DuckDB itself refuses non-numbers.
+        if domain.values and domain.values[0].isdigit():
             value = str(int(value)) if value.isascii() and value.isdigit() else domain.values[0]
-        if value in domain.values:
-            return
-        close = nearest(value, domain.values)
-        near = f"nearest: {', '.join(close)}; " if close else ""
-        raise QueryError(
-            f"no {value!r} in {domain.column}",
-            where=shown(self._text),
-            remedy=f"{near}expected one of {', '.join(domain.values)}",
-        )
+        is_end = given.get("of_range") and not get_close_matches(value, domain.values, 1, _MISSPELT)
+        if not is_end and not domain.holds(value):
+            raise domain.wrong(value, self._text)
 
 
 def _result(items: Sequence[Node], scope: _Scope) -> Columns | None:
@@ -228,6 +265,16 @@ def _compared(node: Node) -> Iterator[tuple[Node, Node]]:
         for other in operands[1:]:
             for pair in zip(_parts(operands[0]), _parts(other), strict=False):
                 yield from _ordered(*pair)
+    elif kind_of(node) == "COMPARE_BETWEEN":
+        for end in (node["lower"], node["upper"]):
+            yield from _ordered(node["input"], end | {"of_range": True})
+    elif node.get("subquery_type") == "ANY" and node.get("comparison_type") in _EQUALITIES:
+        for value in _listed(node["subquery"]["node"]):
+            yield from _ordered(node["child"], value)
+    elif node.get("function_name") in _OVERLAPS and len(arguments := _arguments(node)) == 2:
+        for one, other in (arguments, arguments[::-1]):
+            if "column_names" in one and other.get("function_name") == "list_value":
+                yield from ((one, value | {"of_list": True}) for value in _arguments(other))
     elif node.get("function_name") in _MEMBERSHIPS and len(arguments := _arguments(node)) == 2:
         among, wanted = arguments
         if among.get("function_name") == "list_value":
@@ -235,6 +282,16 @@ def _compared(node: Node) -> Iterator[tuple[Node, Node]]:
                 yield from _ordered(wanted, value)
         elif "column_names" in among:
             yield among, wanted | {"of_list": True}
+
+
+def _listed(query: Node) -> list[Node]:
+    """Return the items of `= ANY([...])`, of which DuckDB makes a subquery; none of any other."""
+    items = query.get("select_list") or []
+    if len(items) != 1 or query["from_table"]["type"] != "EMPTY":
+        return []
+    found = _arguments(items[0]) if items[0].get("function_name") == "unnest" else []
+    is_list = len(found) == 1 and found[0].get("function_name") == "list_value"
+    return _arguments(found[0]) if is_list else []
 
 
 def _ordered(one: Node, other: Node) -> Iterator[tuple[Node, Node]]:

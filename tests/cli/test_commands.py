@@ -493,6 +493,13 @@ def test_preview_draws(cli, dataset, extended, tmp_path):
     assert cli("preview", dataset, extended, tmp_path / "p.gif").status == 2
 
 
+def test_info_of_a_column_misspelt_names_the_nearest(cli, dataset):
+    ran = cli("info", dataset, "d95")
+    assert ran.status == 2
+    assert "no patient and no column 'd95'" in ran.err
+    assert "nearest columns: d95_gy" in ran.err
+
+
 @pytest.mark.parametrize("command", ["info", "export", "preview"])
 def test_an_unknown_patient_is_wrong_usage(cli, dataset, tmp_path, command):
     out = [] if command == "info" else [tmp_path / "out.png"]

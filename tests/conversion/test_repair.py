@@ -215,7 +215,9 @@ def test_it_says_when_the_source_is_not_what_it_was(
     assert "hold the new data now" in out
     assert NEW in out.split("hold the new data now")[1]
     assert run("repair", pair.source, pair.dataset) == 0
-    assert "Nothing to repair" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "Nothing to repair" in out
+    assert f"lundprobe-zarr repair SOURCE {pair.dataset} --deep" in out
 
 
 def test_places_that_cannot_be_repaired(pair: Pair, tmp_path: Path) -> None:

@@ -77,6 +77,10 @@ def test_what_does_not_belong_together_is_refused(cohort):
         collected.add(sample | {"start": np.array([1, 0, 0])}, sample["image"])
     with pytest.raises(UsageError, match="1 patches were added"):
         collected.pop(cohort.ids[0])
+    with pytest.raises(UsageError, match="1 patches were added"):
+        collected.finish(cohort.ids[0])
+    with pytest.raises(UsageError, match="no patient 'nope' in the cohort of this stream"):
+        collected.finish("nope")
     with pytest.raises(UsageError, match="uniform patches; expected sampling='grid'"):
         lp.Aggregator(lp.PatchStream(cohort, (4, 4, 4)).plan)
 
@@ -156,6 +160,8 @@ def test_a_prediction_is_saved_with_the_stored_affine_and_its_channels(cohort, t
     assert [p.name for p in tmp_path.iterdir()] == ["p.nii.gz"]
     with pytest.raises(UsageError, match=r"expected a name that ends in \.nii\.gz or \.nii"):
         found.save(tmp_path / "p.mha")
+    with pytest.raises(UsageError, match="nowhere: no such folder; expected a folder; make it"):
+        found.save(tmp_path / "nowhere" / "p.nii.gz")
 
 
 def test_back_from_a_resampled_lattice_every_value_is_in_its_place(cohort):
