@@ -36,14 +36,31 @@ def sources() -> set[str]:
     return library | converter
 
 
-def test_wheel_holds_the_tree(tmp_path):
-    run(
+#: What reads files of the package that are no modules.
+_DATA = """
+import lundprobe_zarr
+from lundprobe_zarr.measures.constraints import shipped_sets
+from lundprobe_zarr.quality.rules import rules_with
+from lundprobe_zarr.service.page import page
+print(lundprobe_zarr.__file__, "index.html" in page().files, *shipped_sets(), bool(rules_with(None)))
+"""
+
+
+def test_wheel_holds_the_tree_and_works_without_it(tmp_path):
+    built = run(
         sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(tmp_path / "d"),
         str(copy_of_tree(tmp_path / "tree")), cwd=tmp_path,
     )  # fmt: skip
     (wheel,) = (tmp_path / "d").glob("*.whl")
     names = {n for n in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in n}
     assert names == sources()
+    assert "would be ignored" not in built
+    place = tmp_path / "installed"
+    zipfile.ZipFile(wheel).extractall(place)
+    others = [p for p in sys.path if p.endswith("-packages")]  # -S: not this checkout's link
+    code = f"import sys; sys.path[:0] = {[str(place), *others]!r}\n{_DATA}"
+    shown = run(sys.executable, "-I", "-S", "-c", code, cwd=tmp_path).split()
+    assert shown == [str(place / "lundprobe_zarr" / "__init__.py"), "True", "icru", "True"]
 
 
 def copy_of_tree(folder: Path) -> Path:
