@@ -33,14 +33,15 @@ def demo(
 ) -> None:
     """Run every step once on synthetic patients.
 
-    Write a phantom, convert it, check it, choose patients with SQL, read a patch, draw, report on
-    quality, serve. Each step says which command line and which Python do the same.
+    Write a phantom, convert it, compare its segmentations, check it, choose patients with SQL, read
+    a patch, draw, report on quality, serve. Each step says which command line and which Python do the same.
     """
     source, dataset = folder / "source", folder / "dataset"
     _require_ours(folder)
     folder.mkdir(parents=True, exist_ok=True)
     _write_source(source, workers)
     _convert(source, dataset, workers)
+    _measure(dataset)
     _validate(dataset, workers)
     cohort = _query(dataset)
     patient = cohort[0].patient_id
@@ -119,10 +120,25 @@ def _convert(source: Path, dataset: Path, workers: int) -> None:
         raise typer.Exit(status)
 
 
+def _measure(dataset: Path) -> None:
+    from lundprobe_zarr.cli.measure import run_measure
+    from lundprobe_zarr.conversion.run.measure import MeasureOptions
+    from lundprobe_zarr.storage.location import Location
+
+    _step(
+        3,
+        "Compare what networks and observers drew",
+        f"measure {_quoted(dataset)}",
+        (f'lp.agreement(lp.open_cohort("{dataset}"), "CTVT_427")',),
+    )
+    if status := run_measure(Location(dataset), MeasureOptions(workers=1)):
+        raise typer.Exit(status)
+
+
 def _validate(dataset: Path, workers: int) -> None:
     from lundprobe_zarr.cli.validate import validate
 
-    _step(3, "Check every byte of it", f"validate {_quoted(dataset)} --deep")
+    _step(4, "Check every byte of it", f"validate {_quoted(dataset)} --deep")
     validate(str(dataset), deep=True, workers=workers)
 
 
@@ -131,7 +147,7 @@ def _query(dataset: Path) -> Cohort:
     from lundprobe_zarr.cohort import open_cohort
 
     _step(
-        4,
+        5,
         "Choose patients with SQL",
         f'query {_quoted(dataset)} "{_PREDICATE}"',
         (
@@ -157,7 +173,7 @@ def _read_patch(dataset: Path, patient: str) -> None:
     read = read_patch(dataset / "patients" / f"{patient}.zarr", _PATCH)
     z, y, x = (f"slice({s.start}, {s.stop})" for s in read.box)
     _step(
-        5,
+        6,
         "Stream a patch of the T2w image around the target: just the chunks it touches",
         None,
         (
@@ -179,7 +195,7 @@ def _draw(dataset: Path, patients: Sequence[str], folder: Path) -> None:
 
     chosen = list(dict.fromkeys(patients))
     picture = folder / f"{chosen[0]}.png"
-    _step(6, "Draw", f"preview {_quoted(dataset)} {chosen[0]} {_quoted(picture)}")
+    _step(7, "Draw", f"preview {_quoted(dataset)} {chosen[0]} {_quoted(picture)}")
     folder.mkdir(exist_ok=True)
     for patient in chosen:
         save_preview(Location(dataset), patient, folder / f"{patient}.png")
@@ -192,7 +208,7 @@ def _quality(dataset: Path, page: Path) -> None:
     from lundprobe_zarr.quality.check import qc
 
     _step(
-        7,
+        8,
         "Ask who is odd: rules in SQL, and a page with pictures",
         f"qc {_quoted(dataset)} --html {_quoted(page)}",
         (f'report = lp.qc(lp.open_cohort("{dataset}"))', f'report.save_html("{page}")'),
@@ -210,7 +226,7 @@ def _serve(dataset: Path, folder: Path) -> None:
     from lundprobe_zarr.service.packages import require_packages
 
     _step(
-        8,
+        9,
         "Serve it, to those who have the token and to the tools they have",
         f"serve {_quoted(dataset)}",
         (

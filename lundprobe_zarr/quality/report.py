@@ -26,6 +26,8 @@ _LOG = logging.getLogger("lundprobe_zarr.quality")
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
 #: Most findings of a rule that the page lists; all are in the table.
 _LISTED = 200
+#: Findings of a rule, and patients, that are there at once and in print; others are folded away.
+_OPEN_FINDINGS, _OPEN_PATIENTS = 15, 20
 #: Severities whose patients are shown with a picture.
 _PICTURED: tuple[Severity, ...] = ("error", "warning")
 
@@ -45,6 +47,7 @@ def report_html(report: Outcomes, pictures: bool, progress: Progress | None = No
     body = [
         *_head(report),
         *_cards(report),
+        *_contents(outcomes),
         *_overview(outcomes),
         *_section("Broken rules", [_rule(o) for o in flagged], "broken"),
         *_patients(report.cohort, flagged, pictures, progress),
@@ -108,6 +111,19 @@ def _cards(report: Outcomes) -> Iterator[str]:
     yield "</div>"
 
 
+def _contents(outcomes: Sequence[Outcome]) -> Iterator[str]:
+    """Yield links to the sections, with what is in each."""
+    flagged = [o for o in outcomes if o.status == "flagged"]
+    sections = (
+        ("broken", "Broken rules", len(flagged)),
+        ("patients", "Flagged patients", len({f.patient_id for o in flagged for f in o.findings})),
+        ("lacking", "Rules not evaluated", sum(o.is_lacking for o in outcomes)),
+        ("kept", "Rules kept", sum(o.status == "passed" for o in outcomes)),
+    )
+    links = [f'<a href="#{at}">{title}: {n}</a>' for at, title, n in sections if n]
+    yield f'<nav aria-label="Contents">{" · ".join(links)}</nav>'
+
+
 _NOUNS: dict[str, str] = {"error": "errors", "warning": "warnings", "info": "remarks"}
 
 
@@ -157,14 +173,28 @@ def _rule(outcome: Outcome) -> str:
 def _findings(findings: Sequence[Finding]) -> str:
     if not findings:
         return ""
-    rows = [
+    lines = [
         f'<tr><td class="id"><a href="#{escape(f.patient_id)}">{escape(f.patient_id)}</a></td>'
         f"<td>{escape(f.message)}</td></tr>"
         for f in findings[:_LISTED]
     ]
     more = len(findings) - _LISTED
     note = f'<p class="faint">… and {more} more, in the JSON form.</p>' if more > 0 else ""
-    return f'<div class="scroll"><table><tbody>{"".join(rows)}</tbody></table></div>{note}'
+    first, rest = _rows(lines[:_OPEN_FINDINGS]), _rows(lines[_OPEN_FINDINGS:])
+    count = min(len(findings), _LISTED) - _OPEN_FINDINGS
+    return first + _folded(rest, f"{count} more of {len(findings)}" if rest else "") + note
+
+
+def _rows(lines: Sequence[str]) -> str:
+    table = f'<div class="scroll"><table><tbody>{"".join(lines)}</tbody></table></div>'
+    return table if lines else ""
+
+
+def _folded(content: str, title: str) -> str:
+    """Return what is shown only when somebody asks for it, and not printed; "" if it is none."""
+    if not content:
+        return ""
+    return f'<details class="more"><summary>{escape(title)}</summary>{content}</details>'
 
 
 def _patients(
@@ -185,7 +215,7 @@ def _patients(
             "femoral heads orange (right dashed). Patients with remarks alone have no picture.</p>"
         )
     centres = _centres(cohort) if pictures else {}
-    yield '<div class="patients">'
+    cards = []
     for patient_id in sorted(broken, key=lambda i: _gravity(broken[i])):
         said = broken[patient_id]
         picture = ""
@@ -193,8 +223,14 @@ def _patients(
             picture = _picture(cohort, patient_id, centres.get(patient_id))
             if progress is not None:
                 progress(patient_id)
-        yield _card(patient_id, said, picture)
-    yield "</div>"
+        cards.append(_card(patient_id, said, picture))
+    yield _grid(cards[:_OPEN_PATIENTS])
+    rest = len(cards) - _OPEN_PATIENTS
+    yield _folded(_grid(cards[_OPEN_PATIENTS:]), f"{rest} more patients, with fewer findings")
+
+
+def _grid(cards: Sequence[str]) -> str:
+    return f'<div class="patients">{"".join(cards)}</div>' if cards else ""
 
 
 def _gravity(said: Sequence[tuple[Severity, Finding]]) -> tuple[int, ...]:

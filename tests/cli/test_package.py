@@ -42,7 +42,8 @@ import lundprobe_zarr
 from lundprobe_zarr.measures.constraints import shipped_sets
 from lundprobe_zarr.quality.rules import rules_with
 from lundprobe_zarr.service.page import page
-print(lundprobe_zarr.__file__, "index.html" in page().files, *shipped_sets(), bool(rules_with(None)))
+print(lundprobe_zarr.__file__, "index.html" in page().files)
+print(*shipped_sets(), bool(rules_with(None)))
 """
 
 

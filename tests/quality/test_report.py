@@ -215,3 +215,30 @@ class TestHistogram:
         named = self.outcome([(1.0, True)])
         unnamed = Outcome(named.rule.model_copy(update={"quantity": ""}), "flagged", 1)
         assert histogram(unnamed) == ""
+
+
+def test_many_findings_are_folded_and_linked_from_the_top(simulated: Path, tmp_path: Path) -> None:
+    cohort = lp.open_cohort(simulated)
+    rules = tmp_path / "rules.json"
+    rule = {
+        "id": "everybody",
+        "severity": "info",
+        "title": "Nobody is here",
+        "sql": "SELECT patient_id FROM patients",
+        "message": "is here",
+    }
+    rules.write_text(json.dumps({"rules": [rule]}))
+    lp.qc(cohort, rules=rules).save_html(tmp_path / "qc.html", pictures=False)
+    text = (tmp_path / "qc.html").read_text()
+    page = Page(text)
+    assert "Flagged patients: 467" in page.text
+    assert "447 more patients, with fewer findings" in page.text
+    article = text.split('id="rule-everybody"')[1].split("</article>")[0]
+    at_once, folded = article.split('<details class="more">')
+    assert (at_once.count('class="id"'), folded.count('class="id"')) == (15, 185)
+    assert "185 more of 467" in folded
+    assert "… and 267 more, in the JSON form." in folded
+    cards = text.split('id="patients"')[1].split('<details class="more">')[0]
+    assert cards.count("<article") == 20
+    anchors = {i["id"] for _, i in page.elements if "id" in i}
+    assert {a["href"][1:] for a in page.all("a") if a["href"].startswith("#")} <= anchors
