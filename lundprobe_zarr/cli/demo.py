@@ -34,7 +34,8 @@ def demo(
     """Run every step once on synthetic patients.
 
     Write a phantom, convert it, compare its segmentations, check it, choose patients with SQL, read
-    a patch, draw, report on quality, serve. Each step says which command line and which Python do the same.
+    a patch, draw, report on quality, serve. Each step says which command line and which Python do
+    the same.
     """
     source, dataset = folder / "source", folder / "dataset"
     _require_ours(folder)

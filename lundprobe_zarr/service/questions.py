@@ -268,8 +268,11 @@ def _read_back(request: Request, now: Revision, text: str) -> Response:
     Raises `HttpError` (422) for a text that no saved file has, or that was changed since.
     """
     try:
-        is_split = f'"{SavedSplits.KIND}"' in text
-        found = parse_saved(text, "the saved file", SavedSplits if is_split else SavedCohort)
+        found: SavedCohort | SavedSplits
+        if f'"{SavedSplits.KIND}"' in text:
+            found = parse_saved(text, "the saved file", SavedSplits)
+        else:
+            found = parse_saved(text, "the saved file", SavedCohort)
     except UsageError as error:
         raise HttpError(422, str(error), "InvalidParameter") from error
     identity = Cohort(now.dataset).dataset.identity
