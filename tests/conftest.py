@@ -1,7 +1,11 @@
-"""A phantom and its conversion, made once a session: everything below may read them, only."""
+"""A phantom and its conversion, made once a run: everything below may read them, only."""
 
 from __future__ import annotations
 
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -20,20 +24,46 @@ settings.register_profile("busy", deadline=None)  # a machine may have more to d
 settings.load_profile("busy")
 
 
+@contextmanager
+def made_once(tmp_path_factory: pytest.TempPathFactory, name: str) -> Iterator[Path]:
+    """Give the folder `name` of this run; it is not there yet for the first who asks, to fill it.
+
+    The processes of pytest-xdist share it: others wait until it is complete.
+    """
+    home = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        home = home.parent
+    with (home / f"{name}.lock").open("w") as lock:
+        if sys.platform != "win32":
+            import fcntl
+
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        yield home / name
+
+
 @pytest.fixture(scope="session")
 def phantom_source(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Source tree of a tiny phantom: three base patients and an extended one. Read-only."""
-    return write_phantom(tmp_path_factory.mktemp("source") / "phantom", patients=3, extended=1)
+    with made_once(tmp_path_factory, "phantom-source") as home:
+        if not home.exists():
+            write_phantom(home / "phantom", patients=3, extended=1)
+    return home / "phantom"
 
 
 @pytest.fixture(scope="session")
 def dataset(phantom_source: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The phantom converted with `standard` precision and measured, in this process. Read-only."""
-    folder = tmp_path_factory.mktemp("dataset") / "phantom"
-    for patient in take_inventory(phantom_source).patients:
+    """The phantom converted with `standard` precision and measured. Read-only."""
+    with made_once(tmp_path_factory, "phantom-dataset") as home:
+        folder = home / "phantom"
+        if not home.exists():
+            _convert(phantom_source, folder)
+    return folder
+
+
+def _convert(source: Path, folder: Path) -> None:
+    for patient in take_inventory(source).patients:
         result = convert_patient(patient, folder, "standard")
         assert result.status == "converted", result.error
         store = open_store(Location(folder), patient.patient_id)
         save_compared(Location(folder), store, compare_store(Location(folder), store))
     finalise(folder)
-    return folder
