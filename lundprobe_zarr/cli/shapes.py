@@ -20,7 +20,9 @@ if TYPE_CHECKING:
 
 Patients = Annotated[
     list[str],
-    typer.Argument(help="Patients' ids; without any, all.", metavar="PATIENT", default_factory=list),
+    typer.Argument(
+        help="Patients' ids; without any, all.", metavar="PATIENT", default_factory=list
+    ),
 ]
 Where = Annotated[
     str | None, typer.Option(metavar="SQL", help="Only patients for whom this condition is true.")
@@ -36,9 +38,7 @@ Sources = Annotated[
 ]
 Arrays = Annotated[
     str | None,
-    typer.Option(
-        metavar="A,B", help="Only these: T2w, sCT, dose, mask, fiducials, uncertainty."
-    ),
+    typer.Option(metavar="A,B", help="Only these: T2w, sCT, dose, mask, fiducials, uncertainty."),
 ]
 Grids = Annotated[
     str | None, typer.Option(metavar="A,B", help="Only files on these grids: mri, sct, dose.")
@@ -153,8 +153,9 @@ def _show(found: CohortExport, out: Path) -> None:
     from lundprobe_zarr.cli.console import count, heading, listing, say
     from lundprobe_zarr.exchange.cohort import REPORT
 
-    files = sum(len(w.files) for w in found.written.values())
-    say(f"Wrote {count(files, 'file')} of {count(len(found.written), 'patient')} to {out.resolve()}.")
+    files = count(sum(len(w.files) for w in found.written.values()), "file")
+    patients = count(len(found.written), "patient")
+    say(f"Wrote {files} of {patients} to {out.resolve()}.")
     if found.before:
         say(f"{count(len(found.before), 'patient')} were there already.")
     for title, field in (

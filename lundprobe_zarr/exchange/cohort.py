@@ -120,7 +120,10 @@ class _Job:
         return {"shape": self.shape.to_json(), "dataset": {"name": identity.name, "content": known}}
 
     def begin(self) -> None:
-        """Find the structure to crop to; write down the settings, or require those of the export that is there."""
+        """Find the structure to crop to. Write down the settings, or require those of before.
+
+        Raises `UsageError` if the output folder holds an export of other settings.
+        """
         self.bounds = self.shape.frame.bounds(self.cohort)
         place = self.journal / "settings.json"
         settings = self._settings

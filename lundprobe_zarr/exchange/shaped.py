@@ -13,7 +13,6 @@ from math import prod
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal, get_args
 
-import numpy as np
 import numpy.typing as npt
 
 from lundprobe_zarr.errors import UsageError

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
-from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -82,7 +81,7 @@ class Frame:
         if self.crop is not None:
             require_structure(self.crop)
         margin = self.margin_mm
-        if isinstance(margin, bool) or not isinstance(margin, Real) or not 0 <= margin < np.inf:
+        if not isinstance(margin, (int, float)) or not 0 <= margin < np.inf:
             raise UsageError(f"margin_mm={margin!r}", expected="millimetres, 0 or more")
         if margin and self.crop is None:
             raise UsageError(f"margin_mm={margin!r} without a structure", expected="crop=, too")
@@ -109,9 +108,7 @@ class Frame:
                     found.setdefault(patient, {})[grid] = (tuple(ends[0]), tuple(ends[1]))
         return found
 
-    def box(
-        self, metadata: StoreMetadata, grid: str, bounds: Mapping[str, Bounds]
-    ) -> Box:
+    def box(self, metadata: StoreMetadata, grid: str, bounds: Mapping[str, Bounds]) -> Box:
         """Return the box of voxels on a grid of a patient.
 
         `bounds` are those of the patient. Raises `MissingStructureError` for a patient without the

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from lundprobe_zarr.errors import MissingPackageError
 from lundprobe_zarr.patches.frame import Frame
-from lundprobe_zarr.stream.torch import to_monai, torch
+from lundprobe_zarr.stream.torch import to_monai
 from lundprobe_zarr.stream.whole import Missing, WholeVolumes, content_of
 from lundprobe_zarr.vocabulary.version import with_extra
 
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from lundprobe_zarr.cohort import Cohort
 
 try:
+    torch: Any = import_module("torch")
     data: Any = import_module("monai.data")
     transforms: Any = import_module("monai.transforms")
 except ImportError as error:

@@ -116,11 +116,8 @@ class StoredVolume:
         return (channels, *reversed(self._volumes.box(self.patient_id).size))
 
 
-class _Stored:
+class _Stored(torchio.Image):
     """What images of a store do before their voxels are read: tell where these are."""
-
-    reader: Any
-    _loaded: bool
 
     def __init__(self, path: Any = None, *arguments: Any, **options: Any) -> None:
         # the path is a name alone: there is no such file
@@ -143,7 +140,7 @@ def _told_before(name: str) -> property:
     return property(get, original.fset, doc=original.__doc__)
 
 
-class StoredImage(_Stored, torchio.Image):
+class StoredImage(_Stored):
     """A `torchio.Image` whose voxels are in a store."""
 
     affine = _told_before("affine")

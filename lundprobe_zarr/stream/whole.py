@@ -102,8 +102,10 @@ class WholeVolumes:
         if lacking and missing == "error":
             raise _missing(lacking, len(cohort))
         if not self.ids:
-            raise _missing(lacking, len(cohort)) if lacking else UsageError(
-                f"no patients: {cohort!r}", expected="at least one"
+            raise (
+                _missing(lacking, len(cohort))
+                if lacking
+                else UsageError(f"no patients: {cohort!r}", expected="at least one")
             )
         self._readers = Readers(partial(StoreReader.open, cohort.location))
         self.key = self._key(cohort)
