@@ -157,14 +157,14 @@ def _show(found: CohortExport, out: Path) -> None:
     patients = count(len(found.written), "patient")
     say(f"Wrote {files} of {patients} to {out.resolve()}.")
     if found.before:
-        say(f"{count(len(found.before), 'patient')} were there already.")
+        say(f"{count(len(found.before), 'patient')} of before, there and whole.")
     for title, field in (
         ("Not there, so without a file", "missing"),
         ("Without a voxel in the box, so without a file", "empty"),
         ("With the values that conversion rounded", "rounded"),
         ("Without the free text of the header, which conversion left out", "stripped"),
     ):
-        if paths := [p for w in found.written.values() for p in getattr(w, field)]:
+        if paths := [p for w in found.all.values() for p in getattr(w, field)]:
             say(f"{title}: {count(len(paths), 'file')}")
             listing(paths, most=10)
     if found.failed:
