@@ -21,7 +21,10 @@ if TYPE_CHECKING:
 Patients = Annotated[
     list[str],
     typer.Argument(
-        help="Patients' ids; without any, all.", metavar="PATIENT", default_factory=list
+        help="Patients' ids; without any, all.",
+        metavar="PATIENT",
+        default_factory=list,
+        show_default=False,
     ),
 ]
 Where = Annotated[

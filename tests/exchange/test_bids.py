@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import re
+import shutil
 from pathlib import Path
 
 import nibabel as nib
@@ -12,6 +13,7 @@ import numpy as np
 import pytest
 
 from lundprobe_zarr.exchange import bids
+from lundprobe_zarr.exchange.choice import Choice
 from lundprobe_zarr.exchange.cohort import export_cohort
 from lundprobe_zarr.exchange.shaped import Shape
 from lundprobe_zarr.patches.frame import Frame
@@ -92,6 +94,17 @@ def test_resampled_voxels_are_a_derivative_dataset(cohort, tmp_path):
     assert told["Resolution"] == "4 x 4 x 6 mm, linearly interpolated"
     assert told["SkullStripped"] is False
     assert nib.load(f"{stem}.nii.gz").header.get_zooms() == (4, 4, 6)
+
+
+def test_an_export_killed_between_its_folders_is_continued(cohort, tmp_path):
+    shape = Shape(Choice(arrays=("T2w", "dose")), layout="bids")
+    export_cohort(cohort[:1], tmp_path, shape)
+    before = {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()}
+    name = bids.subject(cohort.ids[0])
+    shutil.rmtree(tmp_path / name)
+    (tmp_path / f".{cohort.ids[0]}.partial" / name).mkdir(parents=True)
+    assert list(export_cohort(cohort[:1], tmp_path, shape).written) == cohort.ids[:1]
+    assert {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()} == before
 
 
 def test_fiducials_are_told_in_millimetres(cohort, whole):
