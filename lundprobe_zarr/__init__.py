@@ -43,8 +43,10 @@ if TYPE_CHECKING:
     from lundprobe_zarr.phantom import write_phantom
     from lundprobe_zarr.quality.check import QualityReport, qc
     from lundprobe_zarr.quality.paper import check_against_paper
+    from lundprobe_zarr.stream.monai import monai_dataset
     from lundprobe_zarr.stream.stream import PatchStream
     from lundprobe_zarr.stream.torch import to_monai, to_torchio, torch_dataset
+    from lundprobe_zarr.stream.torchio import torchio_subjects
 
 __all__ = [
     "Aggregator",
@@ -75,6 +77,7 @@ __all__ = [
     "load_cohort",
     "load_dataset",
     "load_splits",
+    "monai_dataset",
     "observer_study",
     "open_cohort",
     "plan_check",
@@ -84,6 +87,7 @@ __all__ = [
     "to_torchio",
     "to_xarray",
     "torch_dataset",
+    "torchio_subjects",
     "write_phantom",
 ]
 __version__ = package_version()
@@ -110,6 +114,8 @@ _LAZY |= dict.fromkeys(_PATCHES, "lundprobe_zarr.patches")
 _LAZY["PatchStream"] = "lundprobe_zarr.stream.stream"
 _TORCH = ("to_monai", "to_torchio", "torch_dataset")
 _LAZY |= dict.fromkeys(_TORCH, "lundprobe_zarr.stream.torch")
+_LAZY["monai_dataset"] = "lundprobe_zarr.stream.monai"
+_LAZY["torchio_subjects"] = "lundprobe_zarr.stream.torchio"
 _LAZY["write_phantom"] = "lundprobe_zarr.phantom"
 _LAZY |= dict.fromkeys(("QualityReport", "qc"), "lundprobe_zarr.quality.check")
 _LAZY["check_against_paper"] = "lundprobe_zarr.quality.paper"

@@ -12,7 +12,8 @@ import pytest
 
 import lundprobe_zarr as lp
 
-pytest.importorskip("torch", reason="some public names need torch")
+for needed in ("torch", "monai", "torchio"):
+    pytest.importorskip(needed, reason=f"some public names need {needed}")
 
 KEPT = Path(__file__).parent / "data" / "api.txt"
 

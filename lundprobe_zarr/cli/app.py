@@ -85,6 +85,8 @@ COMMANDS: tuple[tuple[Callable[..., Any], str], ...] = (
     (qc, "qc DATASET --html qc.html"),
     (check_against_paper, "check-against-paper DATASET"),
     (export, "export DATASET newAcq_cba26d19714d0247 OUT"),
+    (export, "export DATASET CROPPED --where missing_Genitalia --crop PTVT_427:20mm --resample 3"),
+    (export, "export DATASET BIDS --layout bids --structures CTVT_427,Rectum"),
     (bench, "bench DATASET --patch 8,32,32 --structures Rectum --patches 8"),
     (preview, "preview DATASET newAcq_cba26d19714d0247 picture.png"),
     (serve, "serve DATASET --port 8000"),

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from lundprobe_zarr.cli import shapes
 from lundprobe_zarr.cli.place import Dataset, StorageOptions, locate, parse_options
 from lundprobe_zarr.errors import UsageError
 
@@ -15,18 +16,36 @@ PatientId = Annotated[str, typer.Argument(help="A patient's id.", metavar="PATIE
 
 def export(
     dataset: Dataset,
-    patient: PatientId,
+    patients: shapes.Patients,
     out: Annotated[Path, typer.Argument(help="Folder to write into. It may hold other patients.")],
+    where: shapes.Where = None,
+    structures: shapes.Structures = None,
+    sources: shapes.Sources = None,
+    arrays: shapes.Arrays = None,
+    grids: shapes.Grids = None,
+    crop: shapes.Crop = None,
+    resample: shapes.Resample = None,
+    layout: shapes.LayoutName = "source",
+    workers: shapes.Workers = None,
     storage_options: StorageOptions = None,
 ) -> None:
-    """Write a patient back as the NIfTI files it came from.
+    """Write patients back as the NIfTI files they came from, or a choice of these in other shapes.
 
     Each file is checked against the hash of the original's uncompressed bytes, but for those
     whose values conversion rounded, which are listed, and those whose header lost its free text
     (`convert --strip-headers`), which are checked against the original without it.
     The patient's folder appears once it is whole, so an export that was broken off can simply be
     run again.
+
+    With options, or several patients, the same command continues an export; `export_report.json`
+    lists the files, and structures that patients lack, which have none. Cropped and resampled
+    files hold the voxels of `data.lp.resample(…).lp.crop(…)`: linear, masks at one half.
     """
+    shape = shapes.shape_of(structures, sources, arrays, grids, crop, resample, layout)
+    if where is not None or not shape.is_plain or len(patients) != 1:
+        chosen = shapes.cohort_of(dataset, parse_options(storage_options), patients, where, out)
+        raise typer.Exit(shapes.run(chosen, out, shape, workers))
+    (patient,) = patients
     from lundprobe_zarr.cli.console import count, listing, say
     from lundprobe_zarr.cli.phantom import steps
     from lundprobe_zarr.cohort import open_cohort

@@ -1,5 +1,5 @@
-"""Export to other formats: a patient's NIfTI files as in the source.
+"""Export to other formats: NIfTI files as in the source, in other shapes, as BIDS.
 
-Imports `cohort` and below.
-Start reading at nifti.py.
+Imports `patches` and below.
+Start reading at nifti.py, then cohort.py.
 """

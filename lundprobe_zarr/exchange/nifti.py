@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 from zlib_ng import gzip_ng
 
@@ -54,13 +56,7 @@ def export_patient(
     dataset, `DamagedStoreError` if a restored file differs from the original, and `OSError` if a
     file cannot be written.
     """
-    require_folder(out, f"output folder {out}")
-    if root := dataset_around(out):
-        raise UsageError(
-            f"output folder {out} is within the dataset {root}",
-            expected="a folder outside of datasets",
-            remedy="choose another output folder",
-        )
+    require_outside(out)
     store = open_store(location, patient_id)
     homes = _homes(store, out)
     draft = out / f".{patient_id}.partial"
@@ -74,6 +70,17 @@ def export_patient(
     finally:
         shutil.rmtree(draft, ignore_errors=True)
     return exported
+
+
+def require_outside(out: Path) -> None:
+    """Raise `UsageError` if an output folder is a file, or in a dataset."""
+    require_folder(out, f"output folder {out}")
+    if root := dataset_around(out):
+        raise UsageError(
+            f"output folder {out} is within the dataset {root}",
+            expected="a folder outside of datasets",
+            remedy="choose another output folder",
+        )
 
 
 def _homes(store: StoreMetadata, out: Path) -> list[PurePosixPath]:
@@ -96,28 +103,29 @@ def _write_files(
     exported: dict[str, list[str]] = {"identical": [], "rounded": [], "stripped": []}
     reader = StoreReader(location, store)
     for array, record in store.records:
-        target = _target(out, store, record)
+        target = out / source_path(store, record)
         shown = out.parent / record.path  # what it will be called, not what its draft is
         with named(shown):
             target.parent.mkdir(parents=True, exist_ok=True)
         if array is not None:
-            _write_nifti(reader, array, record, target, shown)
+            write_nifti(reader, array, record, target, shown)
         else:
             with named(shown):
                 target.write_bytes((record.text or "").encode(record.encoding))
-        exported[_outcome(record)].append(record.path)
+        exported[outcome(record)].append(record.path)
         on_file(record.path)
     return Exported(**{name: tuple(paths) for name, paths in exported.items()})
 
 
-def _outcome(record: SourceRecord) -> str:
+def outcome(record: SourceRecord) -> str:
+    """Return which field of `Exported` a file belongs to."""
     if not record.restores:
         return "rounded"
     return "stripped" if record.stripped else "identical"
 
 
-def _target(out: Path, store: StoreMetadata, record: SourceRecord) -> Path:
-    """Return a file's output path; refuse paths that the source tree does not have."""
+def source_path(store: StoreMetadata, record: SourceRecord) -> PurePosixPath:
+    """Return a file's path in the source tree; refuse paths that the source tree does not have."""
     home = f"{store.attributes['part']}Part/{store.patient_id}/"
     if not record.path.startswith(home) or parse_path(record.path[len(home) :]) is None:
         raise DamagedStoreError(
@@ -126,20 +134,28 @@ def _target(out: Path, store: StoreMetadata, record: SourceRecord) -> Path:
             expected=f"a known file below {home}",
             remedy="the store is damaged or was tampered with",
         )
-    return out / record.path
+    return PurePosixPath(record.path)
 
 
-def _write_nifti(
-    reader: StoreReader, array: VolumeArray, record: SourceRecord, target: Path, shown: Path
-) -> None:
-    volume = reader.volume(array, record)
-    sha256 = hashlib.sha256()
+@contextmanager
+def gzipped(target: Path, shown: Path) -> Iterator[Any]:
+    """Within, what is written becomes a `.nii.gz`; the system's errors say `shown`."""
     with (
         named(shown),
         target.open("wb") as raw,
         # mtime 0 makes the file reproducible
         gzip_ng.GzipNGFile("", "wb", _COMPRESSION_LEVEL, raw, mtime=0) as file,
     ):
+        yield file
+
+
+def write_nifti(
+    reader: StoreReader, array: VolumeArray, record: SourceRecord, target: Path, shown: Path
+) -> None:
+    """Write a file as it was in the source; raises as `export_patient` does."""
+    volume = reader.volume(array, record)
+    sha256 = hashlib.sha256()
+    with gzipped(target, shown) as file:
         for part in nifti_parts(record, volume):
             sha256.update(part)
             file.write(part)

@@ -50,6 +50,17 @@ class Grid:
         inverse = np.linalg.inv(ras_to_lps(self.affine))
         return np.asarray((lps_zyx[..., ::-1] @ inverse[:3, :3].T + inverse[:3, 3])[..., ::-1])
 
+    def touched(self, corners: FloatArray, margin_mm: float) -> tuple[Any, Any]:
+        """Return first and end voxel (z, y, x) of the voxels that a box and its margin touch.
+
+        `corners` are those of the box (8, 3), (z, y, x), mm, LPS. The voxels may lie outside.
+        """
+        places = self.to_index(corners) + 0.5
+        margin = margin_mm / self.spacing_mm
+        start = np.floor(places.min(axis=0) - margin + _ROUNDING).astype(int)
+        stop = np.ceil(places.max(axis=0) + margin - _ROUNDING).astype(int)
+        return start, stop
+
 
 def respaced(grid: Grid, spacing_mm: float | Sequence[float]) -> Grid:
     """Return the grid with voxels of `spacing_mm` (z, y, x, or one for all) and the same centre.
@@ -147,6 +158,11 @@ class Move:
             position = shift + sum(f * i for f, i in zip(row, indices, strict=True) if f)
             result |= (position < low) | (position > high)
         return result
+
+
+def resampled_type(dtype: np.dtype[Any]) -> np.dtype[Any]:
+    """Return the type of resampled voxels whose stored type is `dtype`."""
+    return dtype if dtype.kind == "b" else np.result_type(dtype, np.float32)
 
 
 def resample_volume(

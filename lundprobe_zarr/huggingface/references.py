@@ -16,10 +16,11 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from lundprobe_zarr.errors import DamagedStoreError
+from lundprobe_zarr.geometry.lattice import resampled_type
 from lundprobe_zarr.huggingface.locations import forget_reader, reader_of
 from lundprobe_zarr.patches import Content, Pad
 from lundprobe_zarr.stores.reader import StoreReader
-from lundprobe_zarr.stream.patch import read_patch, resampled_type
+from lundprobe_zarr.stream.patch import read_patch
 
 Array = npt.NDArray[Any]
 

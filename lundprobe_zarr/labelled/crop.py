@@ -35,8 +35,6 @@ from lundprobe_zarr.vocabulary.names import SPATIAL_DIMS
 from lundprobe_zarr.vocabulary.suggest import require_structure
 
 Triple = Sequence[float]
-#: Rounding error of a voxel's edge, in voxels.
-_ROUNDING = 1e-6
 
 
 @dataclass(frozen=True, eq=False)
@@ -185,7 +183,7 @@ def crop_to(data: Labelled, region: Region, margin_mm: float, fill: float | None
             f"margin_mm is {margin_mm!r}", expected="one number of millimetres, 0 or more"
         )
     grid = grid_of(require_volume(data))
-    start, stop = _voxels(grid, region, margin_mm)
+    start, stop = grid.touched(region.corners, margin_mm)
     first, last = np.maximum(start, 0), np.minimum(stop, grid.shape)
     if (first >= last).any():
         raise UsageError(
@@ -216,15 +214,6 @@ def _evenly_chunked(data: xr.DataArray) -> xr.DataArray:
         if len(set(lengths[:-1])) > 1 or lengths[-1] > lengths[0]
     }
     return data.chunk(uneven) if uneven else data
-
-
-def _voxels(grid: Grid, region: Region, margin_mm: float) -> tuple[Any, Any]:
-    """Return first and end voxel (z, y, x) of the voxels that a region and its margin touch."""
-    places = grid.to_index(region.corners) + 0.5
-    margin = margin_mm / grid.spacing_mm
-    start = np.floor(places.min(axis=0) - margin + _ROUNDING).astype(int)
-    stop = np.ceil(places.max(axis=0) + margin - _ROUNDING).astype(int)
-    return start, stop
 
 
 def _padded(data: xr.DataArray, widths: Mapping[str, tuple[int, int]], fill: float) -> xr.DataArray:

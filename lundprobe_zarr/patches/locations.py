@@ -56,12 +56,13 @@ def patients_with(cohort: Cohort, grid: str, structure: str) -> list[str]:
         table = cohort.dataset.columns("patients", ["patient_id", f"missing_{structure}"])
         there = table.filter(pc.invert(table.column(1))).column(0)
     else:
-        there = _clinical(cohort, grid, structure, []).column("patient_id")
+        there = clinical_rows(cohort, grid, structure, []).column("patient_id")
     known = set(there.to_pylist())
     return [i for i in cohort.ids if i in known]
 
 
-def _clinical(cohort: Cohort, grid: str, structure: str, fields: Sequence[str]) -> pa.Table:
+def clinical_rows(cohort: Cohort, grid: str, structure: str, fields: Sequence[str]) -> pa.Table:
+    """Return `patient_id` and fields of a clinical structure's rows, for the cohort's patients."""
     table = cohort.dataset.columns(
         "structures", ["patient_id", "grid", "source", "structure", *fields]
     )
@@ -93,7 +94,7 @@ def _foreground(cohort: Cohort, structures: Sequence[str]) -> dict[str, dict[str
 
 def _centroids(cohort: Cohort, grid: str, structure: str) -> dict[str, FloatArray]:
     masks = "sct" if grid == "dose" else grid  # the dose grid has no masks of its own
-    table = _clinical(cohort, masks, structure, ["centroid_mm"])
+    table = clinical_rows(cohort, masks, structure, ["centroid_mm"])
     rows = zip(*(table.column(c).to_pylist() for c in ("patient_id", "centroid_mm")), strict=True)
     found = {i: np.array(mm, np.float64) for i, mm in rows if mm is not None}
     if not found:

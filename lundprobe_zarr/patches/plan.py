@@ -47,7 +47,8 @@ class Item:
     draw: int
 
 
-def _require_cohort(value: object) -> None:
+def require_cohort(value: object) -> None:
+    """Raise `UsageError` for anything but a cohort."""
     from lundprobe_zarr.cohort import Cohort, Patient
 
     if isinstance(value, Cohort):
@@ -115,7 +116,7 @@ class Plan:
         window: int = 8,
     ) -> None:
         require_pad(pad)
-        _require_cohort(cohort)
+        require_cohort(cohort)
         self.content, self.pad, self.random_observer = content, pad, random_observer
         self.sampling = sampling_of(sampling)
         self._size = _size_of(patch_size, patch_size_mm, self.sampling)

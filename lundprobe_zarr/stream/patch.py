@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lundprobe_zarr.errors import MissingStructureError, UsageError
-from lundprobe_zarr.geometry.lattice import Box, Grid, Move, resample_volume
+from lundprobe_zarr.geometry.lattice import Box, Grid, Move, resample_volume, resampled_type
 from lundprobe_zarr.patches.lattice import Pad, lattice_of, stored_grid
 from lundprobe_zarr.patches.plan import Item, Plan
 from lundprobe_zarr.patches.request import Block, Content
@@ -177,11 +177,6 @@ def _sample_type(block: Block, dtype: np.dtype[Any], window: Move | None) -> np.
     if block.name == "uncertainty" and dtype.kind == "b":
         return np.dtype(np.float32)  # missing here: the type that other patients have
     return dtype if window is None else resampled_type(dtype)
-
-
-def resampled_type(dtype: np.dtype[Any]) -> np.dtype[Any]:
-    """Return the type of resampled voxels whose stored type is `dtype`."""
-    return dtype if dtype.kind == "b" else np.result_type(dtype, np.float32)
 
 
 def _indices(

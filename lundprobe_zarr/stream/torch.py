@@ -499,7 +499,7 @@ def to_monai(sample: Sample) -> Sample:
     from monai.data.meta_tensor import MetaTensor
 
     affine = torch.as_tensor(np.asarray(sample["affine"]))
-    arrays = {k: MetaTensor(t, affine=affine) for k, t in _channels_first(sample).items()}
+    arrays = {k: MetaTensor(t, affine=affine) for k, t in channels_first(sample).items()}
     return sample | arrays
 
 
@@ -524,7 +524,7 @@ def to_torchio(sample: Sample) -> Any:
     """
     torchio: Any = import_module("torchio")
     affine = np.asarray(sample["affine"])
-    arrays = _channels_first(sample)
+    arrays = channels_first(sample)
     images: dict[str, Any] = {}
     for name, tensor in arrays.items():
         if name.endswith("mask"):
@@ -536,7 +536,7 @@ def to_torchio(sample: Sample) -> Any:
     return torchio.Subject(**{k: v for k, v in sample.items() if k not in images}, **images)
 
 
-def _channels_first(sample: Sample) -> dict[str, Any]:
+def channels_first(sample: Sample) -> dict[str, Any]:
     """Return the volumes of a sample as tensors (channel, x, y, z), label axes merged."""
     return {
         name: torch.from_numpy(

@@ -1,0 +1,208 @@
+"""Write many patients' NIfTI files, in parallel; the same call continues a broken-off one."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable, Mapping
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from lundprobe_zarr.cohort import Cohort
+from lundprobe_zarr.errors import LundProbeError, UsageError
+from lundprobe_zarr.exchange import bids
+from lundprobe_zarr.exchange.nifti import require_outside
+from lundprobe_zarr.exchange.shaped import Shape, Written, homes_of, write_patient
+from lundprobe_zarr.patches.frame import Bounds
+from lundprobe_zarr.storage.local import write_local
+from lundprobe_zarr.stores.reader import StoreReader
+
+#: Folder, in the output, of what was written of each patient, by which an export continues.
+JOURNAL = ".lundprobe-export"
+REPORT = "export_report.json"
+
+
+@dataclass
+class CohortExport:
+    """How an export ended: patients written now and before, and errors of those that failed."""
+
+    written: dict[str, Written] = field(default_factory=dict)
+    before: dict[str, Written] = field(default_factory=dict)
+    failed: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def all(self) -> dict[str, Written]:
+        """Everything there, by patient id."""
+        return self.before | self.written
+
+
+def export_cohort(
+    cohort: Cohort,
+    out: Path,
+    shape: Shape,
+    workers: int | None = None,
+    on_patient: Callable[[str], None] = lambda patient_id: None,
+) -> CohortExport:
+    """Write the files of all patients of a cohort below `out`, several patients at once.
+
+    A patient's folders appear once they are whole. Patients that are there already, as this
+    shape makes them, are left alone, so the same call continues; one that is not whole any more is
+    written again. A patient that cannot be written does not keep others. `export_report.json`
+    lists files, structures that patients lack, and masks that have no voxel in the box.
+
+    Parameters
+    ----------
+    cohort : Cohort
+        The patients.
+    out : Path
+        The output folder.
+    shape : Shape
+        Which files, which voxels, and what names.
+    workers : int, optional
+        Patients at once. Default: one a core.
+    on_patient
+        Called with the id of each patient that was written or has failed.
+
+    Raises
+    ------
+    UsageError
+        If `out` holds an export of another shape or dataset, is a file, or is in a dataset; if the
+        cohort is empty.
+    OSError
+        If a file cannot be written, such as on a full disk.
+    """
+    require_outside(out)
+    if not len(cohort):
+        raise UsageError(f"no patients: {cohort!r}", expected="at least one")
+    job = _Job(cohort, out, shape)
+    job.begin()
+    result = job.result()
+    todo = [i for i in cohort.ids if i not in result.before]
+    with ThreadPoolExecutor(workers or os.cpu_count() or 1) as pool:
+        running = {pool.submit(job.write, i): i for i in todo}
+        try:
+            _collect(running, result, on_patient)
+        finally:
+            pool.shutdown(cancel_futures=True)
+    job.finish(result)
+    return result
+
+
+def _collect(
+    running: dict[Future[Written], str], result: CohortExport, on_patient: Callable[[str], None]
+) -> None:
+    while running:
+        for future in wait(running, return_when=FIRST_COMPLETED).done:
+            patient_id = running.pop(future)
+            try:
+                result.written[patient_id] = future.result()
+            except LundProbeError as error:
+                result.failed[patient_id] = str(error)
+            on_patient(patient_id)
+
+
+class _Job:
+    """One export: what is written of which patients, and what its journal says."""
+
+    def __init__(self, cohort: Cohort, out: Path, shape: Shape) -> None:
+        self.cohort, self.out, self.shape = cohort, out, shape
+        self.journal = out / JOURNAL
+        self.bounds: dict[str, dict[str, Bounds]] = {}
+
+    @property
+    def _settings(self) -> dict[str, Any]:
+        content = self.cohort.dataset.manifest.content
+        identity = self.cohort.dataset.identity
+        known = content.patients if content else identity.digest
+        return {"shape": self.shape.to_json(), "dataset": {"name": identity.name, "content": known}}
+
+    def begin(self) -> None:
+        """Find the structure to crop to. Write down the settings, or require those of before.
+
+        Raises `UsageError` if the output folder holds an export of other settings.
+        """
+        self.bounds = self.shape.frame.bounds(self.cohort)
+        place = self.journal / "settings.json"
+        settings = self._settings
+        if place.exists():
+            there = json.loads(place.read_bytes())
+            if there != settings:
+                raise UsageError(
+                    f"{self.out} holds an export of another kind: {_difference(there, settings)}",
+                    expected="the same options and dataset, which continue it",
+                    remedy="choose another output folder",
+                )
+        else:
+            write_local(place, bids.json_bytes(settings))
+
+    def result(self) -> CohortExport:
+        """Return the patients that are there and whole."""
+        found = CohortExport()
+        for patient_id in self.cohort.dataset.ids:
+            written = self._there(patient_id)
+            if written is not None:
+                found.before[patient_id] = written
+        return found
+
+    def _there(self, patient_id: str) -> Written | None:
+        """Return what was written of a patient; None if that is not there, or not whole."""
+        written = self._entry(patient_id)
+        if written is None:
+            return None
+        whole = all(_size(self.out / p) == size for p, size in written.files.items())
+        return written if whole else None
+
+    def _entry(self, patient_id: str) -> Written | None:
+        """Return what the journal says of a patient; None if that is nothing of ours."""
+        place = self.journal / f"{patient_id}.json"
+        try:
+            return Written(**json.loads(place.read_bytes()))
+        except (FileNotFoundError, ValueError, TypeError):
+            return None
+
+    def write(self, patient_id: str) -> Written:
+        """Write one patient; remove first what an export left of it that was broken off."""
+        entry = self._entry(patient_id)
+        left = set(entry.homes) & homes_of(patient_id) if entry else set()
+        for home in left:
+            shutil.rmtree(self.out / home, ignore_errors=True)
+        # several patients at once: each decodes alone
+        reader = StoreReader.open(self.cohort.location, patient_id)
+        reader.decoders = 1
+        bounds, journal = self.bounds.get(patient_id, {}), self.journal / f"{patient_id}.json"
+        return write_patient(reader, self.shape, bounds, self.out, journal)
+
+    def finish(self, result: CohortExport) -> None:
+        """Write what describes the whole: the report and, for BIDS, the dataset."""
+        everything = {i: result.all[i] for i in self.cohort.dataset.ids if i in result.all}
+        report = {
+            **self._settings,
+            "patients": {i: _told(w) for i, w in everything.items()},
+            "failed": result.failed,
+        }
+        if self.shape.layout == "bids":
+            rows = [self.cohort.dataset.patient(i) for i, w in everything.items() if w.files]
+            manifest = self.cohort.dataset.manifest
+            for path, data in bids.top_files(manifest, rows, self.shape.frame).items():
+                write_local(self.out / path, data)
+        write_local(self.out / REPORT, bids.json_bytes(report))
+
+
+def _told(written: Written) -> dict[str, Any]:
+    told = {"files": list(written.files), "missing": written.missing, "empty": written.empty}
+    return told | {k: v for k in ("rounded", "stripped") if (v := getattr(written, k))}
+
+
+def _size(path: Path) -> int | None:
+    return path.stat().st_size if path.is_file() else None
+
+
+def _difference(there: Mapping[str, Any], wanted: Mapping[str, Any]) -> str:
+    if there.get("shape") == wanted["shape"]:
+        return "of another dataset"
+    before, now = dict(there.get("shape", {})), wanted["shape"]
+    names = [k for k in now if before.get(k) != now[k]]
+    return "; ".join(f"{k} {before.get(k)!r}, not {now[k]!r}" for k in names)
