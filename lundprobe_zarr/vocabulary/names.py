@@ -35,6 +35,13 @@ STRUCTURE_TABLE: tuple[Structure, ...] = (
 )
 STRUCTURES: tuple[str, ...] = tuple(s.label for s in STRUCTURE_TABLE)
 
+#: Structure -> those that hold it: the PTV is the CTV with a margin, BODY the whole patient.
+HELD_BY: dict[str, tuple[str, ...]] = {
+    label: (*(("PTVT_427",) if label == "CTVT_427" else ()), "BODY")
+    for label in STRUCTURES
+    if label != "BODY"
+} | {"BODY": ()}
+
 #: Structures that the networks segmented and that the observers edited.
 TARGETS: tuple[str, ...] = ("CTVT_427", "Rectum")
 
