@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from lundprobe_zarr.labelled.agreement import agreement, compare_masks
     from lundprobe_zarr.labelled.consensus import consensus, fold_uncertainty
     from lundprobe_zarr.labelled.dvh import dvh
+    from lundprobe_zarr.labelled.label_map import LabelMap, label_map
     from lundprobe_zarr.labelled.plan_check import plan_check
     from lundprobe_zarr.labelled.study import ObserverStudy, observer_study
     from lundprobe_zarr.patches import (
@@ -56,6 +57,7 @@ __all__ = [
     "CommonGrid",
     "Dataset",
     "GridSampling",
+    "LabelMap",
     "LundProbeError",
     "ObserverStudy",
     "PatchStream",
@@ -74,6 +76,7 @@ __all__ = [
     "consensus",
     "dvh",
     "fold_uncertainty",
+    "label_map",
     "load_cohort",
     "load_dataset",
     "load_splits",
@@ -97,6 +100,7 @@ _LAZY = dict.fromkeys(_COHORT, "lundprobe_zarr.cohort")
 _LABELLED = ("Region", "accessor", "to_xarray")
 _LAZY |= dict.fromkeys(_LABELLED, "lundprobe_zarr.labelled.accessor")
 _LAZY["dvh"] = "lundprobe_zarr.labelled.dvh"
+_LAZY |= dict.fromkeys(("LabelMap", "label_map"), "lundprobe_zarr.labelled.label_map")
 _LAZY["plan_check"] = "lundprobe_zarr.labelled.plan_check"
 _AGREEMENT = ("agreement", "compare_masks")
 _LAZY |= dict.fromkeys(_AGREEMENT, "lundprobe_zarr.labelled.agreement")

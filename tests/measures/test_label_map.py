@@ -83,9 +83,7 @@ def test_regions_keep_every_mask_exactly(case) -> None:
     none = np.zeros(SHAPE, bool)
     labels = {k: np.atleast_1d(v) for k, v in scheme.labels.items()}
     for structure in scheme.structures:
-        np.testing.assert_array_equal(
-            np.isin(found, labels[structure]), masks.get(structure, none)
-        )
+        np.testing.assert_array_equal(np.isin(found, labels[structure]), masks.get(structure, none))
     numbers = sorted(set(np.concatenate(list(labels.values())).tolist()))
     assert numbers == list(range(scheme.ignore))  # consecutive, as nnU-Net asks for
     order = scheme.class_order
