@@ -19,6 +19,7 @@ from lundprobe_zarr.cli.dvh import dvh
 from lundprobe_zarr.cli.export import export, preview
 from lundprobe_zarr.cli.info import info
 from lundprobe_zarr.cli.measure import measure
+from lundprobe_zarr.cli.nnunet import export_nnunet
 from lundprobe_zarr.cli.phantom import phantom
 from lundprobe_zarr.cli.quality import check_against_paper, qc
 from lundprobe_zarr.cli.query import query
@@ -87,6 +88,7 @@ COMMANDS: tuple[tuple[Callable[..., Any], str], ...] = (
     (export, "export DATASET newAcq_cba26d19714d0247 OUT"),
     (export, "export DATASET CROPPED --where missing_Genitalia --crop PTVT_427:20mm --resample 3"),
     (export, "export DATASET BIDS --layout bids --structures CTVT_427,Rectum"),
+    (export_nnunet, "export-nnunet DATASET RAW --dataset-id 801 --labels CTVT_427,Rectum,Bladder"),
     (bench, "bench DATASET --patch 8,32,32 --structures Rectum --patches 8"),
     (preview, "preview DATASET newAcq_cba26d19714d0247 picture.png"),
     (serve, "serve DATASET --port 8000"),

@@ -44,8 +44,8 @@ def named(place: Path) -> Iterator[None]:
 
 
 @contextmanager
-def _appearing(path: Path, mode: int = 0o666) -> Iterator[Any]:
-    """An open file that takes the place of `path` once it is written and synced."""
+def appearing(path: Path, mode: int = 0o666) -> Iterator[Any]:
+    """Within, an open file, which takes the place of `path` once it is written and synced."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}{WRITING}{writer()}")
     try:
@@ -69,7 +69,7 @@ def _sync(file: Any) -> None:
 @contextmanager
 def staged(path: Path, contents: bytes | Path) -> Iterator[None]:
     """Within, bytes or a copy of a file are on the device; they take the place of `path` after."""
-    with _appearing(path) as file:
+    with appearing(path) as file:
         if isinstance(contents, Path):
             _copy(contents, file)
         else:
@@ -80,7 +80,7 @@ def staged(path: Path, contents: bytes | Path) -> Iterator[None]:
 
 def write_local(path: Path, data: bytes) -> None:
     """Write a file."""
-    with _appearing(path) as file:
+    with appearing(path) as file:
         file.write(data)
 
 
@@ -91,7 +91,7 @@ def write_private(path: Path, data: bytes) -> None:
     given: root can give it.
     """
     before = path.stat() if path.exists() else None
-    with _appearing(path, 0o600) as file:
+    with appearing(path, 0o600) as file:
         if before is not None and before.st_uid != os.geteuid():
             os.fchown(file.fileno(), before.st_uid, before.st_gid)
         file.write(data)
@@ -99,7 +99,7 @@ def write_private(path: Path, data: bytes) -> None:
 
 def copy_local(source: Path, path: Path) -> None:
     """Copy a file, without holding it in memory."""
-    with _appearing(path) as file:
+    with appearing(path) as file:
         _copy(source, file)
 
 
