@@ -212,8 +212,8 @@ def _show(report: NnUNetReport, out: Path) -> int:
     if len(overlaps):
         heading("Overlaps")
         rows = [
-            (r.first, r.second, r.winner or "both", str(r.patients), f"{r.voxels:,}")
-            for r in overlaps.itertuples()
+            (r["first"], r["second"], r["winner"] or "both", str(r["patients"]), f"{r['voxels']:,}")
+            for r in overlaps.to_dict("records")
         ]
         columns = ("structure", "and", "label", "patients", "voxels")
         table(columns, rows, right=("patients", "voxels"))

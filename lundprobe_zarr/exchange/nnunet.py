@@ -10,10 +10,9 @@ import json
 import os
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -210,10 +209,15 @@ def export_nnunet(
     _require_place(place)
     subsets = _subsets(cohort, test, splits)
     folder = NnUNetFolder(place, settings)
-    folder.require_free(overwrite)
+    folder.require_free()
     export = _Export(cohort, folder, settings, workers or cores(), told or Told())
     found = export.examined(subsets)
-    return export.written(found, subsets, partial(_folds, cohort, splits, folds, seed))
+    ready = [e.patient_id for e in found if e.reason is None]
+    training = [i for i in ready if subsets[i] == TRAINING]
+    planned = _folds(cohort[training], splits, folds, seed)
+    if overwrite:
+        folder.clear()
+    return export.written(found, subsets, planned)
 
 
 def _require_place(out: Path) -> None:
@@ -253,28 +257,20 @@ def _subsets(cohort: Cohort, test: Cohort | None, splits: Splits[Cohort] | None)
     return {i: TRAINING if i in training else TEST for i in cohort.ids if i in training | held_out}
 
 
-def _folds(
-    cohort: Cohort,
-    splits: Splits[Cohort] | None,
-    folds: int,
-    seed: int,
-    chosen: Iterable[str],
-    there: Iterable[str],
-) -> Folds | None:
-    """Return the folds of patients `there`; those that nobody gave are made of the `chosen`."""
-    ids = list(chosen)
+def _folds(training: Cohort, splits: Splits[Cohort] | None, folds: int, seed: int) -> Folds | None:
+    """Return the folds; those that nobody gave are made of the patients to train with."""
     if splits is None:
-        if len(ids) < folds:
+        if len(training) < folds:
             return None
-        splits = cohort[ids].split(test=0, folds=folds, seed=seed, stratify="protocol")
-    kept = set(there)
-    return [
-        {
-            "train": [i for i in fold.train.ids if i in kept],
-            "val": [i for i in fold.val.ids if i in kept],
-        }
-        for fold in splits.folds
-    ]
+        splits = training.split(test=0, folds=folds, seed=seed, stratify="protocol")
+    return [{"train": fold.train.ids, "val": fold.val.ids} for fold in splits.folds]
+
+
+def _of_those(folds: Folds | None, there: Container[str]) -> Folds | None:
+    """Return the folds of the patients that are `there`."""
+    if folds is None:
+        return None
+    return [{name: [i for i in ids if i in there] for name, ids in f.items()} for f in folds]
 
 
 class _Export:
@@ -308,7 +304,7 @@ class _Export:
         self,
         found: Sequence[Examined],
         subsets: Mapping[str, str],
-        folds: Callable[[Iterable[str], Iterable[str]], Folds | None],
+        folds: Folds | None,
     ) -> NnUNetReport:
         """Write who is not there yet, then what makes the folder a dataset."""
         self._settings = self._settings.with_patterns({p for e in found for p in e.patterns})
@@ -325,14 +321,13 @@ class _Export:
         self._told.started("Writing", len(new))
         made = self._each(new, lambda i: self._write(chosen[i], subsets[i]))
         notes = {i: (kept | made)[i] for i in subsets if i in kept or i in made}
-        training = [i for i in chosen if subsets[i] == TRAINING]
         report = NnUNetReport(
             self._folder.path,
             tuple(notes.values()),
             len(kept),
             {e.patient_id: e.reason for e in found if e.reason is not None},
             self._failed,
-            folds(training, notes),
+            _of_those(folds, notes),
             document,
         )
         self._folder.finish(self._cohort.manifest, report.notes, report.folds, report.to_json())

@@ -92,11 +92,11 @@ class NnUNetFolder:
         self.path = out / settings.folder
         self._out, self._settings = out, settings
 
-    def require_free(self, overwrite: bool) -> None:
+    def require_free(self) -> None:
         """Require that the dataset id is free here, or was given to an export of ours.
 
         Raises `UsageError` for a folder of the same id and another name, which nnU-Net refuses,
-        and for one that no export wrote, whatever `overwrite`.
+        and for one that no export wrote.
         """
         prefix = self._settings.prefix
         there = sorted(self._out.iterdir()) if self._out.is_dir() else []
@@ -117,10 +117,8 @@ class NnUNetFolder:
                 expected="a new dataset id and name",
                 remedy="choose another id, or move that folder away",
             )
-        if overwrite:
-            self._clear()
 
-    def _clear(self) -> None:
+    def clear(self) -> None:
         """Remove what an export wrote, its notes last, so that it stays known as one till then."""
         with named(self.path):
             for file in (_DATASET, SPLITS, REPORT):

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import combinations
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -22,7 +23,7 @@ from lundprobe_zarr.vocabulary.suggest import require_structure
 Mask = npt.NDArray[np.bool_]
 Patterns = npt.NDArray[np.uint16]
 Counts = npt.NDArray[np.int64]
-Labels = npt.NDArray[np.unsignedinteger]
+Labels = npt.NDArray[Any]
 
 BACKGROUND = "background"
 IGNORE = "ignore"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -29,3 +30,10 @@ def oblique(phantom_source: Path, tmp_path_factory: pytest.TempPathFactory) -> l
         assert result.status == "converted", result.error
     finalise(out)
     return lp.open_cohort(out)
+
+
+@pytest.fixture(scope="session")
+def source_files(phantom_source: Path) -> dict[str, Path]:
+    """Patient id -> folder of its source files."""
+    folders = [f for f in phantom_source.glob("*Part/*") if re.fullmatch(r"\w{3}Acq_\w+", f.name)]
+    return {f.name: f for f in folders}
