@@ -6,6 +6,7 @@
 #   make coverage                          run the tests and report what they cover
 #   make mutation                          test the tests of the pure cores by mutants
 #   make test-oldest-datasets              run the Hugging Face tests on the oldest datasets
+#   make test-nnunet                       have the real nnU-Net read what is exported to it
 #   make test-nightly                      run the tests on pre-releases; may fail
 #   make check-page                        check the page's modules, where node is there
 #   make screenshots                       draw the pictures of the page in docs/images
@@ -24,6 +25,8 @@ WORKERS ?= 2
 TORCH ?= torch==2.13.0
 MINIMUM := $(VENV)/minimum
 NIGHTLY := $(VENV)/nightly
+NNUNET := $(VENV)/nnunet
+NNUNETV2 ?= nnunetv2==2.8.1
 # More options of pip for test-nightly, such as an index of nightly wheels.
 NIGHTLY_PIP ?=
 PRERELEASES := numpy scipy pandas pyarrow zarr numcodecs xarray dask distributed fsspec s3fs \
@@ -39,7 +42,7 @@ BENCHMARKS := $(filter-out __init__ record,$(basename $(notdir $(wildcard benchm
 
 PAGE_TYPESCRIPT ?= typescript@5.9.3
 
-.PHONY: demo test test-fast test-minimum test-nightly test-oldest-datasets coverage mutation check \
+.PHONY: demo test test-fast test-minimum test-nnunet test-nightly test-oldest-datasets coverage mutation check \
   audit-dependencies bench format clean check-page screenshots
 
 demo: $(INSTALLED)
@@ -107,6 +110,13 @@ test-minimum:
 	  --constraint $(MINIMUM)/constraints.txt --editable '.[dev]'
 	PATH="$(CURDIR)/$(MINIMUM)/bin:$$PATH" $(MINIMUM)/bin/python -m pytest -n $(WORKERS) \
 	  --dist loadscope -W default $(PYTEST_ARGS)
+
+# nnU-Net asks for much, so it is installed in an environment beside, and run as a user does.
+test-nnunet: $(INSTALLED_DEV)
+	$(PYTHON) -m venv --clear $(NNUNET)
+	$(NNUNET)/bin/python -m pip install --quiet --disable-pip-version-check '$(TORCH)' '$(NNUNETV2)'
+	PATH="$(CURDIR)/$(NNUNET)/bin:$$PATH" $(BIN)/python -m pytest tests/exchange/test_nnunet_peer.py \
+	  -rs $(PYTEST_ARGS)
 
 # All tests on pre-releases of what we build on, in an environment beside. What fails there is news
 # and no error of ours yet: the target succeeds all the same.
