@@ -249,13 +249,17 @@ def _show(report: NnUNetReport, out: Path) -> int:
 
 
 def _show_findings(report: NnUNetReport) -> None:
-    """Print who has ignored voxels, and who has voxels that are no numbers."""
+    """Print who has ignored voxels, hidden structures, and voxels that are no numbers."""
     from lundprobe_zarr.cli.console import count, heading, listing
 
     ignored = [n for n in report.notes if n.absent]
     if ignored:
         heading(f"With the ignore label: {count(len(ignored), 'patient')}")
         listing(f"{n.patient_id}: lacks {', '.join(n.absent)}" for n in ignored)
+    hidden = [n for n in report.notes if n.hidden]
+    if hidden:
+        heading("With structures of which others won every voxel: see --priority")
+        listing(f"{n.patient_id}: {', '.join(n.hidden)}" for n in hidden)
     broken = [n for n in report.notes if n.not_finite]
     if broken:
         heading("With voxels that are NaN or infinite, which nnU-Net refuses")

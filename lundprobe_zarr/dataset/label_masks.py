@@ -84,10 +84,17 @@ class MaskSource:
         )
 
     def present(self, store: StoreMetadata) -> list[str]:
-        """Return the structures that have a mask of this source, in canonical order."""
+        """Return the structures that have a mask of this source, in canonical order.
+
+        A clinical mask without a voxel counts as none: the structure was not delineated.
+        """
         array = store.arrays.get(self.path)
         wanted = dict(self.labels)
-        there = [r.labels for r in (array.sources if array else ())]
+        there = [
+            r.labels
+            for r in (array.sources if array else ())
+            if self.source != "clinical" or r.voxels != 0
+        ]
         return [str(r["structure"]) for r in there if wanted.items() <= r.items()]
 
     def part(self, reader: StoreReader, structure: str, box: Box) -> Part:
@@ -136,12 +143,15 @@ class Tally:
         Structure -> voxels of its mask; absent structures are not in it.
     overlaps : tuple of Overlap
         Pairs that share voxels.
+    hidden : tuple of str
+        Structures with a mask of which other structures won every voxel.
     ignored : int
         Voxels with the ignore label.
     """
 
     voxels: dict[str, int]
     overlaps: tuple[Overlap, ...]
+    hidden: tuple[str, ...]
     ignored: int
 
     @classmethod
@@ -151,5 +161,6 @@ class Tally:
         return cls(
             {s: n for s, n in scheme.voxels(counts).items() if s not in absent},
             tuple(scheme.overlaps(counts)),
+            tuple(scheme.hidden(counts)),
             int(counts[table == ignore].sum()) if absent else 0,
         )

@@ -103,6 +103,7 @@ class NnUNetReport:
             "patients": {
                 n.patient_id: {
                     "absent": list(n.absent),
+                    "hidden": list(n.hidden),
                     "ignored_voxels": n.ignored,
                     "voxels": n.voxels,
                     "overlaps": list(n.overlaps),

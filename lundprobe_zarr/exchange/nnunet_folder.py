@@ -45,6 +45,7 @@ class Note:
     files: dict[str, tuple[int, str]]
     voxels: dict[str, int]
     overlaps: tuple[dict[str, Any], ...]
+    hidden: tuple[str, ...]
     ignored: int
     not_finite: dict[str, int]
 
@@ -60,6 +61,7 @@ class Note:
             written.files,
             tally.voxels,
             tuple(asdict(o) for o in tally.overlaps),
+            tally.hidden,
             tally.ignored,
             written.not_finite,
         )
@@ -69,7 +71,7 @@ class Note:
         """Return the note of its text. Raises `ValueError`, `TypeError` or `KeyError`."""
         raw = parse_json(text)
         files = {str(f): (int(size), str(end)) for f, (size, end) in raw["files"].items()}
-        lists = {name: tuple(raw[name]) for name in ("absent", "overlaps")}
+        lists = {name: tuple(raw[name]) for name in ("absent", "overlaps", "hidden")}
         return cls(**{**raw, **lists, "files": files})
 
     def holds(self, store_sha256: str | None, folder: Path) -> bool:

@@ -100,10 +100,10 @@ def label_map(
         follow in canonical order: `CTVT_427`, `PTVT_427`, `Rectum`, `Bladder`, `PenileBulb`,
         `Genitalia`, `FemoralHead_L`, `FemoralHead_R`, `BODY`.
     missing : {'error', 'ignore'}
-        What becomes of a structure that the patient lacks. `ignore` writes the label `ignore`
-        wherever it could be: in each voxel that no other structure holds, and in each that only
-        `PTVT_427` or `BODY` hold, if the missing structure precedes them. A missing `PTVT_427` or
-        `BODY` could be in any voxel whose label it precedes.
+        What becomes of a structure that the patient lacks, or whose clinical mask is empty.
+        `ignore` writes the label `ignore` wherever it could be: in each voxel that no other
+        structure holds, and in each that only `PTVT_427` or `BODY` hold, if the missing structure
+        precedes them. A missing `PTVT_427` or `BODY` could be in any voxel whose label it precedes.
     ignore : int, optional
         The ignore label. Default: the one after the last.
     source : {'clinical', 'nnunet', 'nnunet_fold', 'observer'}
@@ -142,14 +142,12 @@ def label_map(
     absent = _absent(patient, scheme, whose, whose.present(store), missing)
     lattice = store.grid(grid)
     assert lattice is not None  # a mask is there, or this raised
-    labels, tally, hidden = _labelled(
-        StoreReader(patient.location, store), whose, scheme, absent, value
-    )
+    labels, tally = _labelled(StoreReader(patient.location, store), whose, scheme, absent, value)
     named = {str(n): int(v) for n, v in scheme.labels.items() if isinstance(v, int)}
     named |= {IGNORE: value} if absent else {}
     array = _array(labels, named, lattice, Home(lattice, patient.patient_id, grid), str(whose))
     return LabelMap(
-        array, named, scheme.priority, tally.voxels, tally.overlaps, tuple(absent), tuple(hidden)
+        array, named, scheme.priority, tally.voxels, tally.overlaps, tuple(absent), tally.hidden
     )
 
 
@@ -190,7 +188,7 @@ def _labelled(
     scheme: LabelScheme,
     absent: Sequence[str],
     ignore: int,
-) -> tuple[np.ndarray, Tally, list[str]]:
+) -> tuple[np.ndarray, Tally]:
     table = scheme.table(absent, ignore)
     labels = np.empty(reader.array(whose.path).volume_shape, table.dtype)
     counts = np.zeros(len(table), np.int64)
@@ -198,7 +196,7 @@ def _labelled(
         patterns = read_patterns(reader, whose, scheme.structures, box)
         counts += count_patterns(patterns, len(scheme.structures))
         labels[box] = table[patterns]
-    return labels, Tally.of(scheme, counts, absent, ignore), scheme.hidden(counts)
+    return labels, Tally.of(scheme, counts, absent, ignore)
 
 
 def _array(

@@ -165,10 +165,15 @@ def test_or_has_the_ignore_label_where_it_could_be(cohort, tmp_path):
     assert not report.left_out
 
 
-def test_a_region_that_could_be_anywhere_leaves_out(source_files, cohort, tmp_path):
+def test_empty_masks_are_none_and_a_region_that_could_be_anywhere_leaves_out(
+    source_files, cohort, tmp_path
+):
     for patient_id in cohort.ids[:2]:
         shutil.copytree(source_files[patient_id], tmp_path / "source/basePart" / patient_id)
     (tmp_path / f"source/basePart/{cohort.ids[0]}/MR_StorT2/mask_BODY.nii.gz").unlink()
+    bladder = tmp_path / f"source/basePart/{cohort.ids[1]}/MR_StorT2/mask_Bladder.nii.gz"
+    empty = nib.load(bladder)
+    nib.save(nib.Nifti1Image(np.zeros(empty.shape, np.uint8), None, empty.header), bladder)
     for patient in take_inventory(tmp_path / "source").patients:
         assert convert_patient(patient, tmp_path / "dataset", "standard").error is None
     finalise(tmp_path / "dataset")
@@ -176,9 +181,16 @@ def test_a_region_that_could_be_anywhere_leaves_out(source_files, cohort, tmp_pa
     how = {"labels": ["Rectum", "BODY"], "missing": "ignore"}
     report = export(lacking, tmp_path, regions=True, **how)
     assert report.left_out == {cohort.ids[0]: "lacks BODY, which could be anywhere"}
+    empty_left_out = export(lacking, tmp_path, dataset_id=803, labels=["Rectum", "Bladder"])
+    assert empty_left_out.left_out == {cohort.ids[1]: "lacks Bladder"}
     single = export(lacking, tmp_path, dataset_id=802, **how)
     made = voxels(single.folder / f"labelsTr/{cohort.ids[0]}.nii.gz").T
     np.testing.assert_array_equal(made, np.where(cohort[0].mask("Rectum"), 1, 3))
+
+
+def test_hidden_structures_are_named(cohort, tmp_path):
+    report = export(cohort, tmp_path, labels=["CTVT_427", "PTVT_427"], priority=["PTVT_427"])
+    assert [n.hidden for n in report.notes] == [("CTVT_427",)] * 4
 
 
 def test_a_second_run_writes_nothing(cohort, tmp_path):
