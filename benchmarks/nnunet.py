@@ -7,6 +7,7 @@ ratios. Kinds: T2w with five organs, T2w and sCT with five, and regions of all n
 look at all masks first.
 
     python -m benchmarks.nnunet --work /tmp/lundprobe-bench
+    python -m benchmarks.nnunet --work /tmp/lundprobe-bench --memory
 
 `--dataset FOLDER` takes a converted dataset of full-size patients instead of making one; if those
 are fewer than six, they are exported several times, as datasets of nnU-Net with other ids.
@@ -17,7 +18,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import resource
 import shutil
 import statistics
 import subprocess
@@ -55,13 +55,17 @@ def main() -> None:
     parser.add_argument("--work", type=Path, default=Path(__file__).parent / "work")
     parser.add_argument("--dataset", type=Path)
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--memory", type=int, metavar="WORKERS", help=argparse.SUPPRESS)
+    parser.add_argument("--memory", action="store_true", help="Measure memory in place of time.")
+    parser.add_argument("--peak", type=int, metavar="WORKERS", help=argparse.SUPPRESS)
     options = parser.parse_args()
     work = options.work / "nnunet"
     work.mkdir(parents=True, exist_ok=True)
     dataset = options.dataset or converted(work)
-    if options.memory is not None:
-        print(peak(dataset, work, options.memory))
+    if options.peak is not None:
+        print(peak(dataset, work, options.peak))
+        return
+    if options.memory:
+        print(write_results("nnunet", memory(dataset, options.work), "_memory"))
         return
     figures: dict[str, Any] = {"level": LEVEL, "patients": PATIENTS}
     figures["load_average_before"] = [round(n, 1) for n in os.getloadavg()]
@@ -70,7 +74,6 @@ def main() -> None:
     for kind, how in KINDS.items():
         figures[kind] = measured(dataset, work, how, options.repeats)
         print(kind, json.dumps(figures[kind], indent=2))
-    figures["peak_memory_mb_by_workers"] = memory(dataset, options.work)
     print(write_results("nnunet", figures))
 
 
@@ -155,15 +158,15 @@ def _compress(values: np.ndarray, path: Path) -> None:
             file.write(plane.data)
 
 
-def memory(dataset: Path, work: Path) -> dict[str, int]:
+def memory(dataset: Path, work: Path) -> dict[str, Any]:
     """Most memory (MB) of a process that opens a cohort, and that exports with 1 and 2 workers."""
     found = {}
     for workers in (0, 1, 2):
-        command = [sys.executable, "-m", "benchmarks.nnunet", "--memory", str(workers)]
+        command = [sys.executable, "-m", "benchmarks.nnunet", "--peak", str(workers)]
         command += ["--dataset", str(dataset), "--work", str(work)]
         ran = subprocess.run(command, check=True, capture_output=True, text=True)
         found[str(workers)] = int(ran.stdout)
-    return found
+    return {"peak_memory_mb_by_workers": found}
 
 
 def peak(dataset: Path, work: Path, workers: int) -> int:
@@ -173,7 +176,9 @@ def peak(dataset: Path, work: Path, workers: int) -> int:
     if workers:
         how = KINDS["t2w_and_sct"] | {"workers": workers}
         export_nnunet(cohort, work / "out", 1, "Bench", **how)
-    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1000)
+    # Not of getrusage, which counts what the parent had when it started this process.
+    status = Path("/proc/self/status").read_text()
+    return round(int(status.partition("VmHWM:")[2].split()[0]) * 1024 / 1e6)
 
 
 if __name__ == "__main__":
