@@ -94,6 +94,18 @@ def test_geometry_is_that_of_the_source_for_both_readers(exported, source_files)
                 assert getattr(other, of)() == getattr(read, of)()
 
 
+def test_an_oblique_grid_keeps_its_direction(oblique, tmp_path):
+    report = export(oblique, tmp_path)
+    (note,) = report.notes
+    made = [sitk.ReadImage(str(report.folder / f)) for f in note.files]
+    turned = np.reshape(made[0].GetDirection(), (3, 3))
+    assert np.abs(turned - np.diag(np.diag(turned))).max() > 0.01
+    assert {i.GetDirection() for i in made} == {made[0].GetDirection()}
+    for file in note.files:
+        affine = nib.load(report.folder / file).affine
+        np.testing.assert_array_equal(affine, np.reshape(oblique[0].mri.affine, (4, 4)))
+
+
 def test_labels_are_those_of_label_map(exported, cohort):
     for note in exported.notes:
         found = voxels(exported.folder / f"labels{note.subset}/{note.patient_id}.nii.gz")
