@@ -30,7 +30,7 @@ from lundprobe_zarr.conversion.source.nifti import (
     without_voxels,
 )
 from lundprobe_zarr.conversion.source.workspace import Workspace, aligned
-from lundprobe_zarr.conversion.tables.measure import Measurements
+from lundprobe_zarr.conversion.tables.measure import BODY, Body, Measurements
 from lundprobe_zarr.dataset.content import voxels_sha256
 from lundprobe_zarr.errors import VerificationError
 from lundprobe_zarr.geometry.affine import FloatArray
@@ -175,6 +175,7 @@ class VolumeWriter:
         return None if grid is None else Lattice(grid.affine, grid.shape)
 
     def _write_quantities(self, plan: ArrayPlan) -> WrittenArray:
+        body = self._body(plan.spec.grid) if plan.spec.variable == "image" else None
         ready = self._quantities(plan)
         where = f"{self._patient.folder}: array {plan.spec.path}"
         dtype = common_type([q.rounded for _, q in ready], ladder_of(plan.spec.variable), where)
@@ -182,6 +183,8 @@ class VolumeWriter:
         codec = with_best_filter(self._codec(plan, dtype), volumes)
         if plan.is_dose:
             self._dose = {plan.spec.grid: volumes[0].astype(dtype, copy=False)}
+        if body is not None:
+            self._measure_images(plan, ready, body)
         stored = []
         for entry, (file, quantity) in zip(plan.entries, ready, strict=True):
             facts: dict[str, Any] = {
@@ -194,6 +197,30 @@ class VolumeWriter:
                 facts["voxels_sha256"] = voxels_sha256(quantity.rounded.values, dtype)
             stored.append(self._store(plan, codec, entry, file, quantity.rounded.values, facts))
         return self._written(plan, codec, stored)
+
+    def _body(self, grid: str) -> Body:
+        """Read the BODY of a grid before its images, which are measured inside it.
+
+        It is read again with the other masks: keeping an image until then takes more memory.
+        """
+        for entry in self._patient.entries:
+            record = entry.record
+            if record.group == f"{grid}/clinical" and record.labels.get("structure") == BODY:
+                with open_nifti(entry.file, self._where(entry)) as reader:
+                    file = reader.read(self._workspace)
+                found = Body.of(read_mask(file, self._where(entry)).values, grid)
+                self._release()
+                return found
+        return Body.of(None, grid)
+
+    def _measure_images(
+        self, plan: ArrayPlan, ready: list[tuple[NiftiFile, Quantity]], body: Body
+    ) -> None:
+        shape = self.contents.grids[plan.spec.grid].shape
+        if body.inside is not None and body.inside.shape != shape:
+            return  # the patient fails when masks are written, with a message about the grids
+        for entry, (_, quantity) in zip(plan.entries, ready, strict=True):
+            self.measurements.add_image(entry.record, quantity.rounded.values, body)
 
     def _quantities(self, plan: ArrayPlan) -> list[tuple[NiftiFile, Quantity]]:
         """Open each file of an array once, reserve memory for all of them, and read them."""
