@@ -29,6 +29,11 @@ if TYPE_CHECKING:
     from lundprobe_zarr.labelled.consensus import consensus, fold_uncertainty
     from lundprobe_zarr.labelled.dvh import dvh
     from lundprobe_zarr.labelled.plan_check import plan_check
+    from lundprobe_zarr.labelled.predictions import (
+        Predictions,
+        open_predictions,
+        write_prediction,
+    )
     from lundprobe_zarr.labelled.study import ObserverStudy, observer_study
     from lundprobe_zarr.patches import (
         Aggregator,
@@ -59,6 +64,7 @@ __all__ = [
     "PatchStream",
     "Patient",
     "Prediction",
+    "Predictions",
     "QualityReport",
     "Region",
     "Sample",
@@ -77,6 +83,7 @@ __all__ = [
     "load_splits",
     "observer_study",
     "open_cohort",
+    "open_predictions",
     "plan_check",
     "qc",
     "to_monai",
@@ -84,6 +91,7 @@ __all__ = [
     "to_xarray",
     "torch_dataset",
     "write_phantom",
+    "write_prediction",
 ]
 __version__ = package_version()
 
@@ -93,6 +101,8 @@ _LABELLED = ("Region", "accessor", "to_xarray")
 _LAZY |= dict.fromkeys(_LABELLED, "lundprobe_zarr.labelled.accessor")
 _LAZY["dvh"] = "lundprobe_zarr.labelled.dvh"
 _LAZY["plan_check"] = "lundprobe_zarr.labelled.plan_check"
+_PREDICTIONS = ("Predictions", "open_predictions", "write_prediction")
+_LAZY |= dict.fromkeys(_PREDICTIONS, "lundprobe_zarr.labelled.predictions")
 _AGREEMENT = ("agreement", "compare_masks")
 _LAZY |= dict.fromkeys(_AGREEMENT, "lundprobe_zarr.labelled.agreement")
 _CONSENSUS = ("consensus", "fold_uncertainty")
