@@ -132,7 +132,10 @@ class Measurements:
         row |= self._who | self._protocol | {"grid": record.grid, "modality": modality}
         row["unit"] = MODALITY_UNITS[modality]
         found = intensity(image, body.inside) if body.inside is not None else None
-        row |= found or {"reason": body.reason or "values inside BODY are inf or NaN"}
+        if found is None:
+            row["reason"] = body.reason or "values inside BODY are inf or NaN"
+        else:
+            row |= found
         self._intensity.append(row)
 
     def _margin(self, record: SourceFile, mask: Mask, box: Box | None, affine: FloatArray) -> Row:

@@ -37,9 +37,14 @@ _TAKEN = (
 _AT_ONCE = 16
 
 
+def is_name(name: object) -> bool:
+    """Return whether a prediction may have this name."""
+    return isinstance(name, str) and bool(_NAME.fullmatch(name)) and name.lower() not in _TAKEN
+
+
 def require_prediction_name(name: str) -> str:
     """Return a prediction's name. Raises `UsageError` if it cannot be one."""
-    if not isinstance(name, str) or not _NAME.fullmatch(name) or name.lower() in _TAKEN:
+    if not is_name(name):
         raise UsageError(
             f"a prediction named {name!r}",
             expected="up to 64 letters, digits, `.`, `_` and `-`, and no source of the dataset",
@@ -77,6 +82,10 @@ class MaskSource(Protocol):
     def names(self) -> list[str]:
         """Names of the predictions."""
 
+    @property
+    def left_out(self) -> list[NotCompared]:
+        """What is there and cannot be taken for a patient or a structure."""
+
     def patients(self, name: str) -> list[str]:
         """Ids of the patients of a prediction, in order."""
 
@@ -99,6 +108,11 @@ class StoredPredictions:
     def names(self) -> list[str]:
         """Names of the predictions, in order. Raises `DatasetError` if they cannot be listed."""
         return [n for n in self.place.children("") if _NAME.fullmatch(n) and self.patients(n)]
+
+    @property
+    def left_out(self) -> list[NotCompared]:
+        """None: only patients and structures can be written."""
+        return []
 
     def require(self, name: str) -> str:
         """Return a name that is there. Raises `UnknownLabelError`."""

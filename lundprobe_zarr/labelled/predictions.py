@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import dask.array as da
@@ -15,14 +16,17 @@ import xarray as xr
 
 from lundprobe_zarr.cohort import Patient
 from lundprobe_zarr.dataset.predictions import (
+    MaskSource,
     StoredPredictions,
     grid_named,
+    is_name,
     provenance_table,
     require_apart,
     require_prediction_name,
     whose,
 )
 from lundprobe_zarr.errors import MissingStructureError, UsageError
+from lundprobe_zarr.exchange.predicted import NiftiPredictions
 from lundprobe_zarr.geometry.affine import SAME_GRID_MM, largest_shift
 from lundprobe_zarr.geometry.lattice import Grid
 from lundprobe_zarr.labelled.grid import Home, grid_of, with_grid
@@ -39,7 +43,7 @@ from lundprobe_zarr.stores.lazy import LazyVolumes
 from lundprobe_zarr.stores.prediction import prediction_spec, write_prediction_store
 from lundprobe_zarr.stores.reader import StoreReader
 from lundprobe_zarr.stores.tree import TEXT
-from lundprobe_zarr.vocabulary.names import SPATIAL_DIMS, STRUCTURES
+from lundprobe_zarr.vocabulary.names import SPATIAL_DIMS, STRUCTURES, is_patient_id
 from lundprobe_zarr.vocabulary.suggest import require_structure
 
 Mask = npt.NDArray[np.bool_]
@@ -122,7 +126,7 @@ class Predictions:
         Raises `MissingStructureError` for a structure that was not predicted.
         """
         require_structure(structure)
-        masks = self.open(patient, name).mask
+        masks: xr.DataArray = self.open(patient, name).mask
         there = [str(s) for s in masks.structure.values]
         if structure not in there:
             raise MissingStructureError(
@@ -133,6 +137,10 @@ class Predictions:
 
     def _reader(self, patient: Patient, name: str) -> tuple[StoreReader, Any]:
         return self.stored.reader(name, patient.dataset.store(patient.patient_id))
+
+
+#: What stands for predictions: their place, opened or not, or a name and a folder of NIfTI files.
+AnyPredictions = str | os.PathLike[str] | Predictions | Mapping[str, str | os.PathLike[str]]
 
 
 def open_predictions(
@@ -354,3 +362,46 @@ def _of_masks(values: Mask, labels: Any, grid: Grid) -> dict[str, Mask]:
             remedy="for example labels=['Rectum', 'Bladder']",
         )
     return dict(zip(names, values, strict=True))
+
+
+def mask_source(
+    predictions: AnyPredictions,
+    labels: Labels | None = None,
+    storage_options: Mapping[str, Any] | None = None,
+) -> MaskSource:
+    """Return where predicted masks come from: a place of predictions, or a folder of NIfTI files.
+
+    Raises `UsageError` if there are none.
+    """
+    if isinstance(predictions, Predictions):
+        return predictions.stored
+    if isinstance(predictions, Mapping):
+        if len(predictions) != 1:
+            raise UsageError(
+                f"{len(predictions)} folders of predictions",
+                expected="one, e.g. {'unet-v1': 'nnunet/predicted'}",
+            )
+        [(name, folder)] = predictions.items()
+        return NiftiPredictions(Path(folder), labels, require_prediction_name(name))
+    place = Location(predictions, storage_options)
+    if place.is_local and place.local().is_dir() and _holds_nifti(place.local()):
+        name = place.local().name
+        return NiftiPredictions(place.local(), labels, name if is_name(name) else "files")
+    found = StoredPredictions(place)
+    if not found.names:
+        raise UsageError(
+            "no predictions",
+            where=place.url,
+            expected="what lp.write_prediction wrote, or a folder of NIfTI files: "
+            "`<patient_id>.nii.gz` with dataset.json, or `<patient_id>/<Structure>.nii.gz`",
+        )
+    if labels is not None:
+        raise UsageError("labels of masks that name their structures", remedy="leave labels out")
+    return found
+
+
+def _holds_nifti(folder: Path) -> bool:
+    return any(
+        f.name.endswith((".nii", ".nii.gz")) or (f.is_dir() and is_patient_id(f.name))
+        for f in folder.iterdir()
+    )

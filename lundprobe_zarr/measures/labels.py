@@ -23,6 +23,8 @@ def label_numbers(labels: Labels) -> dict[str, tuple[int, ...]]:
     if not isinstance(labels, Mapping):
         raise _wrong(labels)
     for key, value in labels.items():
+        name: Any
+        numbers: Any
         name, numbers = (value, key) if isinstance(key, int) else (key, value)
         some = numbers if isinstance(numbers, list | tuple) else (numbers,)
         is_sound = isinstance(name, str) and some and all(_is_whole(n) for n in some)
@@ -45,7 +47,8 @@ def _wrong(labels: Any) -> UsageError:
 def require_known_numbers(values: npt.NDArray[Any], numbers: Mapping[str, Sequence[int]]) -> None:
     """Require that a map holds 0 and numbers of `labels` alone. Raises `UsageError`."""
     known = {0, *(n for some in numbers.values() for n in some)}
-    strange = [int(v) for v in np.unique(values) if int(v) not in known]
+    others = values[~np.isin(values, sorted(known))]
+    strange = [int(v) for v in np.unique(others)]
     if strange:
         raise UsageError(
             f"a label map with {', '.join(map(str, strange[:8]))}",
