@@ -71,16 +71,31 @@ def compare_predictions(
     patient, and for what cannot be read.
     """
     found = Compared()
+    predicted: dict[str, dict[str, set[str]]] = {name: {} for name in predictions.names}
     there = {name: set(predictions.patients(name)) for name in predictions.names}
     for store in stores:
         for name in predictions.names:
             if store.patient_id in there[name]:
-                _compare(location, store, predictions, name, wanted, found)
+                some = _compare(location, store, predictions, name, wanted, found)
+                predicted[name][store.patient_id] = some
             else:
                 reason = "no prediction of this patient"
                 found.left_out.append(NotCompared(store.patient_id, name, None, reason))
         done(store.patient_id)
+    found.left_out += _not_predicted(predicted, wanted)
     return found
+
+
+def _not_predicted(
+    predicted: Mapping[str, Mapping[str, set[str]]], wanted: Wanted
+) -> Iterator[NotCompared]:
+    """Yield the structures that were asked for, or that others have, and a patient has not."""
+    for name, by_patient in predicted.items():
+        expected = set(wanted.structures or ()).union(*by_patient.values())
+        for patient_id, there in by_patient.items():
+            for structure in (s for s in STRUCTURES if s in expected - there):
+                reason = "this structure was not predicted"
+                yield NotCompared(patient_id, name, structure, reason)
 
 
 def _compare(
@@ -90,7 +105,8 @@ def _compare(
     name: str,
     wanted: Wanted,
     found: Compared,
-) -> None:
+) -> set[str]:
+    """Add a patient's rows; return the structures that were predicted."""
     grid_named(store, wanted.grid)
     reader = StoreReader(location, store)
     predicted = set()
@@ -105,10 +121,7 @@ def _compare(
         found.rows += [
             whose | row for row in _rows(reader, structure, mask, name, references, wanted)
         ]
-    for structure in wanted.structures or _referenced(store, wanted):
-        if structure not in predicted:
-            reason = "this structure was not predicted"
-            found.left_out.append(NotCompared(store.patient_id, name, structure, reason))
+    return predicted
 
 
 def _who(store: StoreMetadata) -> Row:
@@ -131,10 +144,6 @@ def _references(store: StoreMetadata, structure: str, wanted: Wanted) -> _Refere
                 rest = {k: v for k, v in labels.items() if k != "structure"}
                 found.append((kind, array.spec.path, Segmentation(source, **rest)))
     return found
-
-
-def _referenced(store: StoreMetadata, wanted: Wanted) -> list[str]:
-    return [s for s in STRUCTURES if _references(store, s, wanted)]
 
 
 def _rows(

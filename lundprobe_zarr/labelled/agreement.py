@@ -113,7 +113,8 @@ def agreement(
     if predictions is not None:
         how = How(ties, tuple(float(t) for t in tolerances_mm))
         _require_options(how, compute=True)
-        return _predicted(of, structures, pairs, mask_source(predictions, labels), grid, how)
+        wanted = predictions_wanted(of, structures, pairs, grid, how)
+        return predicted_agreement(of, mask_source(predictions, labels), wanted)
     if labels is not None or grid != "mri":
         raise UsageError("labels or grid without predictions", remedy="give predictions too")
     kinds = _kinds(pairs, PAIRS)
@@ -127,17 +128,16 @@ def agreement(
     return frame[chosen].reset_index(drop=True)
 
 
-def _predicted(
+def predictions_wanted(
     of: Patient | Cohort,
     structures: str | Sequence[str] | None,
     pairs: str | Sequence[str] | None,
-    predictions: MaskSource,
     grid: str,
-    how: How,
-) -> pd.DataFrame:
+    how: How | None = None,
+) -> Wanted:
+    """Return what is compared of predictions. Raises like `agreement`."""
     chosen = None if structures is None else _structures(of, structures)
-    wanted = Wanted(_kinds(pairs, PREDICTION_PAIRS), chosen, grid, how)
-    return predicted_agreement(of, predictions, wanted)
+    return Wanted(_kinds(pairs, PREDICTION_PAIRS), chosen, grid, how or How())
 
 
 def predicted_agreement(
