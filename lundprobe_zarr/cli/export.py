@@ -7,7 +7,14 @@ from typing import Annotated
 
 import typer
 
-from lundprobe_zarr.cli.place import Dataset, StorageOptions, locate, parse_options
+from lundprobe_zarr.cli.place import (
+    Dataset,
+    PredictionsPlace,
+    StorageOptions,
+    locate,
+    open_stored,
+    parse_options,
+)
 from lundprobe_zarr.errors import UsageError
 
 PatientId = Annotated[str, typer.Argument(help="A patient's id.", metavar="PATIENT")]
@@ -17,6 +24,7 @@ def export(
     dataset: Dataset,
     patient: PatientId,
     out: Annotated[Path, typer.Argument(help="Folder to write into. It may hold other patients.")],
+    predictions: PredictionsPlace = None,
     storage_options: StorageOptions = None,
 ) -> None:
     """Write a patient back as the NIfTI files it came from.
@@ -37,9 +45,12 @@ def export(
     known = open_cohort(dataset, parse_options(storage_options))[patient].patient_id
     total = len(open_store(location, known).records)
     with steps("Exporting", total) as step:
-        exported = export_patient(location, known, out, on_file=step)
+        exported = export_patient(location, known, out, step, open_stored(predictions))
+    total += len(exported.predicted)
     say(f"Wrote {count(total, 'file')} to {out.resolve()}.")
     say(f"{len(exported.identical)} byte for byte the original's (uncompressed, SHA-256 compared)")
+    if exported.predicted:
+        say(f"{len(exported.predicted)} masks of predictions, in folders `predictions`")
     if exported.stripped:
         say(
             f"{len(exported.stripped)} with every voxel, without the free text of the header, "

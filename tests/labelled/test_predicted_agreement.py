@@ -10,7 +10,10 @@ import numpy as np
 import pytest
 
 import lundprobe_zarr as lp
+from lundprobe_zarr.dataset.predictions import StoredPredictions
 from lundprobe_zarr.errors import DatasetError, UnknownLabelError, UsageError
+from lundprobe_zarr.exchange.nifti import export_patient
+from lundprobe_zarr.storage.location import Location
 
 _LABELS = {"background": 0, "Rectum": 1, "CTVT_427": 2, "ignore": 5}
 
@@ -228,3 +231,46 @@ def test_an_oblique_patient_is_compared_too(askew, tmp_path):
     assert lp.agreement(patient, predictions=tmp_path)["dice"][0] == 1
     found = lp.open_predictions(tmp_path).mask(patient, "Rectum", "same")
     assert lp.compare_masks(patient.mask("Rectum"), found)["dice"] == 1
+
+
+def test_masks_are_exported_beside_the_others_with_the_exact_affine(cohort, dataset, tmp_path):
+    patient = cohort[0]
+    store = patient.dataset.store(patient.patient_id)
+    lp.write_prediction(patient, {"Rectum": _moved(patient, "Rectum")}, "a", {}, to=tmp_path / "p")
+    on_sct = {"Bladder": _moved(patient, "Bladder", grid="sct")}
+    lp.write_prediction(patient, on_sct, "b", {}, to=tmp_path / "p", grid="sct")
+    predictions = StoredPredictions(Location(tmp_path / "p"))
+    out = tmp_path / "out"
+    exported = export_patient(Location(dataset), patient.patient_id, out, predictions=predictions)
+    home = f"{store.attributes['part']}Part/{patient.patient_id}"
+    assert exported.predicted == (
+        f"{home}/MR_StorT2/predictions/a/mask_Rectum.nii.gz",
+        f"{home}/sCT/predictions/b/mask_Bladder.nii.gz",
+    )
+    for path, structure, grid in zip(
+        exported.predicted, ("Rectum", "Bladder"), ("mri", "sct"), strict=True
+    ):
+        image = nib.Nifti1Image.from_filename(out / path)
+        np.testing.assert_array_equal(image.affine, store.grid(grid).affine)
+        expected = _moved(patient, structure, grid=grid)
+        np.testing.assert_array_equal(np.asarray(image.dataobj).transpose(), expected)
+        assert image.get_data_dtype() == np.uint8
+    assert (out / home / "MR_StorT2/image.nii.gz").is_file()
+    with pytest.raises(UnknownLabelError, match="no prediction of patient"):
+        export_patient(Location(dataset), cohort[1].patient_id, out, predictions=predictions)
+    assert sorted(p.name for p in out.rglob("*Acq_*")) == [patient.patient_id]
+
+
+def test_exported_masks_are_predictions_again(cohort, dataset, tmp_path):
+    patient = cohort[0]
+    lp.write_prediction(patient, {"Rectum": _moved(patient, "Rectum")}, "a", {}, to=tmp_path / "p")
+    predictions = StoredPredictions(Location(tmp_path / "p"))
+    out = tmp_path / "out"
+    [path] = export_patient(
+        Location(dataset), patient.patient_id, out, predictions=predictions
+    ).predicted
+    masks = tmp_path / "masks"
+    masks.mkdir()
+    (out / path).parent.rename(masks / patient.patient_id)
+    written = lp.agreement(patient, predictions=tmp_path / "p")
+    assert lp.agreement(patient, predictions={"a": masks}).equals(written)
