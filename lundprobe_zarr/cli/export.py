@@ -44,8 +44,9 @@ def export(
     location = locate(dataset, storage_options)
     known = open_cohort(dataset, parse_options(storage_options))[patient].patient_id
     total = len(open_store(location, known).records)
+    found = open_stored(predictions, parse_options(storage_options))
     with steps("Exporting", total) as step:
-        exported = export_patient(location, known, out, step, open_stored(predictions))
+        exported = export_patient(location, known, out, step, found)
     total += len(exported.predicted)
     say(f"Wrote {count(total, 'file')} to {out.resolve()}.")
     say(f"{len(exported.identical)} byte for byte the original's (uncompressed, SHA-256 compared)")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -35,14 +36,16 @@ PredictionsPlace = Annotated[
 ]
 
 
-def open_stored(place: str | None) -> StoredPredictions | None:
+def open_stored(
+    place: str | None, options: Mapping[str, Any] | None = None
+) -> StoredPredictions | None:
     """Return the predictions at a place. Raises `UsageError` if there are none."""
     if place is None:
         return None
     from lundprobe_zarr.dataset.predictions import StoredPredictions
     from lundprobe_zarr.storage.location import Location
 
-    found = StoredPredictions(Location(place))
+    found = StoredPredictions(Location(place, options))
     if not found.names:
         raise UsageError(
             f"--predictions {place}: no predictions",
@@ -51,6 +54,16 @@ def open_stored(place: str | None) -> StoredPredictions | None:
             "them with lp.write_prediction first",
         )
     return found
+
+
+def predictions_option(place: str | None, options: Mapping[str, Any]) -> dict[str, str]:
+    """Return the service's option for predictions. Raises like `open_stored`."""
+    found = open_stored(place, options)
+    if found is None:
+        return {}
+    from lundprobe_zarr.service.volumes import PREDICTIONS_OPTION
+
+    return {PREDICTIONS_OPTION: found.place.arguments[0]}
 
 
 def parse_options(text: str | None, option: str = "--storage-options") -> dict[str, Any]:
