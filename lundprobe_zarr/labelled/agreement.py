@@ -113,8 +113,8 @@ def agreement(
     if predictions is not None:
         how = How(ties, tuple(float(t) for t in tolerances_mm))
         _require_options(how, compute=True)
-        wanted = predictions_wanted(of, structures, pairs, grid, how)
-        return predicted_agreement(of, mask_source(predictions, labels), wanted)
+        which = predictions_wanted(of, structures, pairs, grid, how)
+        return predicted_agreement(of, mask_source(predictions, labels), which)
     if labels is not None or grid != "mri":
         raise UsageError("labels or grid without predictions", remedy="give predictions too")
     kinds = _kinds(pairs, PAIRS)
