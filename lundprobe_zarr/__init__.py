@@ -30,6 +30,11 @@ if TYPE_CHECKING:
     from lundprobe_zarr.labelled.dvh import dvh
     from lundprobe_zarr.labelled.label_map import LabelMap, label_map
     from lundprobe_zarr.labelled.plan_check import plan_check
+    from lundprobe_zarr.labelled.predictions import (
+        Predictions,
+        open_predictions,
+        write_prediction,
+    )
     from lundprobe_zarr.labelled.study import ObserverStudy, observer_study
     from lundprobe_zarr.patches import (
         Aggregator,
@@ -63,6 +68,7 @@ __all__ = [
     "PatchStream",
     "Patient",
     "Prediction",
+    "Predictions",
     "QualityReport",
     "Region",
     "Sample",
@@ -83,6 +89,7 @@ __all__ = [
     "monai_dataset",
     "observer_study",
     "open_cohort",
+    "open_predictions",
     "plan_check",
     "qc",
     "register_with_datasets",
@@ -92,6 +99,7 @@ __all__ = [
     "torch_dataset",
     "torchio_subjects",
     "write_phantom",
+    "write_prediction",
 ]
 __version__ = package_version()
 
@@ -102,6 +110,8 @@ _LAZY |= dict.fromkeys(_LABELLED, "lundprobe_zarr.labelled.accessor")
 _LAZY["dvh"] = "lundprobe_zarr.labelled.dvh"
 _LAZY |= dict.fromkeys(("LabelMap", "label_map"), "lundprobe_zarr.labelled.label_map")
 _LAZY["plan_check"] = "lundprobe_zarr.labelled.plan_check"
+_PREDICTIONS = ("Predictions", "open_predictions", "write_prediction")
+_LAZY |= dict.fromkeys(_PREDICTIONS, "lundprobe_zarr.labelled.predictions")
 _AGREEMENT = ("agreement", "compare_masks")
 _LAZY |= dict.fromkeys(_AGREEMENT, "lundprobe_zarr.labelled.agreement")
 _CONSENSUS = ("consensus", "fold_uncertainty")

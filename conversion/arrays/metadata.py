@@ -7,25 +7,22 @@ from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import zarr
-from zarr.codecs import BloscCodec, Crc32cCodec
-from zarr.dtype import VariableLengthUTF8
+from zarr.codecs import Crc32cCodec
 from zarr.storage import LocalStore
 
 from lundprobe_zarr.conversion.arrays.volumes import Contents, WrittenArray
-from lundprobe_zarr.conversion.source.grids import Grid
-from lundprobe_zarr.geometry.affine import axis_coordinates
 from lundprobe_zarr.schema.attributes import AFFINE, SHAPE, plain
 from lundprobe_zarr.schema.document import add_checksum
 from lundprobe_zarr.schema.encoding import shard_shape
-from lundprobe_zarr.schema.layout import AFFINE_FRAME, AXIS_ATTRIBUTES, CONVENTIONS, GROUP_TITLES
+from lundprobe_zarr.schema.layout import AFFINE_FRAME, CONVENTIONS, GROUP_TITLES
 from lundprobe_zarr.schema.records import SOURCES
-from lundprobe_zarr.stores.shard import ShardCodec
+from lundprobe_zarr.stores.nodes import blosc_codec, write_axes, write_small
 from lundprobe_zarr.vocabulary.names import AXES, MODALITY_UNITS, SPATIAL_DIMS
 
 _GRID_GROUPS = ("mri", "sct", "dose")
@@ -83,45 +80,16 @@ def _write_group(root: zarr.Group, path: str, contents: Contents) -> None:
     attributes["labels"] = {dim: list(values) for dim, values in labels.items()}
     group = root.create_group(path, attributes=plain(attributes))
     if path in _GRID_GROUPS:
-        _write_axes(group, contents.grids[path])
+        write_axes(group, contents.grids[path].affine, contents.grids[path].shape)
     for dim, values in labels.items():
-        _small(group, dim, (dim,), values, {"long_name": _LABEL_ATTRIBUTES[dim]})
+        write_small(group, dim, (dim,), values, {"long_name": _LABEL_ATTRIBUTES[dim]})
     if "modality" in labels:
         units = [MODALITY_UNITS[str(m)] for m in labels["modality"]]
-        _small(group, "unit", ("modality",), units, {"long_name": "unit of the voxel values"})
+        write_small(group, "unit", ("modality",), units, {"long_name": "unit of the voxel values"})
     for array in arrays:
         _write_volume(group, array)
     if path == "mri/clinical" and contents.fiducials is not None:
         _write_fiducials(group, contents)
-
-
-def _write_axes(group: zarr.Group, grid: Grid) -> None:
-    for axis, values in axis_coordinates(grid.affine, grid.shape).items():
-        _small(group, axis, (axis,), values, AXIS_ATTRIBUTES[axis])
-
-
-def _small(
-    group: zarr.Group,
-    name: str,
-    dims: Sequence[str],
-    values: Any,
-    attributes: Mapping[str, Any],
-) -> None:
-    """Write a small array in one chunk: coordinates, flags, fiducials; text as Zarr's `string`."""
-    data = np.asarray(values)
-    text = data.dtype.kind in "UOT"
-    dtype: Any = VariableLengthUTF8() if text else data.dtype
-    array = group.create_array(
-        name,
-        shape=data.shape,
-        chunks=data.shape,
-        dtype=dtype,
-        dimension_names=list(dims),
-        attributes=plain(attributes),
-        compressors=[Crc32cCodec()],
-        config={"write_empty_chunks": True},
-    )
-    array[...] = data.astype(object) if text else data
 
 
 def _write_volume(group: zarr.Group, array: WrittenArray) -> None:
@@ -137,7 +105,7 @@ def _write_volume(group: zarr.Group, array: WrittenArray) -> None:
         dtype=codec.dtype,
         chunks=ones + codec.chunk,
         shards=ones + shard_shape(codec.shape),
-        compressors=[_blosc(codec), Crc32cCodec()],
+        compressors=[blosc_codec(codec), Crc32cCodec()],
         fill_value=codec.dtype.type(0),
         dimension_names=[*spec.label_dims, *SPATIAL_DIMS],
         attributes=plain(attributes),
@@ -146,34 +114,25 @@ def _write_volume(group: zarr.Group, array: WrittenArray) -> None:
         _write_present(group, array)
 
 
-def _blosc(codec: ShardCodec) -> BloscCodec:
-    b = codec.blosc
-    return BloscCodec(
-        typesize=codec.dtype.itemsize,
-        cname=b.cname,
-        clevel=b.clevel,
-        shuffle=b.shuffle,
-        blocksize=codec.chunk_bytes,
-    )
-
-
 def _write_present(group: zarr.Group, array: WrittenArray) -> None:
     spec = array.plan.spec
     flags = np.zeros(array.shape[:-3], bool)
     for index, present in array.plan.present().items():
         flags[index] = present
     about = {"long_name": f"whether the patient has this {spec.variable}"}
-    _small(group, str(spec.present), spec.label_dims, flags, about)
+    write_small(group, str(spec.present), spec.label_dims, flags, about)
 
 
 def _write_fiducials(group: zarr.Group, contents: Contents) -> None:
     if contents.fiducials is None:
         return
     positions, record = contents.fiducials
-    _small(group, "axis", ("axis",), AXES, {"long_name": "axis of the DICOM patient frame (LPS)"})
+    write_small(
+        group, "axis", ("axis",), AXES, {"long_name": "axis of the DICOM patient frame (LPS)"}
+    )
     attributes = {
         "units": "mm",
         "long_name": "centres of the gold fiducials, DICOM patient frame (LPS)",
         SOURCES: [record.to_attribute()],
     }
-    _small(group, "fiducial_position", ("fiducial", "axis"), positions, attributes)
+    write_small(group, "fiducial_position", ("fiducial", "axis"), positions, attributes)

@@ -11,6 +11,7 @@ import base64
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -30,11 +31,12 @@ from lundprobe_zarr.conversion.source.nifti import (
     without_voxels,
 )
 from lundprobe_zarr.conversion.source.workspace import Workspace, aligned
-from lundprobe_zarr.conversion.tables.measure import Measurements
+from lundprobe_zarr.conversion.tables.measure import BODY, Body, Measurements
 from lundprobe_zarr.dataset.content import voxels_sha256
 from lundprobe_zarr.errors import VerificationError
 from lundprobe_zarr.geometry.affine import FloatArray
 from lundprobe_zarr.geometry.lattice import Grid as Lattice
+from lundprobe_zarr.measures.intensity import Inside
 from lundprobe_zarr.measures.masks import bounding_box
 from lundprobe_zarr.schema.encoding import MASK_BLOSC, inner_chunk
 from lundprobe_zarr.schema.precision import Precision, common_type, ladder_of
@@ -99,6 +101,7 @@ class VolumeWriter:
         self._workspace = workspace
         workspace.release()
         self._dose: dict[str, Volume] = {}
+        self._bodies: dict[str, tuple[Inside, NiftiFile, int | float | None, int]] = {}
         self.measurements = Measurements(patient.patient_id, patient.part, patient.multi_component)
         self.contents = Contents()
 
@@ -136,17 +139,21 @@ class VolumeWriter:
 
     def _read(self, entry: SourceEntry, reader: NiftiReader) -> NiftiFile:
         file = reader.read(self._workspace, self._patient.strip_headers)
+        self._accept(entry, file)
+        return file
+
+    def _accept(self, entry: SourceEntry, file: NiftiFile) -> None:
+        """Require the grid of a file that was read, and note what is odd about it."""
         self._require_grid(entry, file)
         for anomaly in file.anomalies:
             self._find(entry, anomaly)
         if file.intent not in ("none", "label" if entry.record.kind == "mask" else "none"):
             self._find(entry, f"intent code {file.intent}; its numbers were read unchanged")
         self.contents.synthetic |= file.is_synthetic
-        return file
 
     def _require_grid(self, entry: SourceEntry, file: NiftiFile) -> None:
         """Require the geometry of the grid's first file, its image (or dose_original)."""
-        z, y, x = file.raw.shape
+        x, y, z = file.shape
         here = Grid((z, y, x), file.affine, entry.path, file.unit)
         grid = self.contents.grids.setdefault(entry.record.grid, here)
         require_same(grid, here, self._where(entry))
@@ -155,9 +162,8 @@ class VolumeWriter:
         codec = self._codec(plan, np.dtype(bool))  # the grid is known: its image came first
         stored, grid, planned = [], plan.spec.grid, self._planned()
         for entry in plan.entries:
-            with open_nifti(entry.file, self._where(entry)) as reader:
-                file = self._read(entry, reader)
-            mask = read_mask(file, self._where(entry))
+            file, mask = self._read_mask(entry)
+            self._accept(entry, file)
             if mask.voxels == 0:
                 self._find(entry, "all-zero mask")
             box = bounding_box(mask.values)
@@ -175,6 +181,7 @@ class VolumeWriter:
         return None if grid is None else Lattice(grid.affine, grid.shape)
 
     def _write_quantities(self, plan: ArrayPlan) -> WrittenArray:
+        body = self._body(plan.spec.grid) if plan.spec.variable == "image" else None
         ready = self._quantities(plan)
         where = f"{self._patient.folder}: array {plan.spec.path}"
         dtype = common_type([q.rounded for _, q in ready], ladder_of(plan.spec.variable), where)
@@ -182,6 +189,8 @@ class VolumeWriter:
         codec = with_best_filter(self._codec(plan, dtype), volumes)
         if plan.is_dose:
             self._dose = {plan.spec.grid: volumes[0].astype(dtype, copy=False)}
+        if body is not None:
+            self._measure_images(plan, ready, body)
         stored = []
         for entry, (file, quantity) in zip(plan.entries, ready, strict=True):
             facts: dict[str, Any] = {
@@ -194,6 +203,42 @@ class VolumeWriter:
                 facts["voxels_sha256"] = voxels_sha256(quantity.rounded.values, dtype)
             stored.append(self._store(plan, codec, entry, file, quantity.rounded.values, facts))
         return self._written(plan, codec, stored)
+
+    def _body(self, grid: str) -> Body:
+        """Read the BODY of a grid before its images, which are measured inside it.
+
+        It is kept, an eighth of its size, until masks are written.
+        """
+        for entry in self._patient.entries:
+            record = entry.record
+            if record.group == f"{grid}/clinical" and record.labels.get("structure") == BODY:
+                file, mask = self._read_mask(entry)
+                body = Body.of(mask.values, grid)
+                if body.inside is not None:
+                    facts = without_voxels(file), mask.foreground, mask.voxels
+                    self._bodies[entry.path] = body.inside, *facts
+                self._release()
+                return body
+        return Body.of(None, grid)
+
+    def _read_mask(self, entry: SourceEntry) -> tuple[NiftiFile, Mask]:
+        """Read a mask, unless it was read before and kept."""
+        if entry.path in self._bodies:
+            inside, file, foreground, voxels = self._bodies.pop(entry.path)
+            values = inside.mask(self._workspace.take(prod(inside.shape)))
+            return file, Mask(values, foreground, voxels)
+        with open_nifti(entry.file, self._where(entry)) as reader:
+            file = reader.read(self._workspace, self._patient.strip_headers)
+        return file, read_mask(file, self._where(entry))
+
+    def _measure_images(
+        self, plan: ArrayPlan, ready: list[tuple[NiftiFile, Quantity]], body: Body
+    ) -> None:
+        shape = self.contents.grids[plan.spec.grid].shape
+        if body.inside is not None and body.inside.shape != shape:
+            return  # the patient fails when masks are written, with a message about the grids
+        for entry, (_, quantity) in zip(plan.entries, ready, strict=True):
+            self.measurements.add_image(entry.record, quantity.rounded.values, body)
 
     def _quantities(self, plan: ArrayPlan) -> list[tuple[NiftiFile, Quantity]]:
         """Open each file of an array once, reserve memory for all of them, and read them."""

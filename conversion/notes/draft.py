@@ -8,12 +8,10 @@ conversion removes its leftovers.
 
 from __future__ import annotations
 
-import errno
 import os
 import shutil
 import tempfile
 import time
-import uuid
 from collections.abc import Container, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -25,11 +23,12 @@ from lundprobe_zarr.errors import DatasetError, UsageError
 from lundprobe_zarr.integrity.copy import send_store
 from lundprobe_zarr.integrity.foreign import foreign_files
 from lundprobe_zarr.schema.tables import store_path
+from lundprobe_zarr.storage.folders import REPLACED, remove, replace_folder
 from lundprobe_zarr.storage.local import WRITING, require_folder
 from lundprobe_zarr.storage.location import Location
 from lundprobe_zarr.storage.writers import is_alive, writer
 
-_PARTIAL, _REPLACED = ".partial-", ".replaced-"
+_PARTIAL = ".partial-"
 _SCRATCH, _PROBE = "lundprobe-zarr-", "probe-"
 #: Folders with single files of a dataset, such as notes and leases.
 _FOLDERS = ("metadata", "metadata/*", NOTES, f"{NOTES}/*", f"{NOTES}/claims/*")
@@ -127,7 +126,7 @@ class Draft:
         Raises `OSError`, such as `DatasetError` or `VerificationError`, if that fails.
         """
         if self.dataset.is_local:
-            _replace(self.folder, self.dataset.local(store_path(self.patient_id)))
+            replace_folder(self.folder, self.dataset.local(store_path(self.patient_id)))
         else:
             with lease_upload(self.dataset, self.patient_id):
                 send_store(Location(self.home), self.dataset, self.patient_id, _SENDERS)
@@ -214,8 +213,8 @@ def _remove_local(folder: Path, stores: Container[str], alone: bool) -> None:
     for left in folder.glob(".*"):
         name, mark, _ = left.name[1:].partition(_PARTIAL)
         if mark and name in stores and (alone or _is_abandoned(left, f".{name}{mark}")):
-            _remove(left)
-        name, mark, _ = left.name[1:].partition(_REPLACED)
+            remove(left)
+        name, mark, _ = left.name[1:].partition(REPLACED)
         if mark and name in stores:
             _put_back(left, folder / name)
 
@@ -226,21 +225,13 @@ def _put_back(old: Path, final: Path) -> None:
         with suppress(OSError):  # another worker may have done it
             old.rename(final)
             return
-    _remove(old)
-
-
-def _remove(left: Path) -> None:
-    """Remove a folder, or anything in its place, without opening it: opening a pipe would wait."""
-    if left.is_dir() and not left.is_symlink():
-        shutil.rmtree(left, ignore_errors=True)
-    else:
-        left.unlink(missing_ok=True)
+    remove(old)
 
 
 def _remove_abandoned(folder: Path, prefix: str, before: str = "") -> None:
     for left in folder.glob(f"{before}{prefix}*-*-*"):
         if _is_abandoned(left, prefix):
-            _remove(left)
+            remove(left)
 
 
 def _is_abandoned(left: Path, prefix: str) -> bool:
@@ -251,53 +242,3 @@ def _is_abandoned(left: Path, prefix: str) -> bool:
         return time.time() - left.stat().st_mtime > _STALE_SECONDS
     except FileNotFoundError:  # its writer has just ended
         return False
-
-
-def _replace(folder: Path, final: Path) -> None:
-    """Move a complete store to its final name, then remove the old one.
-
-    A worker that counts as lost may do the same at the same time. The last store stays.
-    """
-    _sync_tree(folder)
-    moved = _moved_away(final)
-    while not _appears(folder, final):
-        moved += _moved_away(final)
-    _sync(final.parent)
-    for old in moved:
-        _remove(old)
-
-
-def _moved_away(final: Path) -> list[Path]:
-    """Move an existing store away; return its new path, if there was one."""
-    old = final.with_name(f".{final.name}{_REPLACED}{uuid.uuid4().hex[:8]}")
-    try:
-        final.rename(old)
-    except FileNotFoundError:
-        return []
-    return [old]
-
-
-def _appears(folder: Path, final: Path) -> bool:
-    try:
-        folder.rename(final)
-    except OSError as error:
-        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
-            raise
-        return False
-    return True
-
-
-def _sync_tree(folder: Path) -> None:
-    """Flush a store to the device, files before their folders."""
-    for root, _, files in os.walk(folder, topdown=False):
-        for name in files:
-            _sync(Path(root) / name)
-        _sync(Path(root))
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

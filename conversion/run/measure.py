@@ -19,9 +19,9 @@ from lundprobe_zarr.conversion.tables.files import SUFFIX
 from lundprobe_zarr.conversion.tables.fragments import load_compared, save_compared
 from lundprobe_zarr.conversion.tables.publish import Published, finalise, read_stores, store_names
 from lundprobe_zarr.dataset.compared import (
+    box_spacing,
     comparable,
     compare_store,
-    require_right_angles,
     segmentations,
 )
 from lundprobe_zarr.errors import DatasetError, LundProbeError, NotADatasetError, UsageError
@@ -149,7 +149,7 @@ def _look(dataset: Location) -> _Looked:
 
 def _why_askew(store: StoreMetadata) -> str:
     try:
-        require_right_angles(store)
+        box_spacing(store)
     except DatasetError as error:
         return str(error)
     raise AssertionError("the grid has right angles")

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Mapping, Sequence
+from functools import cache, partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from lundprobe_zarr.conversion.notes.draft import located
-from lundprobe_zarr.conversion.tables.measure import COVERED_TARGETS, Measurements, Row
+from lundprobe_zarr.conversion.tables.measure import (
+    BODY,
+    COVERED_TARGETS,
+    Body,
+    Measurements,
+    Row,
+)
 from lundprobe_zarr.dataset.compared import comparable
 from lundprobe_zarr.dataset.content import patient_content, rows_sha256
 from lundprobe_zarr.dataset.converter_notes import NOTES
@@ -160,6 +167,7 @@ def measure_store(location: Location, store: StoreMetadata) -> dict[str, list[Ro
     if store.fiducial_record is not None:
         shape = (store.n_fiducials, 3)
         measurements.fiducials = reader.small_array(FIDUCIAL_PATH, shape, np.dtype(np.float64))
+    bodies = cache(partial(_body, reader))
     for array, record, _ in store.shards():
         grid = array.spec.grid
         if array.spec.variable == "dose":
@@ -169,8 +177,18 @@ def measure_store(location: Location, store: StoreMetadata) -> dict[str, list[Ro
             volume = reader.volume(array, record)
             affine, box = _affine(store, grid), bounding_box(volume)
             measurements.add(source, volume, box, affine, doses.get(grid), planned)
+        elif array.spec.variable == "image":
+            source = SourceFile(array.spec.group, array.spec.variable, record.labels)
+            measurements.add_image(source, reader.volume(array, record), bodies(grid))
     z, y, x = store.groups["mri"]["shape"]
     return measurements.rows((z, y, x), _affine(store, "mri"))
+
+
+def _body(reader: StoreReader, grid: str) -> Body:
+    """Read the clinical BODY of a grid, if the patient has one."""
+    array = reader.metadata.arrays.get(f"{grid}/clinical/mask")
+    records = [r for r in (array.sources if array else ()) if r.labels["structure"] == BODY]
+    return Body.of(reader.volume(array, records[0]) if array and records else None, grid)
 
 
 def coverage_of_store(location: Location, store: StoreMetadata) -> list[str]:

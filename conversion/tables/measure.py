@@ -1,4 +1,4 @@
-"""Rows of the tables that come from voxels: structures, dvh, slices, foreground.
+"""Rows of the tables that come from voxels: structures, dvh, slices, foreground, intensity.
 
 The converter measures each mask while it is in memory; `finalise --rebuild` measures the same
 volumes read back from the stores. Volumes are (z, y, x), affines voxel (i, j, k) -> mm RAS.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import cc3d
@@ -24,11 +25,12 @@ from lundprobe_zarr.geometry.lattice import Grid
 from lundprobe_zarr.measures.coverage import Covered, covered
 from lundprobe_zarr.measures.dose_volume import ascending, dose_columns, doses
 from lundprobe_zarr.measures.histogram import binned
+from lundprobe_zarr.measures.intensity import Inside, intensity
 from lundprobe_zarr.measures.masks import Outline, margin_mm, mask_sha256, points_inside
 from lundprobe_zarr.schema.layout import SEGMENTATION_SOURCES
-from lundprobe_zarr.schema.tables import FOREGROUND_SAMPLE
+from lundprobe_zarr.schema.tables import FOREGROUND_SAMPLE, INTENSITY
 from lundprobe_zarr.vocabulary.files import SourceFile, parse_path
-from lundprobe_zarr.vocabulary.names import STRUCTURES, protocol_of
+from lundprobe_zarr.vocabulary.names import MODALITY_UNITS, STRUCTURES, protocol_of
 
 Mask = npt.NDArray[np.bool_]
 Box = tuple[slice, slice, slice]
@@ -39,6 +41,24 @@ _EXPANDED, _TARGET = "PTVT_427", "CTVT_427"
 _HELD_BY = {_EXPANDED: _TARGET, "BODY": _EXPANDED}
 #: Structures whose dose has to be known everywhere.
 COVERED_TARGETS = (_TARGET, _EXPANDED)
+#: The structure inside which image values are measured.
+BODY = "BODY"
+
+
+@dataclass(frozen=True)
+class Body:
+    """The clinical BODY of a grid, inside which images are measured; or why there is none."""
+
+    inside: Inside | None
+    reason: str | None = None
+
+    @classmethod
+    def of(cls, mask: Mask | None, grid: str) -> Body:
+        """Keep a mask (z, y, x); None: the patient has none on the grid."""
+        if mask is None:
+            return cls(None, f"no clinical BODY on the {grid} grid")
+        inside = Inside.of(mask)
+        return cls(inside, "BODY has no voxel" if inside is None else None)
 
 
 class Measurements:
@@ -58,6 +78,7 @@ class Measurements:
         self._structures: list[Row] = []
         self._dvh: list[Row] = []
         self._foreground: list[Row] = []
+        self._intensity: list[Row] = []
 
     def add(
         self,
@@ -103,6 +124,19 @@ class Measurements:
         if record.group == "mri/clinical":
             self._slice_counts[structure] = slice_counts(mask)
             self._foreground.append(self._foreground_row(structure, mask, box))
+
+    def add_image(self, record: SourceFile, image: npt.NDArray[Any], body: Body) -> None:
+        """Measure an image (z, y, x) inside the clinical BODY of its grid, of the same shape."""
+        modality = str(record.labels["modality"])
+        row: Row = dict.fromkeys(c.name for c in INTENSITY.columns)
+        row |= self._who | self._protocol | {"grid": record.grid, "modality": modality}
+        row["unit"] = MODALITY_UNITS[modality]
+        found = intensity(image, body.inside) if body.inside is not None else None
+        if found is None:
+            row["reason"] = body.reason or "values inside BODY are inf or NaN"
+        else:
+            row |= found
+        self._intensity.append(row)
 
     def _margin(self, record: SourceFile, mask: Mask, box: Box | None, affine: FloatArray) -> Row:
         """Columns of a clinical PTV's margin about its CTV, whose outline was kept."""
@@ -153,6 +187,7 @@ class Measurements:
             "dvh": self._dvh,
             "slices": self._slice_rows(shape, affine),
             "foreground": self._foreground,
+            "intensity": self._intensity,
         }
 
     def _slice_rows(self, shape: tuple[int, int, int], affine: FloatArray) -> list[Row]:

@@ -9,6 +9,7 @@ import typer
 from typer.core import TyperGroup
 
 from lundprobe_zarr.cli import token
+from lundprobe_zarr.cli.agreement import agreement
 from lundprobe_zarr.cli.audit import audit
 from lundprobe_zarr.cli.bench import bench
 from lundprobe_zarr.cli.convert import convert, finalise
@@ -77,6 +78,7 @@ COMMANDS: tuple[tuple[Callable[..., Any], str], ...] = (
     (convert, "convert SOURCE DATASET --workers 2"),
     (finalise, "finalise DATASET"),
     (measure, "measure DATASET --workers 2"),
+    (agreement, "agreement DATASET --pairs nnunet_observer"),
     (validate, "validate DATASET --deep"),
     (repair, "repair SOURCE DATASET"),
     (copy, "copy DATASET COPY"),

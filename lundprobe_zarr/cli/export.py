@@ -8,7 +8,14 @@ from typing import Annotated
 import typer
 
 from lundprobe_zarr.cli import shapes
-from lundprobe_zarr.cli.place import Dataset, StorageOptions, locate, parse_options
+from lundprobe_zarr.cli.place import (
+    Dataset,
+    PredictionsPlace,
+    StorageOptions,
+    locate,
+    open_stored,
+    parse_options,
+)
 from lundprobe_zarr.errors import UsageError
 
 PatientId = Annotated[str, typer.Argument(help="A patient's id.", metavar="PATIENT")]
@@ -27,6 +34,7 @@ def export(
     resample: shapes.Resample = None,
     layout: shapes.LayoutName = "source",
     workers: shapes.Workers = None,
+    predictions: PredictionsPlace = None,
     storage_options: StorageOptions = None,
 ) -> None:
     """Write patients back as the NIfTI files they came from, or a choice of these in other shapes.
@@ -43,6 +51,12 @@ def export(
     """
     shape = shapes.shape_of(structures, sources, arrays, grids, crop, resample, layout)
     if where is not None or not shape.is_plain or len(patients) != 1:
+        if predictions is not None:
+            raise UsageError(
+                "--predictions beside options that choose or change files, or several patients",
+                expected="one patient and no such option",
+                remedy="export the predictions of each patient by itself",
+            )
         chosen = shapes.cohort_of(dataset, parse_options(storage_options), patients, where, out)
         raise typer.Exit(shapes.run(chosen, out, shape, workers))
     (patient,) = patients
@@ -55,10 +69,14 @@ def export(
     location = locate(dataset, storage_options)
     known = open_cohort(dataset, parse_options(storage_options))[patient].patient_id
     total = len(open_store(location, known).records)
+    found = open_stored(predictions, parse_options(storage_options))
     with steps("Exporting", total) as step:
-        exported = export_patient(location, known, out, on_file=step)
+        exported = export_patient(location, known, out, step, found)
+    total += len(exported.predicted)
     say(f"Wrote {count(total, 'file')} to {out.resolve()}.")
     say(f"{len(exported.identical)} byte for byte the original's (uncompressed, SHA-256 compared)")
+    if exported.predicted:
+        say(f"{len(exported.predicted)} masks of predictions, in folders `predictions`")
     if exported.stripped:
         say(
             f"{len(exported.stripped)} with every voxel, without the free text of the header, "

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -12,6 +13,7 @@ import typer
 from lundprobe_zarr.errors import UsageError
 
 if TYPE_CHECKING:
+    from lundprobe_zarr.dataset.predictions import StoredPredictions
     from lundprobe_zarr.storage.location import Location
 
 Dataset = Annotated[str, typer.Argument(help="Path or URL of a dataset.")]
@@ -24,6 +26,44 @@ StorageOptions = Annotated[
         "need none: credentials are found where the provider's own tools look for them.",
     ),
 ]
+PredictionsPlace = Annotated[
+    str | None,
+    typer.Option(
+        "--predictions",
+        metavar="LOCATION",
+        help="What lp.write_prediction wrote, a folder or bucket.",
+    ),
+]
+
+
+def open_stored(
+    place: str | None, options: Mapping[str, Any] | None = None
+) -> StoredPredictions | None:
+    """Return the predictions at a place. Raises `UsageError` if there are none."""
+    if place is None:
+        return None
+    from lundprobe_zarr.dataset.predictions import StoredPredictions
+    from lundprobe_zarr.storage.location import Location
+
+    found = StoredPredictions(Location(place, options))
+    if not found.names:
+        raise UsageError(
+            f"--predictions {place}: no predictions",
+            expected="a place that lp.write_prediction wrote to",
+            remedy="files of other programs are compared with `lundprobe-zarr agreement`; write "
+            "them with lp.write_prediction first",
+        )
+    return found
+
+
+def predictions_option(place: str | None, options: Mapping[str, Any]) -> dict[str, str]:
+    """Return the service's option for predictions. Raises like `open_stored`."""
+    found = open_stored(place, options)
+    if found is None:
+        return {}
+    from lundprobe_zarr.service.volumes import PREDICTIONS_OPTION
+
+    return {PREDICTIONS_OPTION: found.place.arguments[0]}
 
 
 def parse_options(text: str | None, option: str = "--storage-options") -> dict[str, Any]:

@@ -68,7 +68,8 @@ def query(
     """List the patients for whom a predicate holds, or ask all tables with SQL.
 
     SQL that begins with SELECT, WITH or FROM is a query over the tables patients, structures,
-    dvh, slices, foreground and arrays, read-only, as DuckDB has it; its rows are the output.
+    dvh, slices, foreground, intensity and arrays, read-only, as DuckDB has it; its rows are the
+    output.
     Anything else is a predicate over a patient's columns and structures (Rectum.volume_cc > 60),
     and the output are the patients for whom it holds: in a table for people a few of their columns,
     in csv, json and parquet all. See `lundprobe-zarr info DATASET --columns` for what there is.

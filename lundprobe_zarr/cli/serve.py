@@ -8,7 +8,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from lundprobe_zarr.cli.place import StorageOptions, parse_options, require_file
+from lundprobe_zarr.cli.place import (
+    PredictionsPlace,
+    StorageOptions,
+    parse_options,
+    predictions_option,
+    require_file,
+)
 from lundprobe_zarr.cli.serving import (
     AccessLogForm,
     access_log_form,
@@ -102,6 +108,7 @@ def serve(
         AccessLogForm,
         typer.Option(help="Print a line a request; auto: in colour, on a terminal only."),
     ] = AccessLogForm.auto,
+    predictions: PredictionsPlace = None,
     storage_options: StorageOptions = None,
 ) -> None:
     """Serve datasets to Hugging Face clients, xarray, fsspec and DuckDB.
@@ -146,6 +153,7 @@ def serve(
         options={
             "sql": {"workers": sql_workers, "seconds": sql_timeout, "memory": sql_memory},
             CACHE_OPTION: plane_cache_mb,
+            **predictions_option(predictions, options),
         },
         oidc=str(oidc.absolute()) if oidc else None,
         trusted_proxies=exposure.trusted_proxies,

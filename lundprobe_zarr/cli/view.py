@@ -8,7 +8,12 @@ from typing import Annotated
 
 import typer
 
-from lundprobe_zarr.cli.place import StorageOptions, parse_options
+from lundprobe_zarr.cli.place import (
+    PredictionsPlace,
+    StorageOptions,
+    parse_options,
+    predictions_option,
+)
 from lundprobe_zarr.cli.serve import named_datasets
 from lundprobe_zarr.service.packages import require_packages
 
@@ -26,6 +31,7 @@ def view(
     plane_cache_mb: Annotated[
         int, typer.Option(min=0, help="Memory for decoded voxels, MB.")
     ] = 512,
+    predictions: PredictionsPlace = None,
     storage_options: StorageOptions = None,
 ) -> None:
     """Look at a dataset in the browser: for oneself, on this machine, until Ctrl-C.
@@ -40,7 +46,8 @@ def view(
 
     options = parse_options(storage_options)
     named = named_datasets([dataset], [], options, refuse_real=False)
-    own = OwnService.of(named, options, {CACHE_OPTION: plane_cache_mb}, port)
+    shown = predictions_option(predictions, options)
+    own = OwnService.of(named, options, {CACHE_OPTION: plane_cache_mb, **shown}, port)
     link = own.link()
     say(f"Open {link}")
     say("The link works once. Ctrl-C ends the service.")

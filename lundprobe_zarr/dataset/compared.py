@@ -96,7 +96,7 @@ def comparable(store: StoreMetadata) -> dict[str, list[Segmentation]]:
     """Return those `segmentations` that have rows in the tables: none on a grid that is askew."""
     found = segmentations(store)
     try:
-        _ = require_right_angles(store) if found else None
+        _ = box_spacing(store) if found else None
     except DatasetError:
         return {}
     return found
@@ -233,15 +233,16 @@ class StructureMasks:
         wanted: Iterable[Segmentation],
     ) -> StructureMasks:
         """Read some segmentations of a structure. Raises like `compare_store`."""
-        spacing_mm = require_right_angles(store)
+        spacing_mm = box_spacing(store)
         reader = StoreReader(location, store, decoders=1)  # patients are measured side by side
         parts: dict[Segmentation, tuple[Box | None, Mask]] = {}
         for segmentation in wanted:
-            volume = _volume(reader, structure, segmentation)
+            path = next(p for p, source in _SOURCES.items() if source == segmentation.source)
+            volume = read_segmentation(reader, structure, segmentation, path)
             box = bounding_box(volume)
             parts[segmentation] = box, volume[box].copy() if box else volume[:0]
         whole = joint_box([box for box, _ in parts.values()])
-        masks = {s: _placed(part, box, whole) for s, (box, part) in parts.items()}
+        masks = {s: placed(part, box, whole) for s, (box, part) in parts.items()}
         z, y, x = store.groups["mri"]["shape"]
         return cls(reader, structure, spacing_mm, (z, y, x), whole, masks)
 
@@ -258,17 +259,17 @@ class StructureMasks:
             yield z, self.reader.read(volume, (z, slice(None), slice(None)))[0]
 
 
-def require_right_angles(store: StoreMetadata) -> tuple[float, float, float]:
-    """Return the spacing of a store's MRI grid (z, y, x), mm.
+def box_spacing(store: StoreMetadata, grid: str = "mri") -> tuple[float, float, float]:
+    """Return the distance of voxel centres along z, y, x, mm, of a grid whose voxels are boxes.
 
     Raises `DatasetError` if its axes are not at right angles.
     """
-    affine = np.asarray(store.groups["mri"]["affine"], np.float64)
+    affine = np.asarray(store.groups[grid]["affine"], np.float64)
     i, j, k = (float(s) for s in spacing(affine))
     cosines = affine[:3, :3] / (i, j, k)
     if np.abs(cosines.T @ cosines - np.eye(3)).max() > COSINE_TOLERANCE:
         raise DatasetError(
-            "the axes of the MRI grid are not at right angles",
+            f"the axes of the {grid} grid are not at right angles",
             where=store.where,
             patient=store.patient_id,
             expected="a grid whose voxels are boxes, for distances between surfaces",
@@ -277,8 +278,8 @@ def require_right_angles(store: StoreMetadata) -> tuple[float, float, float]:
     return k, j, i
 
 
-def _volume(reader: StoreReader, structure: str, wanted: Segmentation) -> Mask:
-    path = next(p for p, source in _SOURCES.items() if source == wanted.source)
+def read_segmentation(reader: StoreReader, structure: str, wanted: Segmentation, path: str) -> Mask:
+    """Read the whole mask (z, y, x) of a segmentation, which is in the array at `path`."""
     labels = {"structure": structure, "observer": wanted.observer} | {
         "step": wanted.step,
         "fold": wanted.fold,
@@ -289,7 +290,7 @@ def _volume(reader: StoreReader, structure: str, wanted: Segmentation) -> Mask:
     return reader.volume(array, record)
 
 
-def _placed(part: Mask, box: Box | None, whole: Box) -> Mask:
+def placed(part: Mask, box: Box | None, whole: Box) -> Mask:
     """Return the mask in the box `whole`, of which `part` is what lies in `box`."""
     mask = np.zeros([s.stop - s.start for s in whole], bool)
     if box is not None:

@@ -6,14 +6,16 @@ import hashlib
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from zlib_ng import gzip_ng
 
 from lundprobe_zarr.dataset.opening import dataset_around
+from lundprobe_zarr.dataset.predictions import StoredPredictions
 from lundprobe_zarr.errors import DamagedStoreError, UsageError
+from lundprobe_zarr.exchange.predicted_files import COMPRESSION_LEVEL, PredictedFiles
 from lundprobe_zarr.schema.records import SourceRecord
 from lundprobe_zarr.storage.local import named, require_folder
 from lundprobe_zarr.storage.location import Location
@@ -24,9 +26,6 @@ from lundprobe_zarr.stores.place import StorePlace
 from lundprobe_zarr.stores.reader import StoreReader
 from lundprobe_zarr.vocabulary.files import parse_path
 
-#: The level of ITK. The files of zlib-ng are about as small, in a fraction of the time.
-_COMPRESSION_LEVEL = 6
-
 
 @dataclass(frozen=True)
 class Exported:
@@ -34,11 +33,13 @@ class Exported:
 
     `identical` files are restored byte for byte (uncompressed). `rounded` files hold values that
     the conversion rounded. `stripped` files have every voxel, but not the header's free text.
+    `predicted` files are masks of predictions.
     """
 
     identical: tuple[str, ...]
     rounded: tuple[str, ...]
     stripped: tuple[str, ...] = ()
+    predicted: tuple[str, ...] = ()
 
 
 def export_patient(
@@ -46,8 +47,11 @@ def export_patient(
     patient_id: str,
     out: Path,
     on_file: Callable[[str], None] = lambda path: None,
+    predictions: StoredPredictions | None = None,
 ) -> Exported:
     """Write every source file of a patient below `out`, in the layout of the source.
+
+    With `predictions`, each predicted mask is written beside them: see `PredictedFiles`.
 
     Each `.nii.gz` holds the original's uncompressed bytes, checked by SHA-256, unless conversion
     rounded its values or left out its header's text: see `Exported`. `out` may hold other patients.
@@ -59,10 +63,12 @@ def export_patient(
     require_outside(out)
     store = open_store(location, patient_id)
     homes = _homes(store, out)
+    predicted = PredictedFiles.of(predictions, store)
     draft = out / f".{patient_id}.partial"
     shutil.rmtree(draft, ignore_errors=True)  # left by a killed export
     try:
         exported = _write_files(location, store, draft, on_file)
+        exported = replace(exported, predicted=predicted.write(draft, on_file))
         with named(out):
             for home in homes:
                 (out / home).parent.mkdir(parents=True, exist_ok=True)
@@ -144,7 +150,7 @@ def gzipped(target: Path, shown: Path) -> Iterator[Any]:
         named(shown),
         target.open("wb") as raw,
         # mtime 0 makes the file reproducible
-        gzip_ng.GzipNGFile("", "wb", _COMPRESSION_LEVEL, raw, mtime=0) as file,
+        gzip_ng.GzipNGFile("", "wb", COMPRESSION_LEVEL, raw, mtime=0) as file,
     ):
         yield file
 

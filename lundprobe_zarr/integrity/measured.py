@@ -1,8 +1,9 @@
 """Do the tables that were measured on voxels match the stores, and each other?
 
 `structures` and `dvh` have to have a row for every segmentation that a store holds and for no
-other; `slices` and `foreground` have to count the same voxels. A deep look counts them in the
-masks. Comparisons have to be of every pair that a store holds, and of the same volumes.
+other; `slices` and `foreground` have to count the same voxels; `intensity` has to have a row for
+every image, of the voxels of BODY. A deep look counts them in the masks. Comparisons have to be of
+every pair that a store holds, and of the same volumes.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from lundprobe_zarr.measures.masks import mask_sha256
 from lundprobe_zarr.schema.layout import SEGMENTATION_SOURCES
 from lundprobe_zarr.schema.manifest import Manifest
 from lundprobe_zarr.schema.records import SourceRecord
-from lundprobe_zarr.schema.tables import DVH
+from lundprobe_zarr.schema.tables import DVH, INTENSITY
 from lundprobe_zarr.storage.location import Location
 from lundprobe_zarr.stores.metadata import StoreMetadata, VolumeArray
 from lundprobe_zarr.vocabulary.names import STRUCTURES
@@ -34,6 +35,7 @@ _COLUMNS = {
     "dvh": (*_KEY, "volume_cc"),
     "slices": ("z_index", *(f"voxels_{s}" for s in STRUCTURES)),
     "foreground": ("structure", "total"),
+    INTENSITY.name: ("grid", "modality", "voxels"),
 }
 _REMEDY = "run finalise --rebuild"
 Key = tuple[Any, ...]
@@ -47,6 +49,7 @@ class Measured:
     slices: list[Row]
     foreground: list[Row]
     dvh: list[Row] | None = None
+    intensity: list[Row] | None = None
     agreement: list[Row] | None = None
     uncertainty: list[Row] | None = None
 
@@ -90,7 +93,7 @@ def read_measured(location: Location, manifest: Manifest) -> AllMeasured:
             wanted.append("mask_sha256")
         return RowsByPatient(read_table(location, manifest, name, wanted).select(wanted))
 
-    optional = (DVH.name, *COMPARED_COLUMNS)
+    optional = (DVH.name, INTENSITY.name, *COMPARED_COLUMNS)
     names = [n for n in (*_COLUMNS, *COMPARED_COLUMNS) if n not in optional or n in manifest.tables]
     return AllMeasured({name: read(name) for name in names})
 
@@ -112,6 +115,8 @@ def table_findings(store: StoreMetadata, measured: Measured) -> Iterator[tuple[s
         if volumes != histograms or len(histograms) < len(measured.dvh):
             yield "dvh", f"other segmentations or volumes than structures has; {_REMEDY}"
     yield from _counts(store, measured)
+    if measured.intensity is not None:
+        yield from _images(store, measured.structures, measured.intensity)
     compared = {name: getattr(measured, name) for name in COMPARED_COLUMNS}
     yield from compared_findings(store, compared, measured.structures)
 
@@ -142,6 +147,32 @@ def _counts(store: StoreMetadata, measured: Measured) -> Iterator[tuple[str, str
     totals = {row["structure"]: row["total"] for row in measured.foreground}
     if totals != clinical or len(totals) < len(measured.foreground):
         yield "foreground", f"totals {totals}; structures has {clinical}; {_REMEDY}"
+
+
+def _images(
+    store: StoreMetadata, structures: list[Row], intensity: list[Row]
+) -> Iterator[tuple[str, str]]:
+    """Rows of `intensity` against the images of the store, and the voxels of BODY."""
+    images = [
+        (array.spec.grid, record.labels["modality"])
+        for array, record, _ in store.shards()
+        if array.spec.variable == "image"
+    ]
+    found = [(row["grid"], row["modality"]) for row in intensity]
+    if sorted(found) != sorted(images):
+        yield "intensity", f"rows of {sorted(found)}; its store has {sorted(images)}; {_REMEDY}"
+    body = {
+        row["grid"]: row["voxels"]
+        for row in structures
+        if (row["source"], row["structure"]) == ("clinical", "BODY")
+    }
+    for row in intensity:
+        if row["voxels"] not in (None, body.get(row["grid"])):
+            yield (
+                "intensity",
+                f"{row['voxels']} voxels of BODY on the {row['grid']} grid; structures has "
+                f"{body.get(row['grid'])}; {_REMEDY}",
+            )
 
 
 def mask_finding(row: Row | None, mask: npt.NDArray[np.bool_]) -> str | None:

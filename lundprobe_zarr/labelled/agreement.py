@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,18 +15,22 @@ from lundprobe_zarr.dataset.compared import (
     PAIRS,
     How,
     agreement_rows,
+    box_spacing,
     comparable,
-    require_right_angles,
     segmentations,
 )
+from lundprobe_zarr.dataset.predicted import PREDICTION_PAIRS, Wanted, compare_predictions
+from lundprobe_zarr.dataset.predictions import MaskSource, NotCompared
 from lundprobe_zarr.errors import MissingStructureError, UnknownLabelError, UsageError
 from lundprobe_zarr.geometry.affine import COSINE_TOLERANCE, SAME_GRID_MM, largest_shift, spacing
 from lundprobe_zarr.geometry.lattice import Grid
 from lundprobe_zarr.labelled.grid import grid_of, single_volume
+from lundprobe_zarr.labelled.predictions import AnyPredictions, mask_source
 from lundprobe_zarr.labelled.resample import resample_to
 from lundprobe_zarr.measures.agreement import TOLERANCES_MM
 from lundprobe_zarr.measures.agreement import agreement as agreement_of
 from lundprobe_zarr.measures.consensus import TIES, Ties
+from lundprobe_zarr.measures.labels import Labels
 from lundprobe_zarr.vocabulary.names import TARGETS
 from lundprobe_zarr.vocabulary.suggest import require_structure, suggestion
 
@@ -49,31 +53,50 @@ def agreement(
     compute: bool = False,
     ties: Ties = "background",
     tolerances_mm: Sequence[float] = TOLERANCES_MM,
+    predictions: AnyPredictions | None = None,
+    labels: Labels | None = None,
+    grid: str = "mri",
 ) -> pd.DataFrame:
-    """Return how far the segmentations of network and observers agree, one row per pair.
+    """Return how far segmentations agree: of network and observers, or predictions with any.
 
     The rows are those of the table `agreement`, which `lundprobe-zarr measure` makes. With
     `compute` they are computed now from the voxels, some seconds per patient, and options may
     differ from the table's.
+
+    With `predictions`, these are compared with what the dataset holds, now and from the voxels: a
+    is a segmentation of the dataset, b the prediction, `b_source` its name. What cannot be compared
+    is in no row: a patient without prediction, a structure that was not predicted, or that the
+    patient lacks. `frame.attrs["not_compared"]` lists it with the reasons.
 
     Parameters
     ----------
     of : Patient or Cohort
         Whose segmentations. Patients without network and observers have no rows.
     structures : str or sequence of str, optional
-        `CTVT_427` or `Rectum`; default: both.
+        `CTVT_427` or `Rectum`; default: both. Of predictions any; default: all predicted.
     pairs : str or sequence of str, optional
         Kinds of pairs, a before b: `observer_observer` (of a step), `nnunet_observer`,
         `step1_step2`, `fold_nnunet`, and with the consensus of a step's observers
         `consensus_observer`, `consensus_nnunet`, `consensus_fold`, `consensus_step1_step2`.
-        Default: all.
+        Of predictions `clinical_prediction`, `nnunet_prediction`, `fold_prediction`,
+        `observer_prediction`. Default: all.
     compute : bool
         Whether to read the voxels instead of the table.
     ties : {'background', 'foreground'}
         With `compute`: what becomes of a voxel that exactly half of the observers marked, in the
         consensus by majority.
     tolerances_mm : sequence of float
-        With `compute`: tolerances of the surface Dice, mm; columns `surface_dice_<t>mm`.
+        With `compute` or `predictions`: tolerances of the surface Dice, mm; columns
+        `surface_dice_<t>mm`.
+    predictions : str, path, Predictions or mapping, optional
+        What `write_prediction` wrote, or a folder of NIfTI files: label maps
+        `<patient_id>.nii.gz` with nnU-Net's `dataset.json`, or a mask for each structure,
+        `<patient_id>/<Structure>.nii.gz`. `{"unet-v1": folder}` gives a folder another name. Files
+        whose axes are exchanged or reversed are turned exactly; nothing is resampled.
+    labels : mapping, optional
+        Of label maps, which number is which structure, in place of `dataset.json`.
+    grid : {'mri', 'sct'}
+        The grid of the predictions.
 
     Returns
     -------
@@ -89,9 +112,19 @@ def agreement(
     MissingStructureError
         For a structure that was not segmented by network and observers.
     UsageError
-        For an unknown kind of pair, or options without `compute`.
+        For an unknown kind of pair, or options without `compute`; for predictions of another
+        lattice than the patient's grid, and numbers without a label.
+    DatasetError
+        For a prediction that was made of other contents than the patient's, or cannot be read.
     """
-    kinds = _kinds(pairs)
+    if predictions is not None:
+        how = How(ties, tuple(float(t) for t in tolerances_mm))
+        _require_options(how, compute=True)
+        which = predictions_wanted(of, structures, pairs, grid, how)
+        return predicted_agreement(of, mask_source(predictions, labels), which)
+    if labels is not None or grid != "mri":
+        raise UsageError("labels or grid without predictions", remedy="give predictions too")
+    kinds = _kinds(pairs, PAIRS)
     wanted = _structures(of, structures)
     tolerances = tuple(float(t) for t in tolerances_mm)
     how = How(ties, tolerances)
@@ -102,14 +135,59 @@ def agreement(
     return frame[chosen].reset_index(drop=True)
 
 
-def _kinds(pairs: str | Sequence[str] | None) -> list[str]:
-    kinds = list(PAIRS) if pairs is None else [pairs] if isinstance(pairs, str) else list(pairs)
+def predictions_wanted(
+    of: Patient | Cohort,
+    structures: str | Sequence[str] | None,
+    pairs: str | Sequence[str] | None,
+    grid: str,
+    how: How | None = None,
+) -> Wanted:
+    """Return what is compared of predictions. Raises like `agreement`."""
+    chosen = None if structures is None else _structures(of, structures)
+    return Wanted(_kinds(pairs, PREDICTION_PAIRS), chosen, grid, how or How())
+
+
+def predicted_agreement(
+    of: Patient | Cohort,
+    predictions: MaskSource,
+    wanted: Wanted,
+    done: Callable[[str], None] = lambda patient_id: None,
+) -> pd.DataFrame:
+    """Compare predictions with the segmentations of patients: see `agreement`, which this serves.
+
+    `done` is called with each patient.
+    """
+    patients = [of] if isinstance(of, Patient) else list(of)
+    stores = (p.dataset.store(p.patient_id) for p in patients)
+    found = compare_predictions(of.location, stores, predictions, wanted, done)
+    known = of.dataset.row_of
+    strangers = [
+        NotCompared(i, name, None, "no such patient in the dataset")
+        for name in predictions.names
+        for i in predictions.patients(name)
+        if i not in known
+    ]
+    left_out = [*predictions.left_out, *strangers, *found.left_out]
+    if not found.rows:
+        who = f"patient {of.patient_id}" if isinstance(of, Patient) else f"{len(patients)} patients"
+        said = "; ".join(f"{n.patient_id or n.structure}: {n.reason}" for n in left_out[:3])
+        raise UnknownLabelError(
+            f"nothing of predictions {', '.join(predictions.names)} compares with {who}",
+            remedy=said,
+        )
+    frame = pd.DataFrame(found.rows).astype(dict.fromkeys(_LABELS, "Int64"))
+    frame.attrs["not_compared"] = [n._asdict() for n in left_out]
+    return frame
+
+
+def _kinds(pairs: str | Sequence[str] | None, known: Collection[str]) -> list[str]:
+    kinds = list(known) if pairs is None else [pairs] if isinstance(pairs, str) else list(pairs)
     for kind in kinds:
-        if kind not in PAIRS:
+        if kind not in known:
             raise UsageError(
                 f"pairs: no kind {kind!r}",
-                expected=f"one of {', '.join(PAIRS)}",
-                remedy=suggestion(kind, PAIRS),
+                expected=f"one of {', '.join(known)}",
+                remedy=suggestion(kind, known),
             )
     return kinds
 
@@ -175,7 +253,7 @@ def _require_rows(of: Patient | Cohort, frame: pd.DataFrame, structures: Sequenc
     if not there and isinstance(of, Patient):
         store = of.dataset.store(of.patient_id)
         if segmentations(store):
-            require_right_angles(store)
+            box_spacing(store)
     if not there and not any(s not in TARGETS for s in structures):
         raise UnknownLabelError(
             f"{who} has no segmentations of network or observers: base patients have none",

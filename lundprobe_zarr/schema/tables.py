@@ -352,6 +352,54 @@ FOREGROUND = Table(
     ),
 )
 
+#: Percentiles of the `intensity` table, per mille: whole numbers, so that ranks are exact. nnU-Net
+#: clips to the outermost; histogram matching has landmarks at 1 and 99 %, quartiles and median.
+PERMILLE = (5, 10, 50, 250, 500, 750, 950, 990, 995)
+
+
+def percentile_name(permille: int) -> str:
+    """Return the column of a percentile, e.g. `p0_5` or `p25`."""
+    return f"p{permille / 10:g}".replace(".", "_")
+
+
+def _intensity(name: str, description: str) -> Column:
+    """A statistic in the unit that the row names."""
+    description = f"{description}, in `unit`; null where not measured"
+    return Column(name, pa.float64(), description, nullable=True)
+
+
+INTENSITY = Table(
+    "intensity",
+    "an image of a patient on a grid, with statistics of its values inside the clinical BODY",
+    (
+        *_WHO,
+        _PROTOCOL,
+        Column("grid", pa.string(), "voxel lattice of image and BODY: mri or sct"),
+        Column("modality", pa.string(), "T2w or sCT"),
+        Column("unit", pa.string(), "unit of the values: 1 (T2w) or HU (sCT)"),
+        Column("voxels", pa.int64(), "voxels of BODY; null where not measured", "1", True),
+        _intensity("mean", "mean"),
+        _intensity("sd", "standard deviation of the population (divided by voxels)"),
+        _intensity("min", "smallest value"),
+        _intensity("max", "largest value"),
+        *(
+            _intensity(
+                percentile_name(p),
+                f"percentile {p / 10:g}: smallest value such that at least {p / 10:g} % of the "
+                "voxels are not larger (NumPy's inverted_cdf)",
+            )
+            for p in PERMILLE
+        ),
+        Column(
+            "reason",
+            pa.string(),
+            "why nothing was measured: no BODY on this grid, an empty one, or values that are inf "
+            "or NaN; null where measured",
+            nullable=True,
+        ),
+    ),
+)
+
 
 def _side_columns(side: str) -> Iterable[Column]:
     """What identifies one segmentation of a pair."""
@@ -458,6 +506,7 @@ TABLES: dict[str, Table] = {
         DVH,
         SLICES,
         FOREGROUND,
+        INTENSITY,
         ARRAYS,
         AGREEMENT,
         UNCERTAINTY,
@@ -497,7 +546,7 @@ VIEWS: dict[str, View] = {
     )
 }
 #: Tables whose rows come from voxels, not from a store's metadata.
-MEASURED: tuple[str, ...] = ("structures", "dvh", "slices", "foreground")
+MEASURED: tuple[str, ...] = ("structures", "dvh", "slices", "foreground", "intensity")
 
 
 def table_file(table: str, part: str, number: int = 0) -> str:

@@ -27,10 +27,12 @@ class Kept:
 
     The entity tag is derived from the revision, which is a hash of all contents, the path, the
     parameters, the coding, the caller's grants, and the version of this package, whose answers may
-    change.
+    change. What does not `lasts`, as no revision covers it, is never kept.
     """
 
-    def __init__(self, request: Request, sha: str, public: bool, grants: str = "") -> None:
+    def __init__(
+        self, request: Request, sha: str, public: bool, grants: str = "", lasts: bool = True
+    ) -> None:
         self.coding = coding_of(request.headers.get("accept-encoding", ""))
         self._request = request
         asked = sorted((k, v) for k, v in request.query_params.multi_items() if k != "rev")
@@ -46,10 +48,16 @@ class Kept:
             if is_fixed
             else f"{scope}, no-cache",
         }
+        self._lasts = lasts
+        if not lasts:
+            del self.headers["ETag"]
+            self.headers["Cache-Control"] = "no-store"
 
     @property
     def is_held(self) -> bool:
         """Whether the client names the tag in `If-None-Match` (RFC 9110, section 13.1.2)."""
+        if not self._lasts:
+            return False
         listed = self._request.headers.get("if-none-match", "").split(",")
         tags = {tag.strip().removeprefix("W/") for tag in listed}
         return "*" in tags or self.headers["ETag"] in tags
@@ -76,7 +84,7 @@ class Kept:
         """Return JSON. What is not `is_whole`, as something was damaged, is not kept."""
         text = json.dumps(content, separators=(",", ":"), allow_nan=False)
         answer = self.data(text.encode(), "application/json")
-        if not is_whole:
+        if not is_whole and self._lasts:
             answer.headers["Cache-Control"] = "no-store"
             del answer.headers["ETag"]
         return answer

@@ -82,9 +82,9 @@ def _of_voxels(patient: OpenPatient, segmentation: Segmentation) -> dict[str, An
 
 def _read(patient: OpenPatient, segmentation: Segmentation, box: Box) -> tuple[Any, Any]:
     """Read a mask and the dose of its grid in a box, past the cache: they may be most of it."""
-    reader = patient.reader
-    (mask,) = reader.read([(segmentation.array, segmentation.labels)], box)
+    reader, array = patient.reader_of(segmentation.array)
+    (mask,) = reader.read([(array, segmentation.labels)], box)
     path = f"{segmentation.grid}/dose"
     if path not in patient.store.arrays:
         return mask, None
-    return mask, reader.read([(path, {})], box)[0]
+    return mask, patient.reader.read([(path, {})], box)[0]

@@ -20,6 +20,7 @@ from lundprobe_zarr.service.planes import PLACE_PARAMETERS, plane_place
 from lundprobe_zarr.service.query import invalid
 from lundprobe_zarr.service.volumes import (
     SEGMENTATION_LABELS,
+    SOURCES,
     Asked,
     OpenPatient,
     Segmentation,
@@ -176,7 +177,8 @@ async def _dvh(asked: Asked) -> Response:
     name = query.choice("grid", get_args(MaskGrid), "sct")
     patient.grid(name)
     chosen = await asked.run(lambda: segmentations_asked_for(query, patient, name))
-    if name == "sct" and any(s != "clinical" for s in query.words("source") or ()):
+    others = [s for s in SOURCES if s != "clinical"]
+    if name == "sct" and any(s in others for s in query.words("source") or ()):
         raise HttpError(404, "The sct grid has clinical masks only; ask for grid=mri.")
 
     def work() -> Response:

@@ -60,6 +60,7 @@ async def _patient(asked: Asked) -> Response:
     wanted = _TABLES if tables is None else tables
 
     def work() -> Response:
+        patient.look_for_predictions()
         found = described(patient)
         if asked.may_have_tables:
             found["tables"] = {name: rows_of(patient, name) for name in wanted}
@@ -87,7 +88,7 @@ def described(patient: OpenPatient) -> dict[str, Any]:
     that cannot be found, as the image is damaged, is None.
     """
     attributes = patient.store.attributes
-    damaged: list[str] = []
+    damaged: list[str] = list(patient.unshown)
     point, why = opening_point(patient)
     return {
         "patient_id": patient.patient_id,

@@ -9,7 +9,7 @@ import functools
 import logging
 import threading
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, TypeVar
@@ -21,11 +21,14 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from lundprobe_zarr.dataset.predictions import StoredPredictions
 from lundprobe_zarr.errors import (
     ChangedStoreError,
     DamagedStoreError,
+    DatasetError,
     UnknownLabelError,
     UsageError,
+    sentence,
 )
 from lundprobe_zarr.geometry.lattice import Box, Grid
 from lundprobe_zarr.geometry.plane import axis_number, nearest_plane
@@ -39,7 +42,9 @@ from lundprobe_zarr.service.decoding import Decoding
 from lundprobe_zarr.service.published import Revision
 from lundprobe_zarr.service.query import Query, invalid
 from lundprobe_zarr.service.settings import Settings
+from lundprobe_zarr.storage.location import Location
 from lundprobe_zarr.stores.metadata import VolumeArray
+from lundprobe_zarr.stores.prediction import StoredPrediction, prediction_spec
 from lundprobe_zarr.stores.reader import StoreReader
 from lundprobe_zarr.stores.tiles import Tiles
 from lundprobe_zarr.vocabulary.files import Label
@@ -65,6 +70,10 @@ _ARRAYS = {
 }
 #: Sources of segmentations, as the structures table calls them.
 SOURCES = tuple(_ARRAYS)
+#: What stands before the name of a prediction that is a source.
+PREDICTED = "prediction:"
+#: Name of the setting, among the service's `options`, of the place of predictions.
+PREDICTIONS_OPTION = "predictions"
 
 _T = TypeVar("_T")
 Labels = Mapping[str, Label]
@@ -85,7 +94,9 @@ class Segmentation:
 
     @property
     def array(self) -> str:
-        """Path of its array in the store."""
+        """Path of its array in the store; of a prediction with its source before it."""
+        if self.source.startswith(PREDICTED):
+            return f"{self.source}/{prediction_spec(self.grid).path}"
         return f"{self.grid}/{_ARRAYS[self.source]}"
 
     @property
@@ -101,12 +112,47 @@ class Segmentation:
 class OpenPatient:
     """A patient at one revision: the store's metadata, and voxels through the cache."""
 
-    def __init__(self, revision: Revision, patient_id: str, tiles: Tiles) -> None:
+    def __init__(
+        self, revision: Revision, patient_id: str, tiles: Tiles, place: Location | None = None
+    ) -> None:
         self.revision = revision
         self.patient_id = patient_id
         self.tiles = tiles
         self.reader = StoreReader.open(revision.dataset.location, patient_id)
         self.store = self.reader.metadata
+        self._place = place
+        self._predicted: dict[str, tuple[StoreReader, StoredPrediction]] = {}
+        #: Predictions of this patient that cannot be shown, and why.
+        self.unshown: list[str] = []
+        self.look_for_predictions()
+
+    def look_for_predictions(self) -> None:
+        """Open what is there now of this patient at the place of predictions, by metadata."""
+        if self._place is None:
+            return
+        found, unshown = {}, []
+        there = StoredPredictions(self._place)
+        for name in there.names:
+            try:
+                if (prediction := there.stored(name, self.store)) is not None:
+                    reader = StoreReader(there.at(name), prediction.metadata)
+                    found[f"{PREDICTED}{name}"] = reader, prediction
+            except DatasetError as error:
+                _LOG.warning("%s", error)
+                unshown.append(f"prediction {name}: {sentence(error, place=False)}")
+        self._predicted, self.unshown = found, unshown
+
+    @property
+    def sources(self) -> tuple[str, ...]:
+        """The sources that segmentations may have, predictions of this patient among them."""
+        return (*SOURCES, *self._predicted)
+
+    def reader_of(self, path: str) -> tuple[StoreReader, str]:
+        """Return the reader of an array, and the array's path in its store."""
+        source, _, rest = path.partition("/")
+        if source in self._predicted:
+            return self._predicted[source][0], rest
+        return self.reader, path
 
     def grid(self, name: str) -> Grid:
         """Return a grid. Raises `UnknownLabelError` if the patient does not have it."""
@@ -132,29 +178,41 @@ class OpenPatient:
         Raises `UnknownLabelError` for an array, a label or a volume that the patient does not have,
         `UsageError` if a label is missing or too many.
         """
-        if path not in self.store.arrays:
+        reader, path = self.reader_of(path)
+        arrays = reader.metadata.arrays
+        if path not in arrays:
             raise UnknownLabelError(
-                f"patient {self.patient_id} has no array {path!r}",
-                remedy=suggestion(path, self.store.arrays),
+                f"patient {self.patient_id} has no array {path!r}", remedy=suggestion(path, arrays)
             )
-        array = self.store.arrays[path]
-        index = self.reader.index(array, labels)
-        if not self.reader.holds(path, index):
+        array = arrays[path]
+        index = reader.index(array, labels)
+        if not reader.holds(path, index):
             named = ", ".join(f"{k} {v}" for k, v in labels.items())
             raise UnknownLabelError(f"patient {self.patient_id} has no {path} of {named}")
         return array, index
 
     def read(self, path: str, labels: Labels, box: Box) -> Voxels:
         """Read a box (z, y, x) of a volume through the cache; raises like `volume` and `Tiles`."""
-        return self.tiles.read(self.reader, *self.volume(path, labels), box)
+        return self.tiles.read(self.reader_of(path)[0], *self.volume(path, labels), box)
 
     def cost(self, path: str, labels: Labels, box: Box) -> int:
         """Return how many bytes have to be decoded to read a box; raises like `volume`."""
-        return self.tiles.missing_bytes(self.reader, *self.volume(path, labels), box)
+        return self.tiles.missing_bytes(self.reader_of(path)[0], *self.volume(path, labels), box)
+
+    @property
+    def segmentations(self) -> list[Segmentation]:
+        """All segmentations, in the order of the structures table; then predictions."""
+        return [*self._listed, *self._predictions()]
+
+    def _predictions(self) -> Iterator[Segmentation]:
+        for source, (_, prediction) in self._predicted.items():
+            for mask in prediction.about.masks:
+                labels = {"structure": mask.structure}
+                grid, box = prediction.about.grid, mask.box
+                yield Segmentation(grid, source, labels, mask.voxels, mask.volume_cc, box, None)
 
     @cached_property
-    def segmentations(self) -> list[Segmentation]:
-        """All segmentations, in the order of the structures table."""
+    def _listed(self) -> list[Segmentation]:
         table = self.revision.dataset.columns("structures", [*_COLUMNS, *_MEASURED])
         rows = table.filter(pc.equal(table.column("patient_id"), self.patient_id)).to_pylist()
         return [_segmentation(row) for row in rows]
@@ -186,6 +244,8 @@ class Volumes:
         megabytes = int(settings.options.get(CACHE_OPTION, DEFAULT_CACHE_MB))
         self.tiles = Tiles(megabytes * 1_000_000)
         self.decoding = Decoding()
+        place = settings.options.get(PREDICTIONS_OPTION)
+        self.predictions = None if place is None else Location(place, settings.storage_options)
         self._lock = threading.Lock()
         self._open: OrderedDict[tuple[str, str, str], OpenPatient] = OrderedDict()
 
@@ -199,7 +259,7 @@ class Volumes:
 
     def open(self, revision: Revision, patient_id: str) -> OpenPatient:
         """Open a patient: one request. Raises `DamagedStoreError`."""
-        found = OpenPatient(revision, patient_id, self.tiles)
+        found = OpenPatient(revision, patient_id, self.tiles, self.predictions)
         with self._lock:
             self._open[revision.name, revision.sha, patient_id] = found
             while len(self._open) > _MOST_PATIENTS:
@@ -250,10 +310,11 @@ def about_patient(path: str, parameters: Sequence[str], handler: Handler) -> Rou
         query = Query(request, parameters)
         settings = service_of(request).settings
         may_have_tables = caller_of(request).may(revision.name, Kind.TABLES)
-        kept = Kept(request, revision.sha, settings.public, f"tables: {may_have_tables}")
+        volumes = volumes_of(request)
+        lasts = volumes.predictions is None or not _tells_of_predictions(path, request)
+        kept = Kept(request, revision.sha, settings.public, f"tables: {may_have_tables}", lasts)
         if kept.is_held:
             return kept.not_modified()
-        volumes = volumes_of(request)
         patient = volumes.kept(revision, patient_id)
         try:
             if patient is None:
@@ -267,6 +328,11 @@ def about_patient(path: str, parameters: Sequence[str], handler: Handler) -> Rou
             raise explained(error, patient_id) from error
 
     return Route(_PREFIX + path, endpoint)
+
+
+def _tells_of_predictions(path: str, request: Request) -> bool:
+    """Return whether an answer may change with the predictions, which no revision covers."""
+    return path in ("", "/values") or PREDICTED in request.query_params.get("source", "")
 
 
 def _patient_asked_for(request: Request) -> tuple[Revision, str]:
@@ -348,7 +414,7 @@ def segmentations_asked_for(query: Query, patient: OpenPatient, grid: str) -> li
     """
     chosen: dict[str, list[str]] = {}
     for parameter, known in (
-        ("source", SOURCES),
+        ("source", patient.sources),
         ("structures", LABEL_ORDER["structure"]),
         *((name, LABEL_ORDER[name]) for name in SEGMENTATION_LABELS),
     ):

@@ -264,7 +264,7 @@ class StoreReader:
         """
         key = "/".join((path, "c", *("0" for _ in shape)))
         patient_id = self.metadata.patient_id
-        place = StorePlace(self.location.url, patient_id, key, f"array {path}, chunk 0")
+        place = replace(self.metadata.where, name=key, detail=f"array {path}, chunk 0")
         name, size = f"{store_path(patient_id)}/{key}", math.prod(shape) * dtype.itemsize
 
         def decoded(data: bytes) -> Volume:
@@ -347,8 +347,7 @@ class StoreReader:
         chunk = "" if place is None else f", chunk {tuple(place)} (z, y, x)"
         named = f"array {part.array}" + (f" [{', '.join(labels)}]" if labels else "")
         shard = shard_key(spec, part.index)
-        patient_id = self.metadata.patient_id
-        return StorePlace(self.location.url, patient_id, shard, f"{named}{chunk}")
+        return replace(self.metadata.where, name=shard, detail=f"{named}{chunk}")
 
     def _fetch_indices(self, parts: Sequence[Part]) -> list[_ShardIndex]:
         """Return every part's shard index; fetch unknown ones in one round of requests."""

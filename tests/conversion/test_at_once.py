@@ -17,12 +17,13 @@ import pytest
 from trees import NEW, OLD, Workplace, convert_tree, snapshot
 
 from lundprobe_zarr.conversion.arrays.patient import convert_patient
-from lundprobe_zarr.conversion.notes.draft import _replace, remove_unfinished
+from lundprobe_zarr.conversion.notes.draft import remove_unfinished
 from lundprobe_zarr.conversion.notes.lease import lease_patients, lease_tables
 from lundprobe_zarr.conversion.run.run import Options, convert
 from lundprobe_zarr.conversion.source.inventory import select, take_inventory
 from lundprobe_zarr.conversion.tables.publish import finalise
 from lundprobe_zarr.errors import UsageError
+from lundprobe_zarr.storage.folders import replace_folder
 from lundprobe_zarr.storage.location import Location
 from lundprobe_zarr.storage.writers import is_alive
 
@@ -181,6 +182,6 @@ def test_workers_given_up_and_alive_do_not_trip_over_each_other(tmp_path: Path) 
         draft.mkdir()
         (draft / "zarr.json").write_text(draft.name)
     with ThreadPoolExecutor(8) as pool:
-        assert list(pool.map(_replace, rivals, [final] * len(rivals))) == [None] * len(rivals)
+        assert list(pool.map(replace_folder, rivals, [final] * len(rivals))) == [None] * len(rivals)
     assert [p.name for p in tmp_path.iterdir()] == ["patient.zarr"]
     assert [p.name for p in final.iterdir()] == ["zarr.json"]

@@ -17,10 +17,10 @@ import pytest
 from killing import Converted, Target, delays, kill, require_undisturbed, start
 
 import lundprobe_zarr as lp
-from lundprobe_zarr.conversion.notes.draft import _replace
 from lundprobe_zarr.errors import ChangedStoreError, DamagedStoreError
 from lundprobe_zarr.integrity.copy import copy_dataset, send_store
 from lundprobe_zarr.schema.tables import store_path
+from lundprobe_zarr.storage.folders import replace_folder
 from lundprobe_zarr.storage.location import Location
 from lundprobe_zarr.stores.reader import StoreReader
 from lundprobe_zarr.stores.tree import open_tree
@@ -60,7 +60,7 @@ def replace(dataset: Path, by: Path, patient: str) -> None:
     final = dataset / store_path(patient)
     draft = final.with_name(f".{final.name}.draft-{uuid.uuid4().hex[:8]}")
     shutil.copytree(by / store_path(patient), draft)
-    _replace(draft, final)
+    replace_folder(draft, final)
 
 
 def every_volume(reader: StoreReader) -> list[tuple[str, dict[str, Any]]]:

@@ -70,6 +70,7 @@ function mean(c, step) {
 }
 
 function name(c) {
+  if (c.source.startsWith("prediction:")) return `${c.structure} ${c.source.replace(":", " ")}`;
   return [c.structure, { nnunet: "nnU-Net", nnunet_fold: `fold ${c.fold}`, observer: `${c.observer} step ${c.step}` }[c.source]].filter(Boolean).join(" ");
 }
 

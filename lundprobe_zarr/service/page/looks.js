@@ -49,6 +49,7 @@ export function gradient(stops) {
 /** How the outline of a segmentation is drawn. */
 export function look(segmentation) {
   const base = STRUCTURES[segmentation.structure] ?? OTHER;
+  if (segmentation.source.startsWith("prediction:")) return { colour: base.colour, dash: [7, 3], width: 2.2 };
   switch (segmentation.source) {
     case "observer":
       return { ...(OBSERVERS[segmentation.observer] ?? OTHER), width: 2 };

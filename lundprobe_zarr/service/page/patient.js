@@ -9,7 +9,7 @@ import { Pane } from "./pane.js";
 import { FIRST, Source } from "./planes.js";
 import { expression } from "./predicate.js";
 import { go } from "./state.js";
-import { SOURCES, Viewer, levels } from "./viewer.js";
+import { PREDICTED, Viewer, levels } from "./viewer.js";
 
 const GRIDS = { mri: "MRI", sct: "synthetic CT", dose: "planning dose" };
 
@@ -222,13 +222,13 @@ class PatientView {
     const v = this.viewer;
     const chosen = v.list("src");
     const has = (key) => this.about.segmentations.some((s) => s.grid === v.params.grid && (key.startsWith("observer") ? s.source === "observer" && s.step === Number(key.at(-1)) : s.source === key));
-    const there = Object.keys(SOURCES).filter(has);
+    const there = Object.keys(v.sources).filter(has);
     if (there.length < 2) return null;
     const isSided = v.params.lay === "observers";
     const toggle = (key, isOn) => v.set({ src: (isOn ? [...chosen, key] : chosen.filter((s) => s !== key)).join(",") });
     const shown = v.list("obs");
     const observers = (isSided || chosen.some((s) => s.startsWith("observer"))) && h("div", { className: "row wrap" }, Object.keys(OBSERVERS).map((o) => this.check(`o-${o}`, [swatch(OBSERVERS[o]), o.slice(3)], shown.includes(o), (isOn) => v.set({ obs: (isOn ? [...shown, o] : shown.filter((x) => x !== o)).join(",") }))));
-    return [h("h3", null, "Drawn by"), there.filter((key) => !isSided || key === "nnunet").map((key) => this.check(`src-${key}`, SOURCES[key], chosen.includes(key), (isOn) => toggle(key, isOn))), observers,
+    return [h("h3", null, "Drawn by"), there.filter((key) => !isSided || key === "nnunet").map((key) => this.check(`src-${key}`, v.sources[key], chosen.includes(key), (isOn) => toggle(key, isOn))), observers,
       v.uncertainties.length ? [h("label", { className: "row" }, h("span", { className: "name" }, "uncertainty"), h("select", { "data-key": "unc", onchange: (e) => v.set({ unc: e.target.value }) }, h("option", { value: "" }, "none"), v.uncertainties.map((s) => h("option", { value: s, selected: s === v.params.unc }, s)))),
         v.params.unc && h("div", { className: "scale" }, h("div", { style: { background: gradient(MAPS.uncertainty) } }), h("span", null, "0"), h("span", null, "0.5, standard deviation of 10 folds"))] : null];
   }
@@ -334,7 +334,8 @@ function byStructure(inside) {
     const seen = (step) => of("observer", step).map((i) => i.observer.replace(/^obs/, "")).join(" ");
     const folds = of("nnunet_fold").length;
     const words = [of("nnunet").length && "nnU-Net", folds && `${folds} of 10 folds`, ...[1, 2].map((step) => seen(step) && `observers ${seen(step)} in step ${step}`)];
-    return [structure, words.filter(Boolean).join(", ")];
+    const predicted = inside.filter((i) => i.structure === structure && i.source.startsWith(PREDICTED)).map((i) => `prediction ${i.source.slice(PREDICTED.length)}`);
+    return [structure, [...words, ...predicted].filter(Boolean).join(", ")];
   });
 }
 

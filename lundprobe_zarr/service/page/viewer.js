@@ -11,6 +11,8 @@ export const SOURCES = {
   clinical: "clinical", nnunet: "nnU-Net", nnunet_fold: "nnU-Net, 10 folds",
   observer1: "observers, step 1", observer2: "observers, step 2",
 };
+/** What stands before the name of a prediction that is a source. */
+export const PREDICTED = "prediction:";
 const DEFAULTS = {
   grid: "mri", blend: 0, wash: 35, from: 50, iso: "50,80,95", unit: "pct", isodoses: true, hide: "BODY", src: "clinical",
   obs: "obsB,obsC,obsD,obsE", unc: "", cross: true, fid: true, lay: "3", zoom: 1,
@@ -25,6 +27,9 @@ export class Viewer {
     this.source = source;
     this.prescription = prescription;
     this.grids = Object.fromEntries(Object.entries(about.grids).map(([name, given]) => [name, new Grid(name, given)]));
+    const predicted = [...new Set(about.segmentations.map((s) => s.source))].filter((s) => s.startsWith(PREDICTED));
+    /** What each source is called. @type {Record<string, string>} */
+    this.sources = { ...SOURCES, ...Object.fromEntries(predicted.map((s) => [s, `prediction ${s.slice(PREDICTED.length)}`])) };
     this.panes = [];
     this.listeners = [];
     this.values = new Newest();
@@ -139,7 +144,7 @@ export class Viewer {
     const shown = this.about.structures.map((s) => s.structure).filter((s) => !hidden.includes(s));
     if (!shown.length) return [];
     const structures = shown.join(",");
-    const chosen = this.list("src").filter((s) => SOURCES[s]);
+    const chosen = this.list("src").filter((s) => this.sources[s]);
     const wanted = pane.given.step ? [...chosen.filter((s) => s === "nnunet"), `observer${pane.given.step}`] : chosen;
     const there = (source, test = (_) => true) => this.about.segmentations.some((s) => s.grid === grid && s.source === source && shown.includes(s.structure) && test(s));
     const found = [];

@@ -1,0 +1,171 @@
+"""`agreement`: how far segmentations agree, predictions from elsewhere among them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from lundprobe_zarr.cli.dvh import Grid
+from lundprobe_zarr.cli.place import Dataset, StorageOptions, parse_options
+from lundprobe_zarr.cli.query import Format, output_form, write_rows
+from lundprobe_zarr.errors import UsageError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from lundprobe_zarr.cohort import Cohort
+
+_MEASURES = ("dice", "surface_dice_1mm", "surface_dice_2mm", "hd95_mm", "assd_mm", "difference_cc")
+
+
+def agreement(
+    dataset: Dataset,
+    predictions: Annotated[
+        str | None,
+        typer.Option(
+            metavar="LOCATION",
+            help="Predictions to compare: what lp.write_prediction wrote, or a folder of NIfTI "
+            "files, such as nnU-Net's output.",
+        ),
+    ] = None,
+    labels: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NUMBER=NAME[,...]",
+            help="Numbers of label maps, e.g. 1=Rectum,2=Bladder [default: from dataset.json].",
+        ),
+    ] = None,
+    name: Annotated[
+        str | None,
+        typer.Option(help="Name of the predictions in a folder of NIfTI files [default: its own]."),
+    ] = None,
+    where: Annotated[
+        str | None, typer.Option(metavar="SQL", help="Patients for whom a predicate holds.")
+    ] = None,
+    structures: Annotated[
+        str | None, typer.Option(metavar="NAME[,NAME...]", help="Structures [default: all].")
+    ] = None,
+    pairs: Annotated[
+        str | None,
+        typer.Option(
+            metavar="KIND[,KIND...]",
+            help="Kinds of pairs, e.g. clinical_prediction or nnunet_observer [default: all].",
+        ),
+    ] = None,
+    grid: Annotated[Grid, typer.Option(help="Grid of the predictions.")] = Grid.mri,
+    form: Annotated[
+        Format | None,
+        typer.Option(
+            "--format", help="Form of the result [default: table, or by the --output file]."
+        ),
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", help="Write to this file, replacing it.")
+    ] = None,
+    storage_options: StorageOptions = None,
+) -> None:
+    """Give how far segmentations agree: Dice, surface Dice, distances, volumes, what was edited.
+
+    With --predictions, these are compared with the dataset's segmentations, from the voxels: a row
+    is a patient, structure and pair, differences are the prediction's less the other's. What was
+    not predicted, and what a patient lacks, is listed and is in no row. Without, the rows are those
+    of the table that `measure` made. For people the table has medians over patients.
+    """
+    from lundprobe_zarr.cli.console import count
+    from lundprobe_zarr.cohort import open_cohort
+
+    if predictions is None and (labels or name or grid is not Grid.mri):
+        raise UsageError("--labels, --name or --grid without --predictions")
+    kind = output_form(form, output)
+    cohort = open_cohort(dataset, parse_options(storage_options))
+    patients = cohort if where is None else cohort.where(where)
+    chosen = _names(structures), _names(pairs)
+    if predictions is None:
+        from lundprobe_zarr.labelled.agreement import agreement as agreement_of
+
+        found = agreement_of(patients, *chosen)
+    else:
+        source = {name: predictions} if name else predictions
+        found = _predicted(patients, source, _labels(labels), *chosen, grid.value)
+    _tell_left_out(found)
+    table = _medians(found) if kind is Format.table else found
+    write_rows(_arrow(table), kind, output, count(len(found), "pair"))
+
+
+def _predicted(
+    patients: Cohort,
+    source: Any,
+    labels: dict[int, str] | None,
+    structures: list[str] | None,
+    pairs: list[str] | None,
+    grid: str,
+) -> pd.DataFrame:
+    from lundprobe_zarr.cli.console import console
+    from lundprobe_zarr.cli.phantom import steps
+    from lundprobe_zarr.labelled.agreement import predicted_agreement, predictions_wanted
+    from lundprobe_zarr.labelled.predictions import mask_source
+
+    wanted = predictions_wanted(patients, structures, pairs, grid)
+    masks = mask_source(source, labels)
+    if not console().is_terminal:
+        return predicted_agreement(patients, masks, wanted)
+    with steps("Comparing", len(patients)) as step:
+        return predicted_agreement(patients, masks, wanted, step)
+
+
+def _names(text: str | None) -> list[str] | None:
+    return None if text is None else [n.strip() for n in text.split(",") if n.strip()]
+
+
+def _labels(text: str | None) -> dict[int, str] | None:
+    """Return the structure of each number."""
+    if text is None:
+        return None
+    found: dict[int, str] = {}
+    for item in _names(text) or ():
+        number, _, structure = item.partition("=")
+        if not number.strip().isdecimal() or not structure.strip():
+            raise UsageError(f"--labels {text}", expected="numbers and names, e.g. 1=Rectum")
+        found[int(number)] = structure.strip()
+    return found
+
+
+def _tell_left_out(found: pd.DataFrame) -> None:
+    """List on standard error what was not compared and why, alike ones together."""
+    from lundprobe_zarr.cli.console import count
+
+    alike: dict[tuple[str, str, str], list[str]] = {}
+    for one in found.attrs.get("not_compared", []):
+        what = one["structure"] or ""
+        alike.setdefault((one["prediction"], what, one["reason"]), []).append(one["patient_id"])
+    if alike:
+        typer.echo("Not compared, and in no row:", err=True)
+    for (name, structure, reason), patients in alike.items():
+        who = patients[0] if len(patients) == 1 else count(len(patients), "patient")
+        if len(patients) > 1:
+            who += f" such as {patients[0]}"
+        told = ", ".join(t for t in (structure, who) if t)
+        typer.echo(f"  {name}: {told}: {reason}", err=True)
+
+
+def _medians(found: pd.DataFrame) -> pd.DataFrame:
+    """Return a row a kind of pair and structure, with medians over its rows."""
+    keys = ["b_source", "pair", "structure"]
+    keys = keys if found["pair"].str.endswith("_prediction").all() else keys[1:]
+    measures = [m for m in _MEASURES if m in found]
+    numbers = found.astype(dict.fromkeys(measures, float))
+    grouped = numbers.groupby(keys, sort=False)
+    table = grouped[measures].median().round(3).reset_index()
+    table.insert(len(keys), "patients", grouped["patient_id"].nunique().to_numpy())
+    table.insert(len(keys) + 1, "pairs", grouped.size().to_numpy())
+    return table.rename(columns={"b_source": "prediction"})
+
+
+def _arrow(frame: pd.DataFrame) -> Any:
+    import pyarrow as pa
+
+    plain = frame.copy()
+    plain.attrs = {}  # pandas would write them into the file
+    return pa.Table.from_pandas(plain, preserve_index=False)

@@ -1,0 +1,69 @@
+"""Which numbers of a label map are which structure: one way to say it, for arrays and for files."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from lundprobe_zarr.errors import UsageError
+
+Mask = npt.NDArray[np.bool_]
+#: `{1: "Rectum"}`, or as nnU-Net's `dataset.json` has it `{"Rectum": 1, "PTVT_427": [1, 2]}`.
+Labels = Mapping[int, str] | Mapping[str, int | Sequence[int]]
+#: Names in nnU-Net's `labels` that are no structures.
+NO_STRUCTURES = ("background", "ignore")
+
+
+def label_numbers(labels: Labels) -> dict[str, tuple[int, ...]]:
+    """Return the numbers of each name. Raises `UsageError` for labels of another form."""
+    found: dict[str, tuple[int, ...]] = {}
+    if not isinstance(labels, Mapping):
+        raise _wrong(labels)
+    for key, value in labels.items():
+        name: Any
+        numbers: Any
+        name, numbers = (value, key) if isinstance(key, int) else (key, value)
+        some = numbers if isinstance(numbers, list | tuple) else (numbers,)
+        is_sound = isinstance(name, str) and some and all(_is_whole(n) for n in some)
+        if not is_sound:
+            raise _wrong({key: value})
+        found[name] = (*found.get(name, ()), *(int(n) for n in some))
+    return found
+
+
+def _is_whole(number: Any) -> bool:
+    return isinstance(number, int | np.integer) and not isinstance(number, bool)
+
+
+def _wrong(labels: Any) -> UsageError:
+    return UsageError(
+        f"labels {labels!r}", expected="numbers and structures, e.g. {1: 'Rectum', 2: 'Bladder'}"
+    )
+
+
+def require_known_numbers(values: npt.NDArray[Any], numbers: Mapping[str, Sequence[int]]) -> None:
+    """Require that a map holds 0 and numbers of `labels` alone. Raises `UsageError`."""
+    known = {0, *(n for some in numbers.values() for n in some)}
+    others = values[~np.isin(values, sorted(known))]
+    strange = [int(v) for v in np.unique(others)]
+    if strange:
+        raise UsageError(
+            f"a label map with {', '.join(map(str, strange[:8]))}",
+            expected=f"0 (background) and {', '.join(map(str, sorted(known - {0})))}",
+            remedy="name every number in labels",
+        )
+
+
+def label_masks(
+    values: npt.NDArray[Any], numbers: Mapping[str, Sequence[int]]
+) -> Iterator[tuple[str, Mask]]:
+    """Yield the mask of each name: where the map (z, y, x) has one of its numbers."""
+    for name, some in numbers.items():
+        first, *others = some
+        mask = values == first
+        for number in others:
+            mask |= values == number
+        yield name, mask
