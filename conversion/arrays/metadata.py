@@ -19,11 +19,13 @@ from zarr.storage import LocalStore
 
 from lundprobe_zarr.conversion.arrays.volumes import Contents, WrittenArray
 from lundprobe_zarr.conversion.source.grids import Grid
+from lundprobe_zarr.dataset.objects import CONSOLIDATED, ROOT, node_document
 from lundprobe_zarr.geometry.affine import axis_coordinates
 from lundprobe_zarr.schema.attributes import AFFINE, SHAPE, plain
 from lundprobe_zarr.schema.document import add_checksum
 from lundprobe_zarr.schema.encoding import shard_shape
 from lundprobe_zarr.schema.layout import AFFINE_FRAME, AXIS_ATTRIBUTES, CONVENTIONS, GROUP_TITLES
+from lundprobe_zarr.schema.ome import with_ome
 from lundprobe_zarr.schema.records import SOURCES
 from lundprobe_zarr.stores.shard import ShardCodec
 from lundprobe_zarr.vocabulary.names import AXES, MODALITY_UNITS, SPATIAL_DIMS
@@ -55,14 +57,22 @@ def write_metadata(folder: Path, contents: Contents, attributes: Mapping[str, An
             # Not part of the Zarr v3 specification yet, but known to all supported readers.
             warnings.filterwarnings("ignore", "Consolidated metadata", UserWarning)
             zarr.consolidate_metadata(root.store, path=path)
-    _add_checksum(folder / "zarr.json")
+    root_json = json.loads((folder / "zarr.json").read_text())
+    write_documents(folder, with_ome(root_json, contents.t2w_window))
 
 
-def _add_checksum(root: Path) -> None:
-    """Add `self_sha256` to the root metadata, so that readers can verify it."""
-    document = json.loads(root.read_text())
-    add_checksum(document, document["attributes"])
-    root.write_text(json.dumps(document, indent=2))
+def write_documents(folder: Path, root: dict[str, Any]) -> None:
+    """Write the metadata of every group as the store's `root` metadata has it, and that last.
+
+    It gets its checksum here, by which readers verify it.
+    """
+    consolidated = root[CONSOLIDATED]
+    for path, node in consolidated["metadata"].items():
+        if node["node_type"] == "group":
+            document = node_document(path, consolidated)
+            (folder / path / ROOT).write_text(json.dumps(document, indent=2))
+    add_checksum(root, root["attributes"])
+    (folder / ROOT).write_text(json.dumps(root, indent=2))
 
 
 def _groups(contents: Contents) -> list[str]:
