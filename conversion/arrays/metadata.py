@@ -17,14 +17,16 @@ from zarr.codecs import BloscCodec, Crc32cCodec
 from zarr.dtype import VariableLengthUTF8
 from zarr.storage import LocalStore
 
+from lundprobe_zarr.conversion.arrays.levels import write_levels
 from lundprobe_zarr.conversion.arrays.volumes import Contents, WrittenArray
 from lundprobe_zarr.conversion.source.grids import Grid
-from lundprobe_zarr.dataset.objects import CONSOLIDATED, ROOT, node_document
+from lundprobe_zarr.dataset.objects import ROOT, node_document
 from lundprobe_zarr.geometry.affine import axis_coordinates
 from lundprobe_zarr.schema.attributes import AFFINE, SHAPE, plain
 from lundprobe_zarr.schema.document import add_checksum
 from lundprobe_zarr.schema.encoding import shard_shape
 from lundprobe_zarr.schema.layout import AFFINE_FRAME, AXIS_ATTRIBUTES, CONVENTIONS, GROUP_TITLES
+from lundprobe_zarr.schema.levels import with_levels
 from lundprobe_zarr.schema.ome import with_ome
 from lundprobe_zarr.schema.records import SOURCES
 from lundprobe_zarr.stores.shard import ShardCodec
@@ -40,8 +42,12 @@ _LABEL_ATTRIBUTES = {
 }
 
 
-def write_metadata(folder: Path, contents: Contents, attributes: Mapping[str, Any]) -> None:
+def write_metadata(
+    folder: Path, contents: Contents, attributes: Mapping[str, Any], levels: int = 0
+) -> None:
     """Write every group and array of the store in `folder`, and consolidate each group.
+
+    With `levels`, that many coarser levels of its volumes are made of their shards.
 
     Each group has its own consolidated metadata, so that `xr.open_zarr(store, group="mri")` needs
     no directory listing, which an HTTP server cannot provide.
@@ -57,16 +63,18 @@ def write_metadata(folder: Path, contents: Contents, attributes: Mapping[str, An
             # Not part of the Zarr v3 specification yet, but known to all supported readers.
             warnings.filterwarnings("ignore", "Consolidated metadata", UserWarning)
             zarr.consolidate_metadata(root.store, path=path)
-    root_json = json.loads((folder / "zarr.json").read_text())
-    write_documents(folder, with_ome(root_json, contents.t2w_window))
+    document = json.loads((folder / ROOT).read_text())
+    if levels:
+        write_levels(folder, document, levels)
+    _write_documents(folder, with_ome(document, contents.t2w_window))
 
 
-def write_documents(folder: Path, root: dict[str, Any]) -> None:
+def _write_documents(folder: Path, root: dict[str, Any]) -> None:
     """Write the metadata of every group as the store's `root` metadata has it, and that last.
 
     It gets its checksum here, by which readers verify it.
     """
-    consolidated = root[CONSOLIDATED]
+    consolidated = with_levels(root)
     for path, node in consolidated["metadata"].items():
         if node["node_type"] == "group":
             document = node_document(path, consolidated)

@@ -16,12 +16,13 @@ from typing import Any
 
 from lundprobe_zarr.conversion.notes.lease import lease_patients
 from lundprobe_zarr.conversion.tables.fragments import coverage_of_store
-from lundprobe_zarr.dataset.objects import CONSOLIDATED, ROOT, node_document
+from lundprobe_zarr.dataset.objects import ROOT, node_document
 from lundprobe_zarr.errors import DamagedStoreError
 from lundprobe_zarr.measures.window import display_window, middle_slices
 from lundprobe_zarr.schema.attributes import upgraded
 from lundprobe_zarr.schema.document import add_checksum
 from lundprobe_zarr.schema.layout import SCHEMA_VERSION
+from lundprobe_zarr.schema.levels import with_levels
 from lundprobe_zarr.schema.ome import lacks_ome, with_ome
 from lundprobe_zarr.schema.tables import store_path
 from lundprobe_zarr.storage.location import Location
@@ -73,7 +74,7 @@ def _t2w_window(dataset: Location, store: StoreMetadata) -> tuple[float, float] 
 
 def _write(dataset: Location, store: str, root: dict[str, Any]) -> None:
     """Write the metadata of every node, then the root with the consolidated metadata."""
-    consolidated = root[CONSOLIDATED]
+    consolidated = with_levels(root)
     for path in consolidated["metadata"]:
         write_sound(dataset, f"{store}/{path}/{ROOT}", _text(node_document(path, consolidated)))
     add_checksum(root, root["attributes"])

@@ -119,6 +119,7 @@ def test_convert_neither_mixes_nor_converts_all_again_unasked(old: Path) -> None
     class Nobody:
         unchosen = patients = other_shares = ()
         strips_headers = False
+        levels = 0
 
     for overwrite in (False, True):  # of a source without these patients, who would stay
         with pytest.raises(UsageError, match=r"of schema version 1.*finalise .* --rebuild"):
