@@ -21,6 +21,7 @@ from lundprobe_zarr.geometry.coarser import coarser, coarser_shape
 from lundprobe_zarr.schema.attributes import AFFINE, LEVELS, SHAPE, structured
 from lundprobe_zarr.schema.document import crc32c
 from lundprobe_zarr.schema.levels import level_nodes
+from lundprobe_zarr.schema.ome import level_step
 from lundprobe_zarr.stores.metadata import VolumeArray, parse_store
 from lundprobe_zarr.stores.place import StorePlace
 from lundprobe_zarr.stores.shard import ShardCodec
@@ -71,7 +72,7 @@ def _volumes(array: VolumeArray, shard: Path, count: int) -> list[npt.NDArray[An
     levels = [np.zeros(coarser_shape(shape, n), array.dtype) for n in range(1, count + 1)]
     for z, slices in _slabs(array.codec, shard):
         for level, volume in enumerate(levels, 1):
-            volume[z] = coarser(slices, level)
+            volume[z] = coarser(slices, level, level_step(array.spec))
     return levels
 
 

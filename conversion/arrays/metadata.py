@@ -26,7 +26,7 @@ from lundprobe_zarr.schema.attributes import AFFINE, SHAPE, plain
 from lundprobe_zarr.schema.document import add_checksum
 from lundprobe_zarr.schema.encoding import shard_shape
 from lundprobe_zarr.schema.layout import AFFINE_FRAME, AXIS_ATTRIBUTES, CONVENTIONS, GROUP_TITLES
-from lundprobe_zarr.schema.levels import with_levels
+from lundprobe_zarr.schema.levels import whole_metadata
 from lundprobe_zarr.schema.ome import with_ome
 from lundprobe_zarr.schema.records import SOURCES
 from lundprobe_zarr.stores.shard import ShardCodec
@@ -66,7 +66,8 @@ def write_metadata(
     document = json.loads((folder / ROOT).read_text())
     if levels:
         write_levels(folder, document, levels)
-    _write_documents(folder, with_ome(document, contents.t2w_window))
+    document["attributes"] = with_ome(document["attributes"], contents.t2w_window)
+    _write_documents(folder, document)
 
 
 def _write_documents(folder: Path, root: dict[str, Any]) -> None:
@@ -74,7 +75,7 @@ def _write_documents(folder: Path, root: dict[str, Any]) -> None:
 
     It gets its checksum here, by which readers verify it.
     """
-    consolidated = with_levels(root)
+    consolidated = whole_metadata(root)
     for path, node in consolidated["metadata"].items():
         if node["node_type"] == "group":
             document = node_document(path, consolidated)

@@ -22,8 +22,8 @@ from lundprobe_zarr.measures.window import display_window, middle_slices
 from lundprobe_zarr.schema.attributes import upgraded
 from lundprobe_zarr.schema.document import add_checksum
 from lundprobe_zarr.schema.layout import SCHEMA_VERSION
-from lundprobe_zarr.schema.levels import with_levels
-from lundprobe_zarr.schema.ome import lacks_ome, with_ome
+from lundprobe_zarr.schema.levels import whole_metadata
+from lundprobe_zarr.schema.ome import OME_MARK, with_ome
 from lundprobe_zarr.schema.tables import store_path
 from lundprobe_zarr.storage.location import Location
 from lundprobe_zarr.storage.reread import write_sound
@@ -45,9 +45,11 @@ def upgrade_stores(dataset: Location, patient_ids: Sequence[str]) -> tuple[str, 
             root = json.loads(text)
             if store.attributes["schema_version"] < SCHEMA_VERSION:
                 root["attributes"]["findings"] += coverage_of_store(dataset, store)
-            elif not lacks_ome(root):
+            elif OME_MARK in root["attributes"]:
                 continue
-            old[patient_id] = with_ome(upgraded(root), _t2w_window(dataset, store))
+            root = upgraded(root)
+            root["attributes"] = with_ome(root["attributes"], _t2w_window(dataset, store))
+            old[patient_id] = root
     if old:
         with lease_patients(dataset, old):
             for patient_id, root in old.items():
@@ -74,7 +76,7 @@ def _t2w_window(dataset: Location, store: StoreMetadata) -> tuple[float, float] 
 
 def _write(dataset: Location, store: str, root: dict[str, Any]) -> None:
     """Write the metadata of every node, then the root with the consolidated metadata."""
-    consolidated = with_levels(root)
+    consolidated = whole_metadata(root)
     for path in consolidated["metadata"]:
         write_sound(dataset, f"{store}/{path}/{ROOT}", _text(node_document(path, consolidated)))
     add_checksum(root, root["attributes"])

@@ -10,7 +10,7 @@ from itertools import product
 from typing import Any
 
 from lundprobe_zarr.schema.document import CRC_BYTES, crc32c, sha256_of
-from lundprobe_zarr.schema.levels import with_levels
+from lundprobe_zarr.schema.levels import whole_metadata
 from lundprobe_zarr.schema.manifest import Manifest
 from lundprobe_zarr.schema.tables import store_path
 from lundprobe_zarr.storage.location import Location
@@ -98,7 +98,7 @@ def store_objects(text: bytes, where: StorePlace) -> list[StoreObject]:
     shards += [StoreObject(s.key, s.bytes, s.sha256) for s in store.level_shards() if s.bytes]
     volumes = {*store.arrays} | {shard.key.partition("/c/")[0] for shard in store.level_shards()}
     try:
-        consolidated = with_levels(json.loads(text))
+        consolidated = whole_metadata(json.loads(text))
         nodes = consolidated["metadata"]
         small = [
             small

@@ -14,11 +14,12 @@ def coarser_shape(shape: tuple[int, int, int], level: int) -> tuple[int, int, in
     return z, -(-y >> level), -(-x >> level)
 
 
-def coarser(volume: npt.NDArray[Any], level: int) -> npt.NDArray[Any]:
+def coarser(volume: npt.NDArray[Any], level: int, step: float = 0.0) -> npt.NDArray[Any]:
     """Return a level of a volume (z, y, x): squares of 2**level voxels of a slice become one.
 
-    A voxel of a mask is set if at least half of those it covers are. Else it is their mean, rounded
-    half to even where the type is of integers; NaN if any of them is, or if both infinities are.
+    A voxel of a mask is set if at least half of those it covers are. Else it is their mean, NaN
+    if any of them is, or if both infinities are; rounded half to even to a multiple of `step`,
+    which is a power of two, or of 1 where the type is of integers.
     Squares at the far edges may be cut: then what they cover counts. The type stays.
     """
     dtype = volume.dtype
@@ -33,7 +34,8 @@ def coarser(volume: npt.NDArray[Any], level: int) -> npt.NDArray[Any]:
     if dtype.kind == "b":
         return sums >= (counts + 1) // 2
     means = sums / counts
-    return np.rint(means).astype(dtype) if dtype.kind in "iu" else means.astype(dtype)
+    step = 1.0 if dtype.kind in "iu" else step
+    return (np.rint(means / step) * step if step else means).astype(dtype)
 
 
 def _pairs(values: npt.NDArray[Any], axis: int) -> npt.NDArray[Any]:

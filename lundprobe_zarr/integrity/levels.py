@@ -10,6 +10,7 @@ import numpy.typing as npt
 from lundprobe_zarr.errors import DamagedStoreError
 from lundprobe_zarr.geometry.coarser import coarser
 from lundprobe_zarr.schema.document import sha256_of
+from lundprobe_zarr.schema.ome import level_step
 from lundprobe_zarr.schema.tables import store_path
 from lundprobe_zarr.storage.location import Location
 from lundprobe_zarr.stores.metadata import LevelShard
@@ -30,7 +31,8 @@ def level_finding(
             return f"not there; expected {shard.bytes} bytes"
         if sha256_of(data) != shard.sha256:
             return f"{len(data)} bytes that are not those written at conversion"
-    expected, codec = coarser(volume, shard.level), shard.array.level_codec(shard.level)
+    expected = coarser(volume, shard.level, level_step(shard.array.spec))
+    codec = shard.array.level_codec(shard.level)
     bits = f"u{codec.dtype.itemsize}"
     try:
         for box, chunk in codec.decode(lambda start, n: data[start : start + n], len(data)):

@@ -3,7 +3,7 @@
 netCDF knows numbers, text and rows of numbers. What schema 2 writes, and what is opened of either
 schema, keeps to that, so that it can be saved: an affine is a row of sixteen numbers, a flag is 0
 or 1, what is None is left out, and lists and objects are JSON text. Schema 1 had them as JSON.
-The one exception is `ome` of groups, an object as OME-Zarr has it: opened data does not carry it.
+The one exception is `ome`, an object as OME-Zarr has it, in groups' own metadata alone.
 """
 
 from __future__ import annotations

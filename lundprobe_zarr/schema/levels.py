@@ -17,10 +17,10 @@ from pydantic import BaseModel, ConfigDict, Field
 from lundprobe_zarr.geometry.affine import LONGEST_AXIS
 from lundprobe_zarr.geometry.coarser import coarser_shape
 from lundprobe_zarr.geometry.lattice import Grid
-from lundprobe_zarr.schema.attributes import AFFINE, LEVELS, SHAPE, plain, structured_nodes
+from lundprobe_zarr.schema.attributes import AFFINE, LEVELS, OME, SHAPE, plain, structured_nodes
 from lundprobe_zarr.schema.encoding import inner_chunk, shard_shape
 from lundprobe_zarr.schema.layout import AFFINE_FRAME, CONVENTIONS, ArraySpec
-from lundprobe_zarr.schema.ome import level_method, level_path, ome_arrays
+from lundprobe_zarr.schema.ome import level_method, level_path, ome_arrays, ome_attributes
 from lundprobe_zarr.schema.records import SOURCES
 from lundprobe_zarr.vocabulary.names import SPATIAL_DIMS
 
@@ -82,10 +82,15 @@ def level_nodes(root: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     return found
 
 
-def with_levels(root: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the consolidated metadata of a store with the nodes of its levels, if it has any."""
+def whole_metadata(root: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the consolidated metadata of a store with what is in groups' own alone.
+
+    These are the attribute `ome` of groups, and the nodes of levels, if the store has any.
+    """
     consolidated = root["consolidated_metadata"]
     nodes = {**consolidated["metadata"], **level_nodes(root)}
+    for path, ome in ome_attributes(root).items():
+        nodes[path] = {**nodes[path], "attributes": {**nodes[path]["attributes"], OME: ome}}
     # As zarr-python writes and reads them: a group before what it holds.
     ordered = dict(sorted(nodes.items(), key=lambda n: (n[0].count("/"), n[0])))
     return {**consolidated, "metadata": ordered}

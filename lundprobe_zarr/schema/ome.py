@@ -3,7 +3,8 @@
 Each group of volumes carries the attribute `ome`, beside the labels and coordinates of xarray:
 https://ngff.openmicroscopy.org/0.5/. It knows scale and translation, but no rotation, no mirrored
 axis and no patient frame. Groups whose grid needs one of these carry none: their `affine` alone
-says where voxels lie. `docs/ome-zarr.md` says which readers do what with it.
+says where voxels lie. The attribute is in each group's own metadata and not in those that the root
+consolidates: what opens a store sees none of it. `docs/ome-zarr.md` says what readers do with it.
 """
 
 from __future__ import annotations
@@ -12,13 +13,15 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from lundprobe_zarr.geometry.affine import is_aligned, ras_to_lps
-from lundprobe_zarr.schema.attributes import LEVELS, OME, structured_nodes
+from lundprobe_zarr.schema.attributes import LEVELS, structured_nodes
 from lundprobe_zarr.schema.layout import ARRAY_SPECS, ArraySpec
 from lundprobe_zarr.schema.records import SOURCES
 from lundprobe_zarr.vocabulary.names import SPATIAL_DIMS
 
 #: Version of the specification that the attribute follows.
 OME_VERSION = "0.5"
+#: Attributes of the root: that groups carry `ome`, and the window of the T2w image.
+OME_MARK, _WINDOW = "ome_version", "t2w_window"
 #: The frame of all positions, for people: the specification has no place for it.
 _FRAME = "DICOM patient (LPS), mm: z to the head, y to the back, x to the patient's left"
 #: Soft-tissue window of the synthetic CT, HU, as `preview` shows it.
@@ -40,7 +43,7 @@ _WHITE = "FFFFFF"
 _HIDDEN = ("sCT", "BODY")
 
 #: Values shown as black and white.
-Window = tuple[float, float]
+Window = Sequence[float]
 _Nodes = Mapping[str, Mapping[str, Any]]
 
 
@@ -134,6 +137,14 @@ def level_path(variable: str, level: int) -> str:
     return f"levels/{level}/{variable}" if level else variable
 
 
+def level_step(spec: ArraySpec) -> float:
+    """Return what means of a coarser level are rounded to: 1, or about 1 mGy or a thousandth.
+
+    Means have more digits than what they are made of, which take space and nobody sees.
+    """
+    return 1.0 if spec.variable == "image" else 2.0**-10
+
+
 def level_method(spec: ArraySpec) -> str:
     """Return how a voxel of a coarser level is made of those it covers."""
     return "majority" if spec.is_mask else "mean"
@@ -169,32 +180,26 @@ def _channel(
     }
 
 
-def with_ome(root: Mapping[str, Any], t2w_window: Window | None = None) -> dict[str, Any]:
-    """Return a store's root metadata with the attribute `ome` of every group that can have one.
+def with_ome(attributes: Mapping[str, Any], t2w_window: Window | None) -> dict[str, Any]:
+    """Return the attributes of a store's root, saying that its groups carry `ome`.
 
-    Whatever it said of `ome` before is replaced. `t2w_window` is as for `ome_attribute`. Raises as
-    `schema.nodes.require_sound` does for metadata that is not of this schema.
+    `t2w_window` is as for `ome_attribute`. All else that `ome` says follows from the root.
+    """
+    kept = {k: v for k, v in attributes.items() if k != _WINDOW}
+    window = {} if t2w_window is None else {_WINDOW: list(t2w_window)}
+    return kept | {OME_MARK: OME_VERSION} | window
+
+
+def ome_attributes(root: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """Return the attribute `ome` of each group that has one, by path, as the store's root has it.
+
+    Raises as `schema.nodes.require_sound` does for metadata that is not of this schema.
     """
     known = structured_nodes(root)
-    nodes = known["consolidated_metadata"]["metadata"]
-    levels = (known["attributes"].get(LEVELS) or {}).get("count", 0)
-    found = {}
-    for path, node in root["consolidated_metadata"]["metadata"].items():
-        attributes = {k: v for k, v in node["attributes"].items() if k != OME}
-        ome = None
-        if node["node_type"] == "group":
-            ome = ome_attribute(path, nodes, levels, t2w_window)
-        found[path] = {**node, "attributes": attributes | ({OME: ome} if ome else {})}
-    return {
-        **root,
-        "consolidated_metadata": {**root["consolidated_metadata"], "metadata": found},
-    }
-
-
-def lacks_ome(root: Mapping[str, Any]) -> bool:
-    """Return whether a group could have the attribute `ome` and has none; raises as `with_ome`."""
-    nodes = root["consolidated_metadata"]["metadata"]
-    could = with_ome(root)["consolidated_metadata"]["metadata"]
-    return any(
-        OME in n["attributes"] and OME not in nodes[p]["attributes"] for p, n in could.items()
-    )
+    said, nodes = known["attributes"], known["consolidated_metadata"]["metadata"]
+    if said.get(OME_MARK) != OME_VERSION:
+        return {}
+    levels, window = (said.get(LEVELS) or {}).get("count", 0), said.get(_WINDOW)
+    groups = [path for path, node in nodes.items() if node["node_type"] == "group"]
+    found = {path: ome_attribute(path, nodes, levels, window) for path in groups}
+    return {path: ome for path, ome in found.items() if ome is not None}

@@ -46,7 +46,7 @@ def attributes(dataset: Path | Location) -> list[Any]:
     return found
 
 
-VARYING = ("schema_version", "converter", "created", "self_sha256")
+VARYING = ("schema_version", "converter", "created", "self_sha256", "ome_version", "t2w_window")
 
 
 def test_after_it_all_is_sound_and_as_converted_by_this_version(old: Path, tmp_path: Path) -> None:
