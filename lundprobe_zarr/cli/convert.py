@@ -59,7 +59,7 @@ Levels = Annotated[
     int,
     typer.Option(
         help="Coarser levels to add for viewers of OME-Zarr, each halved in plane; no reader of "
-        "ours takes them for data. 2 add about a quarter to the size.",
+        "ours takes them for data. 2 add about a quarter to the size, half to the time.",
         show_default=False,
     ),
 ]
