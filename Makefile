@@ -9,6 +9,7 @@
 #   make test-nnunet                       have the real nnU-Net read what is exported to it
 #   make test-nightly                      run the tests on pre-releases; may fail
 #   make check-page                        check the page's modules, where node is there
+#   make ome-readers                       read OME-Zarr with zarrita, where node and npm are there
 #   make screenshots                       draw the pictures of the page in docs/images
 #   make bench    run the benchmarks       make format  format the code
 #   make audit-dependencies                ask for known vulnerabilities of what `serve` runs on
@@ -41,9 +42,10 @@ FAST := $(addprefix tests/,test_public_api.py vocabulary geometry schema storage
 BENCHMARKS := $(filter-out __init__ record,$(basename $(notdir $(wildcard benchmarks/*.py))))
 
 PAGE_TYPESCRIPT ?= typescript@5.9.3
+ZARRITA ?= zarrita@0.7.5 @zarrita/storage@0.2.0
 
 .PHONY: demo test test-fast test-minimum test-nnunet test-nightly test-oldest-datasets coverage mutation check \
-  audit-dependencies bench format clean check-page screenshots
+  audit-dependencies bench format clean check-page ome-readers screenshots
 
 demo: $(INSTALLED)
 	$(BIN)/lundprobe-zarr demo .demo --workers $(WORKERS)
@@ -81,6 +83,14 @@ check-page:
 	@if command -v npx > /dev/null; then \
 	  npx --yes --package $(PAGE_TYPESCRIPT) tsc --project scripts/page.tsconfig.json; \
 	else echo "check-page: skipped, there is no npx here"; fi
+
+# Other readers of OME-Zarr were tried by hand: see docs/ome-zarr.md.
+ome-readers: $(INSTALLED_DEV)
+	@if command -v npm > /dev/null; then \
+	  npm install --silent --no-audit --no-fund --prefix build/zarrita $(ZARRITA) && \
+	  ZARRITA_MODULES=$(CURDIR)/build/zarrita/node_modules \
+	    $(BIN)/python -m pytest tests/conversion/test_ome_readers.py; \
+	else echo "ome-readers: skipped, there is no npm here"; fi
 
 # Needs Chromium, and `pip install playwright`.
 screenshots: $(INSTALLED_DEV)

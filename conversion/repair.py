@@ -9,7 +9,12 @@ from typing import Any
 from lundprobe_zarr.conversion.arrays.patient import PatientResult
 from lundprobe_zarr.conversion.notes.state import remembered
 from lundprobe_zarr.conversion.run.run import Options, Reporter, Silent, convert
-from lundprobe_zarr.conversion.source.inventory import Inventory, select, without_header_text
+from lundprobe_zarr.conversion.source.inventory import (
+    Inventory,
+    select,
+    with_coarser_levels,
+    without_header_text,
+)
 from lundprobe_zarr.conversion.tables.files import SUFFIX
 from lundprobe_zarr.conversion.tables.fragments import drop_fragments
 from lundprobe_zarr.conversion.tables.publish import finalise, store_names
@@ -32,6 +37,7 @@ class Damage:
     problems: tuple[Problem, ...]
     precision: Precision = "standard"
     headers_stripped: bool = False
+    levels: int = 0
     content: dict[str, str | None] | None = None
 
     @property
@@ -110,7 +116,8 @@ def _look(dataset: Location, deep: bool, workers: int, on_store: Callable[[str],
     manifest = open_manifest(dataset)
     problems = validate(dataset, deep, workers, on_store).problems
     content = _content(dataset)
-    return Damage(problems, manifest.precision, manifest.headers_stripped, content)
+    kind = manifest.precision, manifest.headers_stripped, manifest.levels
+    return Damage(problems, *kind, content)
 
 
 def _content(dataset: Location) -> dict[str, str | None]:
@@ -136,6 +143,7 @@ def _kind_of(notes: Iterable[dict[str, Any]]) -> dict[str, Any]:
     return {
         "precision": note.get("precision", "standard"),
         "headers_stripped": bool(note.get("strip_headers", False)),
+        "levels": int(note.get("levels", 0)),
     }
 
 
@@ -182,6 +190,7 @@ def _unknown(patient_id: str, inventory: Inventory) -> PatientResult:
 
 
 def _as_before(inventory: Inventory, damage: Damage) -> Inventory:
+    inventory = with_coarser_levels(inventory, damage.levels)
     return without_header_text(inventory) if damage.headers_stripped else inventory
 
 

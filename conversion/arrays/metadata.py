@@ -16,11 +16,15 @@ import zarr
 from zarr.codecs import Crc32cCodec
 from zarr.storage import LocalStore
 
+from lundprobe_zarr.conversion.arrays.levels import write_levels
 from lundprobe_zarr.conversion.arrays.volumes import Contents, WrittenArray
+from lundprobe_zarr.dataset.objects import ROOT, node_document
 from lundprobe_zarr.schema.attributes import AFFINE, SHAPE, plain
 from lundprobe_zarr.schema.document import add_checksum
 from lundprobe_zarr.schema.encoding import shard_shape
 from lundprobe_zarr.schema.layout import AFFINE_FRAME, CONVENTIONS, GROUP_TITLES
+from lundprobe_zarr.schema.levels import whole_metadata
+from lundprobe_zarr.schema.ome import with_ome
 from lundprobe_zarr.schema.records import SOURCES
 from lundprobe_zarr.stores.nodes import blosc_codec, write_axes, write_small
 from lundprobe_zarr.vocabulary.names import AXES, MODALITY_UNITS, SPATIAL_DIMS
@@ -35,8 +39,12 @@ _LABEL_ATTRIBUTES = {
 }
 
 
-def write_metadata(folder: Path, contents: Contents, attributes: Mapping[str, Any]) -> None:
+def write_metadata(
+    folder: Path, contents: Contents, attributes: Mapping[str, Any], levels: int = 0
+) -> None:
     """Write every group and array of the store in `folder`, and consolidate each group.
+
+    With `levels`, that many coarser levels of its volumes are made of their shards.
 
     Each group has its own consolidated metadata, so that `xr.open_zarr(store, group="mri")` needs
     no directory listing, which an HTTP server cannot provide.
@@ -52,14 +60,25 @@ def write_metadata(folder: Path, contents: Contents, attributes: Mapping[str, An
             # Not part of the Zarr v3 specification yet, but known to all supported readers.
             warnings.filterwarnings("ignore", "Consolidated metadata", UserWarning)
             zarr.consolidate_metadata(root.store, path=path)
-    _add_checksum(folder / "zarr.json")
+    document = json.loads((folder / ROOT).read_text())
+    if levels:
+        write_levels(folder, document, levels)
+    document["attributes"] = with_ome(document["attributes"], contents.t2w_window)
+    _write_documents(folder, document)
 
 
-def _add_checksum(root: Path) -> None:
-    """Add `self_sha256` to the root metadata, so that readers can verify it."""
-    document = json.loads(root.read_text())
-    add_checksum(document, document["attributes"])
-    root.write_text(json.dumps(document, indent=2))
+def _write_documents(folder: Path, root: dict[str, Any]) -> None:
+    """Write the metadata of every group as the store's `root` metadata has it, and that last.
+
+    It gets its checksum here, by which readers verify it.
+    """
+    consolidated = whole_metadata(root)
+    for path, node in consolidated["metadata"].items():
+        if node["node_type"] == "group":
+            document = node_document(path, consolidated)
+            (folder / path / ROOT).write_text(json.dumps(document, indent=2))
+    add_checksum(root, root["attributes"])
+    (folder / ROOT).write_text(json.dumps(root, indent=2))
 
 
 def _groups(contents: Contents) -> list[str]:

@@ -14,6 +14,7 @@ import numpy as np
 import zarr
 from zarr.storage import LocalStore
 
+from lundprobe_zarr.conversion.arrays.levels import require_room
 from lundprobe_zarr.conversion.arrays.metadata import write_metadata
 from lundprobe_zarr.conversion.arrays.plan import ArrayPlan, plan_store
 from lundprobe_zarr.conversion.arrays.volumes import Contents, VolumeWriter, require_witnesses
@@ -121,11 +122,13 @@ def _write_store(
     writer.read_fiducials()
     for plan in sorted(plan_store(patient), key=_turn):
         writer.write(plan)
+        require_room(writer.contents.grids[plan.spec.grid].shape, patient.levels, plan.spec.path)
     contents = writer.contents
     found = component_findings(writer.measurements.components(), listed_structures(patient))
     found += writer.measurements.coverage_findings()
     findings = (*patient.findings, *contents.findings, *found)
-    write_metadata(folder, contents, _root_attributes(patient, contents, precision, findings))
+    attributes = _root_attributes(patient, contents, precision, findings)
+    write_metadata(folder, contents, attributes, patient.levels)
     require_witnesses(
         contents.arrays,
         zarr.open_group(LocalStore(folder, read_only=True), mode="r"),

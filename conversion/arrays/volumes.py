@@ -38,6 +38,7 @@ from lundprobe_zarr.geometry.affine import FloatArray
 from lundprobe_zarr.geometry.lattice import Grid as Lattice
 from lundprobe_zarr.measures.intensity import Inside
 from lundprobe_zarr.measures.masks import bounding_box
+from lundprobe_zarr.measures.window import display_window, middle_slices
 from lundprobe_zarr.schema.encoding import MASK_BLOSC, inner_chunk
 from lundprobe_zarr.schema.precision import Precision, common_type, ladder_of
 from lundprobe_zarr.schema.records import SourceRecord
@@ -77,6 +78,7 @@ class Contents:
     fiducials: tuple[FloatArray, SourceRecord] | None = None
     findings: list[str] = field(default_factory=list)
     synthetic: bool = False
+    t2w_window: tuple[float, float] | None = None
 
 
 class VolumeWriter:
@@ -263,6 +265,9 @@ class VolumeWriter:
             str(modality) if modality else None,
             self._where(entry),
         )
+        if modality == "T2w":
+            values = quantity.rounded.values
+            self.contents.t2w_window = display_window(values[middle_slices(values.shape)])
         if quantity.nonfinite:
             self._find(entry, f"{quantity.nonfinite} voxels are inf or NaN")
         return without_voxels(file), quantity

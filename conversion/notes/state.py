@@ -47,6 +47,8 @@ def _state(patient: PatientSource, precision: Precision) -> dict[str, Any]:
         "side": side_digest(patient),
         "strip_headers": patient.strip_headers,
         "files": {f"{patient.folder}/{e.path}": [e.bytes, e.mtime_ns] for e in patient.entries},
+        # left out for 0, as notes of earlier versions have it
+        **({"levels": patient.levels} if patient.levels else {}),
     }
 
 
@@ -181,6 +183,7 @@ def _same_settings(store: StoreMetadata, patient: PatientSource, precision: Prec
         and attributes["precision"] == precision
         and attributes.get("side_files_sha256") == side_digest(patient)
         and attributes.get("headers_stripped", False) == patient.strip_headers
+        and store.level_count == patient.levels
     )
 
 

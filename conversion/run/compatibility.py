@@ -49,7 +49,7 @@ def require_compatible(
     """
     if not overwrite:
         _require_schema_of_manifest(dataset)
-        _require_same_kind(dataset, precision, inventory.strips_headers)
+        _require_same_kind(dataset, precision, inventory)
     kept = _kept(inventory, dataset)
     if not kept:
         return
@@ -58,6 +58,7 @@ def require_compatible(
         _require_schema(dataset, store.attributes["schema_version"])
     _require_one_precision(dataset, precision, found, kept)
     _require_one_kind_of_headers(dataset, inventory, found)
+    _require_levels(dataset, inventory, found)
     _require_one_kind(dataset, inventory, found)
 
 
@@ -80,8 +81,8 @@ def _convertible(inventory: Inventory) -> Iterator[PatientSource]:
     yield from (p for p in patients if p.problem is None)
 
 
-def _require_same_kind(dataset: Location, precision: Precision, stripped: bool) -> None:
-    """Require the precision and header treatment of the first readable store."""
+def _require_same_kind(dataset: Location, precision: Precision, inventory: Inventory) -> None:
+    """Require the precision, header treatment and levels of the first readable store."""
     for name in store_names(dataset):
         try:
             store = parse_store(
@@ -92,7 +93,8 @@ def _require_same_kind(dataset: Location, precision: Precision, stripped: bool) 
             continue
         _require_schema(dataset, store.attributes["schema_version"])
         _require_precision_of(store, dataset, precision)
-        _require_headers_of(store, dataset, stripped)
+        _require_headers_of(store, dataset, inventory.strips_headers)
+        _require_levels(dataset, inventory, [store])
         return
 
 
@@ -143,6 +145,23 @@ def _require_headers_of(store: StoreMetadata, dataset: Location, stripped: bool)
             remedy=(
                 f"{do} --strip-headers, choose another destination, or convert all "
                 "again with --overwrite"
+            ),
+        )
+
+
+def _require_levels(
+    dataset: Location, inventory: Inventory, stores: Sequence[StoreMetadata]
+) -> None:
+    other = {s.level_count for s in stores if s.level_count != inventory.levels}
+    if other and inventory.patients:
+        found = min(other)
+        raise UsageError(
+            f"{dataset.url} was converted with {found or 'no'} coarser levels, not with "
+            f"{inventory.levels or 'none'}",
+            expected="the same number for all its patients",
+            remedy=(
+                f"{f'give --levels {found}' if found else 'leave out --levels'}, choose another "
+                "destination, or convert all again with --overwrite; nothing was written"
             ),
         )
 

@@ -89,6 +89,7 @@ class Report:
     unpublished: str | None = None
     left_out: tuple[str, ...] = ()
     headers_stripped: bool = False
+    levels: int = 0
     unmeasured: tuple[str, ...] = ()
 
     def count(self, status: str) -> int:
@@ -171,6 +172,7 @@ def _convert(
         dataset.url,
         options.precision,
         headers_stripped=inventory.strips_headers,
+        levels=inventory.levels,
         skipped_folders=inventory.skipped,
         findings=inventory.findings,
         not_in_source=absent_from_source(inventory, dataset) if inventory.is_whole else (),

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from lundprobe_zarr.conversion.source.fiducials import read_fiducials
 from lundprobe_zarr.conversion.source.grids import Grid, require_same
@@ -18,6 +19,7 @@ from lundprobe_zarr.conversion.source.side_files import (
     side_file_names,
 )
 from lundprobe_zarr.errors import SourceError, SourceNotFoundError, UsageError
+from lundprobe_zarr.schema.levels import MOST_LEVELS
 from lundprobe_zarr.schema.manifest import MANIFEST_NAME
 from lundprobe_zarr.vocabulary.files import (
     PART_FOLDERS,
@@ -64,7 +66,7 @@ class PatientSource:
     `folder` is relative to the source root. `absent` are expected files that do not exist.
     `multi_component` are masks the authors list with several components: see `parse_components`.
     `problem` is the reason if the patient cannot be converted. With `strip_headers`, free text in
-    the files' headers is left out.
+    the files' headers is left out. `levels` is the number of coarser levels to write for viewers.
     """
 
     patient_id: str
@@ -78,6 +80,7 @@ class PatientSource:
     multi_component: tuple[str, ...] | None
     problem: str | None = None
     strip_headers: bool = False
+    levels: int = 0
 
     @property
     def bytes(self) -> int:
@@ -115,6 +118,11 @@ class Inventory:
     def strips_headers(self) -> bool:
         """Whether free text in the headers of NIfTI files is left out."""
         return any(p.strip_headers for p in self.patients)
+
+    @property
+    def levels(self) -> int:
+        """Number of coarser levels to write for viewers."""
+        return max((p.levels for p in self.patients), default=0)
 
     @property
     def bytes(self) -> int:
@@ -358,15 +366,32 @@ def _findings(
 
 def without_header_text(inventory: Inventory) -> Inventory:
     """Return the inventory for a conversion without the free text of NIfTI headers."""
+    return _to_convert(inventory, strip_headers=True)
 
-    def stripped(patients: tuple[PatientSource, ...]) -> tuple[PatientSource, ...]:
-        return tuple(replace(p, strip_headers=True) for p in patients)
+
+def with_coarser_levels(inventory: Inventory, levels: int) -> Inventory:
+    """Return the inventory for a conversion with so many coarser levels for viewers.
+
+    Raises `UsageError` for a number below 0, or one that no slice can be halved so often.
+    """
+    if not 0 <= levels <= MOST_LEVELS:
+        raise UsageError(
+            f"--levels {levels}", expected=f"a number from 0 to {MOST_LEVELS}; 2 suit most viewers"
+        )
+    return _to_convert(inventory, levels=levels)
+
+
+def _to_convert(inventory: Inventory, **settings: Any) -> Inventory:
+    """Return the inventory with settings of the conversion of every patient."""
+
+    def changed(patients: tuple[PatientSource, ...]) -> tuple[PatientSource, ...]:
+        return tuple(replace(p, **settings) for p in patients)
 
     return replace(
         inventory,
-        patients=stripped(inventory.patients),
-        unchosen=stripped(inventory.unchosen),
-        other_shares=stripped(inventory.other_shares),
+        patients=changed(inventory.patients),
+        unchosen=changed(inventory.unchosen),
+        other_shares=changed(inventory.other_shares),
     )
 
 

@@ -118,6 +118,7 @@ class _Store:
     precision: str
     synthetic: bool
     headers_stripped: bool
+    levels: int
 
 
 def _gather(dataset: Location, tables: TableFiles) -> tuple[list[_Store], list[str]]:
@@ -134,7 +135,7 @@ def _gather(dataset: Location, tables: TableFiles) -> tuple[list[_Store], list[s
         _require_present_schema(dataset, stores)
         some = [_known(s) for s in stores]
         known += some
-        kinds |= {(s.precision, s.synthetic, s.headers_stripped) for s in some}
+        kinds |= {(s.precision, s.synthetic, s.headers_stripped, s.levels) for s in some}
         if len(kinds) == 1:
             tables.add(stores)
     return known, left_out
@@ -163,7 +164,8 @@ def upgrade_remedy(dataset: Location) -> str:
 def _known(store: StoreMetadata) -> _Store:
     a = store.attributes
     stripped = bool(a.get("headers_stripped", False))
-    return _Store(store.patient_id, a["part"], str(a["precision"]), a["synthetic"], stripped)
+    kind = str(a["precision"]), a["synthetic"], stripped, store.level_count
+    return _Store(store.patient_id, a["part"], *kind)
 
 
 def store_names(dataset: Location) -> list[str]:
@@ -202,7 +204,7 @@ def _store(dataset: Location, name: str, text: bytes | None) -> StoreMetadata | 
 
 
 def _manifest(dataset: str, stores: list[_Store]) -> Manifest:
-    precision, stripped = _kind(dataset, stores)
+    precision, stripped, levels = _kind(dataset, stores)
     synthetic = _is_synthetic(dataset, stores)
     return Manifest.model_validate(
         {
@@ -211,6 +213,7 @@ def _manifest(dataset: str, stores: list[_Store]) -> Manifest:
             "precision": precision,
             "synthetic": synthetic,
             "headers_stripped": stripped,
+            "levels": levels,
             "access": ACCESS_SYNTHETIC if synthetic else ACCESS,
             "converter": f"lundprobe-zarr {package_version()}",
             "created": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -220,17 +223,18 @@ def _manifest(dataset: str, stores: list[_Store]) -> Manifest:
     )
 
 
-def _kind(dataset: str, stores: list[_Store]) -> tuple[str, bool]:
-    """Return the precision of all stores, and whether their headers were stripped."""
-    found = Counter((s.precision, s.headers_stripped) for s in stores).most_common()
+def _kind(dataset: str, stores: list[_Store]) -> tuple[str, bool, int]:
+    """Return the precision of all stores, whether headers were stripped, and number of levels."""
+    kinds = [(s.precision, s.headers_stripped, s.levels) for s in stores]
+    found = Counter(kinds).most_common()
     most = found[0][0]
     if len(found) > 1:
-        others = [s.patient_id for s in stores if (s.precision, s.headers_stripped) != most]
-        kinds = (f"{p}{' with --strip-headers' if h else ''} ({n})" for (p, h), n in found)
+        others = [s.patient_id for s, kind in zip(stores, kinds, strict=True) if kind != most]
+        named = (f"{_kind_name(*kind)} ({n})" for kind, n in found)
         raise DatasetError(
-            f"its stores were converted in different ways, {' and '.join(kinds)}",
+            f"its stores were converted in different ways, {' and '.join(named)}",
             where=dataset,
-            expected="one precision and one treatment of headers",
+            expected="one precision, one treatment of headers and one number of levels",
             remedy=(
                 "convert those that differ from the first again, or remove their stores, and run "
                 f"`{Command('finalise', dataset=dataset)}`:\n  {{command}}"
@@ -238,6 +242,11 @@ def _kind(dataset: str, stores: list[_Store]) -> tuple[str, bool]:
             command=convert_again(others, dataset, *most),
         )
     return most
+
+
+def _kind_name(precision: str, stripped: bool, levels: int) -> str:
+    options = (" --strip-headers" if stripped else "") + (f" --levels {levels}" if levels else "")
+    return f"{precision} with{options}" if options else precision
 
 
 def _is_synthetic(dataset: str, stores: list[_Store]) -> bool:

@@ -100,6 +100,8 @@ def _contents(
     yield "precision", manifest.precision
     if manifest.headers_stripped:
         yield "NIfTI headers", "without their free text, extensions and trailers (--strip-headers)"
+    if manifest.levels:
+        yield "levels for viewers", str(manifest.levels)
     odd = sum(bool(p["findings"]) for p in patients)
     yield "findings", f"{count(odd, 'patient')} with something odd" if odd else "none"
     if manifest.content is not None:

@@ -102,7 +102,8 @@ def _show(report: MeasureReport, location: Location) -> int:
     if report.failed:
         return FAILED
     if published is not None and published.left_out:
-        kind = published.manifest.precision, published.manifest.headers_stripped
+        manifest = published.manifest
+        kind = manifest.precision, manifest.headers_stripped, manifest.levels
         show_left_out(location, published.left_out, *kind)
         return NO_DATASET
     return 0

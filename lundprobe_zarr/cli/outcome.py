@@ -24,7 +24,8 @@ def show_outcome(
     """Print the summary of a run that went to its end; `measures`: its segmentations come next."""
     _show_failures(report)
     _show_findings(report)
-    show_left_out(destination, report.left_out, report.precision, report.headers_stripped)
+    kind = report.precision, report.headers_stripped, report.levels
+    show_left_out(destination, report.left_out, *kind)
     say()
     say(f"{_counts(report)} in {duration(report.seconds)}.", "bold")
     say(f"Dataset: {shown(destination)}")
@@ -62,7 +63,7 @@ def _show_failures(report: Report) -> None:
 
 
 def show_left_out(
-    dataset: Location, left_out: Sequence[str], precision: str, stripped: bool
+    dataset: Location, left_out: Sequence[str], precision: str, stripped: bool, levels: int
 ) -> None:
     """Print which stores are not in the tables, and what to do about them."""
     if not left_out:
@@ -70,7 +71,7 @@ def show_left_out(
     say(f"Left out of the tables: {count(len(left_out), 'store')}", "red")
     listing(left_out)
     named = {line.partition(".zarr: ")[0]: line for line in left_out}
-    say(f"Convert these again: {convert_again(named, dataset.url, precision, stripped)}")
+    say(f"Convert these again: {convert_again(named, dataset.url, precision, stripped, levels)}")
     for patient_id in (i for i, line in named.items() if HOLDS_ANOTHER in line):
         place = dataset.path(store_path(patient_id))
         say(f"If there is no such patient, move the store away: {place}")

@@ -62,12 +62,14 @@ def validate(
         return
     say(f"Damaged: {count(len(found.problems), 'problem')} in {seen}:", "red")
     listing((str(problem) for problem in found.problems), most=50)
-    kind = manifest.precision, manifest.headers_stripped
+    kind = manifest.precision, manifest.headers_stripped, manifest.levels
     _show_remedy(location.url, found.problems, deep, kind)
     raise typer.Exit(NO_DATASET)
 
 
-def _show_remedy(url: str, problems: Sequence[Problem], deep: bool, kind: tuple[str, bool]) -> None:
+def _show_remedy(
+    url: str, problems: Sequence[Problem], deep: bool, kind: tuple[str, bool, int]
+) -> None:
     from lundprobe_zarr.cli.console import say
     from lundprobe_zarr.stores.place import convert_again
 

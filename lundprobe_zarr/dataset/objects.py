@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import product
 from typing import Any
 
 from lundprobe_zarr.schema.document import CRC_BYTES, crc32c, sha256_of
+from lundprobe_zarr.schema.levels import whole_metadata
 from lundprobe_zarr.schema.manifest import Manifest
 from lundprobe_zarr.schema.tables import store_path
 from lundprobe_zarr.storage.location import Location
@@ -94,13 +95,15 @@ def store_objects(text: bytes, where: StorePlace) -> list[StoreObject]:
         for _, record, key in store.shards()
         if record.stored_bytes
     ]
-    consolidated = json.loads(text)[CONSOLIDATED]
-    nodes = consolidated["metadata"]
+    shards += [StoreObject(s.key, s.bytes, s.sha256) for s in store.level_shards() if s.bytes]
+    volumes = {*store.arrays} | {shard.key.partition("/c/")[0] for shard in store.level_shards()}
     try:
+        consolidated = whole_metadata(json.loads(text))
+        nodes = consolidated["metadata"]
         small = [
             small
             for path in nodes
-            for small in _of_node(path, node_document(path, consolidated), store.arrays)
+            for small in _of_node(path, node_document(path, consolidated), volumes)
         ]
     except UNSOUND as error:
         raise unsound(where, error) from error
@@ -117,9 +120,7 @@ def node_document(path: str, consolidated: Mapping[str, Any]) -> Mapping[str, An
     return {**node, CONSOLIDATED: {**consolidated, "metadata": inner}}
 
 
-def _of_node(
-    path: str, node: Mapping[str, Any], volumes: Mapping[str, Any]
-) -> Iterator[StoreObject]:
+def _of_node(path: str, node: Mapping[str, Any], volumes: Container[str]) -> Iterator[StoreObject]:
     yield StoreObject(f"{path}/{ROOT}", node=node)
     if node["node_type"] != "array" or path in volumes:
         return

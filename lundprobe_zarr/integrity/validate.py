@@ -11,7 +11,7 @@ import hashlib
 import json
 import logging
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -26,6 +26,7 @@ from lundprobe_zarr.dataset.objects import object_sizes, store_objects
 from lundprobe_zarr.dataset.opening import open_manifest, read_table
 from lundprobe_zarr.dataset.rows import Row, RowsByPatient
 from lundprobe_zarr.errors import DatasetError, sentence
+from lundprobe_zarr.integrity.levels import level_finding
 from lundprobe_zarr.integrity.measured import (
     AllMeasured,
     Measured,
@@ -37,12 +38,14 @@ from lundprobe_zarr.schema.manifest import Manifest
 from lundprobe_zarr.schema.records import SourceRecord
 from lundprobe_zarr.schema.tables import CONTENT, PATIENTS, store_path
 from lundprobe_zarr.storage.location import Location
-from lundprobe_zarr.stores.metadata import StoreMetadata, VolumeArray
+from lundprobe_zarr.stores.metadata import LevelShard, StoreMetadata, VolumeArray
 from lundprobe_zarr.stores.nifti_bytes import nifti_parts
 from lundprobe_zarr.stores.opening import open_store, read_store
 from lundprobe_zarr.stores.reader import StoreReader
 
 _LOG = logging.getLogger("lundprobe_zarr.integrity")
+#: Settings of a conversion that a store's attributes and the manifest both name.
+_KINDS = ("precision", "synthetic", "headers_stripped")
 
 
 @dataclass(frozen=True)
@@ -234,13 +237,14 @@ def _look(
         Problem(f"{table} table, {patient_id}", finding, measured=patient_id)
         for table, finding in (table_findings(store, said.measured) if said.measured else ())
     ]
-    shards = list(store.shards())
+    shards, level_shards = list(store.shards()), list(store.level_shards())
     small = list(_small_arrays(location, store, damaged)) if deep else []
     reader = StoreReader(location, store, decoders=1)  # stores are looked at in threads
     for array, record, key in shards if deep else []:
         if key not in damaged:
             row = said.measured.row(array, record) if said.measured else None
-            problems += _voxels(reader, array, record, key, row)
+            levels = [s for s in level_shards if s.record is record and s.key not in damaged]
+            problems += _voxels(reader, array, record, key, row, levels)
     if not damaged and not small:  # which the sum would only repeat
         problems += _sum(store, there, said.row)
     return len(shards), [*problems, *small]
@@ -258,8 +262,9 @@ def _attributes(store: StoreMetadata, manifest: Manifest) -> Iterator[Problem]:
     if store.attributes["precision"] is None:
         yield Problem(where, "no precision in its attributes", store.patient_id)
         return
-    for name in ("precision", "synthetic", "headers_stripped"):
-        found, said = store.attributes.get(name, False), getattr(manifest, name)
+    kinds = [(n, store.attributes.get(n, False)) for n in _KINDS]
+    for name, found in (*kinds, ("levels", store.level_count)):
+        said = getattr(manifest, name)
         if found != said:
             yield Problem(where, f"{name} is {found}; the manifest says {said}; run finalise")
 
@@ -294,12 +299,13 @@ def _small_objects(
 def _shards(store: StoreMetadata, there: Mapping[str, int]) -> dict[str, Problem]:
     """Problems of shards that are not there or of another size, by their names in the store."""
     found = {}
-    for _, record, key in store.shards():
+    expected = [(key, record.stored_bytes) for _, record, key in store.shards()]
+    for key, wanted in (*expected, *((s.key, s.bytes) for s in store.level_shards())):
         size, where = there.get(key), f"{store_path(store.patient_id)}/{key}"
-        if record.stored_bytes and size is None:
-            finding = f"not there; expected {record.stored_bytes} bytes"
-        elif size is not None and size != record.stored_bytes:
-            finding = f"{size} bytes; expected {record.stored_bytes}"
+        if wanted and size is None:
+            finding = f"not there; expected {wanted} bytes"
+        elif size is not None and size != wanted:
+            finding = f"{size} bytes; expected {wanted}"
         else:
             continue
         found[key] = Problem(where, finding, store.patient_id)
@@ -374,6 +380,7 @@ def _voxels(
     record: SourceRecord,
     key: str,
     row: Row | None,
+    levels: Sequence[LevelShard],
 ) -> Iterator[Problem]:
     patient_id = reader.metadata.patient_id
     where = f"{store_path(patient_id)}/{key}"
@@ -392,6 +399,10 @@ def _voxels(
     difference = mask_finding(row, volume)
     if difference:
         yield Problem(where, difference, measured=patient_id)
+    for level in levels:
+        wrong = level_finding(reader.location, patient_id, level, volume)
+        if wrong is not None:
+            yield Problem(f"{store_path(patient_id)}/{level.key}", wrong, patient_id)
 
 
 def _nifti_sha256(record: SourceRecord, volume: Any) -> str:

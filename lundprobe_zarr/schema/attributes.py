@@ -3,6 +3,7 @@
 netCDF knows numbers, text and rows of numbers. What schema 2 writes, and what is opened of either
 schema, keeps to that, so that it can be saved: an affine is a row of sixteen numbers, a flag is 0
 or 1, what is None is left out, and lists and objects are JSON text. Schema 1 had them as JSON.
+The one exception is `ome`, an object as OME-Zarr has it, in groups' own metadata alone.
 """
 
 from __future__ import annotations
@@ -25,10 +26,14 @@ from lundprobe_zarr.schema.records import SOURCES
 
 #: Attributes of opened data that say where voxels lie; `shape` is (z, y, x).
 AFFINE, SHAPE, STORED_GRID = "affine", "shape", "stored_grid"
+#: Attribute of groups that is for readers of OME-Zarr: see `schema.ome`.
+OME = "ome"
+#: Attribute of the root about coarser levels: see `schema.levels`.
+LEVELS = "levels"
 #: Attributes that are lists or objects, kept as JSON text.
 _DOCUMENTS = (
     *("labels", SOURCES, "findings", "multi_component_structures", "multi_component_files"),
-    STORED_GRID,
+    *(STORED_GRID, LEVELS),
 )
 #: Attributes of the root that say nothing where they are left out.
 _OPTIONAL = {"precision": None, "geometry_matches_csv": None, "multi_component_files": None}
@@ -36,8 +41,9 @@ _FLAGS = ("synthetic", "headers_stripped", "geometry_matches_csv")
 
 
 def plain(attributes: Mapping[str, Any]) -> dict[str, Any]:
-    """Attributes as netCDF can hold them; those that are so already stay as they are."""
-    return {n: _plain(n, value) for n, value in attributes.items() if value is not None}
+    """Attributes as netCDF can hold them, without `ome`; those that are so already stay."""
+    kept = {n: value for n, value in attributes.items() if value is not None and n != OME}
+    return {n: _plain(n, value) for n, value in kept.items()}
 
 
 def _plain(name: str, value: Any) -> Any:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import re
 from pathlib import PurePosixPath
+from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from lundprobe_zarr.errors import Command, DatasetError, SchemaVersionError
 from lundprobe_zarr.schema.document import (
@@ -61,7 +62,8 @@ class Manifest(BaseModel):
     `patients` counts patients by part; `tables` lists, for each table, the Parquet files of each
     part that has patients, relative to the dataset. `cohort` is the patients table of all parts in
     one file, so that opening a cohort takes two requests; None in datasets without.
-    `headers_stripped` is whether free text was left out of every NIfTI header. `content` are
+    `headers_stripped` is whether free text was left out of every NIfTI header. `levels` is the
+    number of coarser levels that stores have for viewers. `content` are
     hashes by which two sites tell whether they hold the same data; None in datasets without.
     `table_sha256` is the SHA-256 (hex) of every file of the tables, by which whoever reads one
     knows that it is whole; empty in datasets without.
@@ -83,6 +85,7 @@ class Manifest(BaseModel):
     tables: dict[str, dict[str, list[str]]]
     cohort: str | None = None
     headers_stripped: bool = False
+    levels: Annotated[int, Field(ge=0)] = 0
     content: Content | None = None
     table_sha256: dict[str, str] = {}
 

@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, model_validator
 
 from lundprobe_zarr.geometry.affine import LONGEST_AXIS
 from lundprobe_zarr.schema.layout import ARRAY_SPECS, LABEL_ORDER
+from lundprobe_zarr.schema.levels import Levels
 from lundprobe_zarr.schema.precision import Precision
 from lundprobe_zarr.vocabulary.names import is_patient_id
 
@@ -42,6 +43,7 @@ class RootAttributes(BaseModel):
     multi_component_files: list[str] | None = None
     geometry_matches_csv: bool | None = None
     findings: list[str]
+    levels: Levels | None = None
 
     @model_validator(mode="after")
     def _named(self) -> Self:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -11,12 +11,15 @@ import numpy as np
 from pydantic import ValidationError
 
 from lundprobe_zarr.errors import DamagedStoreError, SchemaVersionError
+from lundprobe_zarr.geometry.coarser import coarser_shape
 from lundprobe_zarr.geometry.lattice import Grid
 from lundprobe_zarr.schema.attributes import structured_nodes
 from lundprobe_zarr.schema.document import CHECKSUM, fails_checksum, parse_json, reasons, sha256_of
-from lundprobe_zarr.schema.encoding import BloscSettings
+from lundprobe_zarr.schema.encoding import BloscSettings, inner_chunk
 from lundprobe_zarr.schema.layout import ARRAY_SPECS, SCHEMA_VERSION, ArraySpec
+from lundprobe_zarr.schema.levels import Levels, levels_of
 from lundprobe_zarr.schema.nodes import require_sound
+from lundprobe_zarr.schema.ome import level_path, ome_arrays
 from lundprobe_zarr.schema.records import SOURCES, SourceRecord
 from lundprobe_zarr.stores.place import StorePlace
 from lundprobe_zarr.stores.shard import ShardCodec
@@ -59,12 +62,30 @@ class VolumeArray:
         """Object of the volume at `index` (label dimensions), relative to the store."""
         return shard_key(self.spec, index)
 
+    def level_codec(self, level: int) -> ShardCodec:
+        """Decoder of the shards of a coarser level of the array."""
+        shape = coarser_shape(self.volume_shape, level)
+        return replace(self.codec, shape=shape, chunk=inner_chunk(shape))
+
+
+@dataclass(frozen=True)
+class LevelShard:
+    """The shard of a coarser level of one volume: its key, size and SHA-256; 0 if there is none."""
+
+    array: VolumeArray
+    record: SourceRecord
+    level: int
+    key: str
+    bytes: int
+    sha256: str | None
+
 
 @dataclass(frozen=True)
 class StoreMetadata:
     """A store by its metadata alone: root attributes, groups' attributes, arrays of volumes.
 
-    `sha256` is that of the text of its root `zarr.json`.
+    `sha256` is that of the text of its root `zarr.json`. `levelled` are the paths of the arrays
+    that have coarser `levels`.
     """
 
     where: StorePlace
@@ -74,6 +95,8 @@ class StoreMetadata:
     fiducial_record: SourceRecord | None = None
     n_fiducials: int = 0
     sha256: str = ""
+    levels: Levels | None = None
+    levelled: frozenset[str] = field(default_factory=frozenset)
 
     @property
     def records(self) -> list[tuple[VolumeArray | None, SourceRecord]]:
@@ -108,10 +131,33 @@ class StoreMetadata:
             for record in array.sources:
                 yield array, record, array.shard_key(self.index(array, record))
 
+    @property
+    def level_count(self) -> int:
+        """Number of coarser levels; 0 without any."""
+        return 0 if self.levels is None else self.levels.count
+
+    def level_shards(self) -> Iterator[LevelShard]:
+        """Every shard of the coarser levels, those of all-zero volumes too."""
+        if self.levels is None:
+            return
+        for array, record, _ in self.shards():
+            if array.spec.path in self.levelled:
+                index = self.index(array, record)
+                for level in range(1, self.levels.count + 1):
+                    path = f"{array.spec.group}/{level_path(array.spec.variable, level)}"
+                    key = chunk_key(path, index)
+                    size, sha256 = self.levels.shards.get(key, (0, None))
+                    yield LevelShard(array, record, level, key, size, sha256)
+
 
 def shard_key(spec: ArraySpec, index: tuple[int, ...]) -> str:
     """Object, relative to the store, of the volume at `index`: the shard's chunk key."""
-    return "/".join((spec.path, "c", *(str(i) for i in index), "0", "0", "0"))
+    return chunk_key(spec.path, index)
+
+
+def chunk_key(path: str, index: tuple[int, ...]) -> str:
+    """Object of the volume at `index` of the array at `path`, both relative to the store."""
+    return "/".join((path, "c", *(str(i) for i in index), "0", "0", "0"))
 
 
 def parse_store(text: str | bytes, where: StorePlace) -> StoreMetadata:
@@ -132,6 +178,10 @@ def parse_store(text: str | bytes, where: StorePlace) -> StoreMetadata:
         if fails_checksum(raw, raw["attributes"]):
             raise ValueError(f"it fails its own checksum, {CHECKSUM}")
         store = StoreMetadata(where, attributes, groups, arrays, *fiducials)
+        levels = levels_of(attributes)
+        if levels is not None:
+            specs = (s.path for path in groups for s in ome_arrays(path, nodes))
+            store = replace(store, levels=levels, levelled=frozenset(specs))
         _require_shards(store)
     except UNSOUND as error:
         raise unsound(where, error) from error

@@ -44,13 +44,15 @@ def convert_again(
     dataset: str,
     precision: str = "standard",
     stripped: bool = False,
+    levels: int = 0,
 ) -> Command:
     """Return the command that converts these patients again, whatever is there of them."""
-    options = ("--patients", ",".join(patients), "--overwrite", *kind_options(precision, stripped))
-    return Command("convert", options, dataset)
+    kind = kind_options(precision, stripped, levels)
+    return Command("convert", ("--patients", ",".join(patients), "--overwrite", *kind), dataset)
 
 
-def kind_options(precision: str, stripped: bool) -> tuple[str, ...]:
-    """Return the options of `convert` that keep a dataset's precision and kind of headers."""
+def kind_options(precision: str, stripped: bool, levels: int = 0) -> tuple[str, ...]:
+    """Return the options of `convert` that keep a dataset's precision, headers and levels."""
     precise = () if precision == "standard" else ("--precision", precision)
-    return precise + (("--strip-headers",) if stripped else ())
+    coarser = ("--levels", str(levels)) if levels else ()
+    return precise + (("--strip-headers",) if stripped else ()) + coarser

@@ -46,7 +46,7 @@ def attributes(dataset: Path | Location) -> list[Any]:
     return found
 
 
-VARYING = ("schema_version", "converter", "created", "self_sha256")
+VARYING = ("schema_version", "converter", "created", "self_sha256", "ome_version", "t2w_window")
 
 
 def test_after_it_all_is_sound_and_as_converted_by_this_version(old: Path, tmp_path: Path) -> None:
@@ -119,6 +119,7 @@ def test_convert_neither_mixes_nor_converts_all_again_unasked(old: Path) -> None
     class Nobody:
         unchosen = patients = other_shares = ()
         strips_headers = False
+        levels = 0
 
     for overwrite in (False, True):  # of a source without these patients, who would stay
         with pytest.raises(UsageError, match=r"of schema version 1.*finalise .* --rebuild"):
@@ -137,3 +138,43 @@ def test_a_column_that_came_later_says_how_to_get_it(old: Path) -> None:
     finalise(old, rebuild=True)
     rows = lp.open_cohort(old).sql("SELECT dose_covered_pct, mask_sha256 FROM clinical")
     assert rows.notna().all(axis=None)
+
+
+def ome_of(dataset: Path) -> dict[str, Any]:
+    """The attribute `ome` of every group of every store, by place."""
+    found = {}
+    for file in sorted(dataset.glob("patients/**/zarr.json")):
+        said = json.loads(file.read_text())["attributes"]
+        if "ome" in said:
+            found[file.parent.relative_to(dataset).as_posix()] = said["ome"]
+    return found
+
+
+@pytest.mark.parametrize("version", [1, 2])
+def test_ome_is_added_to_stores_that_came_before_it(version: int, tmp_path: Path) -> None:
+    dataset = unpacked(version, tmp_path / "d")
+    assert ome_of(dataset) == {}
+    before = {f: f.read_bytes() for f in dataset.glob("patients/**/c/**/*") if f.is_file()}
+    content = open_manifest(Location(dataset)).content
+    assert finalise(dataset, rebuild=True).upgraded == (EXTENDED, BASE)
+    ome = ome_of(dataset)
+    assert {p.partition(".zarr/")[2] for p in ome} >= {"mri", "mri/clinical", "sct", "dose"}
+    other = unpacked(3 - version, tmp_path / "other")
+    finalise(other, rebuild=True)
+    assert ome_of(other) == ome
+    assert all(f.read_bytes() == data for f, data in before.items())
+    now = open_manifest(Location(dataset)).content
+    assert content is not None
+    assert now is not None
+    assert now.patients == content.patients
+    assert validate(Location(dataset), deep=True).problems == ()
+    assert finalise(dataset, rebuild=True).upgraded == ()
+
+
+def test_a_damaged_image_does_not_hinder_it(tmp_path: Path) -> None:
+    dataset = unpacked(2, tmp_path / "d")
+    shard = dataset / f"patients/{BASE}.zarr/mri/image/c/0/0/0/0"
+    shard.write_bytes(b"\1" * shard.stat().st_size)
+    assert finalise(dataset, rebuild=True).upgraded == (EXTENDED, BASE)
+    window = ome_of(dataset)[f"patients/{BASE}.zarr/mri"]["omero"]["channels"][0]["window"]
+    assert (window["start"], window["end"]) == (0.0, window["max"])
