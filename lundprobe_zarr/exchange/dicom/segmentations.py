@@ -162,6 +162,7 @@ def segmentation(
         segmentation_type=SegmentationTypeValues.BINARY,
         segment_descriptions=described,
         content_description=about.description,
+        omit_empty_frames=any(s.cut.voxels.size for s in segments),  # but an object has one
         **_identity(series, uid("segmentation", series_uid, number), number),
     )
     return _settled(data)

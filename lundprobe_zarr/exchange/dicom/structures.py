@@ -79,7 +79,6 @@ class _Region:
     name: str
     interpreted_type: str
     colour: tuple[int, int, int]
-    generation: str
     contours: list[Dataset]
 
 
@@ -126,14 +125,14 @@ def _areas(
             for c in contours.found
         ]
         name = roi_name(structure, tg263)
-        yield _Region(name, roi.interpreted_type, roi.colour, "MANUAL", items)
+        yield _Region(name, roi.interpreted_type, roi.colour, items)
 
 
 def _points(images: ImageSeries, fiducials: FloatArray) -> Iterator[_Region]:
     for number, position in enumerate(fiducials, 1):
         text = "\\".join(f"{n:.6f}" for n in position)
         item = _contour("POINT", 1, text, _nearest(images, position))
-        yield _Region(f"Fiducial_{number}", "MARKER", FIDUCIAL_COLOUR, "", [item])
+        yield _Region(f"Fiducial_{number}", "MARKER", FIDUCIAL_COLOUR, [item])
 
 
 def _nearest(images: ImageSeries, position: FloatArray) -> Dataset | None:
@@ -180,7 +179,7 @@ def _rows(study: Study, number: int, region: _Region) -> Sequence[Dataset]:
     roi, contour, observation = Dataset(), Dataset(), Dataset()
     roi.ROINumber, roi.ROIName = number, region.name
     roi.ReferencedFrameOfReferenceUID = study.frame_uid
-    roi.ROIGenerationAlgorithm = region.generation
+    roi.ROIGenerationAlgorithm = ""  # LUND-PROBE does not say which were drawn, which computed
     contour.ROIDisplayColor = list(region.colour)
     contour.ReferencedROINumber = number
     if region.contours:

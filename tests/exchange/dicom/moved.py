@@ -21,8 +21,13 @@ _FILES = {
 }
 
 
-def moved_dataset(phantom: Path, home: Path, matrices: Mapping[str, np.ndarray]) -> Path:
-    """Convert a base patient whose affines (RAS) are multiplied by a matrix (3, 3) per grid."""
+def moved_dataset(
+    phantom: Path, home: Path, matrices: Mapping[str, np.ndarray], empty: str | None = None
+) -> Path:
+    """Convert a base patient whose affines (RAS) are multiplied by a matrix (3, 3) per grid.
+
+    Masks of the structure `empty` have no voxel.
+    """
     patient = next(p for p in sorted((phantom / "basePart").iterdir()) if p.is_dir())
     folder = home / "source" / "basePart" / patient.name
     shutil.copytree(patient, folder)
@@ -36,6 +41,10 @@ def moved_dataset(phantom: Path, home: Path, matrices: Mapping[str, np.ndarray])
             moved.set_sform(affine, 1)
             moved.header["qform_code"] = 0
             moved.to_filename(file)
+    for file in folder.glob(f"*/mask_{empty}.nii.gz"):
+        image = nib.Nifti1Image.from_filename(file)
+        nothing = np.zeros(image.shape, image.get_data_dtype())
+        nib.Nifti1Image(nothing, None, image.header).to_filename(file)
     for found in take_inventory(home / "source").patients:
         result = convert_patient(found, home / "dataset", "standard")
         assert result.status == "converted", result.error

@@ -239,6 +239,23 @@ def test_a_sheared_patient_is_refused(phantom_source, tmp_path):
     assert not list((tmp_path / "out").glob("*"))
 
 
+def test_an_empty_mask_is_a_structure_without_contours(phantom_source, tmp_path):
+    dataset = moved_dataset(phantom_source, tmp_path / "empty", {}, empty="Bladder")
+    patient = patients(dataset)[0]
+    options = DicomOptions(structures=("Bladder",))
+    exported = export_dicom(Location(dataset), patient, tmp_path / "out", options)
+    data = read(exported.folder / "RTSTRUCT_MR_T2w.dcm")
+    assert data.StructureSetROISequence[0].ROIName == "Bladder"
+    assert "ContourSequence" not in data.ROIContourSequence[0]
+    segments = read(exported.folder / "SEG_MR_T2w_clinical_1.dcm")
+    assert [s.SegmentLabel for s in segments.SegmentSequence] == ["Bladder"]
+    assert not segments.pixel_array.any()
+    if DCIODVFY is not None:
+        for file in (f for f in exported.folder.glob("*.dcm") if f.stem != "RTDOSE"):
+            ran = subprocess.run([DCIODVFY, file], capture_output=True, text=True, check=False)
+            assert "Error" not in ran.stderr, ran.stderr
+
+
 def test_large_sources_are_shared_out_over_objects(monkeypatch):
     from lundprobe_zarr.exchange.dicom.masks import Cut
     from lundprobe_zarr.exchange.dicom.segmentations import Segment
