@@ -45,7 +45,7 @@ from lundprobe_zarr.storage.location import Location
 from lundprobe_zarr.stores.reader import StoreReader
 
 ROOT = Path(__file__).parents[1]
-sys.path.insert(0, str(ROOT / "tests" / "exchange"))
+sys.path.insert(0, str(ROOT / "tests" / "exchange" / "dicom"))
 from dicom_reading import lps_affine, masks, series, stored  # noqa: E402
 
 GRID_OF = {kind.name: kind.grid for kind in IMAGE_KINDS}

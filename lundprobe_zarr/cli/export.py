@@ -48,16 +48,9 @@ def export(
     maps of each patient, with a report of what was rounded.
     """
     if format is dicom.Format.dicom:
+        other = {"arrays": arrays, "grids": grids, "crop": crop, "resample": resample}
         not_source = None if layout == "source" else layout
-        dicom.refuse(
-            "with --format dicom",
-            arrays=arrays,
-            grids=grids,
-            crop=crop,
-            resample=resample,
-            layout=not_source,
-            workers=workers,
-        )
+        dicom.refuse("with --format dicom", **other, layout=not_source, workers=workers)
         options = dicom.options_of(structures, sources, tg263, patient_position)
         chosen = shapes.cohort_of(dataset, parse_options(storage_options), patients, where, out)
         raise typer.Exit(dicom.run(locate(dataset, storage_options), chosen, out, options))

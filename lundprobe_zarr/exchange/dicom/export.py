@@ -12,6 +12,7 @@ from typing import Any
 from lundprobe_zarr.dataset.opening import dataset_around
 from lundprobe_zarr.errors import MissingStructureError, UsageError
 from lundprobe_zarr.exchange.dicom.packages import require_packages
+from lundprobe_zarr.schema.document import parse_json
 from lundprobe_zarr.schema.layout import SEGMENTATION_SOURCES
 from lundprobe_zarr.storage.local import named, require_folder
 from lundprobe_zarr.storage.location import Location
@@ -25,6 +26,7 @@ SOURCES = tuple(dict.fromkeys(SEGMENTATION_SOURCES.values()))
 PATIENT_POSITIONS = ("HFS", "HFP", "HFDL", "HFDR", "FFS", "FFP", "FFDL", "FFDR")
 REPORT = "report.json"
 UNCERTAINTY = "mri/nnunet/uncertainty"
+_LISTS = ("structures", "sources")
 _IMAGES = ("mri/image", "sct/image", "dose/dose")
 #: Arrays of which structures are chosen, and the source that chooses them.
 _BY_STRUCTURE = SEGMENTATION_SOURCES | {UNCERTAINTY: "nnunet"}
@@ -71,6 +73,11 @@ class DicomOptions:
             self.structures is None or structure in self.structures
         )
 
+    def to_report(self) -> dict[str, Any]:
+        """Return the options as `report.json` holds them."""
+        listed = {n: v if v is None else list(v) for n, v in vars(self).items() if n in _LISTS}
+        return listed | {"tg263": self.tg263, "patient_position": self.patient_position}
+
 
 @dataclass(frozen=True)
 class ExportedDicom:
@@ -84,6 +91,15 @@ class ExportedDicom:
         """The objects written: a series of images, or a file."""
         found: list[dict[str, Any]] = self.report["objects"]
         return found
+
+
+def is_written(out: Path, patient_id: str, options: DicomOptions) -> bool:
+    """Return whether a patient's folder is there, written with these options."""
+    report = out / patient_id / REPORT
+    if not report.is_file():
+        return False
+    said = parse_json(report.read_text(encoding="utf-8"))
+    return bool(said.get("options") == options.to_report())
 
 
 def volumes_read(location: Location, patient_id: str, options: DicomOptions) -> int:

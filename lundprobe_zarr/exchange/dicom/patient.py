@@ -57,12 +57,7 @@ def write_patient(
     return {
         "patient_id": store.patient_id,
         "frame_of_reference_uid": study.frame_uid,
-        "options": {
-            "structures": options.structures,
-            "sources": options.sources,
-            "tg263": options.tg263,
-            "patient_position": options.patient_position,
-        },
+        "options": options.to_report(),
         "objects": list(writer.objects()),
     }
 

@@ -2,46 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pytest
-from moved import moved_dataset
+from dicom_moved import moved_dataset
+from dicom_written import Written, write
 from scipy.spatial.transform import Rotation
-
-from lundprobe_zarr.exchange.dicom.export import ExportedDicom, export_dicom
-from lundprobe_zarr.storage.location import Location
-from lundprobe_zarr.stores.reader import StoreReader
-
-
-@dataclass(frozen=True)
-class Written:
-    """A patient's store and DICOM files."""
-
-    reader: StoreReader
-    exported: ExportedDicom
-
-    @property
-    def home(self) -> Path:
-        return self.exported.folder
-
-    @property
-    def patient_id(self) -> str:
-        return self.reader.metadata.patient_id
-
-
-def patients(dataset: Path) -> list[str]:
-    return sorted(p.stem for p in (dataset / "patients").iterdir())
-
-
-def write(dataset: Path, out: Path, extended: bool) -> Written:
-    """Write the first base or extended patient of a dataset."""
-    location = Location(dataset)
-    readers = [StoreReader.open(location, p) for p in patients(dataset)]
-    part = "extended" if extended else "base"
-    reader = next(r for r in readers if r.metadata.attributes["part"] == part)
-    return Written(reader, export_dicom(location, reader.metadata.patient_id, out))
 
 
 @pytest.fixture(scope="session")

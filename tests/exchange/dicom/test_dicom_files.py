@@ -11,14 +11,13 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
-from conftest import patients
+from dicom_moved import moved_dataset
 from dicom_reading import all_files, read, stored
-from moved import moved_dataset
+from dicom_written import patients
 from pydicom.dataset import Dataset
 
 from lundprobe_zarr.cli import main
 from lundprobe_zarr.errors import (
-    LundProbeError,
     MissingPackageError,
     MissingStructureError,
     UnknownLabelError,
@@ -301,6 +300,7 @@ def test_the_command_writes_and_says_what_was_rounded(dataset, extended, tmp_pat
     for wrong, said in (
         (("--format", "dicom"), "exists already"),
         (("--tg263",), "--tg263 without --format dicom"),
+        (("--format", "dicom", "--crop", "Rectum"), "--crop with --format dicom"),
         (("--patient-position", "HFS"), "--patient-position without --format dicom"),
         (("--format", "dicom", "--sources", "nnUNet"), "nearest: nnunet"),
         (("--format", "dcm"), "Invalid value"),
@@ -308,4 +308,20 @@ def test_the_command_writes_and_says_what_was_rounded(dataset, extended, tmp_pat
         status, _, err = run(capfd, *patient, *wrong)
         assert status == 2, wrong
         assert said in " ".join(err.split()), err
-    assert issubclass(UsageError, LundProbeError)
+
+
+def test_the_command_writes_several_and_goes_on_where_it_was(dataset, extended, tmp_path, capfd):
+    some = ("--format", "dicom", "--structures", "CTVT_427", "--sources", "clinical")
+    every = ("export", dataset, tmp_path, *some)
+    first = patients(dataset)[0]
+    assert run(capfd, "export", dataset, first, tmp_path, *some)[0] == 0
+    status, out, _ = run(capfd, *every, "--where", "part = 'base' OR n_fiducials > 0")
+    assert status == 0
+    assert f"{first}: there from an earlier run" in out
+    assert out.count("Wrote") == 3
+    assert sorted(p.name for p in tmp_path.iterdir()) == patients(dataset)
+    other = ("export", dataset, tmp_path, "--format", "dicom", "--sources", "nnunet")
+    status, out, _ = run(capfd, *other)
+    assert status == 1
+    assert "Failed: 4 patients" in out
+    assert out.count("exists already") == 4

@@ -7,12 +7,12 @@ import shlex
 from pathlib import Path
 
 import pytest
-from conftest import Written
+from dicom_written import Written
 
 from lundprobe_zarr.cli import main
 from lundprobe_zarr.exchange.dicom.names import ROIS
 
-GUIDE = (Path(__file__).parents[2] / "docs" / "dicom.md").read_text(encoding="utf-8")
+GUIDE = (Path(__file__).parents[3] / "docs" / "dicom.md").read_text(encoding="utf-8")
 PATIENT = "newAcq_cba26d19714d0247"
 BASH = re.findall(r"^```bash\n(.*?)^```$", GUIDE, re.MULTILINE | re.DOTALL)
 PYTHON = re.findall(r"^```python\n(.*?)^```$", GUIDE, re.MULTILINE | re.DOTALL)
