@@ -1,4 +1,4 @@
-"""`export` and `preview`: one patient out of a dataset, as NIfTI files or as a picture."""
+"""`export` and `preview`: patients out of a dataset, as NIfTI or DICOM files, or a picture."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from lundprobe_zarr.cli import shapes
+from lundprobe_zarr.cli import dicom, shapes
 from lundprobe_zarr.cli.place import (
     Dataset,
     PredictionsPlace,
@@ -36,8 +36,11 @@ def export(
     workers: shapes.Workers = None,
     predictions: PredictionsPlace = None,
     storage_options: StorageOptions = None,
+    format: dicom.FormatOption = dicom.Format.nifti,
+    tg263: dicom.Tg263Option = False,
+    patient_position: dicom.PositionOption = "",
 ) -> None:
-    """Write patients back as the NIfTI files they came from, or a choice of these in other shapes.
+    """Write patients back as the NIfTI files they came from, in other shapes, or as DICOM.
 
     Each file is checked against the hash of the original's uncompressed bytes, but for those
     whose values conversion rounded, which are listed, and those whose header lost its free text
@@ -48,7 +51,24 @@ def export(
     With options, or several patients, the same command continues an export; `export_report.json`
     lists the files, and structures that patients lack, which have none. Cropped and resampled
     files hold the voxels of `data.lp.resample(…).lp.crop(…)`: linear, masks at one half.
+
+    As DICOM (extra `dicom`): series of images, structure sets, dose, segmentations and uncertainty
+    maps of each patient, with a report of what was rounded.
     """
+    if format is dicom.Format.dicom:
+        other = {"arrays": arrays, "grids": grids, "crop": crop, "resample": resample}
+        not_source = None if layout == "source" else layout
+        dicom.refuse(
+            "with --format dicom",
+            **other,
+            layout=not_source,
+            workers=workers,
+            predictions=predictions,
+        )
+        options = dicom.options_of(structures, sources, tg263, patient_position)
+        chosen = shapes.cohort_of(dataset, parse_options(storage_options), patients, where, out)
+        raise typer.Exit(dicom.run(locate(dataset, storage_options), chosen, out, options))
+    dicom.refuse("without --format dicom", tg263=tg263, patient_position=patient_position)
     shape = shapes.shape_of(structures, sources, arrays, grids, crop, resample, layout)
     if where is not None or not shape.is_plain or len(patients) != 1:
         if predictions is not None:

@@ -1,5 +1,5 @@
-"""Export to other formats: NIfTI files as in the source, in other shapes, as BIDS; nnU-Net.
+"""Export to other formats: NIfTI files as in the source, in other shapes, as BIDS; nnU-Net; DICOM.
 
-Imports `patches` and below.
-Start reading at nifti.py, then cohort.py and nnunet.py.
+Imports `figures` and below.
+Start reading at nifti.py, then cohort.py, nnunet.py and dicom/export.py.
 """

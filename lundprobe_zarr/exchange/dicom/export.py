@@ -1,0 +1,214 @@
+"""`export_dicom`: one patient of a dataset as a folder of DICOM files."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lundprobe_zarr.dataset.opening import dataset_around
+from lundprobe_zarr.errors import MissingStructureError, UsageError
+from lundprobe_zarr.exchange.dicom.packages import require_packages
+from lundprobe_zarr.schema.document import parse_json
+from lundprobe_zarr.schema.layout import SEGMENTATION_SOURCES
+from lundprobe_zarr.storage.local import named, require_folder
+from lundprobe_zarr.storage.location import Location
+from lundprobe_zarr.stores.metadata import StoreMetadata
+from lundprobe_zarr.stores.opening import open_store
+from lundprobe_zarr.vocabulary.suggest import require_structure, unknown_label
+
+#: Sources of segmentations, as the table of structures names them.
+SOURCES = tuple(dict.fromkeys(SEGMENTATION_SOURCES.values()))
+#: Defined terms of Patient Position for patients who lie (PS3.3 C.7.3.1.1.2).
+PATIENT_POSITIONS = ("HFS", "HFP", "HFDL", "HFDR", "FFS", "FFP", "FFDL", "FFDR")
+REPORT = "report.json"
+UNCERTAINTY = "mri/nnunet/uncertainty"
+_LISTS = ("structures", "sources")
+_IMAGES = ("mri/image", "sct/image", "dose/dose")
+#: Arrays of which structures are chosen, and the source that chooses them.
+_BY_STRUCTURE = SEGMENTATION_SOURCES | {UNCERTAINTY: "nnunet"}
+
+
+@dataclass(frozen=True)
+class DicomOptions:
+    """What is written of a patient, and how it is called.
+
+    Attributes
+    ----------
+    structures : tuple of str, optional
+        Structures to write; all that the patient has if left out.
+    sources : tuple of str, optional
+        Sources of segmentations, of `SOURCES`; all that the patient has if left out. Structure
+        sets hold clinical ones. Uncertainty maps come with `nnunet`.
+    tg263 : bool
+        Name structures as AAPM TG-263 does: see `names`.
+    patient_position : str
+        Patient Position of images, of `PATIENT_POSITIONS`. The store does not know it; without
+        it the attribute is empty.
+    """
+
+    structures: tuple[str, ...] | None = None
+    sources: tuple[str, ...] | None = None
+    tg263: bool = False
+    patient_position: str = ""
+
+    def __post_init__(self) -> None:
+        for structure in self.structures or ():
+            require_structure(structure)
+        for source in self.sources or ():
+            if source not in SOURCES:
+                raise unknown_label("source", source, SOURCES)
+        if self.patient_position not in ("", *PATIENT_POSITIONS):
+            raise UsageError(
+                f"patient position {self.patient_position!r}",
+                expected=f"one of {', '.join(PATIENT_POSITIONS)}",
+            )
+
+    def takes(self, source: str, structure: str) -> bool:
+        """Return whether a structure of a source is to be written."""
+        return (self.sources is None or source in self.sources) and (
+            self.structures is None or structure in self.structures
+        )
+
+    def to_report(self) -> dict[str, Any]:
+        """Return the options as `report.json` holds them."""
+        listed = {n: v if v is None else list(v) for n, v in vars(self).items() if n in _LISTS}
+        return listed | {"tg263": self.tg263, "patient_position": self.patient_position}
+
+
+@dataclass(frozen=True)
+class ExportedDicom:
+    """A patient's folder, and what its `report.json` says: objects, rounding, contours."""
+
+    folder: Path
+    report: dict[str, Any]
+
+    @property
+    def objects(self) -> Sequence[dict[str, Any]]:
+        """The objects written: a series of images, or a file."""
+        found: list[dict[str, Any]] = self.report["objects"]
+        return found
+
+
+def is_written(out: Path, patient_id: str, options: DicomOptions) -> bool:
+    """Return whether a patient's folder is there, written with these options."""
+    report = out / patient_id / REPORT
+    if not report.is_file():
+        return False
+    said = parse_json(report.read_text(encoding="utf-8"))
+    return bool(said.get("options") == options.to_report())
+
+
+def volumes_read(location: Location, patient_id: str, options: DicomOptions) -> int:
+    """Return how many volumes `export_dicom` reads; one request. Raises `DamagedStoreError`."""
+    store = open_store(location, patient_id)
+    images = sum(len(store.arrays[p].sources) for p in _IMAGES if p in store.arrays)
+    return images + sum(
+        options.takes(source, str(record.labels["structure"]))
+        for path, source in _BY_STRUCTURE.items()
+        if path in store.arrays
+        for record in store.arrays[path].sources
+    )
+
+
+def export_dicom(
+    location: Location,
+    patient_id: str,
+    out: Path,
+    options: DicomOptions | None = None,
+    on_volume: Callable[[str], None] = lambda path: None,
+) -> ExportedDicom:
+    """Write a patient's images, structures, dose, segmentations and maps as DICOM.
+
+    The folder `out`/<patient id> appears when all its files are written, so an export that was
+    broken off can simply be run again. Equal content gets equal files, UIDs included.
+
+    Parameters
+    ----------
+    location : Location
+        The dataset.
+    patient_id : str
+        A patient of it.
+    out : Path
+        Folder to write into. It may hold other patients.
+    options : DicomOptions, optional
+        What to write.
+    on_volume : callable, optional
+        Called with the source path of each volume that was read.
+
+    Raises
+    ------
+    MissingPackageError
+        Without the packages of the extra `dicom`.
+    UsageError
+        The patient's folder exists already; `out` is a file or in a dataset; a grid is sheared;
+        values are not finite, or beyond what DICOM's integers hold; the patient lacks a source.
+    MissingStructureError
+        The patient lacks a structure of `options`.
+    DamagedStoreError
+        The store is damaged.
+    OSError
+        A file cannot be written.
+    """
+    require_packages()
+    from lundprobe_zarr.exchange.dicom.patient import write_patient
+
+    options = options or DicomOptions()
+    _require_free(out, patient_id)
+    store = open_store(location, patient_id)
+    _require_there(store, options)
+    draft = out / f".{patient_id}.dicom.partial"
+    shutil.rmtree(draft, ignore_errors=True)  # left by a killed export
+    try:
+        report = write_patient(location, store, draft, out / patient_id, options, on_volume)
+        with named(out / patient_id / REPORT):
+            (draft / REPORT).write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+        with named(out / patient_id):
+            draft.rename(out / patient_id)
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+    return ExportedDicom(out / patient_id, report)
+
+
+def _require_free(out: Path, patient_id: str) -> None:
+    require_folder(out, f"output folder {out}")
+    if root := dataset_around(out):
+        raise UsageError(
+            f"output folder {out} is within the dataset {root}",
+            expected="a folder outside of datasets",
+            remedy="choose another output folder",
+        )
+    if (out / patient_id).exists():
+        raise UsageError(
+            f"{out / patient_id} exists already",
+            expected="a new folder",
+            remedy="choose another output folder or remove it",
+        )
+
+
+def _require_there(store: StoreMetadata, options: DicomOptions) -> None:
+    """Require that the patient has each structure and source that was asked for."""
+    there = [
+        (SEGMENTATION_SOURCES[array.spec.path], str(record.labels["structure"]))
+        for array in store.arrays.values()
+        if array.spec.path in SEGMENTATION_SOURCES
+        for record in array.sources
+    ]
+    for source in options.sources or ():
+        if source not in {s for s, _ in there}:
+            raise UsageError(
+                f"patient {store.patient_id} has no segmentations of source {source}",
+                where=store.where,
+                expected=f"one of {', '.join(dict.fromkeys(s for s, _ in there))}",
+            )
+    for structure in options.structures or ():
+        found = sorted({n for s, n in there if options.takes(s, n)})
+        if structure not in found:
+            raise MissingStructureError(
+                f"patient {store.patient_id} lacks the structure {structure}",
+                where=store.where,
+                remedy="leave it out",
+            )
