@@ -103,7 +103,7 @@ screenshots: $(INSTALLED_DEV)
 # Terminal and page, as README and site show them; tests compare what the terminal shows.
 tour: $(INSTALLED_DEV)
 	$(BIN)/python scripts/tour.py
-	$(BIN)/python scripts/page_screenshots.py --tour
+	$(BIN)/python scripts/page_screenshots.py
 
 # The site, in build/site: warnings are errors, and nothing is fetched from another host.
 docs: build/tutorials/.made $(INSTALLED_DOCS)

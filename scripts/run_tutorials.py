@@ -90,7 +90,7 @@ def main(arguments: list[str]) -> int:
     """Execute the named tutorials, or all; exit status 1 if one took too long."""
     # Commands of this environment are found, and look the same for everyone.
     os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    os.environ |= {"COLUMNS": "96", "NO_COLOR": "1", "TERM": "dumb", "OMP_NUM_THREADS": "2"}
+    os.environ |= {"COLUMNS": "96", "NO_COLOR": "1", "TERM": "dumb", "OMP_NUM_THREADS": "1"}
     slow = False
     for path in [SOURCE / f"{name}.py" for name in arguments] or sorted(SOURCE.glob("*.py")):
         seconds = run(path)

@@ -106,14 +106,26 @@ def error_classes() -> str:
 def http_api() -> str:
     """Every operation of the service, from its own OpenAPI document."""
     document = openapi()
-    parts = []
+    parts = ["## Errors\n", "| status | |", "| --- | --- |"]
+    parts += [f"| {status} | {text} |" for status, text in _statuses(document).items()]
     for tag in document["tags"]:
-        parts.append(f"## {tag['name'].capitalize()}\n\n{tag['description']}\n")
+        parts.append(f"\n## {tag['name'].capitalize()}\n\n{tag['description']}\n")
         for path, there in document["paths"].items():
             for method, operation in there.items():
-                if tag["name"] in operation["tags"]:
+                if tag["name"] in operation["tags"] and not (method == "head" and "get" in there):
                     parts.append(_operation(method, path, operation))
     return "\n".join(parts)
+
+
+def _statuses(document: Mapping[str, Any]) -> dict[str, str]:
+    """Every status of an error, with the description that it has most often."""
+    said: dict[str, list[str]] = {}
+    for there in document["paths"].values():
+        for operation in there.values():
+            for status, answer in operation["responses"].items():
+                if status[0] in "45" and status.isdigit():
+                    said.setdefault(status, []).append(_cell(answer["description"]))
+    return {status: max(texts, key=texts.count) for status, texts in sorted(said.items())}
 
 
 def openapi() -> dict[str, Any]:
@@ -154,11 +166,13 @@ def _operation(method: str, path: str, operation: Mapping[str, Any]) -> str:
     if body := operation.get("requestBody"):
         for kind, content in body["content"].items():
             lines += [f"Body, `{kind}`:\n", *_fields(content.get("schema", {})), ""]
+    answers = operation["responses"]
     lines += ["| status | answer | |", "| --- | --- | --- |"]
-    for status, answer in operation["responses"].items():
-        kinds = ", ".join(f"`{kind}`" for kind in answer.get("content", {}))
-        lines.append(f"| {status} | {kinds} | {_cell(answer.get('description', ''))} |")
-    return "\n".join(lines) + "\n"
+    for status in (s for s in answers if s[0] in "123"):
+        kinds = ", ".join(f"`{kind}`" for kind in answers[status].get("content", {}))
+        lines.append(f"| {status} | {kinds} | {_cell(answers[status].get('description', ''))} |")
+    failed = ", ".join(s for s in answers if s[0] in "45" and s.isdigit())
+    return "\n".join(lines) + (f"\n\nErrors: {failed}.\n" if failed else "\n")
 
 
 def _parameter(parameter: Mapping[str, Any]) -> str:

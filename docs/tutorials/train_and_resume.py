@@ -10,13 +10,26 @@
 # %%
 import json
 import os
+import socket
+import subprocess
+import sys
+import time
 
 import s3fs
-from moto.server import ThreadedMotoServer
 
-server = ThreadedMotoServer(port=0)
-server.start()
-host, port = server.get_host_and_port()
+with socket.socket() as free:
+    free.bind(("127.0.0.1", 0))
+    port = free.getsockname()[1]
+server = subprocess.Popen(
+    [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)],
+    stdout=subprocess.DEVNULL,
+    stderr=subprocess.DEVNULL,
+)
+for _ in range(300):
+    with socket.socket() as there:
+        if there.connect_ex(("127.0.0.1", port)) == 0:
+            break
+    time.sleep(0.1)
 options = {"key": "a", "secret": "b", "endpoint_url": f"http://127.0.0.1:{port}"}
 os.environ["LUNDPROBE_STORAGE_OPTIONS"] = json.dumps(options)  # for the command line
 s3fs.S3FileSystem(**options).mkdir("training")
@@ -55,6 +68,7 @@ def make_loader():
         patch_size=(8, 32, 32),  # voxels z, y, x
         structures=STRUCTURES,
         sampling=lp.BalancedSampling(STRUCTURES, foreground=0.67, per_patient=8),
+        cache="cache",  # a second epoch reads from the disk
         seed=1,
     )
     return lp.torch_dataset(stream, batch_size=4, drop_last=True).loader()
@@ -102,12 +116,14 @@ def normalised(image):
 
 
 def loss_of(model, batch):
-    """Cross-entropy of the structures that are present."""
-    loss = nn.functional.binary_cross_entropy_with_logits(
-        model(normalised(batch["image"])), batch["mask"].float(), reduction="none"
-    )
-    present = batch["present"][:, :, None, None, None]
-    return (loss * present).sum() / (present.sum() * batch["image"][0, 0].numel()).clamp(min=1)
+    """Soft Dice and cross-entropy of the structures that are present."""
+    scores, truth = model(normalised(batch["image"])), batch["mask"].float()
+    present = batch["present"].float()
+    entropy = nn.functional.binary_cross_entropy_with_logits(scores, truth, reduction="none")
+    found = torch.sigmoid(scores)
+    both, total = (found * truth).sum((2, 3, 4)), (found + truth).sum((2, 3, 4))
+    dice = (2 * both + 1) / (total + 1)
+    return ((entropy.mean((2, 3, 4)) + 1 - dice) * present).sum() / present.sum().clamp(min=1)
 
 
 # %% [markdown]
@@ -144,9 +160,9 @@ def train(steps, checkpoint):
     return model, losses
 
 
-model, unbroken = train(80, "unbroken.pt")
-first_half = train(40, "killed.pt")[1]
-resumed = train(80, "killed.pt")[1]  # a new loader, a new model: all from the checkpoint
+model, unbroken = train(160, "unbroken.pt")
+first_half = train(80, "killed.pt")[1]
+resumed = train(160, "killed.pt")[1]  # all from the checkpoint, with a new loader and model
 assert first_half + resumed == unbroken, "the same patches in the same order, to the last bit"
 unbroken[0], unbroken[-1]
 
@@ -155,8 +171,8 @@ import matplotlib.pyplot as plt
 
 figure, axes = plt.subplots(figsize=(7, 3), layout="constrained")
 axes.plot(unbroken, label="never stopped", linewidth=4, alpha=0.35)
-axes.plot(range(40), first_half, label="until it was killed")
-axes.plot(range(40, 80), resumed, label="resumed")
+axes.plot(range(80), first_half, label="until it was killed")
+axes.plot(range(80, 160), resumed, label="resumed")
 axes.set(xlabel="step", ylabel="loss")
 _ = axes.legend()
 
@@ -193,7 +209,8 @@ for number, structure in enumerate(STRUCTURES):
 predicted.map(lambda v: v.argmax(axis=0).astype("uint8")).save("labels.nii.gz")
 
 # %%
-server.stop()
+server.terminate()
+_ = server.wait(30)
 
 # %% [markdown]
 # [The guide](../training.md) has resampling, augmentation that resumes, ranks and workers, and what it was measured to cost.
