@@ -160,9 +160,9 @@ def train(steps, checkpoint):
     return model, losses
 
 
-model, unbroken = train(160, "unbroken.pt")
-first_half = train(80, "killed.pt")[1]
-resumed = train(160, "killed.pt")[1]  # all from the checkpoint, with a new loader and model
+model, unbroken = train(120, "unbroken.pt")
+first_half = train(60, "killed.pt")[1]
+resumed = train(120, "killed.pt")[1]  # all from the checkpoint, with a new loader and model
 assert first_half + resumed == unbroken, "the same patches in the same order, to the last bit"
 unbroken[0], unbroken[-1]
 
@@ -171,8 +171,8 @@ import matplotlib.pyplot as plt
 
 figure, axes = plt.subplots(figsize=(7, 3), layout="constrained")
 axes.plot(unbroken, label="never stopped", linewidth=4, alpha=0.35)
-axes.plot(range(80), first_half, label="until it was killed")
-axes.plot(range(80, 160), resumed, label="resumed")
+axes.plot(range(60), first_half, label="until it was killed")
+axes.plot(range(60, 120), resumed, label="resumed")
 axes.set(xlabel="step", ylabel="loss")
 _ = axes.legend()
 
