@@ -1,6 +1,6 @@
 """Gather the fragments of changelog.d under a new version of CHANGELOG.md, and remove them.
 
-    python scripts/changelog.py VERSION
+python scripts/changelog.py VERSION
 """
 
 from __future__ import annotations
@@ -16,7 +16,9 @@ ROOT = Path(__file__).resolve().parent.parent
 KINDS = ("changed", "added", "fixed", "removed")
 _NAME = re.compile(rf"[\w-]+\.(?P<kind>{'|'.join(KINDS)})\.md")
 _VERSION = re.compile(r"\d+\.\d+\.\d+")
-_UNRELEASED = re.compile(r"^## \[Unreleased\]\n(?P<body>.*?)(?=^## \[|\Z)", re.DOTALL | re.MULTILINE)
+_UNRELEASED = re.compile(
+    r"^## \[Unreleased\]\n(?P<body>.*?)(?=^## \[|\Z)", re.DOTALL | re.MULTILINE
+)
 
 
 def fragments(folder: Path) -> dict[Path, tuple[str, str]]:
@@ -47,7 +49,10 @@ def released(text: str, entries: Sequence[tuple[str, str]], version: str, day: d
         sections[kind.capitalize()] = f"{there}\n{item}".strip("\n")
     body = "".join(f"\n### {title}\n\n{items}\n" for title, items in _ordered(sections).items())
     before, after = text[: unreleased.start()], text[unreleased.end() :]
-    return f"{before}## [Unreleased]\n\n## [{version}] - {day.isoformat()}\n{body}\n{after}".rstrip() + "\n"
+    return (
+        f"{before}## [Unreleased]\n\n## [{version}] - {day.isoformat()}\n{body}\n{after}".rstrip()
+        + "\n"
+    )
 
 
 def _sections(body: str) -> dict[str, str]:

@@ -43,7 +43,7 @@ def run(path: Path) -> float:
         ).execute()
         seconds = time.monotonic() - started
     MADE.mkdir(parents=True, exist_ok=True)
-    text = "\n".join(_page(notebook, path)).replace(f"{folder}/", "")
+    text = "\n".join(_page(notebook, path)).replace(f"{folder}/", "").replace(f"{ROOT}/", "")
     (MADE / f"{path.stem}.md").write_text(text, encoding="utf-8")
     return seconds
 
@@ -91,6 +91,7 @@ def main(arguments: list[str]) -> int:
     # Commands of this environment are found, and look the same for everyone.
     os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     os.environ |= {"COLUMNS": "96", "NO_COLOR": "1", "TERM": "dumb", "OMP_NUM_THREADS": "1"}
+    os.environ["PYTHONWARNINGS"] = "ignore:IProgress"  # bars of tqdm that a page cannot show
     slow = False
     for path in [SOURCE / f"{name}.py" for name in arguments] or sorted(SOURCE.glob("*.py")):
         seconds = run(path)

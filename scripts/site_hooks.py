@@ -89,4 +89,3 @@ def _outside(text: str, start: str) -> str:
 
     link = rf"\[([^\]]+)\]\({re.escape(start[2:])}([\w./-]+)(#[\w-]+)?\)"
     return re.sub(link, lead, text)
-

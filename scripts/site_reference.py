@@ -149,9 +149,7 @@ def openapi() -> dict[str, Any]:
             token_sha256=token_sha256(token),
         )
         with TestClient(make_app(settings), base_url="http://127.0.0.1") as client:
-            answer = client.get(
-                "/api/openapi.json", headers={"Authorization": f"Bearer {token}"}
-            )
+            answer = client.get("/api/openapi.json", headers={"Authorization": f"Bearer {token}"})
             answer.raise_for_status()
             found: dict[str, Any] = answer.json()
     return found

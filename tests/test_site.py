@@ -45,7 +45,12 @@ def test_operations_of_the_service_are_written_as_tables():
     operation = {
         "summary": "Run a SELECT.",
         "parameters": [
-            {"name": "n", "in": "query", "schema": {"type": "integer", "minimum": 1}, "description": "a | b"}
+            {
+                "name": "n",
+                "in": "query",
+                "schema": {"type": "integer", "minimum": 1},
+                "description": "a | b",
+            }
         ],
         "requestBody": {
             "content": {

@@ -25,7 +25,7 @@ made = subprocess.run(
     check=True,
 )
 token = next(word for word in made.stdout.split() if word.startswith("lp_"))
-print(made.stdout.replace(token, "lp_…"))
+print(f"{made.stdout}{made.stderr}".replace(token, "lp_…"))
 
 # %% [markdown]
 # ## Start it
