@@ -1,4 +1,4 @@
-"""Check the built site: nothing is fetched from another host, and every page describes its pictures.
+"""Check the built site: nothing is fetched from another host, and pictures are described.
 
     python scripts/check_site.py [--links]
 

@@ -52,7 +52,8 @@ def _page(notebook: Any, path: Path) -> Iterator[str]:
     """Yield the Markdown of an executed notebook, cell by cell."""
     title, *cells = notebook.cells
     first, _, rest = title.source.partition("\n")
-    yield f"{first}\n\n*This page is [{path.name}]({path.name}), executed when it was built.*\n{rest}\n"
+    offer = f"*This page is [{path.name}]({path.name}), executed when it was built.*"
+    yield f"{first}\n\n{offer}\n{rest}\n"
     for number, cell in enumerate(cells):
         if cell.cell_type == "markdown":
             yield f"{cell.source}\n"

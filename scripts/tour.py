@@ -22,7 +22,8 @@ COMMANDS = (
     "lundprobe-zarr --quiet phantom lund-probe --patients 3 --extended 1",
     "lundprobe-zarr --quiet convert lund-probe my-dataset",
     "lundprobe-zarr query my-dataset \"protocol = 'newAcq' AND NOT missing_PenileBulb\"",
-    'lundprobe-zarr query my-dataset "SELECT structure, round(avg(volume_cc)) AS mean_cc FROM clinical '
+    'lundprobe-zarr query my-dataset "SELECT structure, round(avg(volume_cc)) AS mean_cc '
+    "FROM clinical "
     'GROUP BY ALL ORDER BY mean_cc LIMIT 4"',
     "lundprobe-zarr dvh my-dataset newAcq_cba26d19714d0247 --metrics 'D98%,mean,V38.43Gy'",
     'lundprobe-zarr query my-dataset "CTV.volume_cc > 20"',
@@ -36,12 +37,14 @@ Run = Callable[[list[str]], str]
 
 
 def text(run: Run) -> str:
-    """Return the commands and what `run` gets from each, without what differs each time."""
-    parts = []
-    for command in COMMANDS:
-        printed = run(shlex.split(command)[1:]).strip("\n")
-        parts.append(f"$ {command}\n{_FOLDER.sub('', _DURATION.sub('', printed))}\n")
-    return "\n".join(parts)
+    """Return all commands and what `run` gets from each."""
+    return "\n".join(session(run, command) for command in COMMANDS)
+
+
+def session(run: Run, command: str) -> str:
+    """Return a command and what it prints, without what differs each time."""
+    printed = run(shlex.split(command)[1:]).strip("\n")
+    return f"$ {command}\n{_FOLDER.sub('', _DURATION.sub('', printed))}\n"
 
 
 def in_a_process(arguments: list[str]) -> str:

@@ -13,7 +13,10 @@ sys.path.insert(0, str(ROOT / "scripts"))
 
 import changelog  # noqa: E402
 
-TEXT = "# Changelog\n\nIntro.\n\n## [Unreleased]\n\n### Added\n\n- One.\n\n### Earlier\n\n- Two.\n\n## [0.1.0]\n\n- Old.\n"
+TEXT = (
+    "# Changelog\n\nIntro.\n\n## [Unreleased]\n\n### Added\n\n- One.\n\n### Earlier\n\n- Two.\n"
+    "\n## [0.1.0]\n\n- Old.\n"
+)
 
 
 def test_fragments_come_under_the_version_by_kind():

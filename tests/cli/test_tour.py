@@ -7,29 +7,45 @@ import re
 import sys
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT / "scripts"))
 
 import tour  # noqa: E402
 
 
-def test_the_terminal_shows_what_the_commands_print(cli, tmp_path, monkeypatch):
-    """If it fails: look at the difference, then run `make tour`."""
-    monkeypatch.chdir(tmp_path)
-
-    def run(arguments: list[str]) -> str:
+@pytest.fixture
+def run(cli):
+    def both(arguments: list[str]) -> str:
         ran = cli(*arguments)
         return f"{ran.out}{ran.err}"
 
-    kept = (tour.IMAGES / "tour-terminal.txt").read_text(encoding="utf-8")
-    assert tour.text(run).splitlines() == kept.splitlines()
+    return both
+
+
+def kept() -> str:
+    return (tour.IMAGES / "tour-terminal.txt").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("command", tour.COMMANDS[2:])
+def test_the_terminal_shows_what_a_command_prints(command, run, dataset, tmp_path, monkeypatch):
+    """If it fails: look at the difference, then run `make tour`."""
+    (tmp_path / "my-dataset").symlink_to(dataset)
+    monkeypatch.chdir(tmp_path)
+    assert tour.session(run, command) in kept()
+
+
+@pytest.mark.slow
+def test_the_terminal_shows_all_from_the_beginning(run, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert tour.text(run).splitlines() == kept().splitlines()
 
 
 def test_the_picture_is_of_that_text():
-    kept = (tour.IMAGES / "tour-terminal.txt").read_text(encoding="utf-8")
     drawn = (tour.IMAGES / "tour-terminal.svg").read_text(encoding="utf-8")
     shown = "".join(html.unescape(t) for t in re.findall(r"<text[^>]*>([^<]*)</text>", drawn))
-    assert "".join(kept.split()) in "".join(shown.split())
+    assert "".join(kept().split()) in "".join(shown.split())
 
 
 def test_pictures_are_small_and_fetch_nothing():
