@@ -46,10 +46,8 @@ def names_by_room() -> dict[str, list[str]]:
     """Every public name, under the room that it is defined in."""
     found: dict[str, list[str]] = {room: [] for room in ROOMS}
     for name in lp.__all__:
-        thing = getattr(lp, name)
-        module = getattr(thing, "__module__", None) or "lundprobe_zarr"
-        room = module.split(".")[1] if module.startswith("lundprobe_zarr.") else "dataset"
-        found.setdefault(room, []).append(name)
+        module = lp._LAZY.get(name) or vars(lp)[name].__module__  # imports nothing
+        found.setdefault(module.split(".")[1], []).append(name)
     return {room: names for room, names in found.items() if names}
 
 
