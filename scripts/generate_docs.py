@@ -173,7 +173,7 @@ def figures() -> str:
             "`benchmarks.conversion`",
         ),
         (
-            f"wrong values after {flips['total']:,} flipped bits",
+            f"wrong values that nothing notices, of {flips['total']:,} flipped bits",
             "",
             str(sum(f["unnoticed"] for f in flips.values() if isinstance(f, dict))),
             "`benchmarks.damage`",
