@@ -11,6 +11,8 @@
 #   make check-page                        check the page's modules, where node is there
 #   make ome-readers                       read OME-Zarr with zarrita, where node and npm are there
 #   make screenshots                       draw the pictures of the page in docs/images
+#   make docs     build the site           make tutorials  execute the tutorials
+#   make tour     draw the terminal's tour  make changelog  gather fragments under a version
 #   make bench    run the benchmarks       make format  format the code
 #   make audit-dependencies                ask for known vulnerabilities of what `serve` runs on
 #   make clean    remove what these make
@@ -21,6 +23,7 @@ BIN := $(VENV)/bin
 # Installed anew only when pyproject.toml changes.
 INSTALLED := $(VENV)/.installed
 INSTALLED_DEV := $(VENV)/.installed-dev
+INSTALLED_DOCS := $(VENV)/.installed-docs
 WORKERS ?= 2
 # For the tests of torch datasets, on Python 3.11; with others they run if torch is there already.
 TORCH ?= torch==2.13.0
@@ -45,7 +48,7 @@ PAGE_TYPESCRIPT ?= typescript@5.9.3
 ZARRITA ?= zarrita@0.7.5 @zarrita/storage@0.2.0
 
 .PHONY: demo test test-fast test-minimum test-nnunet test-nightly test-oldest-datasets coverage mutation check \
-  audit-dependencies bench format clean check-page ome-readers screenshots
+  audit-dependencies bench format clean check-page ome-readers screenshots docs tutorials tour changelog
 
 demo: $(INSTALLED)
 	$(BIN)/lundprobe-zarr demo .demo --workers $(WORKERS)
@@ -76,6 +79,7 @@ check: $(INSTALLED_DEV) audit-dependencies
 	cd build/tree && $(CURDIR)/$(BIN)/mypy --config-file $(CURDIR)/pyproject.toml
 	cd build/tree && $(CURDIR)/$(BIN)/lint-imports $(CURDIR)/pyproject.toml --no-cache
 	$(BIN)/python scripts/check_links.py
+	$(BIN)/codespell
 	$(BIN)/python scripts/generate_docs.py --check
 
 # Types of the page's modules; no part of the package, which needs no node.
@@ -95,6 +99,28 @@ ome-readers: $(INSTALLED_DEV)
 # Needs Chromium, and `pip install playwright`.
 screenshots: $(INSTALLED_DEV)
 	$(BIN)/python scripts/page_screenshots.py
+
+# Terminal and page, as README and site show them; tests compare what the terminal shows.
+tour: $(INSTALLED_DEV)
+	$(BIN)/python scripts/tour.py
+	$(BIN)/python scripts/page_screenshots.py
+
+# The site, in build/site: warnings are errors, and nothing is fetched from another host.
+docs: build/tutorials/.made $(INSTALLED_DOCS)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
+	$(BIN)/python scripts/check_site.py
+
+tutorials:
+	rm -f build/tutorials/.made
+	$(MAKE) build/tutorials/.made
+
+build/tutorials/.made: $(wildcard docs/tutorials/*.py) scripts/run_tutorials.py $(INSTALLED_DOCS)
+	$(BIN)/python scripts/run_tutorials.py
+	@touch $@
+
+# make changelog VERSION=0.3.0
+changelog: $(INSTALLED)
+	$(BIN)/python scripts/changelog.py $(VERSION)
 
 # Fails on a known vulnerability of what others reach over the network; says so where it cannot ask.
 audit-dependencies: $(INSTALLED_DEV)
@@ -169,3 +195,7 @@ $(INSTALLED_DEV): pyproject.toml | $(BIN)/python
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
 	$(BIN)/python scripts/link_types.py
 	@touch $(INSTALLED) $@
+
+$(INSTALLED_DOCS): $(INSTALLED_DEV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev,docs]'
+	@touch $(INSTALLED) $(INSTALLED_DEV) $@

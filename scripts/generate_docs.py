@@ -6,10 +6,12 @@ written, and the exit status is 1 if a section is stale.
 
 from __future__ import annotations
 
+import json
 import re
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 from lundprobe_zarr.cli.info import type_name
 from lundprobe_zarr.quality.paper import published_numbers, shown
@@ -21,6 +23,7 @@ from lundprobe_zarr.vocabulary.files import KNOWN_FILES, SourceFile
 from lundprobe_zarr.vocabulary.names import FOLDS, OBSERVERS, STEPS, STRUCTURE_TABLE, TARGETS
 
 _ROOT = Path(__file__).resolve().parent.parent
+_RESULTS = _ROOT / "benchmarks" / "results"
 _SECTION = re.compile(r"(<!-- generated: (?P<name>[\w-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
@@ -117,6 +120,100 @@ def paper() -> str:
     return f"{parts[0]}\n```sql\n" + "\n".join(parts[1:]) + "```\n"
 
 
+def _figures(name: str) -> dict[str, Any]:
+    """The figures that `python -m benchmarks.NAME` left."""
+    found: dict[str, Any] = json.loads((_RESULTS / f"{name}.json").read_text("utf-8"))["figures"]
+    return found
+
+
+def _ms(value: float) -> str:
+    return f"{value:,.0f} ms" if value >= 10 else f"{value:.1f} ms"
+
+
+def figures() -> str:
+    """What the format gives that NIfTI does not, each with the command that measured it."""
+    latency = _figures("patches")["latency"]
+    question, converted = _figures("question")["ways"], _figures("conversion")
+    first = _figures("remote")["first_patch_untouched_patient"]
+    flips, chosen = _figures("damage")["flips"], _figures("cohort")["467_patients"]
+    peers = ("nibabel", "torchio", "monai")
+    rows = [
+        (
+            f"a patch of 32×192×192 voxels, {what}",
+            ", ".join(f"{_ms(latency[key][peer]['median_ms'])} ({peer})" for peer in peers),
+            _ms(latency[key]["ours"]["median_ms"]),
+            "`benchmarks.patches`",
+        )
+        for key, what in (("T2w", "T2w"), ("T2w_and_masks", "T2w and three masks"))
+    ]
+    rows += [
+        (
+            "a question of two patients' targets: bytes read",
+            f"{question['nibabel']['megabytes_read']:.0f} MB",
+            f"{question['lundprobe_zarr']['megabytes_read']:.0f} MB",
+            "`benchmarks.question`",
+        ),
+        (
+            "the first patch of a patient over HTTP",
+            "whole files",
+            f"{first['bytes'] / 1e6:.1f} MB in {first['requests']} requests",
+            "`benchmarks.remote`",
+        ),
+        (
+            "choosing among 467 patients by SQL",
+            "no tables",
+            _ms(chosen["where_structures"]["median_ms"]),
+            "`benchmarks.cohort`",
+        ),
+        (
+            "six patients on disk",
+            f"{converted['standard']['source_mb']:,.0f} MB",
+            f"{converted['standard']['store_mb']:,.0f} MB; `compact` "
+            f"{converted['compact']['store_mb']:,.0f} MB",
+            "`benchmarks.conversion`",
+        ),
+        (
+            f"wrong values that nothing notices, of {flips['total']:,} flipped bits",
+            "",
+            str(sum(f["unnoticed"] for f in flips.values() if isinstance(f, dict))),
+            "`benchmarks.damage`",
+        ),
+    ]
+    return _table(("", "`.nii.gz`", "`lundprobe-zarr`", "measured by `python -m`"), rows)
+
+
+def formats() -> str:
+    """The same voxels from other formats and readers."""
+    latency = _figures("patches")["latency"]
+    names = {
+        "ours": "Zarr v3, this package",
+        "tensorstore": "the same arrays, tensorstore",
+        "blosc2_nnunet": "Blosc2 chunks fitted to the patch, as nnU-Net makes them",
+        "nibabel": "`.nii.gz`, nibabel",
+        "torchio": "`.nii.gz`, TorchIO",
+        "monai": "`.nii.gz`, MONAI",
+    }
+    rows = [
+        (what, *(_ms(latency[key][name]["median_ms"]) for key in ("T2w", "T2w_and_masks")))
+        for name, what in names.items()
+    ]
+    for name, what in (("webdataset", "WebDataset"), ("litdata", "LitData")):
+        precut = latency[f"precut_{name}"]["median_ms"]
+        rows.append((f"patches cut before, uncompressed, {what}", _ms(precut), ""))
+    return _table(("32×192×192 voxels, median", "T2w", "T2w and three masks"), rows)
+
+
+def sizes() -> str:
+    """What six patients take on disk, by precision."""
+    converted = _figures("conversion")
+    source = converted["standard"]["source_mb"]
+    rows = [("`.nii.gz`, as published", f"{source:,.0f} MB", "1")]
+    for precision in ("lossless", "standard", "compact"):
+        found = converted[precision]
+        rows.append((f"`{precision}`", f"{found['store_mb']:,.0f} MB", f"{found['ratio']:.2f}"))
+    return _table(("six patients of full size", "on disk", "share"), rows)
+
+
 SECTIONS: dict[str, Callable[[], str]] = {
     "structures": structures,
     "layout": layout,
@@ -124,6 +221,9 @@ SECTIONS: dict[str, Callable[[], str]] = {
     "tables": tables,
     "rules": rules,
     "paper": paper,
+    "figures": figures,
+    "formats": formats,
+    "sizes": sizes,
 }
 
 

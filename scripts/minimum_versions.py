@@ -14,6 +14,8 @@ from pathlib import Path
 
 _PYPROJECT = Path(__file__).resolve().parent.parent / "pyproject.toml"
 _REQUIREMENT = re.compile(r"([\w.-]+)(?:\[[\w,]+\])?>=([\w.]+)(?:; sys_platform .*)?")
+#: Extras of tools, which are taken as new as they come.
+_TOOLS = ("dev", "docs")
 #: Packages that are released together with one that is named.
 _TOGETHER = {"dask": "distributed"}
 
@@ -22,7 +24,7 @@ def constraints(pyproject: str) -> list[str]:
     """Constraints of the text of a pyproject.toml; raises `ValueError` for one without a bound."""
     project = tomllib.loads(pyproject)["project"]
     extras = project["optional-dependencies"]
-    wanted = [*project["dependencies"], *(r for n in extras if n != "dev" for r in extras[n])]
+    wanted = [*project["dependencies"], *(r for n in extras if n not in _TOOLS for r in extras[n])]
     lines = []
     for requirement in wanted:
         found = _REQUIREMENT.fullmatch(requirement)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shlex
 import sys
+from functools import lru_cache
 from pathlib import Path
 
 import pytest
@@ -26,23 +27,83 @@ _BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 _SETTING_UP = re.compile(r"make ([\w-]+)|pip install \.")
 
 
-def blocks() -> list[tuple[str, str]]:
-    """Language and text of the README's code blocks, in order."""
-    return _BLOCK.findall((ROOT / "README.md").read_text(encoding="utf-8"))
+#: Pages whose blocks run one after another in one folder, in this order.
+IN_ONE_FOLDER = ("README.md", "docs/get-started.md", "docs/converting.md")
+#: Pages whose blocks run by themselves, on a dataset that is there.
+ON_A_DATASET = ("docs/reading.md", "docs/cohorts.md", "docs/errors.md")
+_NOT_RUN = re.compile(r"<!-- not run: \S[^>]+ -->\n\n$")
+_JOINED = re.compile(r"^(?![-*|>#\s]|\d+\. |<!--)(.+)\n(?=(?:[-*] |\d+\. |\| ))", re.MULTILINE)
 
 
-def test_every_block_of_the_readme_runs(cli, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
+def blocks(page: str) -> list[tuple[str, str]]:
+    """Language and text of a page's code blocks, in order."""
+    return _BLOCK.findall((ROOT / page).read_text(encoding="utf-8"))
+
+
+def run_blocks(cli, page: str, ran: set[str]) -> None:
+    """Run a page's blocks; a command of `ran`, which ran in this folder before, is left out."""
     namespace: dict[str, object] = {}
-    for language, text in blocks():
+    for language, text in blocks(page):
         if language == "python":
-            exec(compile(text, "README.md", "exec"), namespace)
+            exec(compile(text, page, "exec"), namespace)
         elif language == "bash":
             for line in text.splitlines():
-                run_line(cli, line)
+                if line not in ran:
+                    run_line(cli, line)
+                    ran.add(line)
         else:
             assert language == "text"
+
+
+def test_every_block_of_the_readme_and_first_pages_runs(cli, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    ran: set[str] = set()
+    for page in IN_ONE_FOLDER:
+        run_blocks(cli, page, ran)
     assert (tmp_path / "picture.png").exists()
+    assert any((tmp_path / "nifti").rglob("*.nii.gz"))
+
+
+@pytest.mark.parametrize("page", ON_A_DATASET)
+def test_every_block_of_a_guide_runs(page, cli, dataset, tmp_path, monkeypatch):
+    (tmp_path / "my-dataset").symlink_to(dataset)
+    monkeypatch.chdir(tmp_path)
+    run_blocks(cli, page, set())
+
+
+def pages() -> list[Path]:
+    return sorted((ROOT / "docs").rglob("*.md"))
+
+
+@pytest.mark.parametrize("page", [str(p.relative_to(ROOT)) for p in pages()])
+def test_every_block_is_run_by_a_test_or_opted_out(page):
+    text = (ROOT / page).read_text(encoding="utf-8")
+    if Path(page).name in _named_by_tests():
+        return
+    for block in re.finditer(r"^```(python|bash|sh)\n", text, re.MULTILINE):
+        line = text.count("\n", 0, block.start()) + 1
+        assert _NOT_RUN.search(text[: block.start()]), (
+            f"{page}:{line}: no test names this page; run its blocks in one, or write "
+            "`<!-- not run: REASON -->` and an empty line before the block"
+        )
+
+
+@lru_cache
+def _named_by_tests() -> frozenset[str]:
+    """Pages that a test names, and so runs."""
+    texts = [f.read_text(encoding="utf-8") for f in (ROOT / "tests").rglob("test_*.py")]
+    return frozenset(re.findall(r"[\"/]([\w-]+\.md)\"", "\n".join(texts)))
+
+
+@pytest.mark.parametrize("page", [str(p.relative_to(ROOT)) for p in pages()])
+def test_lists_and_tables_have_an_empty_line_before_them(page):
+    """GitHub does without; Python-Markdown, which the site is made with, does not."""
+    prose = re.sub(_BLOCK, "", (ROOT / page).read_text(encoding="utf-8"))
+    assert [m[1] for m in _JOINED.finditer(prose)] == []
+
+
+def test_the_readme_is_short():
+    assert len((ROOT / "README.md").read_text(encoding="utf-8").splitlines()) <= 150
 
 
 def run_line(cli, line: str) -> None:
