@@ -1,8 +1,8 @@
 """Print the oldest versions that pyproject.toml allows, as constraints for pip.
 
-`NAME==VERSION` for every requirement of the package and of its extras but for those of `dev` and
-`clouds`, whose tools may be the newest. Extras in brackets count for the package they belong to, and `distributed`
-has the version of `dask`.
+`NAME==VERSION` for every requirement of the package and of its extras but for `dev` and `clouds`,
+whose tools may be the newest. Extras in brackets count for the package they belong to, and
+`distributed` has the version of `dask`.
 """
 
 from __future__ import annotations

@@ -214,7 +214,7 @@ def _epoch(reads: Sequence[Read], patients: int, per_patient: int) -> Traffic:
         opening, patch = (
             statistics.mean(getattr(r, what) for r in some) for some in (first, later)
         )
-        return patients * (opening + (per_patient - 1) * patch)
+        return float(patients * (opening + (per_patient - 1) * patch))
 
     return Traffic(patients * per_patient, patients, total("requests"), total("bytes"))
 
