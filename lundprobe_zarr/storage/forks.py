@@ -1,8 +1,8 @@
 """The one place where the package registers what happens at a fork.
 
-Registered are: the file systems of the parent, below; connections of libcurl
-(`storage.transport`); the cores and the decoders' threads (`storage.cores`); the gate for threads that read (`stream.forks`); the SQL worker (`sql.worker`);
-the services of notebooks (`service.notebook`).
+Registered are: the file systems of the parent, below; connections of libcurl (`storage.transport`);
+the cores and the decoders' threads (`storage.cores`); the gate for threads that read
+(`stream.forks`); the SQL worker (`sql.worker`); the services of notebooks (`service.notebook`).
 Objects that hold locks or connections of their own compare process ids instead.
 """
 
