@@ -3,6 +3,7 @@
 #   make demo     convert a synthetic LUND-PROBE into .demo and show what can be done with it
 #   make test     run the tests            make check   run linters, types, docs
 #   make test-fast                         run the fast tier of the tests
+#   make clouds   install what the tests of GCS and Azure need; the latter with npm
 #   make coverage                          run the tests and report what they cover
 #   make mutation                          test the tests of the pure cores by mutants
 #   make test-oldest-datasets              run the Hugging Face tests on the oldest datasets
@@ -46,15 +47,21 @@ BENCHMARKS := $(filter-out __init__ record,$(basename $(notdir $(wildcard benchm
 
 PAGE_TYPESCRIPT ?= typescript@5.9.3
 ZARRITA ?= zarrita@0.7.5 @zarrita/storage@0.2.0
+AZURITE ?= azurite@3
 
-.PHONY: demo test test-fast test-minimum test-nnunet test-nightly test-oldest-datasets coverage mutation check \
-  audit-dependencies bench format clean check-page ome-readers screenshots docs tutorials tour changelog
+.PHONY: demo test test-fast clouds test-minimum test-nnunet test-nightly test-oldest-datasets \
+  coverage mutation check audit-dependencies bench format clean check-page ome-readers screenshots \
+  docs tutorials tour changelog
 
 demo: $(INSTALLED)
 	$(BIN)/lundprobe-zarr demo .demo --workers $(WORKERS)
 
 test: $(INSTALLED_DEV)
 	$(BIN)/python -m pytest -n $(WORKERS) --dist loadscope $(PYTEST_ARGS)
+
+clouds: $(INSTALLED_DEV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[clouds]'
+	npm install --silent --no-audit --no-fund --prefix build/azurite '$(AZURITE)'
 
 test-fast: $(INSTALLED_DEV)
 	$(BIN)/python -m pytest -n $(WORKERS) --dist loadscope $(FAST) $(PYTEST_ARGS)

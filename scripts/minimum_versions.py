@@ -1,8 +1,8 @@
 """Print the oldest versions that pyproject.toml allows, as constraints for pip.
 
-`NAME==VERSION` for every requirement of the package and of its extras but for those of `dev`, whose
-tools may be the newest. Extras in brackets count for the package they belong to, and `distributed`
-has the version of `dask`.
+`NAME==VERSION` for every requirement of the package and of its extras but for `dev` and `clouds`,
+whose tools may be the newest. Extras in brackets count for the package they belong to, and
+`distributed` has the version of `dask`.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from pathlib import Path
 
 _PYPROJECT = Path(__file__).resolve().parent.parent / "pyproject.toml"
 _REQUIREMENT = re.compile(r"([\w.-]+)(?:\[[\w,]+\])?>=([\w.]+)(?:; sys_platform .*)?")
-#: Extras of tools, which are taken as new as they come.
-_TOOLS = ("dev", "docs")
+#: Extras of those who work on the package: their tools are taken as new as they come.
+_TOOLS = ("dev", "docs", "clouds")
 #: Packages that are released together with one that is named.
 _TOGETHER = {"dask": "distributed"}
 
@@ -32,7 +32,7 @@ def constraints(pyproject: str) -> list[str]:
             raise ValueError(f"{requirement!r} in pyproject.toml; expected NAME>=VERSION")
         name, version = found.groups()
         lines += [f"{n}=={version}" for n in (name, _TOGETHER.get(name)) if n is not None]
-    return lines
+    return list(dict.fromkeys(lines))
 
 
 if __name__ == "__main__":

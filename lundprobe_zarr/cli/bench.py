@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -12,6 +13,7 @@ from lundprobe_zarr.errors import UsageError
 if TYPE_CHECKING:
     from lundprobe_zarr.cohort import Cohort
     from lundprobe_zarr.stream.benchmark import Benchmark
+    from lundprobe_zarr.stream.prices import Prices
 
 
 def bench(
@@ -23,21 +25,30 @@ def bench(
         str, typer.Option(metavar="NAME[,NAME...]", help="Masks to read too.")
     ] = "",
     patches: Annotated[int, typer.Option(min=1, help="Patches to read for each figure.")] = 48,
+    per_patient: Annotated[
+        int, typer.Option(min=1, help="Patches of a patient in an epoch, for its cost.")
+    ] = 32,
+    prices: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="JSON file of a bucket's prices.")
+    ] = None,
     storage_options: StorageOptions = None,
 ) -> None:
     """Measure how fast training patches come from a dataset, and recommend settings.
 
     Reads T2w patches at random places, one after another and then ahead with threads. On a local
-    disk a second run finds in memory what the first has read.
+    disk a second run finds in memory what the first has read. With prices of a bucket it says what
+    an epoch costs; docs/remote.md has such files.
     """
     from lundprobe_zarr.cohort import open_cohort
     from lundprobe_zarr.stream.benchmark import benchmark
+    from lundprobe_zarr.stream.prices import Prices
 
+    paid = None if prices is None else Prices.load(prices)
     names = [s.strip() for s in structures.split(",") if s.strip()]
     cohort = open_cohort(dataset, parse_options(storage_options))
     size = _size(patch)
     _require_shorter(size, cohort)
-    _show(benchmark(cohort, size, names, patches))
+    _show(benchmark(cohort, size, names, patches, per_patient=per_patient), paid)
 
 
 def _size(text: str) -> list[int]:
@@ -57,7 +68,7 @@ def _require_shorter(size: list[int], cohort: Cohort) -> None:
         )
 
 
-def _show(found: Benchmark) -> None:
+def _show(found: Benchmark, paid: Prices | None) -> None:
     from lundprobe_zarr.cli.console import facts, heading, say, size
 
     share = found.fetching / sum(found.latencies)
@@ -70,6 +81,7 @@ def _show(found: Benchmark) -> None:
         ),
         ("reads a patch", f"{found.requests / found.patches:.1f}"),
         ("bytes read a patch", size(found.bytes // found.patches)),
+        ("processor time a patch", f"{1000 * found.processor / found.patches:.1f} ms"),
         ("time goes to", f"reading {share:.0%}, decoding and the rest {1 - share:.0%}"),
         ("decoded voxels used", f"{found.used:.0%}"),
         *(
@@ -77,7 +89,23 @@ def _show(found: Benchmark) -> None:
             for n, rate in found.rates.items()
         ),
     ]
+    rows += _cost(found, paid)
     facts(rows)
     heading("Recommended")
     for line in found.recommendations():
         say(f"  {line}")
+
+
+def _cost(found: Benchmark, paid: Prices | None) -> list[tuple[str, str]]:
+    from lundprobe_zarr.cli.console import size
+
+    if found.epoch is None or (found.local and paid is None):
+        return []
+    epoch = found.epoch
+    asked = f"{epoch.requests:,.0f} requests, {size(int(epoch.bytes))}"
+    rows = [(f"an epoch of {epoch.patches:,} patches", asked)]
+    if paid is not None:
+        price = paid.of(epoch.requests, epoch.bytes)
+        shown = "less than 0.01" if 0 < price < 0.01 else f"{price:,.2f}"
+        rows.append(("such an epoch costs", f"{shown} {paid.currency} ({paid.name}, {paid.date})"))
+    return rows

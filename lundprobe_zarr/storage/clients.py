@@ -2,19 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Sequence
 from typing import Any
 
 import fsspec
 
 from lundprobe_zarr.storage.urls import BY_HTTP, S3, WEB, is_chain
-
-#: Options that a signed URL respects. With others, such as keys of encryption or a requester who
-#: pays, the client makes every request.
-_RESPECTED = frozenset(
-    ("key", "secret", "token", "anon", "profile", "endpoint_url", "region_name",
-     "max_pool_connections", "signature_version", "retries", "connect_timeout", "read_timeout")
-)  # fmt: skip
 
 
 def open_files(target: str, options: dict[str, Any]) -> tuple[Any, str]:
@@ -29,14 +22,6 @@ def open_files(target: str, options: dict[str, Any]) -> tuple[Any, str]:
     # Not url_to_fs, for which `::` in a name begins another URL.
     kind = _client(protocol, target) or fsspec.get_filesystem_class(protocol)
     return kind(**kind._get_kwargs_from_urls(target) | options), kind._strip_protocol(target)
-
-
-def takes_seconds(fs: Any) -> bool:
-    """Whether a file system reads ranges within a time limit for each, `seconds`: ours do.
-
-    fsspec's own limit is one for all of them, and lets go of those that have not ended.
-    """
-    return bool(getattr(fs, "takes_seconds", False))
 
 
 def _client(protocol: str, target: str) -> Any:
@@ -56,22 +41,19 @@ def _client(protocol: str, target: str) -> Any:
     return None
 
 
-def range_reader(filesystem: Any, options: Mapping[str, Any]) -> Any:
-    """What reads ranges of a file system's objects: it itself, or for S3 its `SignedReads`.
+def read_by_client(
+    fs: Any, names: Sequence[str], starts: Sequence[int], stops: Sequence[int], seconds: float
+) -> list[Any]:
+    """Bytes of every range by a file system itself, or the exception that it raised.
 
-    `options` are the storage options that it was made with.
+    Ours take a time limit for each range, `seconds`. What fsspec runs in its own thread takes one
+    for all, and lets go of those that have not ended.
     """
-    if "s3" not in filesystem.protocol or not _can_sign(options):
-        return filesystem
-    from lundprobe_zarr.storage.s3 import SignedReads
-
-    # Kept with the file system, which is of this process alone as its connections must be.
-    return vars(filesystem).setdefault("_lundprobe_signed", SignedReads(filesystem))
-
-
-def _can_sign(options: Mapping[str, Any]) -> bool:
-    """Whether URLs signed by a client with these storage options do all that the options ask."""
-    names = set(options) - {"client_kwargs", "config_kwargs"}
-    for nested in ("client_kwargs", "config_kwargs"):
-        names |= set(options.get(nested) or {})
-    return names <= _RESPECTED
+    rows = list(names), list(starts), list(stops)
+    if getattr(fs, "takes_seconds", False):
+        return list(fs.cat_ranges(*rows, on_error="return", seconds=seconds))
+    limit = {"timeout": seconds} if "cat_ranges" in vars(fs) else {}
+    try:
+        return list(fs.cat_ranges(*rows, on_error="return", **limit))
+    except TimeoutError as error:
+        return [error] * len(names)

@@ -1,8 +1,8 @@
 """The one place where the package registers what happens at a fork.
 
-Registered are: the file systems of the parent, below; the cores and the decoders' threads
-(`storage.cores`); the gate for threads that read (`stream.forks`); the SQL worker (`sql.worker`);
-the services of notebooks (`service.notebook`).
+Registered are: the file systems of the parent, below; connections of libcurl (`storage.transport`);
+the cores and the decoders' threads (`storage.cores`); the gate for threads that read
+(`stream.forks`); the SQL worker (`sql.worker`); the services of notebooks (`service.notebook`).
 Objects that hold locks or connections of their own compare process ids instead.
 """
 
@@ -36,9 +36,9 @@ _inherited: list[Any] = []
 _held: list[Any] = []
 
 
-def keep(filesystem: Any) -> None:
-    """Keep a file system of the parent alive as long as the forked process."""
-    _inherited.append(filesystem)
+def keep(connected: Any) -> None:
+    """Keep a file system or connections of the parent alive as long as the forked process."""
+    _inherited.append(connected)
 
 
 def _hold_cached() -> None:

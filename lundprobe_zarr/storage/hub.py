@@ -124,6 +124,10 @@ class HubFiles(WebFiles):
         below = quote((found["below"] if found else None) or "", safe="/")
         return yarl.URL(f"{self._base}/resolve/{quote(self._read, safe='')}{below}", encoded=True)
 
+    def address(self, name: str) -> tuple[str, dict[str, str]] | None:
+        """As of the web's; None until it is known which revision is read."""
+        return None if self._commit is None else super().address(name)
+
     @property
     def _base(self) -> str:
         return f"{self._endpoint}/datasets/{self._repository}"

@@ -15,14 +15,14 @@ from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from fsspec.implementations.asyn_wrapper import AsyncFileSystemWrapper
 from fsspec.implementations.local import LocalFileSystem
 from fsspec.spec import AbstractFileSystem
 
 from lundprobe_zarr.errors import DatasetError, UsageError
-from lundprobe_zarr.storage.clients import open_files, range_reader, takes_seconds
+from lundprobe_zarr.storage.clients import open_files, read_by_client
 from lundprobe_zarr.storage.cores import waiting
 from lundprobe_zarr.storage.failures import (
     explain,
@@ -88,6 +88,18 @@ class Entry:
     stamp: str = ""
 
 
+class _Opened(NamedTuple):
+    """A file system and the dataset's place in it, as opened by a process.
+
+    `ranges` reads ranges of objects in place of the file system, unless it is None.
+    """
+
+    process: int
+    fs: Any
+    root: str
+    ranges: Any
+
+
 class Location:
     """A dataset's root and the objects below it, by `/`-separated relative path.
 
@@ -104,7 +116,7 @@ class Location:
         self._requests = RetryPolicy.of(options.pop(TIMEOUT, None))
         self._target, self._options = separate(os.fspath(url), options)
         self.url = redacted(self._target, whole=True)
-        self._opened: tuple[int, Any, str] | None = None
+        self._opened: _Opened | None = None
         _ = self._fs  # a protocol that is not installed is said now, not at the first read
 
     def __repr__(self) -> str:
@@ -115,11 +127,12 @@ class Location:
         target = self._full("") if self.is_local else self._pinned
         return self.__dict__ | {"_opened": None, "_target": target}
 
-    def _open(self) -> tuple[int, Any, str]:
+    def _open(self) -> _Opened:
         if "://" not in self._target:  # a path, whatever else fsspec would take it for
-            return os.getpid(), LocalFileSystem(), str(absolute(self._target))
+            return _Opened(os.getpid(), LocalFileSystem(), str(absolute(self._target)), None)
         try:
-            return os.getpid(), *open_files(self._target, self._limited)
+            fs, root = open_files(self._target, self._limited)
+            return _Opened(os.getpid(), fs, root, self._range_reader(fs))
         except (ValueError, ImportError) as error:
             said = redacted(str(error), self._secrets)
         except OSError as error:  # ftp and the like connect at once
@@ -137,19 +150,32 @@ class Location:
             ),
         )
 
+    def _range_reader(self, fs: Any) -> Any:
+        """What reads ranges in place of a file system; None if nothing does."""
+        if protocol_of_url(self._target) not in EXTRAS:
+            return None
+        from lundprobe_zarr.storage.ranges import range_reader
+
+        # Kept with the file system, whose URLs it has signed.
+        kept = vars(fs)
+        if "_lundprobe_ranges" not in kept:
+            reader = range_reader(fs, self._options, self._requests.silence)
+            kept["_lundprobe_ranges"] = reader
+        return kept["_lundprobe_ranges"]
+
     @property
-    def _current(self) -> tuple[int, Any, str]:
+    def _current(self) -> _Opened:
         # Connections and event loops do not survive a fork.
-        if self._opened is None or self._opened[0] != os.getpid():
+        if self._opened is None or self._opened.process != os.getpid():
             if self._opened is not None:
                 self._target = self._pinned
-                keep(self._opened[1])
+                keep(self._opened.fs)
             self._opened = self._open()
         return self._opened
 
     @property
     def _fs(self) -> Any:
-        return self._current[1]
+        return self._current.fs
 
     @property
     def _pinned(self) -> str:
@@ -157,7 +183,7 @@ class Location:
 
         Other processes, and the same one once it was forked, read no other.
         """
-        pinned = None if self._opened is None else getattr(self._opened[1], "pinned", None)
+        pinned = None if self._opened is None else getattr(self._opened.fs, "pinned", None)
         return self._target if pinned is None else str(pinned(self._target))
 
     @property
@@ -237,7 +263,7 @@ class Location:
                 expected=f"one below {self.url}",
                 remedy="do not use what names it: a manifest, a table or a store",
             )
-        root = self._current[2]
+        root = self._current.root
         return f"{root.rstrip('/')}/{relative}" if relative else root
 
     def _do(self, relative: str, action: Callable[[], _T]) -> _T:
@@ -336,10 +362,12 @@ class Location:
                 _LOG.debug("read %s, bytes %d to %d", wanted.name, wanted.start, wanted.stop)
         names = [self._full(r.name) for r in ranges]
         starts, stops = [r.start for r in ranges], [r.stop for r in ranges]
-        reader = range_reader(self._fs, self._options)
-        limit = {"seconds": seconds} if takes_seconds(self._fs) else {}
-        found: list[Any] = reader.cat_ranges(names, starts, stops, on_error="return", **limit)
-        for server in getattr(reader, "ignoring", ()):
+        reader = self._current.ranges
+        if reader is None:
+            found = read_by_client(self._fs, names, starts, stops, seconds)
+        else:
+            found = reader.cat_ranges(names, starts, stops, seconds)
+        for server in getattr(reader or self._fs, "ignoring", ()):
             self._warn_of(server)
         return found
 

@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 from lundprobe_zarr.errors import UsageError
 from lundprobe_zarr.storage.cores import waiting
 from lundprobe_zarr.storage.failures import failures
-from lundprobe_zarr.storage.urls import BY_HTTP, S3
+from lundprobe_zarr.storage.urls import AZURE, BY_HTTP, GCS, S3
 
 _LOG = logging.getLogger("lundprobe_zarr.storage")
 
@@ -107,6 +107,14 @@ class RetryPolicy:
         if protocol in S3:
             limits = {"connect_timeout": self.silence, "read_timeout": self.silence}
             return {**options, "config_kwargs": {**limits, **(options.get("config_kwargs") or {})}}
+        if protocol in GCS:
+            import aiohttp
+
+            silence = aiohttp.ClientTimeout(sock_connect=self.silence, sock_read=self.silence)
+            return {"requests_timeout": silence, **options}
+        if protocol in AZURE:
+            limits = {"connection_timeout": self.silence, "read_timeout": self.silence}
+            return {**limits, **options}
         return dict(options)
 
     def attempts(self, size: int) -> Iterator[float]:

@@ -27,6 +27,8 @@ HUB = ("hf",)
 #: Protocols of objects that our web client reads.
 BY_HTTP = (*WEB, *HUB)
 S3 = ("s3", "s3a")
+GCS = ("gs", "gcs")
+AZURE = ("az", "abfs", "abfss")
 #: Connections a bucket client may hold. botocore's 10 would make a patch of five arrays queue.
 _POOL = 64
 #: How S3 clients sign. It is their default for requests, not for URLs, whose older kind newer
@@ -154,9 +156,9 @@ def anonymous_options(protocol: str, options: Mapping[str, Any]) -> dict[str, An
     rest = {name: value for name, value in options.items() if name not in _WHO}
     if protocol in S3:
         return rest | {"anon": True}
-    if protocol in ("gs", "gcs"):
+    if protocol in GCS:
         return rest | {"token": "anon"}
-    if protocol in ("az", "abfs", "abfss"):
+    if protocol in AZURE:
         account = re.search(r"AccountName=([^;]+)", str(options.get("connection_string", "")))
         return rest | ({"account_name": account[1]} if account else {}) | {"anon": True}
     return rest | {"token": False} if protocol == "hf" else None

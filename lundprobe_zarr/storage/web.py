@@ -17,7 +17,7 @@ from lundprobe_zarr.storage.failures import is_gone
 
 _ASKED = re.compile(r"bytes=(\d*)-(\d*)")
 _SENT = re.compile(r"bytes (\d+)-(\d+)/(\d+|\*)")
-_WHOLE = 200
+WHOLE = 200
 
 
 def require_range(asked: str, sent: str | None, length: int) -> None:
@@ -56,6 +56,22 @@ class WebFiles(HTTPFileSystem):  # type: ignore[misc]
         super().__init__(*args, **options)
         self.ignoring: set[str] = set()
 
+    @property
+    def trusts_environment(self) -> bool:
+        """Whether the environment's proxies are used: as aiohttp does, only where told to."""
+        return bool(self.client_kwargs.get("trust_env"))
+
+    def address(self, name: str) -> tuple[str, dict[str, str]] | None:
+        """URL of an object and the headers to send there; None if only this client can ask."""
+        url, query = self.encode_url(name), dict(self.kwargs.get("params") or {})
+        if query:
+            url = url.with_query([*url.query.items(), *query.items()])
+        given = (self.client_kwargs.get("headers"), self.kwargs.get("headers"))
+        headers = {str(k): str(v) for some in given for k, v in dict(some or {}).items()}
+        if any(c in text for text in (*headers, *headers.values()) for c in "\r\n"):
+            return None  # which the client says is no header
+        return str(url), headers
+
     def _raise_not_found_for_status(self, answer: Any, url: str) -> None:
         """Raise what an answer says; that all of a dataset is gone is not that an object is."""
         if is_gone(answer):
@@ -85,7 +101,7 @@ class WebFiles(HTTPFileSystem):  # type: ignore[misc]
             data = bytes(await answer.read())
             self._raise_not_found_for_status(answer, url)
         sent = answer.headers.get("Content-Range")
-        if answer.status == _WHOLE and sent is None:  # the server takes no ranges
+        if answer.status == WHOLE and sent is None:  # the server takes no ranges
             if len(data) > len(data[start:end]):
                 self.ignoring.add(str(answer.url.origin()))
             return data[start:end]

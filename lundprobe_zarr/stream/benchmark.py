@@ -61,13 +61,34 @@ class MeteredLocation(Location):
 
 
 @dataclass(frozen=True)
+class Traffic:
+    """What an epoch of `patches` patches of `patients` patients asks a server for."""
+
+    patches: int
+    patients: int
+    requests: float
+    bytes: float
+
+
+@dataclass(frozen=True)
+class Read:
+    """What one patch took: seconds, requests and bytes; `is_first` of its patient."""
+
+    is_first: bool
+    seconds: float
+    requests: int
+    bytes: int
+
+
+@dataclass(frozen=True)
 class Benchmark:
     """Results for one kind of patch; times in seconds.
 
     `latencies` are those of patches read one by one; `fetching` is the share of their sum spent
     waiting for bytes, including opening patients. `rates` maps threads that read ahead to patches
     per second. `used` is the share of decoded voxels inside the patch, `chunk` the stored chunk
-    (z, y, x).
+    (z, y, x). `processor` is the processor time of all patches read one by one, `epoch` what a
+    whole epoch asks for.
     """
 
     patch: str
@@ -81,6 +102,8 @@ class Benchmark:
     chunk: Shape
     local: bool
     rates: dict[int, float] = field(default_factory=dict)
+    processor: float = 0.0
+    epoch: Traffic | None = None
 
     def percentile(self, percent: float) -> float:
         """Return a percentile of the latencies, seconds."""
@@ -119,11 +142,13 @@ def benchmark(
     structures: Sequence[str] = (),
     patches: int = 48,
     seed: int = 0,
+    per_patient: int = 32,
 ) -> Benchmark:
     """Measure T2w patches with masks of `structures` at random locations of a cohort.
 
     Read `patches` patches one by one, then as many for each number of threads. On a disk, the page
-    cache counts as read. Raise as a stream does.
+    cache counts as read. An epoch is taken to have `per_patient` patches of each patient, who is
+    opened once. Raise as a stream does.
     """
     if patches < 1:
         raise UsageError(f"{patches} patches", expected="at least 1")
@@ -132,7 +157,9 @@ def benchmark(
     plan = Plan(cohort, content, patch_size, sampling=UniformSampling(each), seed=seed)
     count = min(patches, len(plan))
     metered = MeteredLocation(cohort.location)
-    latencies = _one_by_one(plan, metered, count)
+    used_before = time.process_time()
+    reads = _one_by_one(plan, metered, count)
+    processor = time.process_time() - used_before
     sizes = [plan.size(plan.item(0, n).patient_id) for n in range(count)]
     used, chunk = _used(plan, count)
     local = cohort.location.is_local
@@ -140,7 +167,7 @@ def benchmark(
         patch="×".join(map(str, patch_size)) + " of T2w"
         + (f" and {', '.join(structures)}" if structures else ""),
         patches=count,
-        latencies=latencies,
+        latencies=[read.seconds for read in reads],
         fetching=metered.seconds,
         requests=metered.requests,
         bytes=metered.bytes,
@@ -149,6 +176,8 @@ def benchmark(
         chunk=chunk,
         local=local,
         rates={n: _rate(plan, count, n) for n in _tried(local)},
+        processor=processor,
+        epoch=_epoch(reads, len(cohort), per_patient),
     )  # fmt: skip
 
 
@@ -157,15 +186,37 @@ def _tried(local: bool) -> list[int]:
     return sorted({1, *(cores * n for n in _LOCAL_TRIED)}) if local else list(_REMOTE_TRIED)
 
 
-def _one_by_one(plan: Plan, location: Location, count: int) -> list[float]:
-    loader, seconds = Loader(plan, location, retries=0, threads=0), []
+def _one_by_one(plan: Plan, location: MeteredLocation, count: int) -> list[Read]:
+    loader, reads = Loader(plan, location, retries=0, threads=0), []
+    seen: set[str] = set()
     for number in range(count):
-        started = time.perf_counter()
+        before, started = (location.requests, location.bytes), time.perf_counter()
         found = loader.load(0, number)
-        seconds.append(time.perf_counter() - started)
+        seconds = time.perf_counter() - started
         if isinstance(found, Failure):
             raise found.error
-    return seconds
+        patient = plan.item(0, number).patient_id
+        asked = location.requests - before[0], location.bytes - before[1]
+        reads.append(Read(patient not in seen, seconds, *asked))
+        seen.add(patient)
+    return reads
+
+
+def _epoch(reads: Sequence[Read], patients: int, per_patient: int) -> Traffic:
+    """Return what an epoch asks for: a patient's first patch opens it, and the others do not.
+
+    Where no patient was read from twice, every patch counts as a first one.
+    """
+    first = [read for read in reads if read.is_first]
+    later = [read for read in reads if not read.is_first] or first
+
+    def total(what: str) -> float:
+        opening, patch = (
+            statistics.mean(getattr(r, what) for r in some) for some in (first, later)
+        )
+        return float(patients * (opening + (per_patient - 1) * patch))
+
+    return Traffic(patients * per_patient, patients, total("requests"), total("bytes"))
 
 
 def _rate(plan: Plan, count: int, threads: int) -> float:

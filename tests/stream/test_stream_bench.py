@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
-import pytest
+import json
+import re
+from pathlib import Path
 
+import pytest
+from typer.testing import CliRunner
+
+from lundprobe_zarr.cli.app import app
 from lundprobe_zarr.errors import StreamError, UsageError
 from lundprobe_zarr.stream import benchmark as stream_bench
 from lundprobe_zarr.stream.benchmark import Benchmark, benchmark
+from lundprobe_zarr.stream.prices import Prices
 
 SIZE = (6, 12, 12)
 
@@ -52,6 +59,51 @@ def test_recommendations_follow_the_figures():
     assert cache.startswith("cache='FOLDER': 75%")
     assert "20% of the decoded voxels" in used
     assert figures.percentile(50) == pytest.approx(0.1)
+
+
+def test_an_epoch_opens_each_patient_once(web, cohort):
+    """With one patch a patient, an epoch is what reading that one asked for."""
+    count = len(cohort)
+    found = benchmark(web.cohort, SIZE, patches=count, per_patient=1)
+    assert found.epoch is not None
+    assert found.epoch.patches == found.epoch.patients == count
+    assert found.epoch.requests == pytest.approx(found.requests)
+    assert found.epoch.bytes == pytest.approx(found.bytes)
+    more = benchmark(web.cohort, SIZE, patches=4 * count, per_patient=4)
+    assert more.epoch is not None
+    assert more.epoch.requests == pytest.approx(more.requests)
+    assert more.epoch.requests < 4 * found.epoch.requests, "later patches open nothing"
+    assert more.processor > 0
+
+
+def prices_in(file: Path, **changes: object) -> Path:
+    contents = {
+        "name": "a bucket", "date": "2026-11-01", "source": "https://example.org",
+        "currency": "EUR", "per_1000_requests": 0.4, "per_gib": 2.0,
+    }  # fmt: skip
+    file.write_text(json.dumps({k: v for k, v in (contents | changes).items() if v is not None}))
+    return file
+
+
+def test_what_an_epoch_costs(tmp_path):
+    prices = Prices.load(prices_in(tmp_path / "p.json"))
+    assert prices.of(requests=5000, size=3 * 2**30) == pytest.approx(5 * 0.4 + 3 * 2.0)
+
+
+@pytest.mark.parametrize(
+    "changes", [{"per_gib": None}, {"per_gib": -1}, {"per_1000_requests": "0.4"}, {"per_gib": True}]
+)
+def test_a_file_without_prices_is_refused(tmp_path, changes):
+    with pytest.raises(UsageError, match=r"p\.json: no prices \(.*per_"):
+        Prices.load(prices_in(tmp_path / "p.json", **changes))
+
+
+def test_the_command_says_what_an_epoch_costs(dataset, tmp_path):
+    file = prices_in(tmp_path / "p.json")
+    arguments = ["bench", str(dataset), "--patch", "6,12,12", "--patches", "4"]
+    ran = CliRunner().invoke(app, [*arguments, "--prices", str(file)])
+    assert ran.exit_code == 0, ran.output
+    assert re.search(r"such an epoch costs\s+\d\.\d\d EUR \(a bucket, 2026-11-01\)", ran.output)
 
 
 def test_what_cannot_be_measured_is_said(cohort, web):

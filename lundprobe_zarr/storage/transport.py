@@ -1,0 +1,305 @@
+"""Byte ranges of objects over HTTP, by libcurl: many at once, in the thread that asks for them.
+
+A range takes libcurl a third of the processor time that it takes an event loop in Python. There is
+no thread behind this: each read borrows a set of connections, waits for its own answers, and gives
+the set back for the next read. So there are as many sets as reads that ever ran at once, and in a
+forked child there are none.
+"""
+
+from __future__ import annotations
+
+import os
+import ssl
+import time
+from collections import deque
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+from urllib.parse import urljoin, urlsplit
+
+import pycurl
+
+from lundprobe_zarr.storage.forks import keep, on_fork
+
+#: Requests under way at a time, of one read; others wait for these.
+_AT_ONCE = 64
+#: Redirects that are followed, as an HTTP client in Python would.
+_REDIRECTS = 10
+_MOVED = (301, 302, 303, 307, 308)
+#: Bytes that libcurl hands over at a time: larger pieces, fewer calls.
+_PIECE = 128 * 1024
+#: Seconds between two looks at which server is silent, at most, and while there is nothing to wait
+#: for, as while a host's name is looked up.
+_LOOK, _NAP = 0.25, 0.001
+#: `select` knows no descriptors from here on. Near it a read naps and looks, which takes more of
+#: the processor.
+_MOST_DESCRIPTORS = 1024 - 2 * _AT_ONCE
+#: libcurl's codes of answers that are none, or not whole: 1 and 8 no HTTP, 16 and 92 no HTTP/2,
+#: 18 too short, 61 not to be decoded.
+_SPOILT = (1, 8, 16, 18, 61, 92)
+_AGENT = "lundprobe-zarr"
+Headers = Mapping[str, str]
+
+
+class UnreachableServerError(ConnectionError):
+    """A server that cannot be reached, or that ended the connection; libcurl says how."""
+
+
+class IncompleteReadError(OSError):
+    """An answer that is none of HTTP, or that was cut short; libcurl says how."""
+
+
+class StatusError(OSError):
+    """An answer that says that there is none: its `status` and `headers`."""
+
+    def __init__(self, status: int, headers: Headers) -> None:
+        super().__init__(f"status {status}")
+        self.status = status
+        self.headers = headers
+
+
+@dataclass(frozen=True)
+class Line:
+    """How servers are reached.
+
+    Attributes
+    ----------
+    silence : float
+        Seconds that a server may send nothing.
+    proxy : str
+        URL of the proxy; empty for none.
+    certificates : str, optional
+        File of the certificates that are trusted; by default those that Python trusts.
+    """
+
+    silence: float
+    proxy: str = ""
+    certificates: str | None = None
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A range of an object, `bytes`, e.g. `0-99`: where it is, and the headers to send."""
+
+    url: str
+    bytes: str
+    headers: Headers
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a server sent, and who sent it: status, headers by name as in `Content-Range`, body."""
+
+    status: int
+    headers: Headers
+    body: bytes
+    url: str
+
+
+def fetch(asked: Sequence[Asked], seconds: float, line: Line) -> list[Answer | OSError]:
+    """Return the answer to every request, or why there is none: at most `seconds` later.
+
+    Of errors there are `UnreachableServerError`, `IncompleteReadError` and `TimeoutError`; an
+    answer may have any status. Redirects are followed; to another server without the headers.
+    """
+    idle = _IDLE.setdefault(line, [])
+    connections = idle.pop() if idle else _Connections(line)
+    found = connections.fetch(asked, seconds)
+    idle.append(connections)  # after an exception, Ctrl-C too, they are dropped instead
+    return found
+
+
+class _Transfer:
+    """A request under way: what came of it, and since when no more did."""
+
+    def __init__(self, number: int, asked: Asked, redirects: int) -> None:
+        self.number, self.asked, self.redirects = number, asked, redirects
+        self.head: list[bytes] = []
+        self.body: list[bytes] = []
+        self.pieces, self.since = 0, time.monotonic()
+
+    def is_silent(self, now: float, silence: float) -> bool:
+        pieces = len(self.head) + len(self.body)
+        if pieces != self.pieces:
+            self.pieces, self.since = pieces, now
+        return now - self.since > silence
+
+    def answer(self, status: int) -> Answer:
+        headers: dict[str, str] = {}
+        for line in self.head:
+            if line.startswith(b"HTTP/"):  # of the answer itself: a proxy's came before
+                headers.clear()
+                continue
+            name, _, value = line.decode("latin-1").partition(":")
+            headers[_title(name)] = value.strip()
+        return Answer(status, headers, b"".join(self.body), self.asked.url)
+
+
+@lru_cache(maxsize=256)
+def _title(name: str) -> str:
+    """Return a header's name with capitals: HTTP/2 has none, and some servers others."""
+    return "-".join(part.capitalize() for part in name.strip().split("-"))
+
+
+class _Connections:
+    """Connections of libcurl to any servers, of one thread at a time."""
+
+    def __init__(self, line: Line) -> None:
+        self._line = line
+        self._multi = pycurl.CurlMulti()
+        self._idle: list[Any] = []
+        self._crowded = False
+
+    def fetch(self, asked: Sequence[Asked], seconds: float) -> list[Answer | OSError]:
+        self._crowded |= _are_descriptors_many()
+        found: list[Answer | OSError] = [TimeoutError(f"not within {seconds:g} s")] * len(asked)
+        queue = deque(_Transfer(number, one, 0) for number, one in enumerate(asked))
+        running: dict[Any, _Transfer] = {}
+        try:
+            self._run(queue, running, found, time.monotonic() + seconds)
+        finally:
+            for curl in running:
+                self._multi.remove_handle(curl)  # which closes its connection
+        return found
+
+    def _run(
+        self,
+        queue: deque[_Transfer],
+        running: dict[Any, _Transfer],
+        found: list[Answer | OSError],
+        until: float,
+    ) -> None:
+        now = looked = time.monotonic()
+        look = min(_LOOK, self._line.silence / 4)
+        while (queue or running) and now < until:
+            while queue and len(running) < _AT_ONCE:
+                self._begin(queue.popleft(), running)
+            _, count = self._multi.perform()
+            now = time.monotonic()
+            if count < len(running):
+                queue.extend(self._ended(running, found))
+            elif now - looked > look:
+                looked = now
+                self._drop_silent(running, found, now)
+            else:
+                self._wait(max(0.0, min(look, until - now)))
+
+    def _begin(self, transfer: _Transfer, running: dict[Any, _Transfer]) -> None:
+        curl = self._idle.pop() if self._idle else self._made()
+        asked = transfer.asked
+        headers = {"accept-encoding": "Accept-Encoding: identity"}
+        headers |= {k.lower(): f"{k}: {v}" if v else f"{k};" for k, v in asked.headers.items()}
+        headers["range"] = f"Range: bytes={asked.bytes}"
+        curl.setopt(pycurl.URL, asked.url)
+        curl.setopt(pycurl.HTTPHEADER, list(headers.values()))
+        # No function of Python's: an exception raised by a signal, as Ctrl-C, would end there.
+        curl.setopt(pycurl.HEADERFUNCTION, transfer.head.append)
+        curl.setopt(pycurl.WRITEFUNCTION, transfer.body.append)
+        transfer.since = time.monotonic()
+        self._multi.add_handle(curl)
+        running[curl] = transfer
+
+    def _made(self) -> Any:
+        curl = pycurl.Curl()
+        options = {
+            "NOSIGNAL": 1,
+            "BUFFERSIZE": _PIECE,
+            "USERAGENT": _AGENT,
+            "PROXY": self._line.proxy,  # empty: none, whatever libcurl finds in the environment
+            **_trusted(self._line.certificates),
+        }
+        for option, value in options.items():
+            curl.setopt(getattr(pycurl, option), value)
+        return curl
+
+    def _ended(
+        self, running: dict[Any, _Transfer], found: list[Answer | OSError]
+    ) -> list[_Transfer]:
+        """Note the answers that have come; return those requests that are to be made elsewhere."""
+        moved = []
+        left = 1
+        while left:
+            left, done, failed = self._multi.info_read()
+            for curl in done:
+                transfer = running[curl]
+                answer = transfer.answer(curl.getinfo(pycurl.RESPONSE_CODE))
+                further = _redirected(transfer, answer)
+                if further:
+                    moved.append(further)
+                else:
+                    found[transfer.number] = answer
+            for curl, code, said in failed:
+                kind = IncompleteReadError if code in _SPOILT else UnreachableServerError
+                found[running[curl].number] = kind(f"libcurl says: {said or code}")
+            for curl in (*done, *(one[0] for one in failed)):
+                self._multi.remove_handle(curl)
+                del running[curl]
+                self._idle.append(curl)
+        return moved
+
+    def _drop_silent(
+        self,
+        running: dict[Any, _Transfer],
+        found: list[Answer | OSError],
+        now: float,
+    ) -> None:
+        silence = self._line.silence
+        for curl in [c for c, t in running.items() if t.is_silent(now, silence)]:
+            self._multi.remove_handle(curl)
+            found[running.pop(curl).number] = TimeoutError(f"nothing came for {silence:g} s")
+
+    def _wait(self, seconds: float) -> None:
+        """Wait for an answer's next bytes, or for what libcurl means to do by then."""
+        due = self._multi.timeout()  # milliseconds; -1 for none
+        if due == 0:
+            return
+        if due > 0:
+            seconds = min(seconds, due / 1000)
+        if self._crowded or self._multi.select(seconds) < 1:
+            time.sleep(_NAP)
+
+
+def _are_descriptors_many() -> bool:
+    lowest = os.open(os.devnull, os.O_RDONLY)
+    os.close(lowest)
+    return lowest >= _MOST_DESCRIPTORS
+
+
+def _redirected(transfer: _Transfer, answer: Answer) -> _Transfer | None:
+    """Return the request to make where a server sends us; None if it does not."""
+    place = answer.headers.get("Location")
+    if answer.status not in _MOVED or not place or transfer.redirects >= _REDIRECTS:
+        return None
+    url = urljoin(transfer.asked.url, place)
+    if urlsplit(url).scheme not in ("http", "https"):
+        return None
+    headers = transfer.asked.headers if _origin(url) == _origin(transfer.asked.url) else {}
+    asked = Asked(url, transfer.asked.bytes, headers)
+    return _Transfer(transfer.number, asked, transfer.redirects + 1)
+
+
+def _origin(url: str) -> tuple[str, str]:
+    return urlsplit(url)[:2]
+
+
+def _trusted(file: str | None) -> dict[str, str]:
+    """Return libcurl's options for the certificates of a file, or for those that Python trusts."""
+    if file:
+        return {"CAINFO": file}
+    usual = ssl.get_default_verify_paths()  # by SSL_CERT_FILE and SSL_CERT_DIR, if they are set
+    places = {"CAINFO": usual.cafile, "CAPATH": usual.capath}
+    return {option: place for option, place in places.items() if place}
+
+
+#: Sets of connections that no read uses now, last used last.
+_IDLE: dict[Line, list[_Connections]] = {}
+
+
+def _forked() -> None:
+    # Closing what the parent has open would end its encrypted connections.
+    keep(dict(_IDLE))
+    _IDLE.clear()
+
+
+on_fork(in_child=_forked)
