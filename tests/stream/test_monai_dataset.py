@@ -57,7 +57,7 @@ def patches(samples: int = 2) -> list:
     ]
 
 
-# MONAI makes a reader of DICOM too, which warns where pydicom is there and its decoder for GPUs is not.
+# MONAI makes a reader of DICOM too, which warns where pydicom is there without a decoder for GPUs.
 @pytest.mark.filterwarnings("ignore:NvImgCodecPydicomReader:UserWarning")
 @pytest.mark.parametrize("part", ["base", "extended"])
 def test_items_are_what_monai_loads_from_the_files(cohort, tmp_path, part):
