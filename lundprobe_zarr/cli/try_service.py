@@ -12,11 +12,11 @@ from lundprobe_zarr.cli.console import duration, say
 from lundprobe_zarr.errors import DatasetError
 
 NAME = "phantom/standard"
-#: What a client does. It knows nothing of this package, only where the service is.
+#: What a client does. It knows nothing of this package, only where the service is. It takes every
+#: row: pyarrow's threads, if they still read ahead when Python ends, may abort it.
 _CLIENT = f"""
 from datasets import load_dataset
-rows = load_dataset("{NAME}", "patients", split="base", streaming=True)
-row = next(iter(rows))
+row, *others = load_dataset("{NAME}", "patients", split="base", streaming=True)
 print(row["patient_id"], row["protocol"], row["mri_shape"])
 """
 #: The client asks the service, also where a user works offline otherwise, and nobody else: no

@@ -50,6 +50,7 @@ from lundprobe_zarr.storage.urls import (
     EXTRAS,
     WEB,
     anonymous_options,
+    is_chain,
     protocol_of_url,
     separate,
 )
@@ -152,7 +153,7 @@ class Location:
 
     def _range_reader(self, fs: Any) -> Any:
         """What reads ranges in place of a file system; None if nothing does."""
-        if protocol_of_url(self._target) not in EXTRAS:
+        if is_chain(self._target) or protocol_of_url(self._target) not in EXTRAS:
             return None
         from lundprobe_zarr.storage.ranges import range_reader
 

@@ -19,7 +19,15 @@ from urllib.request import getproxies, proxy_bypass
 
 from lundprobe_zarr.storage.clients import read_by_client
 from lundprobe_zarr.storage.failures import failures, is_spoilt
-from lundprobe_zarr.storage.transport import Answer, Asked, Headers, Line, StatusError, fetch
+from lundprobe_zarr.storage.transport import (
+    Answer,
+    Asked,
+    Headers,
+    IncompleteReadError,
+    Line,
+    StatusError,
+    fetch,
+)
 from lundprobe_zarr.storage.web import WHOLE, WebFiles, require_range
 
 #: Seconds that a signed URL is valid for; it is used for less: the last request has the rest.
@@ -176,6 +184,11 @@ def _checked(answer: Answer, asked: str, start: int, stop: int, ignoring: set[st
     """Return the bytes that an answer has of a range, or why it has none."""
     if answer.status not in (WHOLE, 206):
         return StatusError(answer.status, answer.headers)
+    encoding = answer.headers.get("Content-Encoding", "identity")
+    if encoding.lower() != "identity":  # we ask for none; its bytes are not those of the object
+        return IncompleteReadError(
+            f"the answer is encoded as {encoding!r}, which was not asked for"
+        )
     sent = answer.headers.get("Content-Range")
     if answer.status == WHOLE and sent is None:  # the server takes no ranges
         if len(answer.body) > len(answer.body[start:stop]):
