@@ -206,6 +206,35 @@ def test_files_that_cannot_be_used_are_named(cohort, folder, change, kind, said)
     assert str(folder) in str(caught.value)
 
 
+def test_the_ignore_label_is_not_taken_for_background(cohort, folder):
+    patient = cohort[0]
+    values = _map(patient)
+    values[values == 0] = _LABELS["ignore"]
+    _save(values, _affine(patient), folder / f"{patient.patient_id}.nii.gz")
+    with pytest.raises(UsageError, match="a label map with the ignore label 5") as caught:
+        lp.agreement(patient, predictions=folder)
+    assert f"{patient.patient_id}.nii.gz" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("files", "said"),
+    [
+        (("{}.nii", "{}.nii.gz"), "{0}.nii and {0}.nii.gz"),
+        (("{}/Rectum.nii.gz", "{}/mask_Rectum.nii.gz"),
+         "{0}/Rectum.nii.gz and {0}/mask_Rectum.nii.gz"),
+        (("{}.nii.gz", "{}/Bladder.nii.gz"), "{0}.nii.gz and {0}/Bladder.nii.gz"),
+    ],
+)  # fmt: skip
+def test_two_files_of_the_same_are_refused(cohort, tmp_path, files, said):
+    patient = cohort[0]
+    for name in files:
+        file = tmp_path / name.format(patient.patient_id)
+        _save(_moved(patient, "Rectum").astype(np.uint8), _affine(patient), file)
+    with pytest.raises(UsageError) as caught:
+        lp.agreement(patient, predictions=tmp_path, labels={1: "Rectum"})
+    assert f"two files of the same: {said.format(patient.patient_id)}" in str(caught.value)
+
+
 def test_fractions_are_no_labels(cohort, folder):
     patient = cohort[0]
     file = folder / f"{patient.patient_id}.nii.gz"
