@@ -40,8 +40,8 @@ class NiftiPredictions:
     """The predicted masks in a folder of NIfTI files: a `MaskSource` of one name.
 
     `labels` say which numbers are which structure; None: the folder's `dataset.json`, or that of
-    the folder it is in. Raises `UsageError` for a folder without such files or such
-    labels, or with two files of the same prediction.
+    the folder it is in. Raises `UsageError` for a folder without such files or labels,
+    or with two files of the same prediction.
     """
 
     def __init__(self, folder: Path, labels: Labels | None = None, name: str | None = None) -> None:
@@ -84,6 +84,10 @@ class NiftiPredictions:
     def patients(self, name: str) -> list[str]:
         """Ids of the patients, in order."""
         return sorted({*self._maps, *self._masks})
+
+    def grid(self, name: str, store: StoreMetadata) -> str | None:
+        """Return None: the affine of each file says where its voxels are."""
+        return None
 
     @property
     def left_out(self) -> list[NotCompared]:

@@ -128,6 +128,20 @@ def test_written_predictions_and_files_give_the_same_rows(cohort, folder, tmp_pa
     assert of_one.sort_index().equals(read.set_index("structure").sort_index())
 
 
+def test_a_place_may_hold_predictions_of_both_grids(cohort, tmp_path):
+    patient = cohort[0]
+    for grid in ("mri", "sct"):
+        masks = {"Rectum": patient.mask("Rectum", grid)}
+        lp.write_prediction(patient, masks, f"of-{grid}", {}, to=tmp_path, grid=grid)
+    for grid, other in (("mri", "sct"), ("sct", "mri")):
+        frame = lp.agreement(patient, predictions=tmp_path, grid=grid)
+        assert set(frame["b_source"]) == {f"of-{grid}"}
+        assert frame["dice"][0] == 1
+        [told] = frame.attrs["not_compared"]
+        assert told["prediction"] == f"of-{other}"
+        assert told["reason"] == f"it is on the {other} grid: give grid={other!r}"
+
+
 def test_masks_in_a_folder_for_each_patient_are_read(cohort, tmp_path):
     patient = cohort[0]
     for name, structure in (("mask_Rectum", "Rectum"), ("Bladder", "Bladder")):
