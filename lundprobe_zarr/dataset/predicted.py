@@ -75,12 +75,15 @@ def compare_predictions(
     there = {name: set(predictions.patients(name)) for name in predictions.names}
     for store in stores:
         for name in predictions.names:
-            if store.patient_id in there[name]:
+            if store.patient_id not in there[name]:
+                reason = "no prediction of this patient"
+            elif (grid := predictions.grid(name, store)) not in (None, wanted.grid):
+                reason = f"it is on the {grid} grid: give grid={grid!r}"
+            else:
                 some = _compare(location, store, predictions, name, wanted, found)
                 predicted[name][store.patient_id] = some
-            else:
-                reason = "no prediction of this patient"
-                found.left_out.append(NotCompared(store.patient_id, name, None, reason))
+                continue
+            found.left_out.append(NotCompared(store.patient_id, name, None, reason))
         done(store.patient_id)
     found.left_out += _not_predicted(predicted, wanted)
     return found

@@ -89,6 +89,9 @@ class MaskSource(Protocol):
     def patients(self, name: str) -> list[str]:
         """Ids of the patients of a prediction, in order."""
 
+    def grid(self, name: str, store: StoreMetadata) -> str | None:
+        """Return the grid that a patient's prediction is said to be on; None: nothing says it."""
+
     def read(
         self, name: str, store: StoreMetadata, grid: str, wanted: Iterable[str] | None
     ) -> Iterator[tuple[str, Mask]]:
@@ -160,6 +163,10 @@ class StoredPredictions:
                 remedy=f"it has {len(self.patients(name))} other patients",
             )
         return StoreReader(self.at(name), found.metadata), found
+
+    def grid(self, name: str, store: StoreMetadata) -> str | None:
+        """Return the grid of a patient's prediction: see `MaskSource`. Raises like `reader`."""
+        return self.reader(name, store)[1].about.grid
 
     def read(
         self, name: str, store: StoreMetadata, grid: str, wanted: Iterable[str] | None

@@ -40,7 +40,8 @@ class NiftiPredictions:
     """The predicted masks in a folder of NIfTI files: a `MaskSource` of one name.
 
     `labels` say which numbers are which structure; None: the folder's `dataset.json`, or that of
-    the folder it is in. Raises `UsageError` for a folder without such files or such labels.
+    the folder it is in. Raises `UsageError` for a folder without such files or labels,
+    or with two files of the same prediction.
     """
 
     def __init__(self, folder: Path, labels: Labels | None = None, name: str | None = None) -> None:
@@ -56,6 +57,24 @@ class NiftiPredictions:
                 expected="`<patient_id>.nii.gz` label maps, or `<patient_id>/<Structure>.nii.gz`",
             )
         _ = self._numbers  # what is wrong about labels is said now
+        self._require_one_file_each()
+
+    def _require_one_file_each(self) -> None:
+        """Require one file of each prediction: of two nobody knows which is meant."""
+        maps = [f for f in self._files if is_patient_id(_stem(f))]
+        masks = [m for some in self._masks.values() for m in some]
+        seen: dict[tuple[str, str], Path] = {}
+        keys = [(_stem(f), "") for f in maps] + [(m.parent.name, _structure(m)) for m in masks]
+        for key, file in zip(keys, maps + masks, strict=True):
+            first = seen.get((key[0], "")) or seen.setdefault(key, file)
+            if first != file:
+                raise UsageError(
+                    f"two files of the same: {first.relative_to(self.folder)} and "
+                    f"{file.relative_to(self.folder)}",
+                    where=self.folder,
+                    expected="for each patient a label map, or one mask for each structure",
+                    remedy="remove one of them",
+                )
 
     @property
     def names(self) -> list[str]:
@@ -65,6 +84,10 @@ class NiftiPredictions:
     def patients(self, name: str) -> list[str]:
         """Ids of the patients, in order."""
         return sorted({*self._maps, *self._masks})
+
+    def grid(self, name: str, store: StoreMetadata) -> str | None:
+        """Return None: the affine of each file says where its voxels are."""
+        return None
 
     @property
     def left_out(self) -> list[NotCompared]:
@@ -89,10 +112,10 @@ class NiftiPredictions:
 
     @cached_property
     def _masks(self) -> dict[str, list[Path]]:
-        """Files of masks by patient, of patients without a label map."""
+        """Files of masks by patient."""
         folders = [f for f in self.folder.iterdir() if f.is_dir() and is_patient_id(f.name)]
-        found = {f.name: sorted(m for m in f.iterdir() if _is_nifti(m)) for f in folders}
-        return {i: files for i, files in found.items() if files and i not in self._maps}
+        found = {f.name: sorted(m for m in f.iterdir() if _is_nifti(m)) for f in sorted(folders)}
+        return {i: files for i, files in found.items() if files}
 
     @cached_property
     def _all_numbers(self) -> dict[str, tuple[int, ...]]:

@@ -35,6 +35,7 @@ from lundprobe_zarr.measures.labels import (
     label_masks,
     label_numbers,
     require_known_numbers,
+    structure_numbers,
 )
 from lundprobe_zarr.patches.prediction import Prediction
 from lundprobe_zarr.schema.tables import store_path
@@ -347,7 +348,7 @@ def _of_array(
         )
     numbers = label_numbers(labels)
     require_known_numbers(values, numbers)
-    return dict(label_masks(values, numbers))
+    return dict(label_masks(values, structure_numbers(numbers)))
 
 
 def _of_masks(values: Mask, labels: Any, grid: Grid) -> dict[str, Mask]:

@@ -13,8 +13,10 @@ from lundprobe_zarr.errors import UsageError
 Mask = npt.NDArray[np.bool_]
 #: `{1: "Rectum"}`, or as nnU-Net's `dataset.json` has it `{"Rectum": 1, "PTVT_427": [1, 2]}`.
 Labels = Mapping[int, str] | Mapping[str, int | Sequence[int]]
+#: The name in nnU-Net's `labels` of voxels of which nobody knows what they are.
+IGNORE = "ignore"
 #: Names in nnU-Net's `labels` that are no structures.
-NO_STRUCTURES = ("background", "ignore")
+NO_STRUCTURES = ("background", IGNORE)
 
 
 def label_numbers(labels: Labels) -> dict[str, tuple[int, ...]]:
@@ -45,7 +47,18 @@ def _wrong(labels: Any) -> UsageError:
 
 
 def require_known_numbers(values: npt.NDArray[Any], numbers: Mapping[str, Sequence[int]]) -> None:
-    """Require that a map holds 0 and numbers of `labels` alone. Raises `UsageError`."""
+    """Require that a map holds 0 and numbers of `labels` alone, but not the ignore label.
+
+    Raises `UsageError`. A voxel to ignore is neither structure nor background: to take it for
+    background would make a structure smaller than anybody said.
+    """
+    ignored = [int(n) for n in numbers.get(IGNORE, ()) if n != 0 and (values == n).any()]
+    if ignored:
+        raise UsageError(
+            f"a label map with the ignore label {ignored[0]}",
+            expected="a prediction, which says of each voxel what it is",
+            remedy="nnU-Net's labelsTr are no predictions: give what was predicted",
+        )
     known = {0, *(n for some in numbers.values() for n in some)}
     others = values[~np.isin(values, sorted(known))]
     strange = [int(v) for v in np.unique(others)]
@@ -67,3 +80,8 @@ def label_masks(
         for number in others:
             mask |= values == number
         yield name, mask
+
+
+def structure_numbers(numbers: Mapping[str, tuple[int, ...]]) -> dict[str, tuple[int, ...]]:
+    """Return the numbers of what is neither background nor to be ignored."""
+    return {name: some for name, some in numbers.items() if name not in NO_STRUCTURES}

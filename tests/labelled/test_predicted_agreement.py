@@ -128,6 +128,20 @@ def test_written_predictions_and_files_give_the_same_rows(cohort, folder, tmp_pa
     assert of_one.sort_index().equals(read.set_index("structure").sort_index())
 
 
+def test_a_place_may_hold_predictions_of_both_grids(cohort, tmp_path):
+    patient = cohort[0]
+    for grid in ("mri", "sct"):
+        masks = {"Rectum": patient.mask("Rectum", grid)}
+        lp.write_prediction(patient, masks, f"of-{grid}", {}, to=tmp_path, grid=grid)
+    for grid, other in (("mri", "sct"), ("sct", "mri")):
+        frame = lp.agreement(patient, predictions=tmp_path, grid=grid)
+        assert set(frame["b_source"]) == {f"of-{grid}"}
+        assert frame["dice"][0] == 1
+        [told] = frame.attrs["not_compared"]
+        assert told["prediction"] == f"of-{other}"
+        assert told["reason"] == f"it is on the {other} grid: give grid={other!r}"
+
+
 def test_masks_in_a_folder_for_each_patient_are_read(cohort, tmp_path):
     patient = cohort[0]
     for name, structure in (("mask_Rectum", "Rectum"), ("Bladder", "Bladder")):
@@ -204,6 +218,35 @@ def test_files_that_cannot_be_used_are_named(cohort, folder, change, kind, said)
     with pytest.raises(kind, match=said) as caught:
         lp.agreement(cohort, predictions=folder)
     assert str(folder) in str(caught.value)
+
+
+def test_the_ignore_label_is_not_taken_for_background(cohort, folder):
+    patient = cohort[0]
+    values = _map(patient)
+    values[values == 0] = _LABELS["ignore"]
+    _save(values, _affine(patient), folder / f"{patient.patient_id}.nii.gz")
+    with pytest.raises(UsageError, match="a label map with the ignore label 5") as caught:
+        lp.agreement(patient, predictions=folder)
+    assert f"{patient.patient_id}.nii.gz" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("files", "said"),
+    [
+        (("{}.nii", "{}.nii.gz"), "{0}.nii and {0}.nii.gz"),
+        (("{}/Rectum.nii.gz", "{}/mask_Rectum.nii.gz"),
+         "{0}/Rectum.nii.gz and {0}/mask_Rectum.nii.gz"),
+        (("{}.nii.gz", "{}/Bladder.nii.gz"), "{0}.nii.gz and {0}/Bladder.nii.gz"),
+    ],
+)  # fmt: skip
+def test_two_files_of_the_same_are_refused(cohort, tmp_path, files, said):
+    patient = cohort[0]
+    for name in files:
+        file = tmp_path / name.format(patient.patient_id)
+        _save(_moved(patient, "Rectum").astype(np.uint8), _affine(patient), file)
+    with pytest.raises(UsageError) as caught:
+        lp.agreement(patient, predictions=tmp_path, labels={1: "Rectum"})
+    assert f"two files of the same: {said.format(patient.patient_id)}" in str(caught.value)
 
 
 def test_fractions_are_no_labels(cohort, folder):

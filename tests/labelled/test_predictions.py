@@ -104,6 +104,20 @@ def test_regions_of_several_numbers_are_their_union(patient, tmp_path):
     np.testing.assert_array_equal(mask, values > 0)
 
 
+def test_labels_of_a_dataset_json_are_taken_as_they_are(patient, tmp_path):
+    labels = {"background": 0, "Rectum": 1, "ignore": 2}
+    values = _moved(patient).astype(np.uint8)
+    lp.write_prediction(patient, values, "nnunet-801", {}, to=tmp_path, labels=labels)
+    predictions = lp.open_predictions(tmp_path)
+    assert list(predictions.table["structure"]) == ["Rectum"]
+    np.testing.assert_array_equal(
+        predictions.mask(patient, "Rectum", "nnunet-801").values, _moved(patient)
+    )
+    values[0, 0, 0] = 2
+    with pytest.raises(UsageError, match="a label map with the ignore label 2"):
+        lp.write_prediction(patient, values, "other", {}, to=tmp_path, labels=labels)
+
+
 def test_what_aggregator_returns_is_taken_as_it_is(patient, tmp_path):
     stored = patient.dataset.store(patient.patient_id).grid("mri")
     values = np.stack([~_moved(patient), _moved(patient)]).astype(np.float32)
