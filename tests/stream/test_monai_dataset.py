@@ -145,6 +145,7 @@ def test_mistakes_are_named(cohort):
 
 
 def test_no_voxel_is_read_before_it_is_asked_for(web):
+    web.traffic.requests.clear()  # the server is that of other tests too
     dataset = make(web.cohort)
     assert not any("/c/" in r.path for r in web.traffic.requests if ".zarr" in r.path)
     web.traffic.requests.clear()
