@@ -1,6 +1,6 @@
 """Print the oldest versions that pyproject.toml allows, as constraints for pip.
 
-`NAME==VERSION` for every requirement of the package and of its extras but for `dev` and `clouds`,
+`NAME==VERSION` for every requirement of the package and of its extras but for developers' own,
 whose tools may be the newest. Extras in brackets count for the package they belong to, and
 `distributed` has the version of `dask`.
 """
@@ -15,7 +15,7 @@ from pathlib import Path
 _PYPROJECT = Path(__file__).resolve().parent.parent / "pyproject.toml"
 _REQUIREMENT = re.compile(r"([\w.-]+)(?:\[[\w,]+\])?>=([\w.]+)(?:; sys_platform .*)?")
 #: Extras of those who work on the package: their tools are taken as new as they come.
-_TOOLS = ("dev", "docs", "clouds")
+_TOOLS = ("dev", "docs", "clouds", "frameworks")
 #: Packages that are released together with one that is named.
 _TOGETHER = {"dask": "distributed"}
 

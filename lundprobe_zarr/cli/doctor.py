@@ -33,7 +33,7 @@ _LIBRARIES = (
     "huggingface_hub", "torch",
 )  # fmt: skip
 #: Extras for those who develop this package.
-_OURS = ("dev", "docs", "clouds")
+_OURS = ("dev", "docs", "clouds", "frameworks")
 #: Fewer files at a time are not enough for many workers that read a bucket.
 _FILES = 1024
 #: Requests whose median is the latency, and the bytes of each.

@@ -9,10 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import ome_zarr_models.v05
 import pytest
 import xarray as xr
-import yaozarrs
 import zarr
 from trees import AFFINES, MRI, NEW, SCT, Workplace, convert_tree, write_nifti, write_patient
 
@@ -22,6 +20,9 @@ from lundprobe_zarr.integrity.validate import validate
 from lundprobe_zarr.schema.document import add_checksum
 from lundprobe_zarr.schema.layout import ARRAY_SPECS, GROUP_TITLES
 from lundprobe_zarr.storage.location import Location
+
+ome_zarr_models = pytest.importorskip("ome_zarr_models.v05")
+yaozarrs = pytest.importorskip("yaozarrs")
 
 #: Arrays with one label dimension or none. The others have no place in OME-Zarr.
 DESCRIBED = sorted(p for p, s in ARRAY_SPECS.items() if len(s.label_dims) < 2)
@@ -76,7 +77,7 @@ def test_the_models_of_the_community_take_every_group(converted: Workplace) -> N
     for group in GROUPS:
         place = converted.store / group
         opened = zarr.open_group(place, mode="r")
-        image = ome_zarr_models.v05.Image.from_zarr(opened)
+        image = ome_zarr_models.Image.from_zarr(opened)
         assert image.ome_zarr_version == "0.5"
         yaozarrs.validate_zarr_store(str(place))
         model = yaozarrs.validate_ome_object(dict(opened.attrs)["ome"])
