@@ -11,7 +11,7 @@ Readers that want an environment of their own run with `--readers PYTHON`, one t
 dcmrtstruct2nii, dicompyler-core and pydicom<3; plastimatch and dciodvfy are Debian's packages
 plastimatch and dicom3tools. Those that are not there are left out, and the results say so.
 
-    python -m benchmarks.dicom --readers /tmp/env/bin/python
+    python -m benchmarks.dicom --readers ENVIRONMENT/bin/python
 """
 
 from __future__ import annotations
