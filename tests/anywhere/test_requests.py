@@ -160,6 +160,7 @@ def test_lasting_failures_are_said(web, extended):
     assert reader.read(VOLUMES, BOX), "a failure is not remembered"
 
 
+@pytest.mark.slow  # counts rounds by time, which other tests beside it disturb
 def test_requests_of_a_graph_travel_together_where_dask_may_wait(web, extended):
     """Indices, then chunks: with more workers than cores, since each waits for its own answers."""
     tree = open_tree(web.location, extended)
