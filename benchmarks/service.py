@@ -47,7 +47,7 @@ RUNAWAY = (
     "SELECT sum(hash(a.z_mm + b.z_mm + c.z_mm + d.z_mm)) "
     "FROM slices a, slices b, slices c, slices d"
 )
-#: Seconds that somebody who asks SQL looks at an answer.
+#: Seconds between an answer to SQL and the next question of the same client.
 PAUSE = 1.0
 PROGRAM = """
 import sys

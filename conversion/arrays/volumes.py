@@ -145,7 +145,7 @@ class VolumeWriter:
         return file
 
     def _accept(self, entry: SourceEntry, file: NiftiFile) -> None:
-        """Require the grid of a file that was read, and note what is odd about it."""
+        """Require the grid of a file that was read, and note its anomalies."""
         self._require_grid(entry, file)
         for anomaly in file.anomalies:
             self._find(entry, anomaly)
