@@ -378,6 +378,7 @@ def test_a_link_reproduces_the_view_and_back_goes_back(visitor, extended):
     page.wait_for_selector(".lay-axial")
     page.fill("[data-key='iso']", "30,90")
     page.keyboard.press("Enter")
+    page.wait_for_url(re.compile("iso=30,90"))
     page.locator("canvas").focus()
     for key in ("ArrowUp", "+", "+", "ArrowLeft"):
         page.keyboard.press(key)
@@ -395,6 +396,40 @@ def test_a_link_reproduces_the_view_and_back_goes_back(visitor, extended):
     page.go_back()
     page.go_back()
     page.wait_for_selector(".lay-3")
+
+
+def test_what_is_typed_survives_a_redraw(visitor, extended):
+    page = visitor.page
+    visitor.show(f"/{extended.patient_id}?lay=axial", READY)
+    page.locator("[data-key='iso']").evaluate("field => { field.focus(); field.select(); }")
+    page.evaluate("document.querySelector('[data-key=isodoses]').click()")  # redraws the panel
+    page.wait_for_url(re.compile("isodoses="))
+    page.wait_for_timeout(200)
+    page.keyboard.insert_text("30,90")  # in place of what was selected
+    page.evaluate("document.querySelector('[data-key=isodoses]').click()")
+    page.wait_for_timeout(200)
+    assert page.input_value("[data-key='iso']") == "30,90"
+    page.keyboard.press("Enter")
+    page.wait_for_url(re.compile("iso=30,90"))
+    page.wait_for_function("document.querySelector('[data-key=isodoses]').checked")
+
+
+def test_what_is_typed_into_a_filter_survives_an_answer(visitor):
+    page = visitor.page
+    visitor.show("", "[data-facet$=' low']")
+    field = page.locator("[data-facet='dose_max_gy low']")
+    field.fill("40")
+    page.keyboard.press("Enter")
+    page.wait_for_url(re.compile(r"where=.*40"))
+    page.wait_for_selector(".grid:not([aria-busy])")
+    field.evaluate("field => { field.focus(); field.select(); }")
+    with page.expect_response(re.compile("/sql$")):
+        page.evaluate("document.querySelector('.facets input[type=checkbox]').click()")
+    page.wait_for_selector(".grid:not([aria-busy])")
+    page.wait_for_timeout(200)
+    page.keyboard.press("Delete")
+    page.keyboard.press("Tab")
+    page.wait_for_function("!document.querySelector('#where').value.includes('dose_max_gy')")
 
 
 def test_observers_are_side_by_side(visitor, extended):

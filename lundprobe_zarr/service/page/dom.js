@@ -29,6 +29,7 @@ function filled(node, props, children) {
   for (const [key, value] of Object.entries(props ?? {})) {
     if (value === undefined || value === null || value === false) continue;
     if (key.startsWith("on")) node.addEventListener(key.slice(2), value);
+    else if (key === "value" && node instanceof HTMLInputElement) node.defaultValue = String(value); // as `isTyping` compares
     else if (key === "style") for (const [k, v] of Object.entries(value)) node.style.setProperty(k, v);
     else if (key in node && !(node instanceof SVGElement) && !key.includes("-")) node[key] = value;
     else node.setAttribute(key === "className" ? "class" : key, value === true ? "" : String(value));
@@ -41,6 +42,43 @@ function filled(node, props, children) {
 export function fill(node, ...children) {
   node.replaceChildren(...children.flat(Infinity).filter((c) => c !== null && c !== undefined && c !== false));
   return node;
+}
+
+const TEXTS = 'input[type="number"], input[type="text"]';
+addEventListener("change", ({ target }) => target instanceof HTMLInputElement && target.matches(TEXTS) && (target.defaultValue = target.value));
+
+/**
+ * Tell whether somebody types into a field below a node. To replace the field would lose the text,
+ * and the event of its change.
+ * @param {Element} node
+ */
+export function isTyping(node) {
+  const field = textField(node);
+  return field !== null && (field.value !== field.defaultValue || field.validity.badInput);
+}
+
+/**
+ * Redraw what is below a node. The control with the focus keeps it, and a text field its selection:
+ * what is typed next replaces what was selected.
+ * @param {Element} node
+ * @param {string} name   the attribute that names a control
+ * @param {() => void} draw
+ */
+export function redraw(node, name, draw) {
+  const key = document.activeElement?.getAttribute(name);
+  const field = textField(node);
+  const [start, end] = [field?.selectionStart, field?.selectionEnd];
+  draw();
+  const next = key ? node.querySelector(`[${name}="${CSS.escape(key)}"]`) : null;
+  /** @type {any} */ (next)?.focus();
+  if (!field || !(next instanceof HTMLInputElement)) return;
+  if (start === null) next.select(); // fields of numbers do not tell what is selected
+  else next.setSelectionRange(start, end);
+}
+
+function textField(node) {
+  const active = document.activeElement;
+  return active instanceof HTMLInputElement && node.contains(active) && active.matches(TEXTS) ? active : null;
 }
 
 const PATHS = {

@@ -2,7 +2,7 @@
 // A facet shows what the predicate says of its column, and changes only that.
 
 import { sql } from "./api.js";
-import { h, fill, iconButton, number, s } from "./dom.js";
+import { h, fill, iconButton, isTyping, number, redraw, s } from "./dom.js";
 import { about, expression, literal } from "./predicate.js";
 
 const BINS = 28;
@@ -57,6 +57,8 @@ export class Facets {
     this.part = new Map();
     this.counts = new Map();
     this.conditions = [];
+    /** The timer of a drawing that waits until nobody types. */
+    this.waiting = 0;
     this.node = h("aside", { className: "facets", "aria-label": "Filters" }, this.lists, this.charts);
   }
 
@@ -101,10 +103,12 @@ export class Facets {
 
   draw(conditions) {
     this.conditions = conditions;
-    const focused = document.activeElement?.getAttribute("data-facet");
-    fill(this.lists, LISTS.map((c) => this.list(c)), this.missing(), this.flags());
-    fill(this.charts, this.axes.map((x) => this.chart(x)), this.more());
-    if (focused) /** @type {any} */ (this.node.querySelector(`[data-facet="${CSS.escape(focused)}"]`))?.focus();
+    clearTimeout(this.waiting);
+    if (isTyping(this.node)) return void (this.waiting = setTimeout(() => this.draw(this.conditions), 300));
+    redraw(this.node, "data-facet", () => {
+      fill(this.lists, LISTS.map((c) => this.list(c)), this.missing(), this.flags());
+      fill(this.charts, this.axes.map((x) => this.chart(x)), this.more());
+    });
   }
 
   count(column, value) {

@@ -1,7 +1,7 @@
 // One patient: panels around the panes of the viewer.
 
 import { isCancelled, json, sql } from "./api.js";
-import { dialog, fill, h, iconButton, later, number, say } from "./dom.js";
+import { dialog, fill, h, iconButton, isTyping, later, number, redraw, say } from "./dom.js";
 import { selected } from "./cohort.js";
 import { dvhChart, swatch } from "./dvh.js";
 import { CT_WINDOWS, MAPS, OBSERVERS, colourAt, gradient, look } from "./looks.js";
@@ -114,10 +114,9 @@ class PatientView {
 
   controls() {
     const active = document.activeElement;
-    if (this.left.contains(active) && active?.matches('input[type="number"], input[type="text"], input[type="range"]') && this.isBusy) return;
-    const key = active?.getAttribute?.("data-key");
-    fill(this.left, this.views(), this.image(), this.dose(), this.structures());
-    if (key) /** @type {any} */ (this.left.querySelector(`[data-key="${CSS.escape(key)}"]`))?.focus();
+    if (this.left.contains(active) && active?.matches('input[type="range"]') && this.isBusy) return;
+    if (isTyping(this.left)) return void setTimeout(this.redraw, 300);
+    redraw(this.left, "data-key", () => fill(this.left, this.views(), this.image(), this.dose(), this.structures()));
   }
 
   section(title, ...children) {
