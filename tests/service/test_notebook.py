@@ -260,8 +260,9 @@ print(cohort.view().link().partition("/enter")[0])
 
 
 def test_a_fork_does_not_inherit_it_and_it_ends_with_the_process(dataset, tmp_path):
+    warned = "ignore:This process:DeprecationWarning"  # Python from 3.12 on: threads and a fork
     ran = subprocess.run(
-        [sys.executable, "-c", PROGRAM, str(dataset)],
+        [sys.executable, "-W", warned, "-c", PROGRAM, str(dataset)],
         env=os.environ | {"XDG_STATE_HOME": str(tmp_path)},
         capture_output=True,
         text=True,
