@@ -104,7 +104,10 @@ def fetch(asked: Sequence[Asked], seconds: float, line: Line) -> list[Answer | O
     answer may have any status. Redirects are followed; to another server without the headers.
     """
     idle = _IDLE.setdefault(line, [])
-    connections = idle.pop() if idle else _Connections(line)
+    try:
+        connections = idle.pop()
+    except IndexError:  # asked first whether there is one, another thread might take it meanwhile
+        connections = _Connections(line)
     found = connections.fetch(asked, seconds)
     idle.append(connections)  # after an exception, Ctrl-C too, they are dropped instead
     return found

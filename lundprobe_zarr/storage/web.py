@@ -68,8 +68,9 @@ class WebFiles(HTTPFileSystem):  # type: ignore[misc]
             url = url.with_query([*url.query.items(), *query.items()])
         given = (self.client_kwargs.get("headers"), self.kwargs.get("headers"))
         headers = {str(k): str(v) for some in given for k, v in dict(some or {}).items()}
-        if any(c in text for text in (*headers, *headers.values()) for c in "\r\n"):
-            return None  # which the client says is no header
+        texts = (str(url), *headers, *headers.values())
+        if not all(text.isascii() and text.isprintable() for text in texts):
+            return None  # libcurl takes no other: this client encodes it, or says what is wrong
         return str(url), headers
 
     def _raise_not_found_for_status(self, answer: Any, url: str) -> None:

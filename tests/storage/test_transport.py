@@ -185,6 +185,21 @@ def test_reads_one_after_another_share_a_connection():
     assert len(kind.clients) == 1
 
 
+def test_a_read_whose_idle_connections_another_takes_opens_its_own(monkeypatch):
+    class Taken(list[object]):
+        """A list that another thread empties once it was seen to hold something."""
+
+        def __bool__(self) -> bool:
+            return True
+
+        def __len__(self) -> int:
+            return 1
+
+    monkeypatch.setitem(transport._IDLE, Line(5.0), Taken())
+    with served() as (url, _):
+        assert get(url).body == DATA[:10]  # type: ignore[attr-defined]
+
+
 def test_descriptors_beyond_those_of_select(monkeypatch):
     monkeypatch.setattr(transport, "_MOST_DESCRIPTORS", 0)
     with served() as (url, _):
@@ -286,6 +301,19 @@ def test_ctrl_c_ends_a_read_at_once_and_the_next_one_is_right():
             get(f"{url}/still", silence=3.0)
         assert time.monotonic() - began < 1.4
         assert isinstance(get(url, silence=3.0), Answer)
+
+
+@pytest.mark.parametrize(
+    ("options", "name", "sent"),
+    [({"headers": {"X-Name": "\u00e9"}}, "a", "\u00e9"), ({"encoded": True}, "\u00e9", None)],
+    ids=["header", "name"],
+)
+def test_text_that_libcurl_does_not_take_is_sent_by_the_web_client(options, name, sent):
+    with served() as (url, asked):
+        location = Location(url, {**options, "skip_instance_cache": True})
+        assert location.read_ranges([Range(name, 0, 10)]) == [DATA[:10]]
+    header = asked.seen[-1][1].get("X-Name")
+    assert header is sent is None or header.encode("latin-1").decode() == sent
 
 
 def test_a_place_on_the_web_without_pycurl_says_what_to_install(monkeypatch):
