@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import threading
 from collections.abc import Callable, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
@@ -82,11 +83,13 @@ def export_cohort(
     result = job.result()
     todo = [i for i in cohort.ids if i not in result.before]
     with ThreadPoolExecutor(workers or os.cpu_count() or 1) as pool:
-        running = {pool.submit(job.write, i): i for i in todo}
         try:
+            running = {pool.submit(job.write, i): i for i in todo}
             _collect(running, result, on_patient)
-        finally:
+        except BaseException:  # a full disk, or Ctrl-C
+            job.stop.set()
             pool.shutdown(cancel_futures=True)
+            raise
     job.finish(result)
     return result
 
@@ -111,6 +114,7 @@ class _Job:
         self.cohort, self.out, self.shape = cohort, out, shape
         self.journal = out / JOURNAL
         self.bounds: dict[str, dict[str, Bounds]] = {}
+        self.stop = threading.Event()
 
     @property
     def _settings(self) -> dict[str, Any]:
@@ -173,11 +177,15 @@ class _Job:
         reader = StoreReader.open(self.cohort.location, patient_id)
         reader.decoders = 1
         bounds, journal = self.bounds.get(patient_id, {}), self.journal / f"{patient_id}.json"
-        return write_patient(reader, self.shape, bounds, self.out, journal)
+        return write_patient(reader, self.shape, bounds, self.out, journal, self.stop)
 
     def finish(self, result: CohortExport) -> None:
-        """Write what describes the whole: the report and, for BIDS, the dataset."""
-        everything = {i: result.all[i] for i in self.cohort.dataset.ids if i in result.all}
+        """Write what describes the whole: the report and, for BIDS, the dataset.
+
+        Another process may have written patients into this folder meanwhile; they count.
+        """
+        there = self.result().before | result.all
+        everything = {i: there[i] for i in self.cohort.dataset.ids if i in there}
         report = {
             **self._settings,
             "patients": {i: _told(w) for i, w in everything.items()},

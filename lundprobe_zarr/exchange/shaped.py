@@ -7,6 +7,7 @@ their voxels as sform.
 from __future__ import annotations
 
 import shutil
+import threading
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from math import prod
@@ -79,8 +80,10 @@ class Written:
         Files, by their path in the source tree, that were wanted and that the patient lacks.
     empty : list of str
         Masks, by that path, that have no voxel in the box, and that were not written.
-    rounded, stripped : list of str
-        As in `exchange.nifti.Exported`.
+    rounded : list of str
+        Files of values that the conversion rounded.
+    stripped : list of str
+        Files that have every voxel, but not the source header's free text.
     """
 
     files: dict[str, int] = field(default_factory=dict)
@@ -89,6 +92,10 @@ class Written:
     empty: list[str] = field(default_factory=list)
     rounded: list[str] = field(default_factory=list)
     stripped: list[str] = field(default_factory=list)
+
+
+class StoppedError(Exception):
+    """The export was asked to stop."""
 
 
 class PatientFiles:
@@ -102,15 +109,18 @@ class PatientFiles:
         self._store = reader.metadata
         self.part = str(reader.metadata.attributes["part"])
 
-    def write(self, draft: Path, out: Path) -> Written:
+    def write(self, draft: Path, out: Path, stop: threading.Event) -> Written:
         """Write all files below `draft`; messages call them by what they will be below `out`.
 
         Raises `MissingStructureError` if there is no structure to crop to, `UsageError` for voxels
-        that NIfTI cannot hold, `DamagedStoreError`, and `OSError` if a file cannot be written.
+        that NIfTI cannot hold, `DamagedStoreError`, `OSError` if a file cannot be written, and
+        `StoppedError` once `stop` is set.
         """
         written = Written()
         there = set()
         for array, record in self._store.records:
+            if stop.is_set():
+                raise StoppedError
             path = source_path(self._store, record)
             file = parse_path("/".join(path.parts[2:]))
             assert file is not None  # source_path has refused others
@@ -147,11 +157,14 @@ class PatientFiles:
         target = _made(draft, out, path)
         if values is None:
             write_nifti(self._reader, array, record, target, out / path)
-            getattr(written, outcome(record), []).append(str(path))
         else:
             image = nifti_image(values, self._box(file.grid).grid.affine)
             with gzipped(target, out / path) as stream:
                 image.to_stream(stream)
+        if outcome(record) == "rounded":
+            written.rounded.append(str(path))
+        elif values is None and record.stripped:
+            written.stripped.append(str(path))
         written.files[str(path)] = target.stat().st_size
         if self._shape.layout == "bids":
             self._write_sidecar(file, record, path, draft, out, written)
@@ -220,7 +233,12 @@ class PatientFiles:
 
 
 def write_patient(
-    reader: StoreReader, shape: Shape, bounds: Mapping[str, Bounds], out: Path, journal: Path
+    reader: StoreReader,
+    shape: Shape,
+    bounds: Mapping[str, Bounds],
+    out: Path,
+    journal: Path,
+    stop: threading.Event,
 ) -> Written:
     """Write a patient's files below `out`, where its folders appear once they are whole.
 
@@ -230,7 +248,7 @@ def write_patient(
     draft = out / f".{reader.metadata.patient_id}.partial"
     shutil.rmtree(draft, ignore_errors=True)  # left by a killed export
     try:
-        written = PatientFiles(reader, shape, bounds).write(draft, out)
+        written = PatientFiles(reader, shape, bounds).write(draft, out, stop)
         for home in written.homes:
             if (out / home).exists():
                 raise UsageError(

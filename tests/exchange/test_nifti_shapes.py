@@ -5,6 +5,8 @@ from __future__ import annotations
 import errno
 import gzip
 import json
+import threading
+import time
 from pathlib import Path
 
 import nibabel as nib
@@ -206,6 +208,49 @@ def test_a_full_disk_leaves_no_file_under_its_name_and_is_continued(cohort, tmp_
     export(cohort[:2], tmp_path / "out", choice=FEW)
     export(cohort[:2], tmp_path / "whole", choice=FEW)
     assert bytes_of(tmp_path / "out") == bytes_of(tmp_path / "whole")
+
+
+def test_an_interrupt_stops_within_a_patient(cohort, tmp_path, monkeypatch):
+    write, begun, calls = shaped.write_nifti, threading.Event(), []
+
+    def slow(reader, *rest):
+        if reader.metadata.patient_id == cohort.ids[1]:
+            calls.append(rest)
+            begun.set()
+            time.sleep(0.3)
+        write(reader, *rest)
+
+    def interrupt(patient_id: str) -> None:
+        assert begun.wait(20)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(shaped, "write_nifti", slow)
+    with pytest.raises(KeyboardInterrupt):
+        export_cohort(cohort[:2], tmp_path, Shape(), 1, interrupt)
+    assert len(calls) < 5
+    assert not list(tmp_path.glob(".*.partial"))
+    assert not home(tmp_path, cohort[1]).exists()
+    monkeypatch.setattr(shaped, "write_nifti", write)
+    assert list(export(cohort[:2], tmp_path).before) == cohort.ids[:1]
+
+
+def test_patients_that_another_process_wrote_meanwhile_are_reported(cohort, tmp_path):
+    def other(patient_id: str) -> None:
+        export(cohort[1:2], tmp_path, choice=FEW, layout="bids")
+
+    export_cohort(cohort[:1], tmp_path, Shape(FEW, layout="bids"), 1, other)
+    report = json.loads((tmp_path / REPORT).read_bytes())
+    assert list(report["patients"]) == cohort.ids[:2]
+    assert len((tmp_path / "participants.tsv").read_text().splitlines()) == 3
+
+
+def test_cropped_files_of_rounded_values_are_reported(cohort, tmp_path):
+    choice, one = Choice(arrays=("sCT",), grids=("mri",)), cohort[:1]
+    stored = export(one, tmp_path / "stored", choice=choice)
+    cropped = export(one, tmp_path / "cropped", choice=choice, frame=Frame(None, "Rectum"))
+    (before,), (now,) = stored.written.values(), cropped.written.values()
+    assert len(before.rounded) == 1
+    assert now.rounded == before.rounded
 
 
 def test_a_patient_without_the_structure_fails_alone(cohort, tmp_path):
