@@ -118,7 +118,7 @@ def sidecar(
         units = {"T2w": "arbitrary", "sCT": "HU"}
         told["Units"] = units.get(str(file.labels.get("modality")), "Gy")
     if file.variable == "fiducial_mask" and store.fiducial_record is not None:
-        told["FiducialPositionsLPS"] = (store.fiducial_record.text or "").split()
+        told["FiducialPositionsLPS"] = _positions(store.fiducial_record.text or "")
     if not raw and file.grid in _SPACES:
         told["SpatialReference"] = _SPACES[file.grid]
     if not raw and file.labels.get("modality") == "T2w":
@@ -132,6 +132,12 @@ def sidecar(
     if frame.crop is not None:
         told["Cropped"] = f"to the clinical {frame.crop} and {frame.margin_mm:g} mm around it"
     return told | {"SourceFile": record.path, "SourceFileSHA256": record.sha256}
+
+
+def _positions(text: str) -> list[list[float]]:
+    """Return the positions x, y, z, mm, LPS, of a text with one a line, as conversion reads it."""
+    lines = text.removeprefix("\ufeff").splitlines()
+    return [[float(cell) for cell in line.split(",")] for line in lines if line.strip()]
 
 
 def _described(file: SourceFile) -> str:

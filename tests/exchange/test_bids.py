@@ -112,5 +112,10 @@ def test_fiducials_are_told_in_millimetres(cohort, whole):
     name = bids.subject(patient.patient_id)
     side = f"{name}_label-fiducials_desc-clinical_mask.json"
     told = json.loads((whole / bids.DERIVATIVES / name / "anat" / side).read_bytes())
-    found = [[float(v) for v in row.split(",")] for row in told["FiducialPositionsLPS"]]
-    np.testing.assert_allclose(found, patient.clinical.fiducial_position.values)
+    found = np.array(told["FiducialPositionsLPS"])
+    np.testing.assert_array_equal(found, patient.clinical.fiducial_position.values)
+
+
+def test_fiducials_are_told_whatever_blanks_and_marks_their_text_has():
+    text = "\ufeff 1.5, -2,\t3e1\r\n\r\n4,5 ,6\r\n"
+    assert bids._positions(text) == [[1.5, -2.0, 30.0], [4.0, 5.0, 6.0]]
