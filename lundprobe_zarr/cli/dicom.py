@@ -65,7 +65,7 @@ def _listed(text: str | None) -> tuple[str, ...] | None:
 def run(location: Location, cohort: Cohort, out: Path, options: DicomOptions) -> int:
     """Write patients, say what was written, and return the exit status.
 
-    Of several patients those that are there, written with the same options, are left as they are,
+    Of several patients those that are there, of the same stores and options, are left as they are,
     and one that fails does not end the others. Raises as `export_dicom` does for a single one.
     """
     from lundprobe_zarr.cli.console import count, heading, listing, say
@@ -74,11 +74,11 @@ def run(location: Location, cohort: Cohort, out: Path, options: DicomOptions) ->
     ids = [patient.patient_id for patient in cohort]
     failed = {}
     for patient_id in ids:
-        if len(ids) > 1 and is_written(out, patient_id, options):
-            say(f"{patient_id}: there from an earlier run")
-            continue
         try:
-            _export(location, patient_id, out, options)
+            if len(ids) > 1 and is_written(location, patient_id, out, options):
+                say(f"{patient_id}: there from an earlier run")
+            else:
+                _export(location, patient_id, out, options)
         except LundProbeError as error:
             if len(ids) == 1 or isinstance(error, MissingPackageError):
                 raise
@@ -99,7 +99,7 @@ def _export(location: Location, patient_id: str, out: Path, options: DicomOption
     files = sum(o["files"] for o in written.objects)
     say(f"Wrote {count(files, 'file')} to {written.folder.resolve()}.")
     rows = [(o["name"], str(o["files"]), _error(o)) for o in written.objects]
-    table(("object", "files", "values"), rows, right=("files",))
+    table(("object", "files", "values, against the dataset"), rows, right=("files",))
 
 
 def _error(written: dict[str, Any]) -> str:

@@ -32,7 +32,7 @@ def dose_instance(
     data = study.instance(RTDoseStorage, "RTDOSE", series, 1)
     data.ImageType = ["DERIVED", "SECONDARY"]
     data.DerivationDescription = (
-        "From the LUND-PROBE array dose/dose, planned dose on the planning grid. Values are "
+        f"{study.source('dose/dose')}: planned dose on the planning grid. Values are "
         f"multiples of the scaling; largest error {stored.max_abs_error:.3g} Gy."
     )
     data.OperatorsName = ""

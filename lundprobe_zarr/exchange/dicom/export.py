@@ -93,13 +93,27 @@ class ExportedDicom:
         return found
 
 
-def is_written(out: Path, patient_id: str, options: DicomOptions) -> bool:
-    """Return whether a patient's folder is there, written with these options."""
-    report = out / patient_id / REPORT
-    if not report.is_file():
+def is_written(location: Location, patient_id: str, out: Path, options: DicomOptions) -> bool:
+    """Return whether a patient's folder is there, of this very store and with these options.
+
+    One request. Raises `DamagedStoreError`.
+    """
+    try:
+        said = parse_json((out / patient_id / REPORT).read_text(encoding="utf-8"))
+    except (FileNotFoundError, NotADirectoryError, ValueError):
         return False
-    said = parse_json(report.read_text(encoding="utf-8"))
-    return bool(said.get("options") == options.to_report())
+    wanted = report_head(open_store(location, patient_id), options)
+    return isinstance(said, dict) and all(said.get(k) == v for k, v in wanted.items())
+
+
+def report_head(store: StoreMetadata, options: DicomOptions) -> dict[str, Any]:
+    """Return what `report.json` says of a patient before its objects are known."""
+    return {
+        "patient_id": store.patient_id,
+        "precision": store.attributes.get("precision"),
+        "store_sha256": store.sha256,
+        "options": options.to_report(),
+    }
 
 
 def volumes_read(location: Location, patient_id: str, options: DicomOptions) -> int:

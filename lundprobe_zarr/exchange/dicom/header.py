@@ -42,17 +42,28 @@ class Series:
 class Study:
     """A patient's study: one frame of reference, in which images, structures and dose lie.
 
-    `position` is Patient Position (PS3.3 C.7.3.1.1.2), "" if it is not known.
+    `precision` is the dataset's, None if it is not known. `position` is Patient Position
+    (PS3.3 C.7.3.1.1.2), "" if it is not known.
     """
 
     patient_id: str
     synthetic: bool
+    precision: str | None = None
     position: str = ""
 
     @property
     def frame_uid(self) -> str:
         """UID of the frame of reference."""
         return uid("frame of reference", self.patient_id)
+
+    def source(self, array: str) -> str:
+        """Return where values are from, for Derivation Description (at most 1,024 characters).
+
+        Errors that are told beside it are those of the store's values, which conversion may have
+        rounded: by how much at most, the precision says.
+        """
+        held = f" (precision {self.precision})" if self.precision else ""
+        return f"From the LUND-PROBE array {array} of a converted dataset{held}"
 
     def instance(self, sop_class: UID, modality: str, series: Series, number: int) -> Dataset:
         """Return a dataset with the attributes that all objects share; its UID is by number."""

@@ -94,7 +94,7 @@ def _instance(study: Study, found: ImageSeries, stored: Stored, plane: int) -> D
     data = study.instance(sop_class, "CT" if kind.is_ct else "MR", found.series, plane + 1)
     data.PatientPosition = study.position
     data.ImageType = ["DERIVED", "SECONDARY", "AXIAL" if kind.is_ct else "OTHER"]
-    data.DerivationDescription = derivation(kind, stored)
+    data.DerivationDescription = derivation(study, kind, stored)
     data.AcquisitionNumber = None
     data.BurnedInAnnotation = "NO"
     add_plane(data, planes, plane)
@@ -103,11 +103,11 @@ def _instance(study: Study, found: ImageSeries, stored: Stored, plane: int) -> D
     return data
 
 
-def derivation(kind: ImageKind, stored: Stored) -> str:
+def derivation(study: Study, kind: ImageKind, stored: Stored) -> str:
     """Return how the pixels came to be, for Derivation Description (at most 1,024 characters)."""
-    source = f"From the LUND-PROBE array {kind.array}, {kind.description}."
+    source = f"{study.source(kind.array)}: {kind.description}."
     if not stored.max_abs_error:
-        return f"{source} Values are exact."
+        return f"{source} Values are exactly those of the array."
     return f"{source} Values are rounded to whole HU; largest error {stored.max_abs_error:.6g} HU."
 
 

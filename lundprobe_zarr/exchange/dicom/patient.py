@@ -12,7 +12,7 @@ from pydicom.dataset import Dataset
 from pydicom.uid import ImplicitVRLittleEndian
 
 from lundprobe_zarr.exchange.dicom.dose import dose_instance
-from lundprobe_zarr.exchange.dicom.export import UNCERTAINTY, DicomOptions
+from lundprobe_zarr.exchange.dicom.export import UNCERTAINTY, DicomOptions, report_head
 from lundprobe_zarr.exchange.dicom.header import Study, save
 from lundprobe_zarr.exchange.dicom.images import IMAGE_KINDS, ImageSeries, instances
 from lundprobe_zarr.exchange.dicom.lattice import Planes, planes_of
@@ -51,13 +51,17 @@ def write_patient(
 
     Raises as `export.export_dicom` does.
     """
-    study = Study(store.patient_id, bool(store.attributes["synthetic"]), options.patient_position)
+    study = Study(
+        store.patient_id,
+        bool(store.attributes["synthetic"]),
+        store.attributes.get("precision"),
+        options.patient_position,
+    )
     reader = StoreReader(location, store)
     writer = _Writer(reader, study, _Folder(draft, home), options, on_volume)
     return {
-        "patient_id": store.patient_id,
+        **report_head(store, options),
         "frame_of_reference_uid": study.frame_uid,
-        "options": options.to_report(),
         "objects": list(writer.objects()),
     }
 

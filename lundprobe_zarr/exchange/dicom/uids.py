@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 #: What a change to the objects written here has to raise, so that they get other UIDs.
-_WRITER = "lundprobe-zarr dicom 1"
+_WRITER = "lundprobe-zarr dicom 2"
 
 
 def uid(*parts: str | bytes | int) -> str:

@@ -320,6 +320,16 @@ def test_the_command_writes_several_and_goes_on_where_it_was(dataset, extended, 
     assert f"{first}: there from an earlier run" in out
     assert out.count("Wrote") == 3
     assert sorted(p.name for p in tmp_path.iterdir()) == patients(dataset)
+    report = tmp_path / first / "report.json"
+    for of_another_store in (
+        report.read_text().replace('"store_sha256": "', '"store_sha256": "0'),
+        "",
+    ):
+        report.write_text(of_another_store)
+        status, out, _ = run(capfd, *every)
+        assert status == 1
+        assert "Failed: 1 patient" in out
+        assert f"{first} exists already" in out
     other = ("export", dataset, tmp_path, "--format", "dicom", "--sources", "nnunet")
     status, out, _ = run(capfd, *other)
     assert status == 1

@@ -64,7 +64,10 @@ def test_rounding_is_said_in_the_files(extended):
         if name == "CT_sCT_on_MRI":
             assert f"rounded to whole HU; largest error {rounded:.6g} HU" in said
         else:
-            assert "Values are exact." in said
+            assert "Values are exactly those of the array." in said
+        assert "a converted dataset (precision standard)" in said
+    assert "precision standard" in read(extended.home / "RTDOSE.dcm").DerivationDescription
+    assert extended.exported.report["precision"] == "standard"
     assert json.loads((extended.home / "report.json").read_text()) == json.loads(
         json.dumps(extended.exported.report)
     )
