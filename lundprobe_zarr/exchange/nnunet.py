@@ -234,6 +234,12 @@ def _require_place(out: Path) -> None:
 def _subsets(cohort: Cohort, test: Cohort | None, splits: Splits[Cohort] | None) -> dict[str, str]:
     """Return whom to write, in the order of the cohort -> `Tr` or `Ts`."""
     held_out = set(test.ids if test is not None else ())
+    if test is not None and not held_out:
+        raise UsageError(
+            f"no patients to test with, of {len(cohort)}",
+            expected="one or more, or no test set",
+            remedy="widen its predicate, or leave the test set out",
+        )
     training = set(cohort.ids) - held_out
     if splits is not None:
         training = {i for fold in splits.folds for i in (*fold.train.ids, *fold.val.ids)}

@@ -23,6 +23,8 @@ Box = tuple[slice, slice, slice]
 
 #: A voxel is mask if at least half of it is. Weights add up to a half except for rounding.
 _HALF = 0.5 - 1e-6
+#: Smallest and largest voxel size, mm: beyond, numbers of voxels or positions would overflow.
+_SIZES = 1e-6, 1e6
 #: Fraction of a voxel by which equal positions may differ by rounding.
 _ROUNDING = 1e-6
 
@@ -85,16 +87,17 @@ def respaced(grid: Grid, spacing_mm: float | Sequence[float]) -> Grid:
 def voxel_sizes(mm: float | Sequence[float], name: str = "spacing_mm") -> FloatArray:
     """Return a voxel size (z, y, x), or one number for all axes, as (3,), mm.
 
-    Raises `UsageError`, with `name` as the argument's name, if it is not positive and finite.
+    Raises `UsageError`, with `name` as the argument's name, if it is not from 1e-6 to 1e6.
     """
     try:
         sizes = np.asarray(mm)
     except ValueError:  # of unequal lengths
         sizes = np.zeros(0)
     numbers = sizes.dtype.kind in "iuf" and sizes.shape in ((), (3,))  # no texts, no booleans
-    if not numbers or not (np.isfinite(sizes) & (sizes > 0)).all():
+    if not numbers or not ((sizes >= _SIZES[0]) & (sizes <= _SIZES[1])).all():
         raise UsageError(
-            f"{name} is {mm!r}", expected="positive millimetres, (z, y, x) or one number"
+            f"{name} is {mm!r}",
+            expected=f"positive millimetres, {_SIZES[0]:g} to {_SIZES[1]:g}, (z, y, x) or one number",
         )
     return np.array(np.broadcast_to(sizes, (3,)), np.float64)
 

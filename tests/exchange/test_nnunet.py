@@ -311,6 +311,8 @@ def test_wrong_arguments_are_refused_before_anything_is_written(
 def test_no_patients_are_refused(cohort, dataset, tmp_path):
     with pytest.raises(UsageError, match="no patients to train with"):
         export(cohort.where("FALSE"), tmp_path)
+    with pytest.raises(UsageError, match="no patients to test with"):
+        export(cohort, tmp_path, test=cohort.where("FALSE"))
     lacking = cohort.where("missing_PenileBulb")
     with pytest.raises(UsageError, match="1: lacks PenileBulb"):
         export(lacking, tmp_path, labels=["PenileBulb"], missing="ignore")
