@@ -155,7 +155,8 @@ def segmentation(
         series_uid,
         f"{about.description}, on {kind.name}",
     )
-    described = [_described(n, s, about, tg263) for n, s in enumerate(segments, 1)]
+    patient_id = str(images.headers[0].PatientID)
+    described = [_described(n, s, about, patient_id, tg263) for n, s in enumerate(segments, 1)]
     data = Segmentation(
         source_images=images.headers[first:last],
         pixel_array=pixels,
@@ -169,7 +170,7 @@ def segmentation(
 
 
 def _described(
-    number: int, segment: Segment, about: SegmentSource, tg263: bool
+    number: int, segment: Segment, about: SegmentSource, patient_id: str, tg263: bool
 ) -> SegmentDescription:
     roi, label = ROIS[segment.structure], about.label(segment, tg263)
     described = SegmentDescription(
@@ -179,7 +180,7 @@ def _described(
         _coded(roi.kind),
         about.kind,
         _algorithm(about),
-        tracking_uid=uid("tracking", label),
+        tracking_uid=uid("tracking", patient_id, label),  # alike on all grids of the patient
         tracking_id=label,
         display_color=CIELabColor.from_rgb(*roi.colour),
     )

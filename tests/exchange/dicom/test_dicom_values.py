@@ -163,6 +163,20 @@ def test_segments_are_the_masks(written, name):
         assert all(str(v) in segment.SegmentLabel for v in record.labels.values())
 
 
+def test_what_is_tracked_is_a_structure_of_one_patient(extended, askew):
+    found = [
+        {s.SegmentLabel: s.TrackingUID for s in read(file).SegmentSequence}
+        for file in (
+            extended.home / "SEG_MR_T2w_clinical_1.dcm",
+            extended.home / "SEG_CT_sCT_clinical_1.dcm",
+            askew.home / "SEG_MR_T2w_clinical_1.dcm",
+        )
+    ]
+    assert found[0] == found[1]
+    assert found[0].keys() == found[2].keys()
+    assert not set(found[0].values()) & set(found[2].values())
+
+
 def test_sides_of_heads_of_femurs(extended):
     data = hd.seg.segread(extended.home / "SEG_MR_T2w_clinical_1.dcm")
     sides = {
