@@ -27,7 +27,8 @@ def dose_instance(
     """
     stored = dose_counts(planes.ordered(volume), "dose/dose")
     digest = digest_of(stored.integers, planes.positions, np.array(planes.orientation))
-    series_uid = uid("dose", study.patient_id, digest, stored.slope)
+    sizes = texts([planes.row_mm, planes.column_mm])
+    series_uid = uid("dose", study.patient_id, digest, *sizes, stored.slope, str(study.precision))
     series = Series(_NUMBER, series_uid, "planned dose, planning grid")
     data = study.instance(RTDoseStorage, "RTDOSE", series, 1)
     data.ImageType = ["DERIVED", "SECONDARY"]

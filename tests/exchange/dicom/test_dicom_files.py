@@ -166,8 +166,9 @@ def test_names_of_tg263_and_a_patient_position(extended, dataset, tmp_path):
     assert dict(zip(rois, types, strict=True))["External"] == "EXTERNAL"
     segments = read(exported.folder / "SEG_CT_sCT_clinical_1.dcm").SegmentSequence
     assert segments[0].SegmentLabel == "CTV_4270"
-    assert read(exported.folder / "MR_T2w" / "0001.dcm").PatientPosition == "HFS"
-    assert read(extended.home / "MR_T2w" / "0001.dcm").PatientPosition == ""
+    now, before = (read(h / "MR_T2w" / "0001.dcm") for h in (exported.folder, extended.home))
+    assert (now.PatientPosition, before.PatientPosition) == ("HFS", "")
+    assert now.SOPInstanceUID != before.SOPInstanceUID, "one UID is one content"
 
 
 @pytest.mark.parametrize(
