@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import os
+import socket
+import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -43,6 +45,14 @@ def made_once(tmp_path_factory: pytest.TempPathFactory, name: str) -> Iterator[P
 
             fcntl.flock(lock, fcntl.LOCK_EX)
         yield home / name
+
+
+@pytest.fixture(scope="session")
+def killed_writer() -> str:
+    """Name of a writer whose process has ended: what it left is of nobody."""
+    process = subprocess.Popen([sys.executable, "-S", "-c", ""])
+    process.wait()
+    return f"{socket.gethostname()}-{process.pid}-0123abcd"
 
 
 @pytest.fixture(scope="session")

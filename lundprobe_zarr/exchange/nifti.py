@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -17,6 +16,7 @@ from lundprobe_zarr.dataset.predictions import StoredPredictions
 from lundprobe_zarr.errors import DamagedStoreError, UsageError
 from lundprobe_zarr.exchange.predicted_files import COMPRESSION_LEVEL, PredictedFiles
 from lundprobe_zarr.schema.records import SourceRecord
+from lundprobe_zarr.storage.folders import drafted
 from lundprobe_zarr.storage.local import named, require_folder
 from lundprobe_zarr.storage.location import Location
 from lundprobe_zarr.stores.metadata import StoreMetadata, VolumeArray
@@ -64,17 +64,13 @@ def export_patient(
     store = open_store(location, patient_id)
     homes = _homes(store, out)
     predicted = PredictedFiles.of(predictions, store)
-    draft = out / f".{patient_id}.partial"
-    shutil.rmtree(draft, ignore_errors=True)  # left by a killed export
-    try:
+    with drafted(out / patient_id) as draft:
         exported = _write_files(location, store, draft, on_file)
         exported = replace(exported, predicted=predicted.write(draft, on_file))
         with named(out):
             for home in homes:
                 (out / home).parent.mkdir(parents=True, exist_ok=True)
                 (draft / home).rename(out / home)
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)
     return exported
 
 

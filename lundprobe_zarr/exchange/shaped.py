@@ -6,7 +6,6 @@ their voxels as sform.
 
 from __future__ import annotations
 
-import shutil
 import threading
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
@@ -26,6 +25,7 @@ from lundprobe_zarr.geometry.nifti_image import nifti_image
 from lundprobe_zarr.patches.frame import Bounds, Box, Frame
 from lundprobe_zarr.patches.lattice import stored_grid
 from lundprobe_zarr.schema.records import SourceRecord
+from lundprobe_zarr.storage.folders import drafted
 from lundprobe_zarr.storage.local import named, write_local
 from lundprobe_zarr.stores.metadata import VolumeArray
 from lundprobe_zarr.stores.reader import Part, StoreReader
@@ -245,9 +245,7 @@ def write_patient(
     `journal` is a file that says what was written, which is there before the folders are. Raises
     as `PatientFiles.write` does, and `UsageError` if one of the folders is there.
     """
-    draft = out / f".{reader.metadata.patient_id}.partial"
-    shutil.rmtree(draft, ignore_errors=True)  # left by a killed export
-    try:
+    with drafted(out / reader.metadata.patient_id) as draft:
         written = PatientFiles(reader, shape, bounds).write(draft, out, stop)
         for home in written.homes:
             if (out / home).exists():
@@ -261,8 +259,6 @@ def write_patient(
             for home in written.homes:
                 (out / home).parent.mkdir(parents=True, exist_ok=True)
                 (draft / home).rename(out / home)
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)
     return written
 
 

@@ -97,7 +97,8 @@ def voxel_sizes(mm: float | Sequence[float], name: str = "spacing_mm") -> FloatA
     if not numbers or not ((sizes >= _SIZES[0]) & (sizes <= _SIZES[1])).all():
         raise UsageError(
             f"{name} is {mm!r}",
-            expected=f"positive millimetres, {_SIZES[0]:g} to {_SIZES[1]:g}, (z, y, x) or one number",
+            expected=f"positive millimetres, {_SIZES[0]:g} to {_SIZES[1]:g}, (z, y, x) or one "
+            "number",
         )
     return np.array(np.broadcast_to(sizes, (3,)), np.float64)
 

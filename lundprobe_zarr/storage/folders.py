@@ -1,15 +1,40 @@
-"""Folders of a local disk that appear whole, in the place of others."""
+"""Folders of a local disk that appear whole, in the place of others or where nothing was."""
 
 from __future__ import annotations
 
 import errno
+import glob
 import os
 import shutil
 import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+
+from lundprobe_zarr.storage.writers import is_alive, writer
 
 #: Between the name of a folder that was moved away and a random part; hidden until it is removed.
 REPLACED = ".replaced-"
+#: Between the name of a folder and that of who is writing it; hidden until it is complete.
+_PARTIAL = ".partial-"
+
+
+@contextmanager
+def drafted(final: Path) -> Iterator[Path]:
+    """Within, the path of a draft of a folder, beside it and this writer's alone.
+
+    What is left of it is removed at the end, as are drafts of the same folder by processes that
+    were killed.
+    """
+    prefix = f".{final.name}{_PARTIAL}"
+    for left in final.parent.glob(f"{glob.escape(prefix)}*"):
+        if is_alive(left.name.removeprefix(prefix)) is False:
+            remove(left)
+    draft = final.with_name(f"{prefix}{writer()}")
+    try:
+        yield draft
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
 
 
 def replace_folder(folder: Path, final: Path) -> None:

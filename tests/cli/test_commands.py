@@ -433,7 +433,9 @@ def test_outputs_and_reports_get_their_folders(cli, dataset, tmp_path):
         assert (tmp_path / file).stat().st_size > 0
 
 
-def test_an_export_that_was_broken_off_is_not_in_the_way(cli, dataset, extended, tmp_path):
+def test_an_export_that_was_broken_off_is_not_in_the_way(
+    cli, dataset, extended, tmp_path, killed_writer
+):
     from lundprobe_zarr.exchange.nifti import export_patient
     from lundprobe_zarr.storage.location import Location
 
@@ -446,7 +448,7 @@ def test_an_export_that_was_broken_off_is_not_in_the_way(cli, dataset, extended,
     with pytest.raises(KeyboardInterrupt):
         export_patient(Location(dataset), extended, out, stop)
     assert list(out.iterdir()) == []
-    killed = out / f".{extended}.partial" / "extendedPart" / extended
+    killed = out / f".{extended}.partial-{killed_writer}" / "extendedPart" / extended
     killed.mkdir(parents=True)
     (killed / "left.nii.gz").write_bytes(b"of one that was killed")
     other = out / "extendedPart" / "newAcq_00000000000000a1"

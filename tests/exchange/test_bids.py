@@ -96,13 +96,13 @@ def test_resampled_voxels_are_a_derivative_dataset(cohort, tmp_path):
     assert nib.load(f"{stem}.nii.gz").header.get_zooms() == (4, 4, 6)
 
 
-def test_an_export_killed_between_its_folders_is_continued(cohort, tmp_path):
+def test_an_export_killed_between_its_folders_is_continued(cohort, tmp_path, killed_writer):
     shape = Shape(Choice(arrays=("T2w", "dose")), layout="bids")
     export_cohort(cohort[:1], tmp_path, shape)
     before = {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()}
     name = bids.subject(cohort.ids[0])
     shutil.rmtree(tmp_path / name)
-    (tmp_path / f".{cohort.ids[0]}.partial" / name).mkdir(parents=True)
+    (tmp_path / f".{cohort.ids[0]}.partial-{killed_writer}" / name).mkdir(parents=True)
     assert list(export_cohort(cohort[:1], tmp_path, shape).written) == cohort.ids[:1]
     assert {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()} == before
 

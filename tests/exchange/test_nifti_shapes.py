@@ -203,7 +203,7 @@ def test_a_full_disk_leaves_no_file_under_its_name_and_is_continued(cohort, tmp_
     with pytest.raises(OSError, match="no space"):
         export_cohort(cohort[:2], tmp_path / "out", Shape(FEW), 1)
     assert bytes_of(tmp_path / "out").keys() <= {REPORT}
-    assert not list((tmp_path / "out").glob(".*.partial"))
+    assert not list((tmp_path / "out").glob(".*.partial*"))
     monkeypatch.setattr(shaped, "write_nifti", write)
     export(cohort[:2], tmp_path / "out", choice=FEW)
     export(cohort[:2], tmp_path / "whole", choice=FEW)
@@ -228,10 +228,28 @@ def test_an_interrupt_stops_within_a_patient(cohort, tmp_path, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         export_cohort(cohort[:2], tmp_path, Shape(), 1, interrupt)
     assert len(calls) < 5
-    assert not list(tmp_path.glob(".*.partial"))
+    assert not list(tmp_path.glob(".*.partial*"))
     assert not home(tmp_path, cohort[1]).exists()
     monkeypatch.setattr(shaped, "write_nifti", write)
     assert list(export(cohort[:2], tmp_path).before) == cohort.ids[:1]
+
+
+def test_another_export_of_the_same_patient_takes_nothing_away(cohort, tmp_path):
+    written: list[str] = []
+
+    def meanwhile(path: str) -> None:
+        written.append(path)
+        if len(written) == 3:
+            with pytest.raises(KeyboardInterrupt):
+                export_patient(cohort.location, cohort.ids[0], tmp_path, interrupted)
+
+    def interrupted(path: str) -> None:
+        raise KeyboardInterrupt
+
+    export_patient(cohort.location, cohort.ids[0], tmp_path, meanwhile)
+    assert len(written) > 20
+    assert all((tmp_path / path).is_file() for path in written)
+    assert not list(tmp_path.glob(".*"))
 
 
 def test_patients_that_another_process_wrote_meanwhile_are_reported(cohort, tmp_path):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +13,7 @@ from lundprobe_zarr.errors import MissingStructureError, UsageError
 from lundprobe_zarr.exchange.dicom.packages import require_packages
 from lundprobe_zarr.schema.document import parse_json
 from lundprobe_zarr.schema.layout import SEGMENTATION_SOURCES
+from lundprobe_zarr.storage.folders import drafted
 from lundprobe_zarr.storage.local import named, require_folder
 from lundprobe_zarr.storage.location import Location
 from lundprobe_zarr.stores.metadata import StoreMetadata
@@ -174,16 +174,12 @@ def export_dicom(
     _require_free(out, patient_id)
     store = open_store(location, patient_id)
     _require_there(store, options)
-    draft = out / f".{patient_id}.dicom.partial"
-    shutil.rmtree(draft, ignore_errors=True)  # left by a killed export
-    try:
+    with drafted(out / patient_id) as draft:
         report = write_patient(location, store, draft, out / patient_id, options, on_volume)
         with named(out / patient_id / REPORT):
             (draft / REPORT).write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
         with named(out / patient_id):
             draft.rename(out / patient_id)
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)
     return ExportedDicom(out / patient_id, report)
 
 

@@ -198,7 +198,9 @@ def test_what_a_patient_lacks_is_refused(dataset, extended, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_a_full_disk_leaves_nothing_and_a_rerun_all(extended, dataset, tmp_path, monkeypatch):
+def test_a_full_disk_leaves_nothing_and_a_rerun_all(
+    extended, dataset, tmp_path, monkeypatch, killed_writer
+):
     saved = Dataset.save_as
     written: list[Path] = []
 
@@ -208,7 +210,7 @@ def test_a_full_disk_leaves_nothing_and_a_rerun_all(extended, dataset, tmp_path,
         written.append(path)
         return saved(data, path, *arguments, **options)
 
-    left = tmp_path / f".{extended.patient_id}.dicom.partial"
+    left = tmp_path / f".{extended.patient_id}.partial-{killed_writer}"
     left.mkdir()
     (left / "from a killed export").touch()
     with monkeypatch.context() as patch:
@@ -223,6 +225,23 @@ def test_a_full_disk_leaves_nothing_and_a_rerun_all(extended, dataset, tmp_path,
     assert not list(tmp_path.glob(".*"))
     with pytest.raises(UsageError, match="exists already"):
         export_dicom(Location(dataset), extended.patient_id, tmp_path)
+
+
+def test_another_export_of_the_same_patient_takes_nothing_away(extended, dataset, tmp_path):
+    read: list[str] = []
+
+    def meanwhile(path):
+        read.append(path)
+        if len(read) == 3:  # after files of the first series
+            with pytest.raises(KeyboardInterrupt):
+                export_dicom(Location(dataset), extended.patient_id, tmp_path, None, interrupted)
+
+    def interrupted(path):
+        raise KeyboardInterrupt
+
+    exported = export_dicom(Location(dataset), extended.patient_id, tmp_path, None, meanwhile)
+    assert len(all_files(exported.folder)) == len(all_files(extended.home))
+    assert not list(tmp_path.glob(".*"))
 
 
 def test_a_folder_within_a_dataset_is_refused(dataset, extended):
