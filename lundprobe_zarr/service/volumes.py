@@ -8,6 +8,7 @@ from __future__ import annotations
 import functools
 import logging
 import threading
+import time
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -52,6 +53,8 @@ from lundprobe_zarr.vocabulary.suggest import suggestion
 
 _LOG = logging.getLogger("lundprobe_zarr.service")
 
+#: Seconds for which values at points, asked for in quick succession, take predictions as they were.
+_FRESH_SECONDS = 2.0
 #: Name of the setting, among the service's `options`, of the memory for decoded chunks, MB.
 CACHE_OPTION = "plane_cache_mb"
 DEFAULT_CACHE_MB = 512
@@ -124,6 +127,7 @@ class OpenPatient:
         self._lock = threading.Lock()
         self._predicted: dict[str, tuple[StoreReader, StoredPrediction]] = {}
         self._unshown: dict[str, str] = {}
+        self._looked = time.monotonic()
         self.look_for_predictions()
 
     @property
@@ -146,12 +150,19 @@ class OpenPatient:
             self._unshown = {s: why for s, why in self._unshown.items() if s in there}
         self.look_at(there)
 
-    def look_at(self, sources: Iterable[str] | None = None) -> None:
-        """Open what is there now of some sources that are predictions, or of those known.
+    def look_again(self) -> None:
+        """Look at the predictions that are known, unless that was done a moment ago."""
+        now = time.monotonic()
+        if now - self._looked > _FRESH_SECONDS:
+            self._looked = now
+            self.look_at(self._predicted)
+
+    def look_at(self, sources: Iterable[str]) -> None:
+        """Open what is there now of those of some sources that are predictions.
 
         One may have been written or replaced since, and another process have told the client.
         """
-        for source in self._predicted if sources is None else sources:
+        for source in sources:
             if self._place is None or not source.startswith(PREDICTED):
                 continue
             opened, why = self._looked_at(self._place, source.removeprefix(PREDICTED))
@@ -446,7 +457,8 @@ def plane_asked_for(query: Query, grid: Grid) -> tuple[int, int]:
 def segmentations_asked_for(query: Query, patient: OpenPatient, grid: str) -> list[Segmentation]:
     """Return those that `source`, `structures`, `fold`, `step` and `observer` choose.
 
-    Predictions are those that are there now: this reads their metadata. Raises `HttpError` (404) for a name that is none.
+    Predictions are those that are there now: this reads their metadata. Raises `HttpError` (404)
+    for a name that is none.
     """
     chosen: dict[str, list[str]] = {}
     patient.look_at(query.words("source") or ())

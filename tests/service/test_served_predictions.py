@@ -13,6 +13,7 @@ from lundprobe_zarr.dataset.predictions import whose
 from lundprobe_zarr.errors import DatasetError
 from lundprobe_zarr.figures.contours import mask_polygons
 from lundprobe_zarr.geometry.affine import voxel_volume_cc
+from lundprobe_zarr.service import volumes
 from lundprobe_zarr.storage.location import Location
 from lundprobe_zarr.stores.prediction import write_prediction_store
 
@@ -126,8 +127,9 @@ def _drawn(client, patient, source, n):
 
 
 def test_outlines_values_and_histograms_are_those_of_what_is_there_now(
-    client, patient, mask, place
+    client, patient, mask, place, monkeypatch
 ):
+    monkeypatch.setattr(volumes, "_FRESH_SECONDS", 0)
     # another process of the service may have been asked for the patient
     n = int(np.nonzero(mask)[0].mean())
     ask(client, patient.patient_id)
