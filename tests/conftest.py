@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -11,6 +12,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import nibabel as nib
+import numpy as np
 import pytest
 from hypothesis import settings
 
@@ -72,6 +75,20 @@ def dataset(phantom_source: Path, tmp_path_factory: pytest.TempPathFactory) -> P
         if not home.exists():
             _convert(phantom_source, folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def undrawn(phantom_source: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A dataset of one patient whose clinical Bladder on the MRI grid has no voxel."""
+    patient = sorted(p for p in (phantom_source / "basePart").iterdir() if p.is_dir())[0]
+    home = tmp_path_factory.mktemp("undrawn")
+    shutil.copytree(patient, home / "source/basePart" / patient.name)
+    bladder = home / f"source/basePart/{patient.name}/MR_StorT2/mask_Bladder.nii.gz"
+    mask = nib.Nifti1Image.from_filename(bladder)
+    nothing = np.zeros(mask.shape, np.uint8)
+    nib.Nifti1Image(nothing, None, mask.header).to_filename(bladder)
+    _convert(home / "source", home / "dataset")
+    return home / "dataset"
 
 
 def _convert(source: Path, folder: Path) -> None:

@@ -128,6 +128,8 @@ def _labels(text: str | None) -> dict[int, str] | None:
         number, _, structure = item.partition("=")
         if not number.strip().isdecimal() or not structure.strip():
             raise UsageError(f"--labels {text}", expected="numbers and names, e.g. 1=Rectum")
+        if int(number) in found:
+            raise UsageError(f"--labels {text}: {int(number)} twice", expected="each number once")
         found[int(number)] = structure.strip()
     return found
 

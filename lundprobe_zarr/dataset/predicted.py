@@ -31,9 +31,10 @@ from lundprobe_zarr.vocabulary.names import STRUCTURES, protocol_of
 
 Mask = npt.NDArray[np.bool_]
 Row = dict[str, Any]
+CLINICAL = "clinical"
 #: Kinds of pairs with a prediction -> the source of a, and its array below the grid's group.
 PREDICTION_PAIRS: dict[str, tuple[str, str]] = {
-    "clinical_prediction": ("clinical", "clinical/mask"),
+    "clinical_prediction": (CLINICAL, "clinical/mask"),
     "nnunet_prediction": ("nnunet", "nnunet/mask"),
     "fold_prediction": ("nnunet_fold", "nnunet/fold_mask"),
     "observer_prediction": ("observer", "observers/mask"),
@@ -136,13 +137,18 @@ _References = list[tuple[str, str, Segmentation]]
 
 
 def _references(store: StoreMetadata, structure: str, wanted: Wanted) -> _References:
-    """Return kind of pair, array and segmentation of all that a structure is compared with."""
+    """Return kind of pair, array and segmentation of all that a structure is compared with.
+
+    A clinical mask without a voxel is none: the structure was not delineated.
+    """
     found: _References = []
     for kind in wanted.pairs:
         source, below = PREDICTION_PAIRS[kind]
         array = store.arrays.get(f"{wanted.grid}/{below}")
         for record in array.sources if array else ():
             labels: Mapping[str, Any] = record.labels
+            if source == CLINICAL and record.voxels == 0:
+                continue
             if array is not None and labels["structure"] == structure:
                 rest = {k: v for k, v in labels.items() if k != "structure"}
                 found.append((kind, array.spec.path, Segmentation(source, **rest)))

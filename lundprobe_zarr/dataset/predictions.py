@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from functools import cached_property
 from typing import Any, NamedTuple, Protocol
 
@@ -138,9 +139,9 @@ class StoredPredictions:
 
     def all(self) -> list[StoredPrediction]:
         """Return every patient's prediction of every name, by metadata."""
-        wanted = [(self.at(name), i) for name in self.names for i in self.patients(name)]
+        wanted = [(name, i) for name in self.names for i in self.patients(name)]
         with ThreadPoolExecutor(_AT_ONCE) as pool:
-            found = pool.map(lambda w: read_prediction(*w), wanted)
+            found = pool.map(lambda w: self._read(*w), wanted)
         return [p for p in found if p is not None]
 
     def stored(self, name: str, store: StoreMetadata) -> StoredPrediction | None:
@@ -148,10 +149,20 @@ class StoredPredictions:
 
         Raises `DatasetError` if it was made of other contents or lies on another grid.
         """
-        found = read_prediction(self.at(name), store.patient_id)
+        found = self._read(name, store.patient_id)
         if found is not None:
             _require_same(found, store)
         return found
+
+    def _read(self, name: str, patient_id: str) -> StoredPrediction | None:
+        """Read a patient's prediction by metadata; None if there is none, or no such name.
+
+        Its name is that of its folder, which may have been another when it was written.
+        """
+        found = read_prediction(self.at(name), patient_id) if _NAME.fullmatch(name) else None
+        if found is None or found.about.prediction == name:
+            return found
+        return replace(found, about=found.about.model_copy(update={"prediction": name}))
 
     def reader(self, name: str, store: StoreMetadata) -> tuple[StoreReader, StoredPrediction]:
         """Return a reader of a patient's prediction. Raises `UnknownLabelError` without one."""
@@ -227,7 +238,7 @@ def _require_same(found: StoredPrediction, store: StoreMetadata) -> None:
         finding,
         where=found.metadata.where,
         patient=about.patient_id,
-        expected=f"those of the dataset at {store.where.dataset}, {expected.content_sha256[:12]}",
+        expected=f"those of the dataset, {expected.content_sha256[:12]}",
         remedy="the patient was converted again from other files, or in another way: predict and "
         "write it again",
     )

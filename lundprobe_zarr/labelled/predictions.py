@@ -29,7 +29,7 @@ from lundprobe_zarr.errors import MissingStructureError, UsageError
 from lundprobe_zarr.exchange.predicted import NiftiPredictions
 from lundprobe_zarr.geometry.affine import SAME_GRID_MM, largest_shift
 from lundprobe_zarr.geometry.lattice import Grid
-from lundprobe_zarr.labelled.grid import Home, grid_of, with_grid
+from lundprobe_zarr.labelled.grid import Home, grid_of, home_of, require_volume, with_grid
 from lundprobe_zarr.measures.labels import (
     Labels,
     label_masks,
@@ -273,9 +273,9 @@ def _masks(
         _require_lattice(masks, patient, grid)
         masks = masks.values
     if isinstance(masks, Mapping):
-        found = {n: _volume(m, n, grid) for n, m in masks.items()}
+        found = {n: _volume(m, n, patient, grid) for n, m in masks.items()}
     else:
-        found = _of_array(masks, labels, grid)
+        found = _of_array(masks, labels, patient, grid)
     if not found:
         raise UsageError("no masks", expected="at least one structure")
     for structure in found:
@@ -285,10 +285,7 @@ def _masks(
 
 def _require_lattice(prediction: Prediction, patient: Patient, grid: Grid) -> None:
     if prediction.patient_id != patient.patient_id:
-        raise UsageError(
-            f"a prediction of patient {prediction.patient_id}",
-            expected=f"one of {patient.patient_id}",
-        )
+        raise _another_patient("a prediction", prediction.patient_id, patient)
     if prediction.lattice.shape != grid.shape or not np.array_equal(prediction.affine, grid.affine):
         raise UsageError(
             f"a prediction on {prediction.lattice.shape} voxels of "
@@ -299,9 +296,13 @@ def _require_lattice(prediction: Prediction, patient: Patient, grid: Grid) -> No
         )
 
 
-def _volume(mask: Any, name: str, grid: Grid) -> Mask:
+def _another_patient(what: str, patient_id: str | None, patient: Patient) -> UsageError:
+    return UsageError(f"{what} of patient {patient_id}", expected=f"one of {patient.patient_id}")
+
+
+def _volume(mask: Any, name: str, patient: Patient, grid: Grid) -> Mask:
     """Return one mask (z, y, x) of the grid."""
-    values = _values(mask, grid)
+    values = _values(mask, patient, grid)
     if values.dtype != np.bool_ or values.shape != grid.shape:
         raise UsageError(
             f"mask of {name}: {values.dtype} {values.shape}",
@@ -311,10 +312,14 @@ def _volume(mask: Any, name: str, grid: Grid) -> Mask:
     return values
 
 
-def _values(array: Any, grid: Grid) -> npt.NDArray[Any]:
-    """Return the values of an array; a labelled one has to lie on the grid."""
+def _values(array: Any, patient: Patient, grid: Grid) -> npt.NDArray[Any]:
+    """Return the values (…, z, y, x) of an array; a labelled one has to lie on the grid."""
     if not isinstance(array, xr.DataArray):
         return np.asarray(array)
+    home = home_of(array)
+    if home is not None and home.patient_id not in (None, patient.patient_id):
+        raise _another_patient("a labelled array", home.patient_id, patient)
+    array = require_volume(array).transpose(..., *SPATIAL_DIMS)
     own = grid_of(array)
     shift = largest_shift(own.affine, grid.affine, grid.shape[::-1])
     if own.shape != grid.shape or shift > SAME_GRID_MM:
@@ -327,13 +332,15 @@ def _values(array: Any, grid: Grid) -> npt.NDArray[Any]:
 
 
 def _of_array(
-    masks: xr.DataArray | npt.NDArray[Any], labels: Labels | Sequence[str] | None, grid: Grid
+    masks: xr.DataArray | npt.NDArray[Any],
+    labels: Labels | Sequence[str] | None,
+    patient: Patient,
+    grid: Grid,
 ) -> dict[str, Mask]:
     if isinstance(masks, xr.DataArray) and "structure" in masks.coords and labels is None:
         masks = masks if "structure" in masks.dims else masks.expand_dims("structure")
-        masks = masks.transpose("structure", *SPATIAL_DIMS)
         labels = [str(s) for s in masks.structure.values]
-    values = _values(masks, grid)
+    values = _values(masks, patient, grid)
     if values.dtype == np.bool_:
         return _of_masks(values, labels, grid)
     if values.dtype.kind not in "iu" or values.shape != grid.shape:

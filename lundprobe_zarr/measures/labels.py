@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lundprobe_zarr.errors import UsageError
+from lundprobe_zarr.vocabulary.names import STRUCTURES
 
 Mask = npt.NDArray[np.bool_]
 #: `{1: "Rectum"}`, or as nnU-Net's `dataset.json` has it `{"Rectum": 1, "PTVT_427": [1, 2]}`.
@@ -20,7 +21,10 @@ NO_STRUCTURES = ("background", IGNORE)
 
 
 def label_numbers(labels: Labels) -> dict[str, tuple[int, ...]]:
-    """Return the numbers of each name. Raises `UsageError` for labels of another form."""
+    """Return the numbers of each name.
+
+    Raises `UsageError` for labels of another form, and for a structure with the number 0.
+    """
     found: dict[str, tuple[int, ...]] = {}
     if not isinstance(labels, Mapping):
         raise _wrong(labels)
@@ -32,6 +36,12 @@ def label_numbers(labels: Labels) -> dict[str, tuple[int, ...]]:
         is_sound = isinstance(name, str) and some and all(_is_whole(n) for n in some)
         if not is_sound:
             raise _wrong({key: value})
+        if 0 in some and name in STRUCTURES:
+            raise UsageError(
+                f"labels: 0 for {name}",
+                expected="a number from 1 on: 0 is the background",
+                remedy="count the classes of the map with the background as the first",
+            )
         found[name] = (*found.get(name, ()), *(int(n) for n in some))
     return found
 

@@ -244,6 +244,7 @@ async def _values(asked: Asked) -> Response:
     patient = asked.patient
 
     def work() -> Response:
+        patient.look_again()
         found = values_at(patient, point)
         return asked.kept.json(found, is_whole=not found["damaged"])
 

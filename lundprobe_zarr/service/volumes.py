@@ -8,8 +8,9 @@ from __future__ import annotations
 import functools
 import logging
 import threading
+import time
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, TypeVar
@@ -52,6 +53,8 @@ from lundprobe_zarr.vocabulary.suggest import suggestion
 
 _LOG = logging.getLogger("lundprobe_zarr.service")
 
+#: Seconds for which values at points, asked for in quick succession, take predictions as they were.
+_FRESH_SECONDS = 2.0
 #: Name of the setting, among the service's `options`, of the memory for decoded chunks, MB.
 CACHE_OPTION = "plane_cache_mb"
 DEFAULT_CACHE_MB = 512
@@ -121,26 +124,65 @@ class OpenPatient:
         self.reader = StoreReader.open(revision.dataset.location, patient_id)
         self.store = self.reader.metadata
         self._place = place
+        self._lock = threading.Lock()
         self._predicted: dict[str, tuple[StoreReader, StoredPrediction]] = {}
-        #: Predictions of this patient that cannot be shown, and why.
-        self.unshown: list[str] = []
+        self._unshown: dict[str, str] = {}
+        self._looked = time.monotonic()
         self.look_for_predictions()
+
+    @property
+    def unshown(self) -> list[str]:
+        """Predictions of this patient that cannot be shown, and why."""
+        return list(self._unshown.values())
 
     def look_for_predictions(self) -> None:
         """Open what is there now of this patient at the place of predictions, by metadata."""
         if self._place is None:
             return
-        found, unshown = {}, []
-        there = StoredPredictions(self._place)
-        for name in there.names:
-            try:
-                if (prediction := there.stored(name, self.store)) is not None:
-                    reader = StoreReader(there.at(name), prediction.metadata)
-                    found[f"{PREDICTED}{name}"] = reader, prediction
-            except DatasetError as error:
-                _LOG.warning("%s", error)
-                unshown.append(f"prediction {name}: {sentence(error, place=False)}")
-        self._predicted, self.unshown = found, unshown
+        try:
+            there = [f"{PREDICTED}{name}" for name in StoredPredictions(self._place).names]
+        except DatasetError as error:
+            _LOG.warning("%s", error)
+            self._unshown = {"": "the predictions cannot be listed now"}
+            return
+        with self._lock:
+            self._predicted = {s: p for s, p in self._predicted.items() if s in there}
+            self._unshown = {s: why for s, why in self._unshown.items() if s in there}
+        self.look_at(there)
+
+    def look_again(self) -> None:
+        """Look at the predictions that are known, unless that was done a moment ago."""
+        now = time.monotonic()
+        if now - self._looked > _FRESH_SECONDS:
+            self._looked = now
+            self.look_at(self._predicted)
+
+    def look_at(self, sources: Iterable[str]) -> None:
+        """Open what is there now of those of some sources that are predictions.
+
+        One may have been written or replaced since, and another process have told the client.
+        """
+        for source in sources:
+            if self._place is None or not source.startswith(PREDICTED):
+                continue
+            opened, why = self._looked_at(self._place, source.removeprefix(PREDICTED))
+            with self._lock:  # new dicts, as other threads go through the old ones
+                self._predicted = _changed(self._predicted, source, opened)
+                self._unshown = _changed(self._unshown, source, why)
+
+    def _looked_at(
+        self, place: Location, name: str
+    ) -> tuple[tuple[StoreReader, StoredPrediction] | None, str | None]:
+        """Return a prediction of this patient, or None and, if there is one, why not."""
+        there = StoredPredictions(place)
+        try:
+            found = there.stored(name, self.store)
+        except DatasetError as error:
+            _LOG.warning("%s", error)
+            return None, f"prediction {name}: {sentence(error, place=False)}"
+        if found is None:
+            return None, None
+        return (StoreReader(there.at(name), found.metadata), found), None
 
     @property
     def sources(self) -> tuple[str, ...]:
@@ -150,9 +192,8 @@ class OpenPatient:
     def reader_of(self, path: str) -> tuple[StoreReader, str]:
         """Return the reader of an array, and the array's path in its store."""
         source, _, rest = path.partition("/")
-        if source in self._predicted:
-            return self._predicted[source][0], rest
-        return self.reader, path
+        predicted = self._predicted.get(source)
+        return (self.reader, path) if predicted is None else (predicted[0], rest)
 
     def grid(self, name: str) -> Grid:
         """Return a grid. Raises `UnknownLabelError` if the patient does not have it."""
@@ -205,7 +246,7 @@ class OpenPatient:
         return [*self._listed, *self._predictions()]
 
     def _predictions(self) -> Iterator[Segmentation]:
-        for source, (_, prediction) in self._predicted.items():
+        for source, (_, prediction) in sorted(self._predicted.items()):
             for mask in prediction.about.masks:
                 labels = {"structure": mask.structure}
                 grid, box = prediction.about.grid, mask.box
@@ -216,6 +257,12 @@ class OpenPatient:
         table = self.revision.dataset.columns("structures", [*_COLUMNS, *_MEASURED])
         rows = table.filter(pc.equal(table.column("patient_id"), self.patient_id)).to_pylist()
         return [_segmentation(row) for row in rows]
+
+
+def _changed(known: dict[str, _T], name: str, value: _T | None) -> dict[str, _T]:
+    """Return a dict with another value of a name; without the name if that is None."""
+    others = {k: v for k, v in known.items() if k != name}
+    return others if value is None else others | {name: value}
 
 
 def _segmentation(row: Mapping[str, Any]) -> Segmentation:
@@ -410,9 +457,11 @@ def plane_asked_for(query: Query, grid: Grid) -> tuple[int, int]:
 def segmentations_asked_for(query: Query, patient: OpenPatient, grid: str) -> list[Segmentation]:
     """Return those that `source`, `structures`, `fold`, `step` and `observer` choose.
 
-    Raises `HttpError` (404) for a name that is none.
+    Predictions are those that are there now: this reads their metadata. Raises `HttpError` (404)
+    for a name that is none.
     """
     chosen: dict[str, list[str]] = {}
+    patient.look_at(query.words("source") or ())
     for parameter, known in (
         ("source", patient.sources),
         ("structures", LABEL_ORDER["structure"]),

@@ -177,14 +177,19 @@ def _narrowed(content: Content, name: str) -> Content:
 
 
 def _lacking(cohort: Cohort, content: Content) -> dict[str, list[str]]:
-    """Return what patients lack of a content, by patient. Reads the table `arrays`."""
-    columns = ("patient_id", "group", "variable", "labels")
+    """Return what patients lack of a content, by patient. Reads the table `arrays`.
+
+    A clinical mask without a voxel is lacking: the structure was not delineated.
+    """
+    columns = ("patient_id", "group", "variable", "labels", "stored_bytes")
     table = cohort.dataset.columns("arrays", columns)
     table = table.filter(pc.is_in(table.column("patient_id"), value_set=pa.array(cohort.ids)))
     there: dict[str, set[tuple[str, str]]] = {i: set() for i in cohort.ids}
     rows = zip(*(table.column(c).to_pylist() for c in columns), strict=True)
-    for patient_id, group, variable, labels in rows:
-        there[patient_id].add((f"{group}/{variable}", _same(json.loads(labels))))
+    for patient_id, group, variable, labels, stored in rows:
+        path = f"{group}/{variable}"
+        if stored or SEGMENTATION_SOURCES.get(path) != _CLINICAL:
+            there[patient_id].add((path, _same(json.loads(labels))))
     wanted = {
         (block.path, _same(dict(zip(ARRAY_SPECS[block.path].label_dims, labels, strict=True))))
         for block in content.blocks

@@ -105,6 +105,17 @@ def test_a_structure_that_the_patient_lacks_is_listed(lacking, tmp_path):
     assert reasons["PenileBulb"] == "the patient has no such segmentation on the mri grid"
 
 
+def test_a_clinical_mask_without_a_voxel_is_none(undrawn, tmp_path):
+    """As in label maps: nobody delineated the structure, so finding it is no mistake."""
+    patient = lp.open_cohort(undrawn)[0]
+    masks = {s: patient.mask("Rectum") for s in ("Bladder", "Rectum")}
+    lp.write_prediction(patient, masks, "unet", {}, to=tmp_path)
+    frame = lp.agreement(patient, predictions=tmp_path)
+    assert set(frame["structure"]) == {"Rectum"}
+    reasons = {n["structure"]: n["reason"] for n in frame.attrs["not_compared"]}
+    assert reasons == {"Bladder": "the patient has no such segmentation on the mri grid"}
+
+
 def test_an_empty_prediction_counts_as_one(cohort, folder):
     patient = cohort[0]
     values = _map(patient)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 
+import nibabel as nib
 import numpy as np
 import pytest
 import xarray as xr
@@ -17,6 +18,9 @@ from lundprobe_zarr.errors import (
     UnknownLabelError,
     UsageError,
 )
+from lundprobe_zarr.exchange.predicted_files import PredictedFiles
+from lundprobe_zarr.labelled import predictions as predictions_module
+from lundprobe_zarr.labelled.grid import grid_of
 from lundprobe_zarr.patches.prediction import Prediction
 from lundprobe_zarr.stores import prediction as stores_prediction
 
@@ -265,6 +269,54 @@ def test_one_of_a_patient_who_was_converted_anew_is_refused(
     monkeypatch.setattr("lundprobe_zarr.dataset.predictions.patient_content", lambda s: "f" * 64)
     with pytest.raises(DatasetError, match=r"was made of contents .*predict and write it again"):
         lp.open_predictions(tmp_path).open(patient, "unet")
+
+
+def test_the_name_is_that_of_the_folder_also_when_that_is_renamed(patient, tmp_path):
+    """Two of one name would be written to the same file by `export`, the second over the first."""
+    for by in (1, 2):
+        lp.write_prediction(patient, {"Rectum": _moved(patient, by=by)}, "unet", {}, to=tmp_path)
+        if by == 1:
+            (tmp_path / "unet").rename(tmp_path / "older")
+    predictions = lp.open_predictions(tmp_path)
+    assert list(predictions.table["prediction"]) == ["older", "unet"]
+    found = PredictedFiles.of(predictions.stored, patient.dataset.store(patient.patient_id))
+    files = found.write(tmp_path, lambda file: None)
+    assert [file.split("/")[-2] for file in files] == ["older", "unet"]
+    for by, file in zip((1, 2), files, strict=True):
+        values = np.asarray(nib.load(tmp_path / file).dataobj).T
+        np.testing.assert_array_equal(values > 0, _moved(patient, by=by))
+
+
+@pytest.mark.parametrize("form", ["map", "mask", "masks", "structures"])
+def test_a_labelled_array_is_taken_by_its_labels_not_by_the_order_of_its_axes(patient, form):
+    """With as many voxels along y as along x, the shape does not tell."""
+    n = min(patient.mask("Rectum").shape[1:])
+    mask = patient.mask("Rectum").isel(y=slice(n), x=slice(n)).load()
+    assert not np.array_equal(mask.values, mask.values.transpose(0, 2, 1))
+    turned = mask.transpose("z", "x", "y")
+    given, labels = {
+        "map": (turned.astype(np.uint8), {1: "Rectum"}),
+        "mask": (turned.drop_vars("structure", errors="ignore"), "Rectum"),
+        "masks": ({"Rectum": turned}, None),
+        "structures": (turned.assign_coords(structure="Rectum"), None),
+    }[form]
+    found = predictions_module._masks(given, labels, patient, grid_of(mask))
+    np.testing.assert_array_equal(found["Rectum"], mask.values)
+
+
+def test_a_labelled_mask_of_another_patient_is_refused_even_on_the_same_grid(cohort):
+    patient, other = cohort[0], cohort[1]
+    mask = other.mask("Rectum")
+    for given, labels in (({"Rectum": mask}, None), (mask.astype(np.uint8), {1: "Rectum"})):
+        with pytest.raises(UsageError, match=f"of patient {other.patient_id}"):
+            predictions_module._masks(given, labels, patient, grid_of(mask))
+
+
+@pytest.mark.parametrize("labels", [{0: "Rectum", 1: "Bladder"}, {"Rectum": [0, 1]}])
+def test_background_is_no_structure(patient, tmp_path, labels):
+    values = _moved(patient).astype(np.uint8)
+    with pytest.raises(UsageError, match="0 for Rectum"):
+        lp.write_prediction(patient, values, "shifted", {}, to=tmp_path, labels=labels)
 
 
 def test_damage_is_found_and_named(patient, tmp_path):
