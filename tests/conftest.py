@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import sys
 from collections.abc import Iterator
@@ -21,9 +20,6 @@ from lundprobe_zarr.phantom import write_phantom
 from lundprobe_zarr.storage.location import Location
 from lundprobe_zarr.stores.opening import open_store
 
-# A server that a test began may log once more when that test's streams are closed. Python would
-# then print a traceback into the streams of the next test.
-logging.raiseExceptions = False
 settings.register_profile("busy", deadline=None)  # a machine may have more to do than our tests
 settings.load_profile("busy")
 

@@ -35,9 +35,9 @@ def shard(dataset):
 
 
 @pytest.fixture(scope="module")
-def streamed(start_service, bucket):
+def streamed(start_for_module, bucket):
     url, options, _ = bucket
-    return start_service({NAME: url}, storage_options=options)
+    return start_for_module({NAME: url}, storage_options=options)
 
 
 def resolve(served, path, **headers):
