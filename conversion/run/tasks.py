@@ -1,4 +1,4 @@
-"""Tasks on a cluster, one a patient: a bounded number at a time, the largest first."""
+"""Tasks, one a patient, the largest first: on a cluster, a bounded number at a time, or here."""
 
 from __future__ import annotations
 
@@ -45,6 +45,19 @@ def run_tasks(
         yield submitted.pop(future.key), _outcome(future)
         future.release()
         submit()
+
+
+def run_here(
+    task: Callable[[Item], Result], items: Sequence[Item], size: Callable[[Item], int]
+) -> Iterator[tuple[Item, Result | BaseException]]:
+    """Run a task for each item in this process, one after another; else like `run_tasks`."""
+    for item in sorted(items, key=lambda item: -size(item)):
+        result: Result | BaseException
+        try:
+            result = task(item)
+        except Exception as error:  # noqa: BLE001 - as a worker does: the others are run
+            result = error
+        yield item, result
 
 
 def _outcome(future: Any) -> Any:

@@ -88,7 +88,7 @@ def test_the_command_line(hostile, run, tmp_path, dataset, phantom_source):
     run("finalise", hostile)
     run("info", hostile)
     run("info", hostile, patient)
-    run("repair", phantom_source, hostile, "--workers", "1")
+    run("repair", phantom_source, hostile)
     run("copy", hostile, hostile.parent / "copy")
     run("validate", hostile.parent / "copy", "--deep")
     run("bench", hostile, "--patch", "4,8,8", "--patches", "1")

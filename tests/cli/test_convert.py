@@ -69,7 +69,7 @@ def test_converts_reports_and_skips(cli, source, tmp_path):
 
 def test_shares_are_put_together_by_finalise(cli, phantom_source, tmp_path):
     for share in ("1/2", "2/2"):
-        ran = cli("convert", phantom_source, tmp_path / "out", "--part", share, "--workers", 1)
+        ran = cli("convert", phantom_source, tmp_path / "out", "--part", share)
         assert ran.status == 0, ran.err
         assert f"lundprobe-zarr finalise {tmp_path / 'out'}" in ran.out
         assert not (tmp_path / "out" / "lundprobe.json").exists()

@@ -53,7 +53,7 @@ def test_quiet_leaves_out_progress_and_not_results(cli: Cli, dataset: Path) -> N
 
 
 def test_quiet_conversion(cli: Cli, phantom_source: Path, tmp_path: Path) -> None:
-    ran = cli("convert", phantom_source, tmp_path / "d", "--workers", "1", "--quiet")
+    ran = cli("convert", phantom_source, tmp_path / "d", "--quiet")
     assert ran.status == 0
     assert "[1/4]" not in ran.out
     assert "4 converted" in ran.out
