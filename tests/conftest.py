@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import sys
 from collections.abc import Iterator
@@ -20,6 +21,10 @@ from lundprobe_zarr.phantom import write_phantom
 from lundprobe_zarr.storage.location import Location
 from lundprobe_zarr.stores.opening import open_store
 
+# Google's metadata server is nowhere near; without credentials, its client asks for it for 14 s.
+os.environ["NO_GCE_CHECK"] = "true"
+# Workers of torch are forked from a server that has imported what each would import for seconds.
+multiprocessing.set_forkserver_preload(["torch", "datasets", "lundprobe_zarr.stream.torch"])
 settings.register_profile("busy", deadline=None)  # a machine may have more to do than our tests
 settings.load_profile("busy")
 
