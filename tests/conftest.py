@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import multiprocessing
 import os
+import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -25,8 +27,16 @@ from lundprobe_zarr.stores.opening import open_store
 os.environ["NO_GCE_CHECK"] = "true"
 # Workers of torch are forked from a server that has imported what each would import for seconds.
 multiprocessing.set_forkserver_preload(["torch", "datasets", "lundprobe_zarr.stream.torch"])
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as for what a shell starts with `&`
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 settings.register_profile("busy", deadline=None)  # a machine may have more to do than our tests
 settings.load_profile("busy")
+
+
+def pytest_collection_finish() -> None:
+    """Leave all that is imported and collected out of garbage collections: they take a second."""
+    gc.collect()
+    gc.freeze()
 
 
 @contextmanager
