@@ -20,6 +20,9 @@ from urllib.parse import unquote, urlsplit
 
 import pytest
 
+#: Where `make clouds` puts the programs of azurite.
+AZURITE = Path(__file__).parents[2] / "build" / "azurite" / "node_modules" / ".bin"
+
 
 @dataclass(frozen=True)
 class Request:
@@ -266,8 +269,9 @@ def _await(port: int, process: subprocess.Popen[bytes], seconds: float) -> None:
 
 
 def executable(name: str) -> str | None:
-    """Path of a program, if it is installed."""
-    return shutil.which(name)
+    """Path of a program, if it is installed; `make clouds` installs azurite in the checkout."""
+    places = (os.environ.get("PATH", os.defpath), str(AZURITE))
+    return shutil.which(name, path=os.pathsep.join(places))
 
 
 @contextmanager
@@ -303,7 +307,7 @@ def azure_server() -> Iterator[str]:
     adlfs = pytest.importorskip("adlfs")
     program = executable("azurite-blob")
     if program is None:
-        pytest.skip("azurite is not installed: npm install -g azurite")
+        pytest.skip("azurite is not installed: make clouds")
     port = free_port()
     command = [program, "--inMemoryPersistence", "--silent", "--skipApiVersionCheck"]
     with started([*command, "--blobPort", str(port)], port, seconds=90):  # node is slow to start

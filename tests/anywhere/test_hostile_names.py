@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import glob
+import os
 import shutil
 import warnings
 from pathlib import Path
@@ -45,9 +46,9 @@ _SMALL = {"patch_size": (4, 8, 8), "seed": 0}
 
 @pytest.fixture(params=NAMES)
 def hostile(request, dataset, tmp_path, monkeypatch) -> Path:
-    """The converted phantom in a folder of such a name, relative to the current folder."""
+    """The converted phantom in a folder of such a name, to be read alone: its files are links."""
     monkeypatch.chdir(tmp_path)
-    shutil.copytree(dataset, tmp_path / request.param / "d")
+    shutil.copytree(dataset, tmp_path / request.param / "d", copy_function=os.link)
     return tmp_path / request.param / "d"
 
 
