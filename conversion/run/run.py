@@ -11,9 +11,7 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
-
-from distributed import Client, get_worker
+from typing import TYPE_CHECKING, Any, Protocol
 
 from lundprobe_zarr.conversion.arrays.patient import PatientResult, convert_patient
 from lundprobe_zarr.conversion.notes.draft import (
@@ -36,6 +34,9 @@ from lundprobe_zarr.schema.precision import PRECISIONS, Precision
 from lundprobe_zarr.storage.access import require_private
 from lundprobe_zarr.storage.location import Location
 from lundprobe_zarr.vocabulary.version import package_version
+
+if TYPE_CHECKING:  # takes 0.4 s to import: where it is needed
+    from distributed import Client
 
 _LOG = logging.getLogger("lundprobe_zarr.conversion")
 #: Bytes of source files that one process converts in about the time that workers take to start.
@@ -367,6 +368,8 @@ def _crashed(patient: PatientSource, error: BaseException) -> PatientResult:
 def _task(
     patient: PatientSource, needs: Needs, precision: Precision, topic: str, keeps_workspace: bool
 ) -> PatientResult:
+    from distributed import get_worker
+
     require_fit(needs)
     keep_memory()
     worker: Any = get_worker()

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, TypeVar
-
-from distributed import Client, as_completed
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from lundprobe_zarr.conversion.run.cluster import MisfitError
+
+if TYPE_CHECKING:  # takes 0.4 s to import: where it is needed
+    from distributed import Client
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -28,6 +29,8 @@ def run_tasks(
     A task that failed, because its worker ended or it has a bug, yields its error. Raises
     `MisfitError` for a worker that cannot take part.
     """
+    from distributed import as_completed
+
     waiting = iter(sorted(items, key=lambda item: -size(item)))
     submitted: dict[Any, Item] = {}
     done = as_completed()
