@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import multiprocessing
 import os
+import shutil
 import signal
 import sys
 from collections.abc import Iterator
@@ -73,6 +74,17 @@ def dataset(phantom_source: Path, tmp_path_factory: pytest.TempPathFactory) -> P
         if not home.exists():
             _convert(phantom_source, folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def one_patient(phantom_source: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """`source` and `dataset` of one base patient, for what takes long with all. Read-only."""
+    with made_once(tmp_path_factory, "one-patient") as home:
+        if not home.exists():
+            folder = take_inventory(phantom_source).patients[0].folder
+            shutil.copytree(phantom_source / folder, home / "source" / folder)
+            _convert(home / "source", home / "dataset")
+    return home
 
 
 def _convert(source: Path, folder: Path) -> None:

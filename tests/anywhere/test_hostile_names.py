@@ -52,18 +52,6 @@ def hostile(request, dataset, tmp_path, monkeypatch) -> Path:
     return tmp_path / request.param / "d"
 
 
-@pytest.fixture(scope="module")
-def one_patient(phantom_source, tmp_path_factory) -> Path:
-    """Source `s` and dataset `d` of one patient: every command reads them many times."""
-    home = tmp_path_factory.mktemp("one-patient")
-    patient = take_inventory(phantom_source).patients[0]
-    shutil.copytree(phantom_source / patient.folder, home / "s" / patient.folder)
-    (alone,) = take_inventory(home / "s").patients
-    assert convert_patient(alone, home / "d", "standard").error is None
-    finalise(home / "d")
-    return home
-
-
 @pytest.fixture
 def copied(dataset, tmp_path) -> Path:
     """The converted phantom, to be changed."""
@@ -98,13 +86,13 @@ def test_conversion(name, phantom_source, dataset, tmp_path):
 @pytest.mark.parametrize("name", NAMES)
 def test_the_command_line(name, one_patient, run, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    hostile = Path(shutil.copytree(one_patient, tmp_path / name)) / "d"
-    (patient,) = lp.open_cohort(one_patient / "d").ids
+    hostile = Path(shutil.copytree(one_patient, tmp_path / name)) / "dataset"
+    (patient,) = lp.open_cohort(one_patient / "dataset").ids
     run("validate", hostile, "--deep")
     run("finalise", hostile)
     run("info", hostile)
     run("info", hostile, patient)
-    run("repair", hostile.parent / "s", hostile)
+    run("repair", hostile.parent / "source", hostile)
     run("copy", hostile, hostile.parent / "copy")
     run("validate", hostile.parent / "copy", "--deep")
     run("bench", hostile, "--patch", "4,8,8", "--patches", "1")
