@@ -57,20 +57,22 @@ demo: $(INSTALLED)
 	$(BIN)/lundprobe-zarr demo .demo --workers $(WORKERS)
 
 test: $(INSTALLED_DEV)
-	$(BIN)/python -m pytest -n $(WORKERS) --dist loadscope $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal $(PYTEST_ARGS)
 
 clouds: $(INSTALLED_DEV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[clouds]'
-	npm install --silent --no-audit --no-fund --prefix build/azurite '$(AZURITE)'
+	@if command -v npm > /dev/null; then \
+	  npm install --silent --no-audit --no-fund --prefix build/azurite '$(AZURITE)'; \
+	else echo "clouds: without npm there is no emulator of Azure"; fi
 
 test-fast: $(INSTALLED_DEV)
-	$(BIN)/python -m pytest -n $(WORKERS) --dist loadscope $(FAST) $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal $(FAST) $(PYTEST_ARGS)
 
 # Branches too, and what subprocesses run; fails below the share that pyproject.toml sets.
 coverage: $(INSTALLED_DEV)
 	rm -rf build/coverage
 	mkdir -p build/coverage
-	$(BIN)/python -m coverage run -m pytest -n $(WORKERS) --dist loadscope $(PYTEST_ARGS)
+	$(BIN)/python -m coverage run -m pytest -n $(WORKERS) --dist worksteal $(PYTEST_ARGS)
 	$(BIN)/python -m coverage combine --quiet
 	$(BIN)/python -m coverage report
 
@@ -140,7 +142,7 @@ test-oldest-datasets: $(INSTALLED_DEV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check \
 	  --target $(VENV)/oldest "datasets==$$(sed -n 's/.*"datasets>=\([0-9.]*\)".*/\1/p' pyproject.toml)" 'huggingface_hub==0.25.0'
 	PYTHONPATH=$(VENV)/oldest $(BIN)/python -c "import datasets; print('datasets', datasets.__version__)"
-	PYTHONPATH=$(VENV)/oldest $(BIN)/python -m pytest -n $(WORKERS) --dist loadscope tests/huggingface \
+	PYTHONPATH=$(VENV)/oldest $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal tests/huggingface \
 	  tests/service/test_hub_clients.py tests/service/test_hub_url.py $(PYTEST_ARGS)
 
 # All tests on the oldest versions that pyproject.toml allows, in an environment beside. That those
@@ -152,7 +154,7 @@ test-minimum:
 	$(MINIMUM)/bin/python -m pip install --quiet --disable-pip-version-check \
 	  --constraint $(MINIMUM)/constraints.txt --editable '.[dev]'
 	PATH="$(CURDIR)/$(MINIMUM)/bin:$$PATH" $(MINIMUM)/bin/python -m pytest -n $(WORKERS) \
-	  --dist loadscope -W default $(PYTEST_ARGS)
+	  --dist worksteal -W default $(PYTEST_ARGS)
 
 # nnU-Net asks for much, so it is installed in an environment beside, and run as a user does.
 test-nnunet: $(INSTALLED_DEV)
@@ -171,7 +173,7 @@ test-nightly:
 	  $(NIGHTLY_PIP) $(PRERELEASES)
 	$(NIGHTLY)/bin/python -m pip list --disable-pip-version-check
 	-PATH="$(CURDIR)/$(NIGHTLY)/bin:$$PATH" $(NIGHTLY)/bin/python -m pytest -n $(WORKERS) \
-	  --dist loadscope -W default $(PYTEST_ARGS)
+	  --dist worksteal -W default $(PYTEST_ARGS)
 
 bench: $(INSTALLED_DEV)
 	set -e; for name in $(BENCHMARKS); do $(BIN)/python -m benchmarks.$$name; done

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-import logging
+import gc
+import multiprocessing
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -26,11 +28,20 @@ from lundprobe_zarr.phantom import write_phantom
 from lundprobe_zarr.storage.location import Location
 from lundprobe_zarr.stores.opening import open_store
 
-# A server that a test began may log once more when that test's streams are closed. Python would
-# then print a traceback into the streams of the next test.
-logging.raiseExceptions = False
+# Google's metadata server is nowhere near; without credentials, its client asks for it for 14 s.
+os.environ["NO_GCE_CHECK"] = "true"
+# Workers of torch are forked from a server that has imported what each would import for seconds.
+multiprocessing.set_forkserver_preload(["torch", "datasets", "lundprobe_zarr.stream.torch"])
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as for what a shell starts with `&`
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 settings.register_profile("busy", deadline=None)  # a machine may have more to do than our tests
 settings.load_profile("busy")
+
+
+def pytest_collection_finish() -> None:
+    """Leave all that is imported and collected out of garbage collections: they take a second."""
+    gc.collect()
+    gc.freeze()
 
 
 @contextmanager
@@ -89,6 +100,17 @@ def undrawn(phantom_source: Path, tmp_path_factory: pytest.TempPathFactory) -> P
     nib.Nifti1Image(nothing, None, mask.header).to_filename(bladder)
     _convert(home / "source", home / "dataset")
     return home / "dataset"
+
+
+@pytest.fixture(scope="session")
+def one_patient(phantom_source: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """`source` and `dataset` of one base patient, for what takes long with all. Read-only."""
+    with made_once(tmp_path_factory, "one-patient") as home:
+        if not home.exists():
+            folder = take_inventory(phantom_source).patients[0].folder
+            shutil.copytree(phantom_source / folder, home / "source" / folder)
+            _convert(home / "source", home / "dataset")
+    return home
 
 
 def _convert(source: Path, folder: Path) -> None:

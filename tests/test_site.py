@@ -31,7 +31,7 @@ def test_the_reference_has_every_command_and_its_help():
     for command in ("convert", "token add", "token revoke", "serve"):
         assert f"## {command}\n" in made
         assert f"$ lundprobe-zarr {command} --help\n" in made
-    assert "Example: lundprobe-zarr convert SOURCE DATASET --workers 2" in made
+    assert "Example: lundprobe-zarr convert SOURCE DATASET" in made
 
 
 def test_the_reference_has_every_error():

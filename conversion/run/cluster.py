@@ -18,17 +18,15 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from multiprocessing import resource_tracker
 from pathlib import Path
-from typing import Any
-
-from distributed import CancelledError, Client, LocalCluster
-from distributed.comm.core import CommClosedError, connect
-from distributed.security import Security
-from distributed.utils import silence_logging_cmgr
+from typing import TYPE_CHECKING, Any
 
 from lundprobe_zarr.conversion.notes.draft import require_usable
 from lundprobe_zarr.errors import LundProbeError, UsageError
 from lundprobe_zarr.storage.location import Location
 from lundprobe_zarr.vocabulary.version import package_version
+
+if TYPE_CHECKING:  # takes 0.4 s to import: where it is needed
+    from distributed import Client, LocalCluster
 
 #: Timeout of a connection to a scheduler.
 _TIMEOUT_SECONDS = 10.0
@@ -160,6 +158,10 @@ def remote_client(address: str) -> Iterator[Client]:
 
     Raises `UsageError` if no scheduler answers, `LundProbeError` if the connection is lost later.
     """
+    from distributed import CancelledError, Client
+    from distributed.comm.core import CommClosedError
+    from distributed.utils import silence_logging_cmgr
+
     # distributed logs a traceback when a connection is lost, which is an error of ours below.
     with silence_logging_cmgr(logging.CRITICAL):
         try:
@@ -189,6 +191,9 @@ def _no_answer(error: BaseException) -> str:
 
 async def _greet(address: str) -> None:
     """Shake hands with a scheduler. `Client` would wait forever for another kind of server."""
+    from distributed.comm.core import connect
+    from distributed.security import Security
+
     comm = await connect(address, **Security().get_connection_args("client"))
     await comm.close()
 
@@ -196,6 +201,8 @@ async def _greet(address: str) -> None:
 @contextmanager
 def local_client(workers: int | None, patients: int) -> Iterator[Client]:
     """Start a cluster on this machine and connect to it; one worker per core by default."""
+    from distributed import Client
+
     with ExitStack() as stack:
         with _signals_held():
             cluster = stack.enter_context(_local_cluster(workers, patients))
@@ -204,6 +211,8 @@ def local_client(workers: int | None, patients: int) -> Iterator[Client]:
 
 
 def _local_cluster(workers: int | None, patients: int) -> LocalCluster:
+    from distributed import LocalCluster
+
     return LocalCluster(
         n_workers=min(workers or _cpus(), patients),
         threads_per_worker=1,  # decoding and encoding hold the GIL in between

@@ -7,14 +7,15 @@ killed continues with the others. The tables are written when all patients are m
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from functools import partial
 
 from lundprobe_zarr.conversion.notes.draft import remove_unfinished, require_usable
 from lundprobe_zarr.conversion.notes.lease import lease_patients
 from lundprobe_zarr.conversion.run.cluster import Needs, keep_memory, require_fit, run_client
-from lundprobe_zarr.conversion.run.tasks import run_tasks
+from lundprobe_zarr.conversion.run.tasks import run_here, run_tasks
 from lundprobe_zarr.conversion.tables.files import SUFFIX
 from lundprobe_zarr.conversion.tables.fragments import load_compared, save_compared
 from lundprobe_zarr.conversion.tables.publish import Published, finalise, read_stores, store_names
@@ -34,13 +35,16 @@ from lundprobe_zarr.vocabulary.version import package_version
 _LOG = logging.getLogger("lundprobe_zarr.conversion")
 #: Stores in memory at a time while patients are looked for.
 _AT_A_TIME = 64
+#: Bytes of segmentations that one process compares in about the time that workers take to start.
+_LITTLE_BYTES = 2 << 20
 
 
 @dataclass(frozen=True)
 class MeasureOptions:
     """Settings of a run: workers or scheduler, patients, share i of N, measuring again, publishing.
 
-    Without `patients`, all are measured.
+    Without `patients`, all are measured. Without `workers` and `scheduler`, there is a worker
+    process for each core, but none for little data.
     """
 
     workers: int | None = None
@@ -198,10 +202,9 @@ def _measure_all(
     told: Told,
 ) -> None:
     needs = Needs(package_version(), None, dataset, lease)
-    task = partial(_task, needs=needs)
     try:
-        with run_client(options.scheduler, options.workers, needs, len(todo)) as client:
-            for patient_id, result in run_tasks(client, task, todo, sizes.__getitem__):
+        with closing(_results(todo, sizes, needs, options)) as results:
+            for patient_id, result in results:
                 error = _crashed(result) if isinstance(result, BaseException) else result
                 if error is None:
                     report.measured.append(patient_id)
@@ -213,6 +216,19 @@ def _measure_all(
         report.interrupted = True
 
 
+def _results(
+    todo: Sequence[str], sizes: dict[str, int], needs: Needs, options: MeasureOptions
+) -> Generator[tuple[str, str | BaseException | None], None, None]:
+    """Measure patients, largest first; yield results as completed, as `_measure` returns them."""
+    little = sum(sizes[i] for i in todo) <= _LITTLE_BYTES
+    if options.workers is None and options.scheduler is None and little:
+        yield from run_here(partial(_measure, dataset=needs.dataset), todo, sizes.__getitem__)
+        return
+    with run_client(options.scheduler, options.workers, needs, len(todo)) as client:
+        task = partial(_task, needs=needs)
+        yield from run_tasks(client, task, todo, sizes.__getitem__)
+
+
 def _crashed(error: BaseException) -> str:
     return (
         f"the comparison ended early ({type(error).__name__}: {error}); workers may have run out "
@@ -221,12 +237,16 @@ def _crashed(error: BaseException) -> str:
 
 
 def _task(patient_id: str, needs: Needs) -> str | None:
-    """Measure a patient and save the rows; return the reason if that fails."""
     require_fit(needs)
     keep_memory()
+    return _measure(patient_id, needs.dataset)
+
+
+def _measure(patient_id: str, dataset: Location) -> str | None:
+    """Measure a patient and save the rows; return the reason if that fails."""
     try:
-        store = open_store(needs.dataset, patient_id)
-        save_compared(needs.dataset, store, compare_store(needs.dataset, store))
+        store = open_store(dataset, patient_id)
+        save_compared(dataset, store, compare_store(dataset, store))
     except LundProbeError as error:
         return str(error)
     return None

@@ -6,14 +6,12 @@ import json
 import logging
 import time
 import uuid
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
-
-from distributed import Client, get_worker
+from typing import TYPE_CHECKING, Any, Protocol
 
 from lundprobe_zarr.conversion.arrays.patient import PatientResult, convert_patient
 from lundprobe_zarr.conversion.notes.draft import (
@@ -27,7 +25,7 @@ from lundprobe_zarr.conversion.notes.lease import lease_patients
 from lundprobe_zarr.conversion.notes.state import Failures, are_current, remember_source
 from lundprobe_zarr.conversion.run.cluster import Needs, keep_memory, require_fit, run_client
 from lundprobe_zarr.conversion.run.compatibility import absent_from_source, require_compatible
-from lundprobe_zarr.conversion.run.tasks import run_tasks
+from lundprobe_zarr.conversion.run.tasks import run_here, run_tasks
 from lundprobe_zarr.conversion.source.inventory import Inventory, PatientSource
 from lundprobe_zarr.conversion.source.workspace import Workspace
 from lundprobe_zarr.conversion.tables.publish import finalise
@@ -37,14 +35,21 @@ from lundprobe_zarr.storage.access import require_private
 from lundprobe_zarr.storage.location import Location
 from lundprobe_zarr.vocabulary.version import package_version
 
+if TYPE_CHECKING:  # takes 0.4 s to import: where it is needed
+    from distributed import Client
+
 _LOG = logging.getLogger("lundprobe_zarr.conversion")
+#: Bytes of source files that one process converts in about the time that workers take to start.
+_LITTLE_BYTES = 32 << 20
+#: A patient, and the result or the error of the task.
+Outcome = tuple[PatientSource, PatientResult | BaseException]
 
 
 class Reporter(Protocol):
     """Receives the progress of a conversion."""
 
     def started(self, patients: int, source_bytes: int, workers: int) -> None:
-        """Receive the work to do: patients and bytes that are not skipped."""
+        """Receive the work to do, patients and bytes that are not skipped; 0 workers: here."""
 
     def advanced(self, source_bytes: int) -> None:
         """Receive the size of a source file that has been stored."""
@@ -125,6 +130,8 @@ class Report:
 class Options:
     """Settings of a conversion: workers or scheduler, precision, overwriting, publishing.
 
+    Without `workers` and `scheduler`, there is a worker process for each core, but none for little
+    data: that is converted in this process, before workers would have started.
     `scratch` is the folder for stores before their upload to a bucket; by default the system's for
     temporary files. `allow_public` permits a destination that anyone can read. With `checksum`,
     changed source files are detected by their hashes, not by sizes and times.
@@ -263,6 +270,59 @@ def _convert_all(
     if not todo:
         reporter.started(0, 0, 0)
         return
+    try:
+        # Closed at once: workers must have ended before what they leave is removed.
+        with closing(_results(todo, needs, options, reporter)) as results:
+            for result in results:
+                failures.note(result.patient_id, result.error)
+                report.results.append(result)
+                reporter.finished(result)
+                _LOG.info("%s %s", result.patient_id, result.status)
+    except KeyboardInterrupt:
+        report.interrupted = True
+    finally:
+        remove_leftovers(needs.dataset, [p.patient_id for p in todo], needs.scratch, alone=True)
+
+
+def _results(
+    todo: Sequence[PatientSource], needs: Needs, options: Options, reporter: Reporter
+) -> Generator[PatientResult, None, None]:
+    """Convert patients, largest first; yield results as completed."""
+    here = options.workers is None and options.scheduler is None and _bytes(todo) <= _LITTLE_BYTES
+    convert_each = _converted_here if here else _converted_by_workers
+    with closing(convert_each(todo, needs, options, reporter)) as outcomes:
+        for patient, result in outcomes:
+            yield _crashed(patient, result) if isinstance(result, BaseException) else result
+
+
+def _bytes(patients: Sequence[PatientSource]) -> int:
+    return sum(p.bytes for p in patients)
+
+
+def _converted_here(
+    todo: Sequence[PatientSource], needs: Needs, options: Options, reporter: Reporter
+) -> Generator[Outcome, None, None]:
+    """Convert patients in this process."""
+    reporter.started(len(todo), _bytes(todo), 0)
+    workspace = Workspace()
+
+    def task(patient: PatientSource) -> PatientResult:
+        return convert_patient(
+            patient,
+            needs.dataset,
+            options.precision,
+            reporter.advanced,
+            needs.scratch,
+            workspace,
+        )
+
+    yield from run_here(task, todo, lambda p: p.bytes)
+
+
+def _converted_by_workers(
+    todo: Sequence[PatientSource], needs: Needs, options: Options, reporter: Reporter
+) -> Generator[Outcome, None, None]:
+    """Convert patients on a cluster."""
     topic = f"lundprobe-progress-{uuid.uuid4().hex}"  # the cluster may have other users
     task = partial(
         _task,
@@ -272,20 +332,11 @@ def _convert_all(
         # On a shared cluster, memory is released after each patient.
         keeps_workspace=options.scheduler is None,
     )
-    try:
-        with run_client(options.scheduler, options.workers, needs, len(todo)) as client:
-            workers = len(client.scheduler_info(n_workers=-1)["workers"])
-            reporter.started(len(todo), sum(p.bytes for p in todo), workers)
-            with _subscription(client, topic, reporter.advanced):
-                for result in _results(client, task, todo):
-                    failures.note(result.patient_id, result.error)
-                    report.results.append(result)
-                    reporter.finished(result)
-                    _LOG.info("%s %s", result.patient_id, result.status)
-    except KeyboardInterrupt:
-        report.interrupted = True
-    finally:
-        remove_leftovers(needs.dataset, [p.patient_id for p in todo], needs.scratch, alone=True)
+    with run_client(options.scheduler, options.workers, needs, len(todo)) as client:
+        workers = len(client.scheduler_info(n_workers=-1)["workers"])
+        reporter.started(len(todo), _bytes(todo), workers)
+        with _subscription(client, topic, reporter.advanced):
+            yield from run_tasks(client, task, todo, lambda p: p.bytes)
 
 
 @contextmanager
@@ -305,14 +356,6 @@ def _subscription(client: Client, topic: str, advanced: Callable[[int], None]) -
         client.unsubscribe_topic(topic)
 
 
-def _results(
-    client: Client, task: Callable[[PatientSource], PatientResult], todo: Sequence[PatientSource]
-) -> Iterator[PatientResult]:
-    """Convert patients, largest first; yield results as completed."""
-    for patient, result in run_tasks(client, task, todo, lambda p: p.bytes):
-        yield _crashed(patient, result) if isinstance(result, BaseException) else result
-
-
 def _crashed(patient: PatientSource, error: BaseException) -> PatientResult:
     """Return the result of a task that failed: its worker ended, or the converter has a bug."""
     reason = (
@@ -325,6 +368,8 @@ def _crashed(patient: PatientSource, error: BaseException) -> PatientResult:
 def _task(
     patient: PatientSource, needs: Needs, precision: Precision, topic: str, keeps_workspace: bool
 ) -> PatientResult:
+    from distributed import get_worker
+
     require_fit(needs)
     keep_memory()
     worker: Any = get_worker()

@@ -1,13 +1,14 @@
-"""Tasks on a cluster, one a patient: a bounded number at a time, the largest first."""
+"""Tasks, one a patient, the largest first: on a cluster, a bounded number at a time, or here."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, TypeVar
-
-from distributed import Client, as_completed
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from lundprobe_zarr.conversion.run.cluster import MisfitError
+
+if TYPE_CHECKING:  # takes 0.4 s to import: where it is needed
+    from distributed import Client
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -28,6 +29,8 @@ def run_tasks(
     A task that failed, because its worker ended or it has a bug, yields its error. Raises
     `MisfitError` for a worker that cannot take part.
     """
+    from distributed import as_completed
+
     waiting = iter(sorted(items, key=lambda item: -size(item)))
     submitted: dict[Any, Item] = {}
     done = as_completed()
@@ -45,6 +48,19 @@ def run_tasks(
         yield submitted.pop(future.key), _outcome(future)
         future.release()
         submit()
+
+
+def run_here(
+    task: Callable[[Item], Result], items: Sequence[Item], size: Callable[[Item], int]
+) -> Iterator[tuple[Item, Result | BaseException]]:
+    """Run a task for each item in this process, one after another; else like `run_tasks`."""
+    for item in sorted(items, key=lambda item: -size(item)):
+        result: Result | BaseException
+        try:
+            result = task(item)
+        except Exception as error:  # noqa: BLE001 - as a worker does: the others are run
+            result = error
+        yield item, result
 
 
 def _outcome(future: Any) -> Any:

@@ -75,9 +75,9 @@ app = typer.Typer(
 #: Each command with its examples; they run, in this order, in an empty folder.
 COMMANDS: tuple[tuple[Callable[..., Any], str], ...] = (
     (phantom, "phantom SOURCE --patients 3 --extended 1"),
-    (convert, "convert SOURCE DATASET --workers 2"),
+    (convert, "convert SOURCE DATASET"),
     (finalise, "finalise DATASET"),
-    (measure, "measure DATASET --workers 2"),
+    (measure, "measure DATASET"),
     (agreement, "agreement DATASET --pairs nnunet_observer"),
     (validate, "validate DATASET --deep"),
     (repair, "repair SOURCE DATASET"),

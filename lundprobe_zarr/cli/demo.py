@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from lundprobe_zarr.cohort import Cohort
 
 _PATIENTS, _EXTENDED, _SEED = 3, 1, 0
+_PROCESSES = 2
 _SIZE: Literal["tiny", "small", "full"] = "small"
 _PREDICATE = "protocol = 'newAcq' AND NOT missing_PenileBulb"
 #: A training patch (z, y, x); clipped to a part of small volumes.
@@ -29,7 +30,10 @@ def demo(
     folder: Annotated[
         Path, typer.Argument(help="Folder to write; reused if the demo was run in it before.")
     ] = Path(".demo"),
-    workers: Annotated[int, typer.Option(min=1, help="Processes.")] = 2,
+    workers: Annotated[
+        int | None,
+        typer.Option(min=1, help="Processes [default: 2; to convert, as many as `convert` takes]."),
+    ] = None,
 ) -> None:
     """Run every step once on synthetic patients.
 
@@ -40,10 +44,10 @@ def demo(
     source, dataset = folder / "source", folder / "dataset"
     _require_ours(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    _write_source(source, workers)
+    _write_source(source, workers or _PROCESSES)
     _convert(source, dataset, workers)
     _measure(dataset)
-    _validate(dataset, workers)
+    _validate(dataset, workers or _PROCESSES)
     cohort = _query(dataset)
     patient = cohort[0].patient_id
     _read_patch(dataset, patient)
@@ -109,12 +113,13 @@ def _write_source(source: Path, workers: int) -> None:
     say(f"   Wrote {_PATIENTS + _EXTENDED} patients to {source}")
 
 
-def _convert(source: Path, dataset: Path, workers: int) -> None:
+def _convert(source: Path, dataset: Path, workers: int | None) -> None:
     from lundprobe_zarr.conversion.run.run import Options
     from lundprobe_zarr.conversion.source.inventory import take_inventory
     from lundprobe_zarr.storage.location import Location
 
-    _step(2, "Convert it", f"convert {_quoted(source)} {_quoted(dataset)} --workers {workers}")
+    option = f" --workers {workers}" if workers else ""
+    _step(2, "Convert it", f"convert {_quoted(source)} {_quoted(dataset)}{option}")
     inventory = take_inventory(source, follow_links=False)
     status = run(inventory, Location(dataset), Options(workers=workers))
     if status:
@@ -132,7 +137,7 @@ def _measure(dataset: Path) -> None:
         f"measure {_quoted(dataset)}",
         (f'lp.agreement(lp.open_cohort("{dataset}"), "CTVT_427")',),
     )
-    if status := run_measure(Location(dataset), MeasureOptions(workers=1)):
+    if status := run_measure(Location(dataset), MeasureOptions()):
         raise typer.Exit(status)
 
 

@@ -23,9 +23,6 @@ _PER_SECOND = 4
 _SETTLED_SECONDS = 3.0
 
 
-_STOPPING = "Stopping: ending the workers …"
-
-
 class Tally:
     """What has been done: patients by status and source bytes, from whichever thread reports.
 
@@ -70,6 +67,11 @@ class Tally:
         return min(max(self._told, self._ended), self.total_bytes)
 
     @property
+    def stopping(self) -> str:
+        """What to say when work is being ended."""
+        return "Stopping: ending the workers …" if self.workers else "Stopping …"
+
+    @property
     def rate(self) -> float | None:
         """Source bytes a second since the start; None as long as that means nothing."""
         seconds = time.monotonic() - self._start
@@ -100,7 +102,7 @@ class LineReporter:
 
     def stopping(self) -> None:
         """Say that work is being ended; called in a signal handler, so past all buffers."""
-        os.write(2, f"{_STOPPING}\n".encode())
+        os.write(2, f"{self.tally.stopping}\n".encode())
 
     def __enter__(self) -> LineReporter:
         return self
@@ -145,7 +147,7 @@ class LiveReporter:
         )
 
     def _render(self) -> Group:
-        below = _STOPPING if self._stopping else _figures(self.tally)
+        below = self.tally.stopping if self._stopping else _figures(self.tally)
         return Group(self._bar.get_renderable(), Text(f"  {below}"))
 
     def started(self, patients: int, source_bytes: int, workers: int) -> None:
@@ -189,9 +191,9 @@ def _opening(tally: Tally) -> str:
     if not tally.patients:
         return f"Nothing to convert: {count(tally.skipped, 'patient')} converted before, unchanged."
     skipped = f"; {tally.skipped} converted before and unchanged: skipped" if tally.skipped else ""
+    by = f"with {count(tally.workers, 'worker')}" if tally.workers else "in this process"
     return (
-        f"{count(tally.patients, 'patient')} to convert, {size(tally.total_bytes)}, with "
-        f"{count(tally.workers, 'worker')}{skipped}."
+        f"{count(tally.patients, 'patient')} to convert, {size(tally.total_bytes)}, {by}{skipped}."
     )
 
 

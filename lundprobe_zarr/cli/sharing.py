@@ -10,7 +10,10 @@ import typer
 from lundprobe_zarr.errors import UsageError
 
 Workers = Annotated[
-    int | None, typer.Option(help="Worker processes on this machine [default: one a core].")
+    int | None,
+    typer.Option(
+        help="Worker processes on this machine [default: one a core; none for little data]."
+    ),
 ]
 Scheduler = Annotated[
     str | None,

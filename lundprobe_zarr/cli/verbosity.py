@@ -20,6 +20,18 @@ class _Chosen:
 _CHOSEN = _Chosen()
 
 
+class _ToStandardError(logging.Handler):
+    """Writes to what is standard error now: whoever replaces it may close the one before."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write the record as a line."""
+        try:
+            sys.stderr.write(f"{self.format(record)}\n")
+            sys.stderr.flush()
+        except (OSError, ValueError):  # nobody reads it, or it is closed
+            self.handleError(record)
+
+
 def is_quiet() -> bool:
     """Whether progress is not to be shown."""
     return _CHOSEN.quiet
@@ -34,7 +46,7 @@ def set_verbosity(verbose: int, quiet: bool) -> None:
     _CHOSEN.quiet = quiet
     log = logging.getLogger(_PACKAGE)
     log.handlers.clear()
-    handler = logging.StreamHandler(sys.stderr)
+    handler = _ToStandardError()
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     log.addHandler(handler)
     log.propagate = False

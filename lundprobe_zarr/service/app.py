@@ -117,12 +117,12 @@ async def _lifespan(app: Starlette) -> AsyncIterator[None]:
     service: Service = app.state.service
     if entry.ENTRY_OPTION in service.settings.options:
         service.queries.prepare()  # somebody is about to open the page, whose table is a query
-    followers = [asyncio.create_task(p.follow()) for p in service.published.values()]
+    stopping = asyncio.Event()
+    followers = [asyncio.create_task(p.follow(stopping)) for p in service.published.values()]
     try:
         yield
     finally:
-        for follower in followers:
-            follower.cancel()
+        stopping.set()
         await asyncio.gather(*followers, return_exceptions=True)
         service.queries.close()
         app.state.volumes.decoding.close()

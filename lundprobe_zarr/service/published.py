@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -135,14 +136,14 @@ class Published:
                 file.path,
             )
 
-    async def follow(self) -> None:
+    async def follow(self, stopping: asyncio.Event) -> None:
         """Look every two seconds whether the dataset was replaced, and serve what is there then.
 
         What cannot be read or is damaged is logged; the revision before stays in force, whose
-        replaced files are refused.
+        replaced files are refused. Ends when `stopping` is set, after a look that has begun: a
+        thread cannot be broken off.
         """
-        while True:
-            await asyncio.sleep(_LOOK_SECONDS)
+        while not await _is_set_within(stopping, _LOOK_SECONDS):
             try:
                 await asyncio.to_thread(self.refresh)
             except (LundProbeError, OSError) as error:
@@ -157,6 +158,13 @@ class Published:
         if sha256_of(text) != self.revision.index.manifest_sha256:
             self.revision = self._open()
         self._looked = stamp
+
+
+async def _is_set_within(event: asyncio.Event, seconds: float) -> bool:
+    """Wait until the event is set, at most so long; return whether it is."""
+    with suppress(TimeoutError):
+        await asyncio.wait_for(event.wait(), seconds)
+    return event.is_set()
 
 
 def publish(

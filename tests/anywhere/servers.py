@@ -20,6 +20,9 @@ from urllib.parse import unquote, urlsplit
 
 import pytest
 
+#: Where `make clouds` puts the programs of azurite.
+AZURITE = Path(__file__).parents[2] / "build" / "azurite" / "node_modules" / ".bin"
+
 
 @dataclass(frozen=True)
 class Request:
@@ -210,7 +213,7 @@ class _Counting:
 @contextmanager
 def s3_server() -> Iterator[tuple[str, Traffic]]:
     """An S3 server that keeps its buckets in memory; yields its endpoint and its traffic."""
-    from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app
+    from moto.moto_server.werkzeug_app import create_backend_app
     from werkzeug.serving import WSGIRequestHandler, make_server
 
     class Quiet(WSGIRequestHandler):
@@ -221,7 +224,8 @@ def s3_server() -> Iterator[tuple[str, Traffic]]:
             pass
 
     traffic = Traffic()
-    app = _Counting(DomainDispatcherApplication(create_backend_app), traffic)
+    # Of S3 alone: to find out which service is asked for takes longer than the answer.
+    app = _Counting(create_backend_app("s3"), traffic)
     server = make_server("127.0.0.1", 0, app, threaded=True, request_handler=Quiet)
     server.daemon_threads = True
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
@@ -265,8 +269,9 @@ def _await(port: int, process: subprocess.Popen[bytes], seconds: float) -> None:
 
 
 def executable(name: str) -> str | None:
-    """Path of a program, if it is installed."""
-    return shutil.which(name)
+    """Path of a program, if it is installed; `make clouds` installs azurite in the checkout."""
+    places = (os.environ.get("PATH", os.defpath), str(AZURITE))
+    return shutil.which(name, path=os.pathsep.join(places))
 
 
 @contextmanager
@@ -302,7 +307,7 @@ def azure_server() -> Iterator[str]:
     adlfs = pytest.importorskip("adlfs")
     program = executable("azurite-blob")
     if program is None:
-        pytest.skip("azurite is not installed: npm install -g azurite")
+        pytest.skip("azurite is not installed: make clouds")
     port = free_port()
     command = [program, "--inMemoryPersistence", "--silent", "--skipApiVersionCheck"]
     with started([*command, "--blobPort", str(port)], port, seconds=90):  # node is slow to start

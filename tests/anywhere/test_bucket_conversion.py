@@ -107,7 +107,7 @@ def test_command_by_shares_to_a_bucket(
 
     common = ("convert", two_patients, place.url, "--scratch", tmp_path / "scratch")
     for share in ("1/2", "2/2"):
-        assert run(*common, "--part", share, "--workers", "1", "--report", report) == 0
+        assert run(*common, "--part", share, "--report", report) == 0
     assert not place.location.exists("lundprobe.json")
     assert run("finalise", f"{place.url}/") == 0
     assert contents(place.location) == two

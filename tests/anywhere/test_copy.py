@@ -48,8 +48,9 @@ def test_a_damaged_table_is_named_with_what_mends_it(dataset: Path, tmp_path: Pa
 
 
 def test_options_of_a_destination_that_needs_none_are_those_of_the_source(
-    empty_s3: Place, dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    empty_s3: Place, one_patient: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    dataset = one_patient / "dataset"
     place = empty_s3.beside("source-of-a-copy")
     assert not copy_dataset(Location(dataset), place.location).failures
     monkeypatch.setenv("LUNDPROBE_STORAGE_OPTIONS", json.dumps(place.options))

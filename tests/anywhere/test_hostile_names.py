@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import glob
+import os
 import shutil
 import warnings
 from pathlib import Path
@@ -45,9 +46,9 @@ _SMALL = {"patch_size": (4, 8, 8), "seed": 0}
 
 @pytest.fixture(params=NAMES)
 def hostile(request, dataset, tmp_path, monkeypatch) -> Path:
-    """The converted phantom in a folder of such a name, relative to the current folder."""
+    """The converted phantom in a folder of such a name, to be read alone: its files are links."""
     monkeypatch.chdir(tmp_path)
-    shutil.copytree(dataset, tmp_path / request.param / "d")
+    shutil.copytree(dataset, tmp_path / request.param / "d", copy_function=os.link)
     return tmp_path / request.param / "d"
 
 
@@ -82,13 +83,16 @@ def test_conversion(name, phantom_source, dataset, tmp_path):
     assert validate(Location(place), deep=True).problems == ()
 
 
-def test_the_command_line(hostile, run, tmp_path, dataset, phantom_source):
-    patient = lp.open_cohort(dataset).ids[0]
+@pytest.mark.parametrize("name", NAMES)
+def test_the_command_line(name, one_patient, run, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    hostile = Path(shutil.copytree(one_patient, tmp_path / name)) / "dataset"
+    (patient,) = lp.open_cohort(one_patient / "dataset").ids
     run("validate", hostile, "--deep")
     run("finalise", hostile)
     run("info", hostile)
     run("info", hostile, patient)
-    run("repair", phantom_source, hostile, "--workers", "1")
+    run("repair", hostile.parent / "source", hostile)
     run("copy", hostile, hostile.parent / "copy")
     run("validate", hostile.parent / "copy", "--deep")
     run("bench", hostile, "--patch", "4,8,8", "--patches", "1")

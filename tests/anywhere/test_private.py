@@ -57,8 +57,8 @@ def test_a_copy_to_a_public_place_is_refused_and_leaves_nothing(
     assert everything(public) == {}
 
 
-def test_it_goes_there_if_told_so(dataset: Path, public: Place) -> None:
-    place = public.beside("meant")
+def test_it_goes_there_if_told_so(one_patient: Path, public: Place) -> None:
+    dataset, place = one_patient / "dataset", public.beside("meant")
     assert not copy_dataset(Location(dataset), place.location, allow_public=True).failures
     anonymous = place.location.anonymous()
     assert anonymous is not None
@@ -93,15 +93,15 @@ def test_a_conversion_to_a_public_place_is_refused_before_any_patient(
 
 
 def test_commands_say_so(
-    dataset: Path,
-    phantom_source: Path,
+    one_patient: Path,
     public: Place,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.setenv("LUNDPROBE_STORAGE_OPTIONS", json.dumps(public.options))
+    dataset = one_patient / "dataset"
     assert run("copy", dataset, public.url, "--source-options", "{}") == 2
-    assert run("convert", phantom_source, public.url) == 2
+    assert run("convert", one_patient / "source", public.url) == 2
     said = capsys.readouterr()
     assert said.err.count("controlled access") == 2
     assert SECRET not in said.err

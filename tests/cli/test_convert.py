@@ -69,7 +69,7 @@ def test_converts_reports_and_skips(cli, source, tmp_path):
 
 def test_shares_are_put_together_by_finalise(cli, phantom_source, tmp_path):
     for share in ("1/2", "2/2"):
-        ran = cli("convert", phantom_source, tmp_path / "out", "--part", share, "--workers", 1)
+        ran = cli("convert", phantom_source, tmp_path / "out", "--part", share)
         assert ran.status == 0, ran.err
         assert f"lundprobe-zarr finalise {tmp_path / 'out'}" in ran.out
         assert not (tmp_path / "out" / "lundprobe.json").exists()
@@ -195,8 +195,8 @@ def test_dry_run_looks_at_the_first_bytes(cli, source, tmp_path):
 
 
 def test_killed_outright_a_run_holds_nobody_up_and_alive_it_does(cli, phantom_source, tmp_path):
-    command = ("convert", phantom_source, tmp_path / "out", "--workers", 1)
-    process = start(*command, cwd=tmp_path)
+    command = ("convert", phantom_source, tmp_path / "out")
+    process = start(*command, "--workers", 1, cwd=tmp_path)
     assert process.stdout is not None
     try:
         assert "4 patients to convert" in process.stdout.readline()
@@ -251,11 +251,26 @@ def test_patients_one_by_one_or_separated_by_commas(cli, phantom_source, tmp_pat
     assert "patients  3\n" in ran.out
 
 
-@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_a_signal_stops_in_order_and_the_same_command_continues(cli, tmp_path, number, status):
-    source = write_phantom(tmp_path / "source", patients=8, extended=0)
-    command = ("convert", source, tmp_path / "out", "--workers", 1)
-    process = start(*command, cwd=tmp_path)
+@pytest.fixture(scope="module")
+def eight(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A source tree of eight base patients."""
+    home = tmp_path_factory.mktemp("eight") / "source"
+    return write_phantom(home, patients=8, extended=0)
+
+
+@pytest.mark.parametrize(
+    ("number", "status", "workers"),
+    [
+        (signal.SIGINT, 130, ("--workers", 1)),
+        (signal.SIGTERM, 143, ("--workers", 1)),
+        (signal.SIGINT, 130, ()),
+    ],
+)
+def test_a_signal_stops_in_order_and_the_same_command_continues(
+    cli, eight, tmp_path, number, status, workers
+):
+    command = ("convert", eight, tmp_path / "out")
+    process = start(*command, *workers, cwd=tmp_path)
     assert process.stdout is not None
     for line in process.stdout:
         if line.startswith("[1/8]"):
@@ -266,7 +281,7 @@ def test_a_signal_stops_in_order_and_the_same_command_continues(cli, tmp_path, n
     assert process.returncode == status, err
     assert re.search(r"Stopped: [1-7] of 8 patients done", out)
     assert "The same command continues" in out
-    assert err == "Stopping: ending the workers …\n"
+    assert err == ("Stopping: ending the workers …\n" if workers else "Stopping …\n")
     assert [p.name for p in (tmp_path / "out" / "patients").iterdir() if p.name[0] == "."] == []
     assert_ends(process.pid)
     ran = cli(*command)

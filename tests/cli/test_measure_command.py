@@ -11,7 +11,7 @@ from lundprobe_zarr.schema.tables import COMPARED
 def test_convert_can_measure_and_measure_skips_what_is_done(cli, phantom_source, tmp_path):
     (patient,) = (p.name for p in (phantom_source / "extendedPart").iterdir() if p.is_dir())
     out = tmp_path / "out"
-    ran = cli("convert", phantom_source, out, "--patients", patient, "--workers", 1, "--measure")
+    ran = cli("convert", phantom_source, out, "--patients", patient, "--measure")
     assert ran.status == 0, ran.err
     for said in ("1 patient to measure.", f"{patient} measured", "1 measured, 0 skipped"):
         assert said in ran.out

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import logging
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,6 +11,7 @@ import pytest
 from conftest import Cli
 
 import lundprobe_zarr as lp
+from lundprobe_zarr.cli.verbosity import set_verbosity
 
 
 @pytest.fixture(autouse=True)
@@ -29,6 +31,16 @@ def test_verbose_logs_what_is_done(cli: Cli, dataset: Path, words: tuple[str, ..
     assert "INFO lundprobe_zarr" in cli("query", dataset, "true", "--verbose").err
 
 
+def test_logs_to_what_is_standard_error_now(monkeypatch: pytest.MonkeyPatch) -> None:
+    before, after = io.StringIO(), io.StringIO()
+    monkeypatch.setattr("sys.stderr", before)
+    set_verbosity(0, False)
+    before.close()
+    monkeypatch.setattr("sys.stderr", after)
+    logging.getLogger("lundprobe_zarr.anything").warning("said late")
+    assert after.getvalue().endswith(" WARNING lundprobe_zarr.anything: said late\n")
+
+
 def test_without_nothing_is_logged(cli: Cli, dataset: Path) -> None:
     assert cli("query", dataset, "true").err == ""
 
@@ -41,7 +53,7 @@ def test_quiet_leaves_out_progress_and_not_results(cli: Cli, dataset: Path) -> N
 
 
 def test_quiet_conversion(cli: Cli, phantom_source: Path, tmp_path: Path) -> None:
-    ran = cli("convert", phantom_source, tmp_path / "d", "--workers", "1", "--quiet")
+    ran = cli("convert", phantom_source, tmp_path / "d", "--quiet")
     assert ran.status == 0
     assert "[1/4]" not in ran.out
     assert "4 converted" in ran.out

@@ -11,7 +11,7 @@ def test_shares_of_a_job_array_at_once_make_the_dataset_of_one_run(
     phantom_source: Path, dataset: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "out"
-    command = ("lundprobe_zarr", "convert", phantom_source, out, "--workers", 1, "--part")
+    command = ("lundprobe_zarr", "convert", phantom_source, out, "--part")
     shares = [start(*command, f"{n}/4", cwd=tmp_path) for n in (1, 2, 3, 4)]
     for share in shares:
         printed, errors = share.communicate(timeout=PATIENCE_S)

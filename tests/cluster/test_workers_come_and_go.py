@@ -53,7 +53,7 @@ def test_without_its_scheduler_a_conversion_says_so_and_is_taken_up_by_the_next(
     assert errors.count("\n") == 1, "no traceback"
     worker.kill()
 
-    again = start(*command, "--workers", 1, cwd=tmp_path)
+    again = start(*command, cwd=tmp_path)
     printed, _ = again.communicate(timeout=PATIENCE_S)
     assert again.returncode == 0
     assert re.search(r"^[1-3] patients? to convert, .*; [1-3] converted before", printed)

@@ -12,7 +12,7 @@ from trees import MRI, NEW, OLD, SCT, Workplace, write_patient
 
 from lundprobe_zarr.cli import main
 from lundprobe_zarr.conversion.arrays.patient import PatientResult, convert_patient
-from lundprobe_zarr.conversion.run.run import Options, convert
+from lundprobe_zarr.conversion.run.run import convert
 from lundprobe_zarr.conversion.source.inventory import select, take_inventory
 from lundprobe_zarr.conversion.tables.publish import finalise
 from lundprobe_zarr.dataset.converter_notes import absent
@@ -29,7 +29,7 @@ def partial(work: Workplace) -> Workplace:
     (work.source / "basePart" / OLD / MRI).write_bytes(b"")
     write_patient(work.source, LATE, only=(MRI, SCT))
     some = select(take_inventory(work.source), [NEW, OLD])
-    assert convert(some, work.dataset, Options(workers=1)).count("failed") == 1
+    assert convert(some, work.dataset).count("failed") == 1
     return work
 
 
@@ -105,5 +105,5 @@ def test_a_run_that_is_killed_has_noted_who_failed_until_then(
 
     monkeypatch.setattr("lundprobe_zarr.conversion.run.run._results", results)
     with pytest.raises(Killed):
-        convert(take_inventory(partial.source), partial.dataset, Options(workers=1))
+        convert(take_inventory(partial.source), partial.dataset)
     assert str(finalise(partial.dataset).absent) == LINE

@@ -111,7 +111,7 @@ def test_a_patient_who_cannot_be_read_fails_alone_and_is_measured_when_mended(
     assert report.published.unmeasured == (NEW,)
     assert not open_manifest(dataset).tables.keys() & set(COMPARED)
     shard.write_bytes(sound)
-    report = measure(dataset, MeasureOptions(workers=1))
+    report = measure(dataset)
     assert (report.measured, report.skipped, report.failed) == ([NEW], [OTHER], {})
     manifest = open_manifest(dataset)
     assert manifest.content is not None
@@ -122,7 +122,7 @@ def test_a_patient_who_cannot_be_read_fails_alone_and_is_measured_when_mended(
         assert manifest.table_sha256[file]
         assert manifest.content.tables[name]["extended"]
     assert validate(dataset, deep=True).problems == ()
-    again = measure(dataset, MeasureOptions(workers=1))
+    again = measure(dataset)
     assert (again.measured, again.skipped) == ([], [NEW, OTHER])
     assert open_manifest(dataset).content == manifest.content
 
@@ -139,7 +139,7 @@ def test_killed_it_goes_on_with_the_other_patients(dataset: Location) -> None:
     saved = {p.name: p.stat().st_mtime_ns for p in notes.glob("*.parquet")}
     assert saved
     assert not open_manifest(dataset).tables.keys() & set(COMPARED)
-    report = measure(dataset, MeasureOptions(workers=1))
+    report = measure(dataset)
     whole = [i for i in (NEW, OTHER) if dataset.exists(f".conversion/uncertainty/{i}.parquet")]
     assert whole == [NEW, OTHER]
     assert len(report.measured) + len(report.skipped) == 2
@@ -259,7 +259,7 @@ def test_a_patient_on_an_askew_grid_is_left_out_and_does_not_hold_back_the_other
     assert {r.status for r in done.values()} == {"converted"}, [r.error for r in done.values()]
     finalise(tmp_path / "dataset")
     dataset = Location(tmp_path / "dataset")
-    report = measure(dataset, MeasureOptions(workers=1))
+    report = measure(dataset)
     assert report.measured == [OTHER]
     assert list(report.failed) == [NEW]
     assert "right angles" in report.failed[NEW]
@@ -268,7 +268,7 @@ def test_a_patient_on_an_askew_grid_is_left_out_and_does_not_hold_back_the_other
     for table in COMPARED:
         assert {row["patient_id"] for row in rows(dataset, table)} == {OTHER}
     assert not validate(dataset, deep=True).problems
-    again = measure(dataset, MeasureOptions(workers=1))
+    again = measure(dataset)
     assert (again.measured, again.skipped, list(again.failed)) == ([], [OTHER], [NEW])
     cohort = open_cohort(tmp_path / "dataset")
     assert set(lp.agreement(cohort, "Rectum", compute=True)["patient_id"]) == {OTHER}

@@ -16,7 +16,6 @@ from trees import LIGHT, MRI, NEW, OLD, edit, snapshot, write_patient, write_sid
 from lundprobe_zarr.cli import main
 from lundprobe_zarr.conversion.arrays.patient import convert_patient
 from lundprobe_zarr.conversion.repair import Repair, find_damage, repair
-from lundprobe_zarr.conversion.run.run import Options
 from lundprobe_zarr.conversion.source.inventory import take_inventory, without_header_text
 from lundprobe_zarr.conversion.tables.publish import finalise
 from lundprobe_zarr.errors import NotADatasetError
@@ -42,7 +41,7 @@ class Pair:
 
     def repair(self, deep: bool = True) -> Repair:
         damage = find_damage(self.location, deep)
-        return repair(take_inventory(self.source), self.location, damage, Options(workers=1))
+        return repair(take_inventory(self.source), self.location, damage)
 
 
 @pytest.fixture(scope="module")
@@ -194,7 +193,7 @@ def test_a_patient_the_source_lacks_fails_and_the_others_are_mended(
         (pair.store(patient_id) / RECTUM).unlink()
     shutil.rmtree(pair.source / "basePart" / OLD)
     report = tmp_path / "report.json"
-    assert run("repair", pair.source, pair.dataset, "--workers", "1", "--report", report) == 1
+    assert run("repair", pair.source, pair.dataset, "--report", report) == 1
     assert f"{OLD}: not in" in capsys.readouterr().out
     said = json.loads(report.read_text())
     assert {r["patient_id"]: r["status"] for r in said["converted"]} == {
@@ -210,7 +209,7 @@ def test_it_says_when_the_source_is_not_what_it_was(
 ) -> None:
     edit(pair.source / "basePart" / NEW / MRI, lambda data: data[:-1] + bytes([data[-1] ^ 1]))
     shutil.rmtree(pair.store())
-    assert run("repair", pair.source, pair.dataset, "--workers", "1") == 0
+    assert run("repair", pair.source, pair.dataset) == 0
     out = capsys.readouterr().out
     assert "hold the new data now" in out
     assert NEW in out.split("hold the new data now")[1]

@@ -242,7 +242,7 @@ def test_a_run_converts_a_torn_store_again_and_publishes(work: Workplace) -> Non
     (work.store / "zarr.json").write_text("")
     state_file(work).unlink()
     inventory = select(take_inventory(work.source), [NEW])
-    report = convert(inventory, work.dataset, Options(workers=1))
+    report = convert(inventory, work.dataset)
     assert [r.status for r in report.results] == ["converted"]
     assert validate(Location(work.dataset), deep=True).problems == ()
 

@@ -115,7 +115,7 @@ def test_a_disk_that_fills_up_costs_only_who_is_at_work(
 ) -> None:
     target = Target(str(begun), disk.folder / "scratch")
     with disk.left(300_000):
-        process = start(old.source, target, "--workers", 2)
+        process = start(old.source, target)
         printed, _ = process.communicate(timeout=120)
         assert process.returncode == 1, printed
     assert f"basePart/{last(old).patient_id}" in printed or last(old).folder in printed
@@ -211,7 +211,7 @@ def test_permission_that_is_lost_midway_costs_nothing_that_was_converted(
 ) -> None:
     target = Target(str(tmp_path / "dataset"), tmp_path / "scratch")
     stores = tmp_path / "dataset" / "patients"
-    process = start(old.source, target, "--workers", 1, by=without_rights_of_root())
+    process = start(old.source, target, by=without_rights_of_root())
     try:
         await_store(stores)
         stores.chmod(0o555)
@@ -224,7 +224,7 @@ def test_permission_that_is_lost_midway_costs_nothing_that_was_converted(
     assert "[Errno" not in printed
     for patient in (p.name.removesuffix(".zarr") for p in stores.glob("[!.]*")):
         assert objects(target.location, patient) == old.reference.stores[patient]
-    process = start(old.source, target, "--workers", 1)
+    process = start(old.source, target)
     assert process.wait(120) == 0
     kill(process)
     require_undisturbed(target, old.reference)

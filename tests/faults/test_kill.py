@@ -20,8 +20,9 @@ from killing import (
     start,
 )
 
-#: About as long as a conversion of the phantom takes; instants after its end kill nothing.
-SECONDS = 4.0
+#: About as long as a conversion of the phantom takes, by workers and without; instants after its
+#: end kill nothing.
+SECONDS, SECONDS_HERE = 4.0, 2.5
 
 
 def test_killed_at_random_instants_it_is_finished_by_the_same_command(
@@ -38,10 +39,8 @@ def test_killed_while_patients_are_replaced_each_store_is_the_old_or_the_new(
 ) -> None:
     target = Target(str(tmp_path / "dataset"), tmp_path / "scratch")
     shutil.copytree(old.dataset, target.url)
-    instants = delays("replaced", SECONDS, most=1)
-    killed_until_done(
-        new.source, target, new.reference, instants, "--workers", 1, before=[old.reference]
-    )
+    instants = delays("replaced", SECONDS_HERE, most=1)
+    killed_until_done(new.source, target, new.reference, instants, before=[old.reference])
 
 
 def test_killed_on_its_way_to_a_bucket_it_is_finished_by_the_same_command(
@@ -49,8 +48,8 @@ def test_killed_on_its_way_to_a_bucket_it_is_finished_by_the_same_command(
 ) -> None:
     pytest.importorskip("moto.moto_server.werkzeug_app", reason="pip install 'moto[s3,server]'")
     with s3_target(tmp_path / "scratch") as target:
-        instants = delays("bucket", 2 * SECONDS, most=1)
-        killed_until_done(old.source, target, old.reference, instants, "--workers", 2)
+        instants = delays("bucket", 2 * SECONDS_HERE, most=1)
+        killed_until_done(old.source, target, old.reference, instants)
 
 
 def test_a_worker_that_is_killed_is_replaced_and_the_run_goes_on(

@@ -24,12 +24,9 @@ PARTS = ("structures/base", "lundprobe.json", "README", ".zarr/zarr.json", "sct/
 
 
 @pytest.fixture(scope="module")
-def small(phantom_source: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def small(one_patient: Path) -> Path:
     """A dataset of one base patient."""
-    folder = tmp_path_factory.mktemp("small") / "dataset"
-    assert convert_patient(base_patient(phantom_source), folder, "standard").error is None
-    finalise(folder)
-    return folder
+    return one_patient / "dataset"
 
 
 def base_patient(source: Path) -> PatientSource:

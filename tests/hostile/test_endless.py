@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 import lundprobe_zarr as lp
-from lundprobe_zarr.conversion.run.run import Options, convert
+from lundprobe_zarr.conversion.run.run import convert
 from lundprobe_zarr.conversion.source.inventory import take_inventory
 from lundprobe_zarr.conversion.tables.publish import finalise
 from lundprobe_zarr.errors import DatasetError
@@ -81,7 +81,7 @@ def test_in_place_of_a_store_or_its_root_the_patient_is_converted_again(
     shutil.rmtree(stores[1])
     stores[1].touch()
     endless(stores[1])
-    report = convert(inventory, copied, Options(workers=1))
+    report = convert(inventory, copied)
     assert sorted(r.status for r in report.results) == ["converted"] * 2 + ["skipped"] * 2
     assert json.loads((copied / "lundprobe.json").read_text())["content"] == before
     assert [p.name for p in (copied / "patients").iterdir() if p.name.startswith(".")] == []

@@ -240,7 +240,7 @@ def test_codes_in_names_are_written_out(source, tmp_path, capfd):
     (patient / IMAGE).unlink()
     (patient / IMAGE).symlink_to(f"/nowhere/{CODES}")
     assert main(["convert", str(source), str(tmp_path / "dataset"), "--dry-run"]) in (0, 1)
-    main(["convert", str(source), str(tmp_path / "dataset"), "--workers", "1"])
+    main(["convert", str(source), str(tmp_path / "dataset")])
     main(["info", str(tmp_path / f"none{CODES}")])
     main(["export", str(tmp_path / CODES), CODES, str(tmp_path)])
     out, err = capfd.readouterr()

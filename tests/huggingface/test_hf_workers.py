@@ -53,7 +53,7 @@ def test_workers_read_from_a_bucket_with_its_credentials(bucket):
     url, options, _ = bucket
     alone = sums(DataLoader(stream(url, options), batch_size=4))  # the parent has read, too
     loader = DataLoader(
-        stream(url, options), batch_size=4, num_workers=2, multiprocessing_context="spawn"
+        stream(url, options), batch_size=4, num_workers=1, multiprocessing_context="spawn"
     )
     assert sums(loader) == alone
 
@@ -84,7 +84,7 @@ def test_persistent_workers_follow_the_epoch(dataset):
 def test_in_memory_rows_in_workers(dataset):
     loaded = lp.load_dataset(dataset, "slices", split="base", columns=["image", "z_index"])
     loader = DataLoader(
-        loaded.with_format("torch"), batch_size=8, num_workers=2, multiprocessing_context="spawn"
+        loaded.with_format("torch"), batch_size=8, num_workers=1, multiprocessing_context="spawn"
     )
     alone = DataLoader(loaded.with_format("torch"), batch_size=8)
     for one, other in zip(loader, alone, strict=True):

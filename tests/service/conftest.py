@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -46,46 +48,70 @@ class Served:
         return httpx.Client(base_url=self.url, headers=self.headers, timeout=30)
 
 
-@pytest.fixture(scope="session")
-def start_service(
-    tmp_path_factory: pytest.TempPathFactory,
-) -> Iterator[Callable[..., Served]]:
-    """A function that starts a service of `{name: path}`, with further settings by name."""
-    running: list[tuple[uvicorn.Server, threading.Thread]] = []
+Start = Callable[..., Served]
 
-    def start(datasets: dict[str, str | Path], **settings: Any) -> Served:
-        folder = tmp_path_factory.mktemp("service")
-        token = new_token()
-        listening = listen("127.0.0.1", 0)
-        url = f"http://127.0.0.1:{listening.getsockname()[1]}"
-        chosen = Settings(
-            datasets={name: str(path) for name, path in datasets.items()},
-            state=str(folder / "state"),
-            public_url=url,
-            audit=str(folder / "audit.jsonl"),
-            token_sha256=token_sha256(token),
-        )
-        app = make_app(replace(chosen, **settings))
-        server = uvicorn.Server(config(app))
-        thread = threading.Thread(target=server.run, args=([listening],), daemon=True)
-        thread.start()
+
+@contextmanager
+def _services(folders: pytest.TempPathFactory) -> Iterator[Start]:
+    """Give a function that starts a service; all that it started end with the block."""
+    with ExitStack() as running:
+
+        def start(datasets: dict[str, str | Path], **settings: Any) -> Served:
+            folder = folders.mktemp("service")
+            token = new_token()
+            listening = listen("127.0.0.1", 0)
+            url = f"http://127.0.0.1:{listening.getsockname()[1]}"
+            chosen = Settings(
+                datasets={name: str(path) for name, path in datasets.items()},
+                state=str(folder / "state"),
+                public_url=url,
+                audit=str(folder / "audit.jsonl"),
+                token_sha256=token_sha256(token),
+            )
+            app = make_app(replace(chosen, **settings))
+            running.enter_context(_running(uvicorn.Server(config(app)), listening))
+            return Served(url, token, folder / "audit.jsonl", app)
+
+        yield start
+
+
+@contextmanager
+def _running(server: uvicorn.Server, listening: socket.socket) -> Iterator[None]:
+    thread = threading.Thread(target=server.run, args=([listening],), daemon=True)
+    thread.start()
+    try:
         while not server.started:
             assert thread.is_alive(), "the server did not start"
-            time.sleep(0.01)
-        running.append((server, thread))
-        return Served(url, token, folder / "audit.jsonl", app)
-
-    yield start
-    for server, _ in running:
+            time.sleep(0.002)
+        yield
+    finally:
         server.should_exit = True
-    for _, thread in running:
         thread.join(20)
+        assert not thread.is_alive(), "the server did not end"
+
+
+@pytest.fixture
+def start_service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Start]:
+    """A function that starts a service of `{name: path}`, with further settings by name.
+
+    It ends with the test.
+    """
+    with _services(tmp_path_factory) as start:
+        yield start
+
+
+@pytest.fixture(scope="module")
+def start_for_module(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Start]:
+    """As `start_service`; it ends with the tests of a module."""
+    with _services(tmp_path_factory) as start:
+        yield start
 
 
 @pytest.fixture(scope="session")
-def served(start_service: Callable[..., Served], dataset: Path) -> Served:
+def served(tmp_path_factory: pytest.TempPathFactory, dataset: Path) -> Iterator[Served]:
     """A service of the phantom, with one token. Nothing may change it."""
-    return start_service({NAME: dataset})
+    with _services(tmp_path_factory) as start:
+        yield start({NAME: dataset})
 
 
 @pytest.fixture(scope="session")

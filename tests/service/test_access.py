@@ -22,7 +22,7 @@ BAD = "Invalid credentials in Authorization header"
 
 
 @pytest.fixture(scope="module")
-def gate(start_service, dataset, tmp_path_factory):
+def gate(start_for_module, dataset, tmp_path_factory):
     """A service of one phantom under two names: `served`, its access file, and tokens by name."""
     access = tmp_path_factory.mktemp("access") / "access.json"
     now = datetime.now(UTC)
@@ -35,7 +35,7 @@ def gate(start_service, dataset, tmp_path_factory):
         "ends": token_for(access, "ends", expires=now + timedelta(hours=1)),
         "operator": token_for(access, "operator", operator=True, datasets=[]),
     }
-    served = start_service({OURS: dataset, THEIRS: dataset}, access=str(access))
+    served = start_for_module({OURS: dataset, THEIRS: dataset}, access=str(access))
     return served, access, tokens
 
 

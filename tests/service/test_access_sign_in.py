@@ -50,7 +50,7 @@ def signed(algorithm="RS256", key=None, headers=None, **claims):
 
 
 @pytest.fixture(scope="module")
-def gate(start_service, dataset, tmp_path_factory):
+def gate(start_for_module, dataset, tmp_path_factory):
     """A service with sign-in by JWT and by the headers of a proxy, which is this machine."""
     folder = tmp_path_factory.mktemp("oidc")
     access = folder / "access.json"
@@ -67,7 +67,7 @@ def gate(start_service, dataset, tmp_path_factory):
     }
     (folder / "oidc.json").write_text(json.dumps(rules))
     settings = {"access": str(access), "oidc": str(folder / "oidc.json")}
-    return start_service(
+    return start_for_module(
         {OURS: dataset, THEIRS: dataset}, trusted_proxies=("127.0.0.1", "10.1.0.0/16"), **settings
     )
 

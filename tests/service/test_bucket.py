@@ -29,15 +29,20 @@ def bucket(dataset):
 
 @pytest.fixture(scope="module")
 def shard(dataset):
-    files = [p for p in Path(dataset, "patients").rglob("*") if p.is_file()]
-    largest = max(files, key=lambda p: p.stat().st_size)
-    return largest.relative_to(dataset).as_posix(), largest.read_bytes()
+    return largest(dataset)
+
+
+def largest(dataset: Path) -> tuple[str, bytes]:
+    """Path and contents of the largest file of a patient."""
+    files = [p for p in (dataset / "patients").rglob("*") if p.is_file()]
+    found = max(files, key=lambda p: p.stat().st_size)
+    return found.relative_to(dataset).as_posix(), found.read_bytes()
 
 
 @pytest.fixture(scope="module")
-def streamed(start_service, bucket):
+def streamed(start_for_module, bucket):
     url, options, _ = bucket
-    return start_service({NAME: url}, storage_options=options)
+    return start_for_module({NAME: url}, storage_options=options)
 
 
 def resolve(served, path, **headers):
@@ -82,11 +87,11 @@ def test_a_redirect_leads_to_the_bucket_without_the_token(start_service, bucket,
     assert (head.status_code, int(head.headers["content-length"])) == (200, len(contents))
 
 
-def test_a_replaced_object_is_refused(start_service, bucket, dataset, shard):
-    path, contents = shard
+def test_a_replaced_object_is_refused(start_service, bucket, one_patient):
+    path, contents = largest(one_patient / "dataset")
     _, options, _ = bucket
     location = Location("s3://served/changing", options)
-    copy_dataset(Location(dataset), location)
+    copy_dataset(Location(one_patient / "dataset"), location)
     served = start_service({NAME: location.url}, storage_options=options)
     assert resolve(served, path, Range="bytes=0-9").content == contents[:10]
     location.write(path, contents[::-1])

@@ -40,7 +40,7 @@ def halves(dataset, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def guarded(start_service, halves, tmp_path_factory):
+def guarded(start_for_module, halves, tmp_path_factory):
     """A service of both, and three tokens: for one, for its tables only, for the other."""
     folder, _ = halves
     access = tmp_path_factory.mktemp("access") / "tokens.json"
@@ -51,7 +51,7 @@ def guarded(start_service, halves, tmp_path_factory):
         "other": add_token(access, "other", None, Grant(datasets=(OTHER,), kinds=tuple(both))),
     }
     datasets = {MINE: folder / "mine", OTHER: folder / "other"}
-    served = start_service(datasets, access=str(access), token_sha256=None)
+    served = start_for_module(datasets, access=str(access), token_sha256=None)
     return served, tokens
 
 

@@ -244,9 +244,9 @@ class TokensByName:
 
 
 @pytest.fixture(scope="module")
-def shared(start_service, dataset):
+def shared(start_for_module, dataset):
     """A service of two datasets, with a token for each, and one for tables alone."""
-    found = start_service({"lund-probe/one": dataset, "lund-probe/two": dataset})
+    found = start_for_module({"lund-probe/one": dataset, "lund-probe/two": dataset})
     found.app._service.access = TokensByName(
         Caller("reader-1", frozenset({"lund-probe/one"})),
         Caller("bo", frozenset({"lund-probe/two"})),

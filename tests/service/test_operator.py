@@ -23,12 +23,12 @@ from tests.service.callers import OURS, file_of, get, token_for
 
 
 @pytest.fixture(scope="module")
-def gate(start_service, dataset, tmp_path_factory):
+def gate(start_for_module, dataset, tmp_path_factory):
     """A service and its tokens: of an operator, and of a reader with a name of HTML."""
     access = tmp_path_factory.mktemp("access") / "access.json"
     operator = token_for(access, "prometheus", operator=True, datasets=[])
     reader = token_for(access, "<b>reader-1</b>")
-    return start_service({OURS: dataset}, access=str(access)), operator, reader
+    return start_for_module({OURS: dataset}, access=str(access)), operator, reader
 
 
 def samples(text):

@@ -16,12 +16,14 @@ NAME, OBLIQUE = "lund-probe/standard", "lund-probe/overlays"
 
 
 @pytest.fixture(scope="module", params=["aligned", "oblique"])
-def both(request, phantom_source, dataset, oblique_source, oblique_dataset, start_service, served):
+def both(
+    request, phantom_source, dataset, oblique_source, oblique_dataset, start_for_module, served
+):
     """Folder of an extended patient's NIfTI files, the dataset, and a client for the patient."""
     is_oblique = request.param == "oblique"
     source = oblique_source if is_oblique else phantom_source
     folder = next(p for p in (source / "extendedPart").iterdir() if p.is_dir())
-    service = start_service({OBLIQUE: oblique_dataset}) if is_oblique else served
+    service = start_for_module({OBLIQUE: oblique_dataset}) if is_oblique else served
     with httpx.Client(
         base_url=f"{service.url}/api/v1/datasets/{OBLIQUE if is_oblique else NAME}/patients/"
         f"{folder.name}/",

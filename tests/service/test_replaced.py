@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import shutil
+import threading
 import time
 
 import httpx
@@ -116,6 +118,32 @@ def test_it_is_noticed_without_being_asked(start_service, copy):
     while sha(served) == before and time.monotonic() < until:
         time.sleep(0.1)
     assert sha(served) != before
+
+
+def test_a_look_that_has_begun_ends_before_following_does(dataset, tmp_path, monkeypatch):
+    published = Published(NAME, Location(dataset), tmp_path / "state")
+    monkeypatch.setattr("lundprobe_zarr.service.published._LOOK_SECONDS", 0.01)
+    begun, looking, ended = threading.Event(), threading.Event(), threading.Event()
+
+    def look():
+        begun.set()
+        assert looking.wait(20)
+        ended.set()
+
+    monkeypatch.setattr(published, "refresh", look)
+
+    async def followed():
+        stopping = asyncio.Event()
+        follower = asyncio.create_task(published.follow(stopping))
+        await asyncio.to_thread(begun.wait, 20)
+        stopping.set()
+        done, _ = await asyncio.wait([follower], timeout=0.05)
+        assert not done
+        looking.set()
+        await follower
+
+    asyncio.run(followed())
+    assert ended.is_set()
 
 
 def test_a_restart_has_the_same_revision_and_reads_no_file_for_it(

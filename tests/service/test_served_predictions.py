@@ -39,8 +39,8 @@ def place(patient, mask, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def client(dataset, place, start_service, patient):
-    service = start_service({NAME: dataset}, options={"predictions": str(place)})
+def client(dataset, place, start_for_module, patient):
+    service = start_for_module({NAME: dataset}, options={"predictions": str(place)})
     with service.client as client:
         client.base_url = f"{service.url}/api/v1/datasets/{NAME}/patients/"
         yield client

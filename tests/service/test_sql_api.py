@@ -38,10 +38,10 @@ RUNAWAYS = [
 
 
 @pytest.fixture(scope="module")
-def limited(start_service, dataset):
+def limited(start_for_module, dataset):
     """A service whose queries take at most two seconds, two at a time."""
     options = {"sql": {"workers": 2, "seconds": 2.0, "memory": "300MB"}}
-    served = start_service({"lund-probe/standard": dataset}, options=options)
+    served = start_for_module({"lund-probe/standard": dataset}, options=options)
     assert ask(served, COUNTS).status_code == 200  # its processes run
     return served
 

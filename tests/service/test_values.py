@@ -36,11 +36,13 @@ def extended_in(source: Path) -> Path:
 
 
 @pytest.fixture(scope="module", params=["aligned", "oblique"])
-def both(request, phantom_source, dataset, oblique_source, oblique_dataset, start_service, served):
+def both(
+    request, phantom_source, dataset, oblique_source, oblique_dataset, start_for_module, served
+):
     """Folder of a patient's NIfTI files, the dataset, and a client for the patient."""
     is_oblique = request.param == "oblique"
     folder = extended_in(oblique_source if is_oblique else phantom_source)
-    service = start_service({OBLIQUE: oblique_dataset}) if is_oblique else served
+    service = start_for_module({OBLIQUE: oblique_dataset}) if is_oblique else served
     name = OBLIQUE if is_oblique else NAME
     with httpx.Client(
         base_url=f"{service.url}/api/v1/datasets/{name}/patients/{folder.name}/",

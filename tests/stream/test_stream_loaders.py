@@ -33,8 +33,8 @@ WORKERS = [
     {"num_workers": 3, "multiprocessing_context": "fork", "persistent_workers": True},
 ]
 SPAWNED = [
-    {"num_workers": 2, "multiprocessing_context": "spawn"},
-    {"num_workers": 2, "multiprocessing_context": "forkserver", "persistent_workers": True},
+    {"num_workers": 2, "multiprocessing_context": "spawn", "persistent_workers": True},
+    {"num_workers": 2, "multiprocessing_context": "forkserver"},
 ]
 
 
