@@ -7,7 +7,15 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from lundprobe_zarr.cli.query import Format, named_once, output_form, write_rows
+from lundprobe_zarr.cli.query import (
+    FormOption,
+    Memory,
+    OutputFile,
+    Timeout,
+    named_once,
+    output_form,
+    write_rows,
+)
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -21,22 +29,10 @@ def audit(
         str | None,
         typer.Option(help="Ask the table `audit` with a SELECT instead; quote it."),
     ] = None,
-    form: Annotated[
-        Format | None,
-        typer.Option(
-            "--format",
-            help="Form of the result [default: table, or by the name of the --output file].",
-        ),
-    ] = None,
-    output: Annotated[
-        Path | None, typer.Option("--output", help="Write to this file, replacing it.")
-    ] = None,
-    timeout: Annotated[
-        float, typer.Option(metavar="SECONDS", help="End the query after this time.")
-    ] = 60.0,
-    memory: Annotated[
-        str, typer.Option(metavar="SIZE", help="Memory limit of the query, e.g. 500MB or 4GB.")
-    ] = "2GB",
+    form: FormOption = None,
+    output: OutputFile = None,
+    timeout: Timeout = 60.0,
+    memory: Memory = "2GB",
 ) -> None:
     """Sum up who read what of which patients, from audit logs of the service.
 

@@ -56,7 +56,7 @@ def copy(
     """
     from lundprobe_zarr.cli.console import say
     from lundprobe_zarr.cli.interrupt import interruptible
-    from lundprobe_zarr.cli.phantom import steps
+    from lundprobe_zarr.cli.steps import steps
     from lundprobe_zarr.dataset.opening import open_manifest
     from lundprobe_zarr.integrity.copy import copy_dataset
 

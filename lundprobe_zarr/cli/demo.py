@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from lundprobe_zarr.cli.convert import run
-from lundprobe_zarr.cli.phantom import steps
+from lundprobe_zarr.cli.steps import steps
 from lundprobe_zarr.errors import UsageError
 
 if TYPE_CHECKING:

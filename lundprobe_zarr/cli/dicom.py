@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from lundprobe_zarr.cli.choosing import names
 from lundprobe_zarr.cli.status import FAILED
 from lundprobe_zarr.errors import LundProbeError, MissingPackageError, UsageError
 
@@ -55,11 +56,9 @@ def options_of(
     """Return what the options ask for. Raises `UsageError` or `UnknownLabelError`."""
     from lundprobe_zarr.exchange.dicom.export import DicomOptions
 
-    return DicomOptions(_listed(structures), _listed(sources), tg263, position)
-
-
-def _listed(text: str | None) -> tuple[str, ...] | None:
-    return None if text is None else tuple(word.strip() for word in text.split(","))
+    return DicomOptions(
+        names("--structures", structures), names("--sources", sources), tg263, position
+    )
 
 
 def run(location: Location, cohort: Cohort, out: Path, options: DicomOptions) -> int:
@@ -91,7 +90,7 @@ def run(location: Location, cohort: Cohort, out: Path, options: DicomOptions) ->
 
 def _export(location: Location, patient_id: str, out: Path, options: DicomOptions) -> None:
     from lundprobe_zarr.cli.console import count, say, table
-    from lundprobe_zarr.cli.phantom import steps
+    from lundprobe_zarr.cli.steps import steps
     from lundprobe_zarr.exchange.dicom.export import export_dicom, volumes_read
 
     with steps("Exporting", volumes_read(location, patient_id, options)) as step:

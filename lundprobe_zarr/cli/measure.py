@@ -54,7 +54,7 @@ def run_measure(location: Location, how: MeasureOptions) -> int:
     """Measure with progress, print the outcome and return the exit status."""
     from lundprobe_zarr.cli.console import count, say
     from lundprobe_zarr.cli.interrupt import interruptible
-    from lundprobe_zarr.cli.phantom import steps
+    from lundprobe_zarr.cli.steps import steps
     from lundprobe_zarr.conversion.run.measure import Told
     from lundprobe_zarr.conversion.run.measure import measure as measure_patients
 

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
 import typer
-
-from lundprobe_zarr.cli.verbosity import is_quiet
 
 
 class Size(StrEnum):
@@ -35,6 +31,7 @@ def phantom(
 ) -> None:
     """Write a synthetic LUND-PROBE: no patient, every detail."""
     from lundprobe_zarr.cli.console import count, say
+    from lundprobe_zarr.cli.steps import steps
     from lundprobe_zarr.phantom import write_phantom
     from lundprobe_zarr.storage.local import named
 
@@ -50,22 +47,3 @@ def phantom(
         )
     say(f"Wrote {count(patients + extended, 'synthetic patient')} to {destination.resolve()}.")
     say(f"Next: lundprobe-zarr convert {destination} DATASET")
-
-
-@contextmanager
-def steps(title: str, total: int) -> Iterator[Callable[[str], None]]:
-    """A callable to be told of every step: a bar on a terminal, elsewhere a line a step."""
-    from lundprobe_zarr.cli.console import console, say
-
-    if is_quiet():
-        yield lambda text: None
-        return
-    if not console().is_terminal:
-        yield lambda text: say(text)
-        return
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
-
-    columns = (TextColumn("{task.description}"), BarColumn(bar_width=None), MofNCompleteColumn())
-    with Progress(*columns, console=console(), expand=True, transient=True) as progress:
-        task = progress.add_task(title, total=total)
-        yield lambda text: progress.advance(task)

@@ -21,6 +21,7 @@ from lundprobe_zarr.errors import QueryError, UnknownLabelError, UsageError
 from lundprobe_zarr.vocabulary.suggest import suggestion
 
 if TYPE_CHECKING:
+    import pandas as pd
     import pyarrow as pa
 
 #: Columns of patients shown to people unless they ask for others; the other forms have all.
@@ -40,30 +41,33 @@ class Format(StrEnum):
     parquet = "parquet"
 
 
+FormOption = Annotated[
+    Format | None,
+    typer.Option(
+        "--format", help="Form of the result [default: table, or by the name of the --output file]."
+    ),
+]
+OutputFile = Annotated[
+    Path | None, typer.Option("--output", help="Write to this file, replacing it.")
+]
+Timeout = Annotated[float, typer.Option(metavar="SECONDS", help="End the query after this time.")]
+Memory = Annotated[
+    str, typer.Option(metavar="SIZE", help="Memory limit of the query, e.g. 500MB or 4GB.")
+]
+
+
 def query(
     dataset: Dataset,
     sql: Annotated[str, typer.Argument(help="A predicate, or a SELECT; quote it.")],
-    form: Annotated[
-        Format | None,
-        typer.Option(
-            "--format",
-            help="Form of the result [default: table, or by the name of the --output file].",
-        ),
-    ] = None,
+    form: FormOption = None,
     columns: Annotated[
         str | None,
         typer.Option(metavar="NAME[,NAME...]", help="Columns to show of the chosen patients."),
     ] = None,
-    output: Annotated[
-        Path | None, typer.Option("--output", help="Write to this file, replacing it.")
-    ] = None,
+    output: OutputFile = None,
     storage_options: StorageOptions = None,
-    timeout: Annotated[
-        float, typer.Option(metavar="SECONDS", help="End the query after this time.")
-    ] = 60.0,
-    memory: Annotated[
-        str, typer.Option(metavar="SIZE", help="Memory limit of the query, e.g. 500MB or 4GB.")
-    ] = "2GB",
+    timeout: Timeout = 60.0,
+    memory: Memory = "2GB",
 ) -> None:
     """List the patients for whom a predicate holds, or ask all tables with SQL.
 
@@ -127,6 +131,15 @@ def _columns(given: str | None, known: Sequence[str], form: Format) -> list[str]
             ),
         )
     return names
+
+
+def arrow_table(frame: pd.DataFrame) -> pa.Table:
+    """Return a frame as a table, without its index and attributes."""
+    import pyarrow as pa
+
+    plain = frame.copy(deep=False)
+    plain.attrs = {}  # pandas would write them into the file
+    return pa.Table.from_pandas(plain, preserve_index=False)
 
 
 def named_once(found: pa.Table) -> pa.Table:

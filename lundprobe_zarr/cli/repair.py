@@ -63,7 +63,7 @@ def repair(
 
 def _find(location: Location, deep: bool, workers: int | None) -> Damage:
     from lundprobe_zarr.cli.console import count, listing, say
-    from lundprobe_zarr.cli.phantom import steps
+    from lundprobe_zarr.cli.steps import steps
     from lundprobe_zarr.conversion.repair import find_damage
     from lundprobe_zarr.conversion.tables.publish import store_names
 

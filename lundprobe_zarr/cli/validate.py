@@ -36,7 +36,7 @@ def validate(
     Exit status 3 if anything is wrong.
     """
     from lundprobe_zarr.cli.console import count, listing, say
-    from lundprobe_zarr.cli.phantom import steps
+    from lundprobe_zarr.cli.steps import steps
     from lundprobe_zarr.dataset.opening import open_manifest
     from lundprobe_zarr.integrity.validate import Problem, Validation
     from lundprobe_zarr.integrity.validate import validate as look

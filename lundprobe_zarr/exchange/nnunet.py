@@ -38,8 +38,8 @@ Folds = list[dict[str, list[str]]]
 
 
 @dataclass(frozen=True)
-class Told:
-    """Called as an export goes on: with the number of patients, and with each that is done."""
+class Progress:
+    """Functions called during an export: with the number of patients, and with each when done."""
 
     started: Callable[[str, int], None] = lambda what, patients: None
     finished: Callable[[str, str | None], None] = lambda patient_id, error: None
@@ -134,7 +134,7 @@ def export_nnunet(
     level: int = LEVEL,
     workers: int | None = None,
     overwrite: bool = False,
-    told: Told | None = None,
+    progress: Progress | None = None,
 ) -> NnUNetReport:
     """Write patients as a raw dataset of nnU-Net version 2, a case each.
 
@@ -182,8 +182,8 @@ def export_nnunet(
         Patients written at a time, each in a thread. Default: one per core.
     overwrite : bool
         Whether to replace an earlier export with other settings.
-    told : Told, optional
-        Is told of the progress.
+    progress : Progress, optional
+        Functions to call with the progress.
 
     Returns
     -------
@@ -198,7 +198,7 @@ def export_nnunet(
     UnknownLabelError
         For an unknown structure or channel.
     OSError
-        If a file cannot be written. What is there stays, and the same call goes on from it.
+        If a file cannot be written. What is there stays, and the same call continues.
     """
     settings = Settings.of(
         dataset_id, name, channels, labels, regions=regions, priority=priority,
@@ -211,7 +211,7 @@ def export_nnunet(
     subsets = _subsets(cohort, test, splits)
     folder = NnUNetFolder(place, settings)
     folder.require_free()
-    export = _Export(cohort, folder, settings, workers or cores(), told or Told())
+    export = _Export(cohort, folder, settings, workers or cores(), progress or Progress())
     found = export.examined(subsets)
     ready = [e.patient_id for e in found if e.reason is None]
     training = [i for i in ready if subsets[i] == TRAINING]
@@ -278,16 +278,21 @@ class _Export:
     """Looks at patients, then writes them, several at a time."""
 
     def __init__(
-        self, cohort: Cohort, folder: NnUNetFolder, settings: Settings, workers: int, told: Told
+        self,
+        cohort: Cohort,
+        folder: NnUNetFolder,
+        settings: Settings,
+        workers: int,
+        progress: Progress,
     ) -> None:
         self._cohort, self._folder, self._settings = cohort, folder, settings
-        self._workers, self._told = workers, told
+        self._workers, self._progress = workers, progress
         self._stop = threading.Event()
         self._failed: dict[str, str] = {}
 
     def examined(self, subsets: Mapping[str, str]) -> list[Examined]:
         """Look at all patients. Raises `UsageError` if there is none to train with."""
-        self._told.started("Looking at", len(subsets))
+        self._progress.started("Looking at", len(subsets))
         found = self._each(
             list(subsets), lambda patient_id: examine(self._reader(patient_id), self._settings)
         )
@@ -319,7 +324,7 @@ class _Export:
         new = [i for i in chosen if i not in kept]
         self._folder.open(dict.fromkeys(subsets[i] for i in chosen))
         self._folder.remove(i for i in self._cohort.dataset.ids if i not in kept)
-        self._told.started("Writing", len(new))
+        self._progress.started("Writing", len(new))
         made = self._each(new, lambda i: self._write(chosen[i], subsets[i]))
         notes = {i: (kept | made)[i] for i in subsets if i in kept or i in made}
         report = NnUNetReport(
@@ -335,7 +340,7 @@ class _Export:
         return report
 
     def _is_there(self, note: Note, examined: Examined | None) -> bool:
-        """Return whether a patient's files are there, and as far as can be told the right ones."""
+        """Return whether a patient's files are there, and as far as is known the right ones."""
         if examined is None and note.patient_id not in self._failed:
             return False
         sha256 = None if examined is None else examined.store_sha256
@@ -377,7 +382,7 @@ class _Export:
                 done[patient_id] = work(patient_id)
             except LundProbeError as error:
                 self._failed[patient_id] = str(error)
-            self._told.finished(patient_id, self._failed.get(patient_id))
+            self._progress.finished(patient_id, self._failed.get(patient_id))
 
         with ThreadPoolExecutor(self._workers, "lundprobe-nnunet") as pool:
             try:

@@ -97,7 +97,7 @@ def test_a_picture(cli, dataset, tmp_path):
         ((EXTENDED, "--where", "true"), "a patient and --where; expected one of them"),
         (("--curves", "--metrics", "mean"), "expected one of them"),
         (("--metrics", "D98"), "nearest: D98%, D98cc"),
-        (("--metrics", ","), "no metrics"),
+        (("--metrics", ","), "no name in it"),
         (("--structures", "Rektum"), "nearest: Rectum"),
         (("--structures", ""), "at least one"),
         (("--sources", "observer"), "choose the mri grid"),
