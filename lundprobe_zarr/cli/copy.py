@@ -106,13 +106,10 @@ def _verdict(store: CopiedStore) -> str:
 
 
 def _show(report: CopyReport, url: str) -> None:
-    from lundprobe_zarr.cli.console import count, heading, say, size
+    from lundprobe_zarr.cli.console import count, failures, say, size
 
     if report.failures:
-        heading(f"Failed: {count(len(report.failures), 'store')}")
-        for store in report.failures:
-            say(f"  {store.patient_id}", "red")
-            say(f"    {store.error}")
+        failures({s.patient_id: s.error for s in report.failures}, "store")
         say("No manifest was written. Mend what failed and run the same command.")
         return
     stores = count(len(report.stores), "store")

@@ -67,11 +67,11 @@ def run(location: Location, cohort: Cohort, out: Path, options: DicomOptions) ->
     Of several patients those that are there, written with the same options, are left as they are,
     and one that fails does not end the others. Raises as `export_dicom` does for a single one.
     """
-    from lundprobe_zarr.cli.console import count, heading, listing, say
+    from lundprobe_zarr.cli.console import failures, say
     from lundprobe_zarr.exchange.dicom.export import is_written
 
     ids = [patient.patient_id for patient in cohort]
-    failed = {}
+    failed: dict[str, str | None] = {}
     for patient_id in ids:
         if len(ids) > 1 and is_written(out, patient_id, options):
             say(f"{patient_id}: there from an earlier run")
@@ -81,10 +81,8 @@ def run(location: Location, cohort: Cohort, out: Path, options: DicomOptions) ->
         except LundProbeError as error:
             if len(ids) == 1 or isinstance(error, MissingPackageError):
                 raise
-            failed[patient_id] = error
-    if failed:
-        heading(f"Failed: {count(len(failed), 'patient')}")
-        listing((f"{i}: {error}" for i, error in failed.items()), most=100)
+            failed[patient_id] = str(error)
+    failures(failed)
     return FAILED if failed else 0
 
 

@@ -79,14 +79,10 @@ def run_measure(location: Location, how: MeasureOptions) -> int:
 
 
 def _show(report: MeasureReport, location: Location) -> int:
-    from lundprobe_zarr.cli.console import count, heading, say
+    from lundprobe_zarr.cli.console import failures, say
     from lundprobe_zarr.cli.outcome import show_left_out
 
-    if report.failed:
-        heading(f"Failed: {count(len(report.failed), 'patient')}")
-        for patient_id, error in report.failed.items():
-            say(f"  {patient_id}", "red")
-            say(f"    {error}")
+    failures(report.failed)
     before = f"{len(report.skipped)} skipped (measured before, unchanged)"
     say(f"{len(report.measured)} measured, {before}, {len(report.failed)} failed.", "bold")
     quoted = shlex.quote(location.url)

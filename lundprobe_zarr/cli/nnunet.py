@@ -212,7 +212,7 @@ def _progress(stack: ExitStack) -> Progress:
 
 
 def _show(report: NnUNetReport, out: Path) -> int:
-    from lundprobe_zarr.cli.console import count, heading, listing, say, table
+    from lundprobe_zarr.cli.console import count, failures, heading, listing, say, table
     from lundprobe_zarr.exchange.nnunet_folder import REPORT, SPLITS, TRAINING
 
     overlaps = report.overlaps()
@@ -228,9 +228,7 @@ def _show(report: NnUNetReport, out: Path) -> int:
     if report.left_out:
         heading(f"Left out: {count(len(report.left_out), 'patient')}")
         listing(f"{i}: {reason}" for i, reason in report.left_out.items())
-    if report.failed:
-        heading(f"Failed: {count(len(report.failed), 'patient')}")
-        listing((f"{i}: {error}" for i, error in report.failed.items()), most=100)
+    failures(report.failed)
     training = sum(n.subset == TRAINING for n in report.notes)
     say()
     say(

@@ -110,13 +110,9 @@ def _write(report: Path | None, contents: dict[str, object]) -> None:
 
 
 def _show(done: Repair, url: str) -> None:
-    from lundprobe_zarr.cli.console import count, heading, listing, say
+    from lundprobe_zarr.cli.console import count, failures, heading, listing, say
 
-    if done.failures:
-        heading(f"Failed: {count(len(done.failures), 'patient')}")
-        for result in done.failures:
-            say(f"  {result.patient_id}", "red")
-            say(f"    {result.error}")
+    failures({r.patient_id: r.error for r in done.failures})
     if done.changed:
         heading("The source of these patients has changed since; they hold the new data now:")
         listing(done.changed)

@@ -148,7 +148,7 @@ def run(cohort: Cohort, out: Path, shape: Shape, workers: int | None) -> int:
 
 
 def _show(found: CohortExport, out: Path) -> None:
-    from lundprobe_zarr.cli.console import count, heading, listing, say
+    from lundprobe_zarr.cli.console import count, failures, listing, say
     from lundprobe_zarr.exchange.cohort import REPORT
 
     files = count(sum(len(w.files) for w in found.written.values()), "file")
@@ -165,7 +165,5 @@ def _show(found: CohortExport, out: Path) -> None:
         if paths := [p for w in found.all.values() for p in getattr(w, field)]:
             say(f"{title}: {count(len(paths), 'file')}")
             listing(paths, most=10)
-    if found.failed:
-        heading(f"Failed: {count(len(found.failed), 'patient')}")
-        listing((f"{i}: {error}" for i, error in found.failed.items()), most=100)
+    failures(found.failed)
     say(f"All of it is listed in {out.resolve() / REPORT}.")

@@ -14,7 +14,7 @@ from typing import Any
 from lundprobe_zarr.cohort import Cohort
 from lundprobe_zarr.errors import LundProbeError, UsageError
 from lundprobe_zarr.exchange import bids
-from lundprobe_zarr.exchange.nifti import require_outside
+from lundprobe_zarr.exchange.output import require_outside
 from lundprobe_zarr.exchange.shaped import Shape, Written, homes_of, write_patient
 from lundprobe_zarr.patches.frame import Bounds
 from lundprobe_zarr.storage.local import write_local

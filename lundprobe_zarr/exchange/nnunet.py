@@ -12,6 +12,7 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Container, Mapping, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -19,13 +20,12 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from lundprobe_zarr.cohort.core import Cohort
 from lundprobe_zarr.cohort.splits import Splits
 from lundprobe_zarr.dataset.label_masks import MaskSource
-from lundprobe_zarr.dataset.opening import dataset_around
 from lundprobe_zarr.errors import LundProbeError, UsageError
 from lundprobe_zarr.exchange.nnunet_case import Examined, examine, write_case
 from lundprobe_zarr.exchange.nnunet_folder import TEST, TRAINING, NnUNetFolder, Note
 from lundprobe_zarr.exchange.nnunet_settings import LEVEL, Missing, Settings
+from lundprobe_zarr.exchange.output import require_outside
 from lundprobe_zarr.storage.cores import DECODERS, cores
-from lundprobe_zarr.storage.local import require_folder
 from lundprobe_zarr.stores.reader import StoreReader
 
 if TYPE_CHECKING:
@@ -207,7 +207,7 @@ def export_nnunet(
     if workers is not None and workers < 1:
         raise UsageError(f"workers={workers}", expected="at least 1")
     place = Path(out)
-    _require_place(place)
+    require_outside(place)
     subsets = _subsets(cohort, test, splits)
     folder = NnUNetFolder(place, settings)
     folder.require_free()
@@ -219,16 +219,6 @@ def export_nnunet(
     if overwrite:
         folder.clear()
     return export.written(found, subsets, planned)
-
-
-def _require_place(out: Path) -> None:
-    require_folder(out, f"output folder {out}")
-    if root := dataset_around(out):
-        raise UsageError(
-            f"output folder {out} is within the dataset {root}",
-            expected="a folder outside of datasets, such as $nnUNet_raw",
-            remedy="choose another output folder",
-        )
 
 
 def _subsets(cohort: Cohort, test: Cohort | None, splits: Splits[Cohort] | None) -> dict[str, str]:
@@ -362,15 +352,14 @@ class _Export:
 
     def _write(self, examined: Examined, subset: str) -> Note:
         reader = self._reader(examined.patient_id)
-        try:
+        with ExitStack() as failing:
+            failing.callback(self._folder.remove, [examined.patient_id])  # no image without labels
             written = write_case(
                 reader, examined, subset, self._settings, self._folder.path, self._stop
             )
             note = Note.of(examined, subset, written)
             self._folder.note(note)
-        except BaseException:
-            self._folder.remove([examined.patient_id])  # no image without its labels
-            raise
+            failing.pop_all()
         return note
 
     def _each(self, ids: Sequence[str], work: Callable[[str], _T]) -> dict[str, _T]:
@@ -378,19 +367,19 @@ class _Export:
         done: dict[str, _T] = {}
 
         def one(patient_id: str) -> None:
+            """Do the work on one patient, and report it."""
             try:
                 done[patient_id] = work(patient_id)
             except LundProbeError as error:
                 self._failed[patient_id] = str(error)
             self._progress.finished(patient_id, self._failed.get(patient_id))
 
-        with ThreadPoolExecutor(self._workers, "lundprobe-nnunet") as pool:
-            try:
-                futures = [pool.submit(one, i) for i in ids]
-                for future in wait(futures, return_when=FIRST_EXCEPTION).done:
-                    future.result()
-            except BaseException:  # a full disk, or Ctrl-C
-                self._stop.set()
-                pool.shutdown(cancel_futures=True)
-                raise
+        pool = ThreadPoolExecutor(self._workers, "lundprobe-nnunet")
+        with pool, ExitStack() as failing:  # by a full disk, or Ctrl-C
+            failing.callback(pool.shutdown, cancel_futures=True)
+            failing.callback(self._stop.set)  # first: it ends what runs
+            futures = [pool.submit(one, i) for i in ids]
+            for future in wait(futures, return_when=FIRST_EXCEPTION).done:
+                future.result()
+            failing.pop_all()
         return {i: done[i] for i in ids if i in done}

@@ -147,6 +147,7 @@ class _Span:
 
     @property
     def status(self) -> int:
+        """HTTP status of the answer."""
         return 206 if self.is_partial else 200
 
 

@@ -101,10 +101,11 @@ class Gate:
             answer.is_over = True
             if isinstance(error, asyncio.CancelledError):
                 raise
+        # The boundary of the service: whatever fails within ends in an answer that shows nothing
+        # of it, and in the log with its traceback.
         except Exception:
             if answer.is_over:  # Starlette makes another error of it where an answer had begun
                 return
-            # The last resort: said in the log, not to the client.
             _LOG.exception("a request of %s failed", scope["path"])
             if answer.has_begun:
                 raise

@@ -120,12 +120,14 @@ class _Transfer:
         self.pieces, self.since = 0, time.monotonic()
 
     def is_silent(self, now: float, silence: float) -> bool:
+        """Return whether nothing arrived for longer than `silence` seconds."""
         pieces = len(self.head) + len(self.body)
         if pieces != self.pieces:
             self.pieces, self.since = pieces, now
         return now - self.since > silence
 
     def answer(self, status: int) -> Answer:
+        """Return the answer, its headers without those of a proxy."""
         headers: dict[str, str] = {}
         for line in self.head:
             if line.startswith(b"HTTP/"):  # of the answer itself: a proxy's came before
@@ -152,6 +154,7 @@ class _Connections:
         self._crowded = False
 
     def fetch(self, asked: Sequence[Asked], seconds: float) -> list[Answer | OSError]:
+        """Send requests at the same time; return an answer or error for each, in their order."""
         self._crowded |= _are_descriptors_many()
         found: list[Answer | OSError] = [TimeoutError(f"not within {seconds:g} s")] * len(asked)
         queue = deque(_Transfer(number, one, 0) for number, one in enumerate(asked))

@@ -24,7 +24,7 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from lundprobe_zarr.errors import DamagedStoreError, SchemaVersionError, VerificationError
+from lundprobe_zarr.errors import Command, SchemaVersionError, VerificationError
 from lundprobe_zarr.geometry.affine import voxel_volume_cc
 from lundprobe_zarr.geometry.lattice import Box, Grid
 from lundprobe_zarr.measures.masks import bounding_box
@@ -128,16 +128,9 @@ class StoredPrediction:
 class PredictionPlace(StorePlace):
     """A prediction's store, or an object in it, for messages."""
 
-    def damaged(self, finding: str, expected: str | None = None) -> DamagedStoreError:
-        """Return the error for damage found here."""
-        return DamagedStoreError(
-            finding,
-            where=self,
-            part=self.detail or None,
-            patient=self.patient,
-            expected=expected,
-            remedy="write this prediction again, with overwrite=True, or copy it again",
-        )
+    def remedy(self) -> tuple[str, Command | None]:
+        """Return how to mend a damaged prediction; no command does so."""
+        return "write this prediction again, with overwrite=True, or copy it again", None
 
 
 def read_prediction(place: Location, patient_id: str) -> StoredPrediction | None:

@@ -99,7 +99,7 @@ def test_a_picture(cli, dataset, tmp_path):
         (("--metrics", "D98"), "nearest: D98%, D98cc"),
         (("--metrics", ","), "no name in it"),
         (("--structures", "Rektum"), "nearest: Rectum"),
-        (("--structures", ""), "at least one"),
+        (("--structures", ""), "no name in it"),
         (("--sources", "observer"), "choose the mri grid"),
         (("--by", "protocol"), "--by protocol without --plot"),
         (("--plot", "picture.pdf"), "does not end in .png"),

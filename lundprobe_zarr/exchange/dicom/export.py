@@ -9,12 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lundprobe_zarr.dataset.opening import dataset_around
 from lundprobe_zarr.errors import MissingStructureError, UsageError
 from lundprobe_zarr.exchange.dicom.packages import require_packages
+from lundprobe_zarr.exchange.output import require_new, require_outside
 from lundprobe_zarr.schema.document import parse_json
 from lundprobe_zarr.schema.layout import SEGMENTATION_SOURCES
-from lundprobe_zarr.storage.local import named, require_folder
+from lundprobe_zarr.storage.local import named
 from lundprobe_zarr.storage.location import Location
 from lundprobe_zarr.stores.metadata import StoreMetadata
 from lundprobe_zarr.stores.opening import open_store
@@ -157,7 +157,8 @@ def export_dicom(
     from lundprobe_zarr.exchange.dicom.patient import write_patient
 
     options = options or DicomOptions()
-    _require_free(out, patient_id)
+    require_outside(out)
+    require_new(out / patient_id)
     store = open_store(location, patient_id)
     _require_there(store, options)
     draft = out / f".{patient_id}.dicom.partial"
@@ -171,22 +172,6 @@ def export_dicom(
     finally:
         shutil.rmtree(draft, ignore_errors=True)
     return ExportedDicom(out / patient_id, report)
-
-
-def _require_free(out: Path, patient_id: str) -> None:
-    require_folder(out, f"output folder {out}")
-    if root := dataset_around(out):
-        raise UsageError(
-            f"output folder {out} is within the dataset {root}",
-            expected="a folder outside of datasets",
-            remedy="choose another output folder",
-        )
-    if (out / patient_id).exists():
-        raise UsageError(
-            f"{out / patient_id} exists already",
-            expected="a new folder",
-            remedy="choose another output folder or remove it",
-        )
 
 
 def _require_there(store: StoreMetadata, options: DicomOptions) -> None:

@@ -70,6 +70,7 @@ class _Folder:
     home: Path
 
     def save(self, data: Dataset, name: str, **how: Any) -> None:
+        """Write a data set into the draft; errors name its final place."""
         save(data, self.draft / name, self.home / name, **how)
 
 
