@@ -219,8 +219,10 @@ def write_prediction(
         cannot be one, if `to` is a dataset, or if the prediction is there already.
     UnknownLabelError
         For an unknown structure, or if the patient lacks the grid.
-    OSError
-        If it cannot be written.
+    DatasetError
+        If it cannot be written; it is an `OSError`.
+    VerificationError
+        If other voxels are read back than were written.
 
     Examples
     --------
