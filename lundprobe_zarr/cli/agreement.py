@@ -134,8 +134,8 @@ def _tell_left_out(found: pd.DataFrame) -> None:
         who = patients[0] if len(patients) == 1 else count(len(patients), "patient")
         if len(patients) > 1:
             who += f" such as {patients[0]}"
-        told = ", ".join(t for t in (structure, who) if t)
-        typer.echo(f"  {name}: {told}: {reason}", err=True)
+        shown = ", ".join(t for t in (structure, who) if t)
+        typer.echo(f"  {name}: {shown}: {reason}", err=True)
 
 
 def _medians(found: pd.DataFrame) -> pd.DataFrame:

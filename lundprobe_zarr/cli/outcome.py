@@ -93,7 +93,7 @@ def not_in_source(patients: Sequence[str]) -> str:
 
 
 def show_interrupted(done: int, known: int, destination: Location) -> None:
-    """Print what is done after an interrupt, and how to go on."""
+    """Print what is done after an interrupt, and how to continue."""
     say()
     say(f"Stopped: {done} of {count(known, 'patient')} done and safe in {shown(destination)}.")
     say("The same command continues where this one stopped.")

@@ -1,4 +1,4 @@
-"""Folders of a local disk that appear whole, in the place of others."""
+"""Atomic replacement of folders on a local disk."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import shutil
 import uuid
 from pathlib import Path
 
-#: Between the name of a folder that was moved away and a random part; hidden until it is removed.
+#: Between the name of a replaced folder and a random part; hidden until it is removed.
 REPLACED = ".replaced-"
 
 
@@ -64,7 +64,7 @@ def _sync(path: Path) -> None:
 
 
 def remove(left: Path) -> None:
-    """Remove a folder, or anything in its place, without opening it: opening a pipe would wait."""
+    """Remove a folder, or anything else of that name, without opening it: a pipe would block."""
     if left.is_dir() and not left.is_symlink():
         shutil.rmtree(left, ignore_errors=True)
     else:

@@ -168,8 +168,8 @@ def parse_prediction(text: bytes, where: StorePlace) -> StoredPrediction:
             )
         if CHECKSUM not in attributes or fails_checksum(raw, attributes):
             raise ValueError(f"it fails its own checksum, {CHECKSUM}")
-        told = attributes | {n: json.loads(attributes[n]) for n in ("provenance", "masks")}
-        about = About.model_validate(told)
+        fields = attributes | {n: json.loads(attributes[n]) for n in ("provenance", "masks")}
+        about = About.model_validate(fields)
         if about.patient_id != where.patient:
             raise ValueError(f"it is of patient {about.patient_id}")
         return StoredPrediction(about, _metadata(raw, about, where, sha256_of(text)))
@@ -341,9 +341,9 @@ def _write_metadata(folder: Path, whose: Whose, codec: ShardCodec, about: About)
     from lundprobe_zarr.stores.nodes import blosc_codec, write_axes, write_small
 
     spec, structures = prediction_spec(about.grid), [m.structure for m in about.masks]
-    told = about.model_dump(mode="json")
+    fields = about.model_dump(mode="json")
     root = zarr.create_group(
-        LocalStore(folder), attributes={"Conventions": CONVENTIONS} | plain(_texts(told))
+        LocalStore(folder), attributes={"Conventions": CONVENTIONS} | plain(_texts(fields))
     )
     lattice = {AFFINE: whose.grid.affine.tolist(), SHAPE: [int(n) for n in whose.grid.shape]}
     title = {"Conventions": CONVENTIONS, "title": f"voxels of the {about.grid} grid"}
@@ -376,10 +376,10 @@ def _write_metadata(folder: Path, whose: Whose, codec: ShardCodec, about: About)
     (folder / _ROOT).write_text(json.dumps(document, indent=2))
 
 
-def _texts(told: Mapping[str, Any]) -> dict[str, Any]:
+def _texts(fields: Mapping[str, Any]) -> dict[str, Any]:
     """Return attributes with lists and objects as JSON text, an empty list too."""
-    lists = {n: json.dumps(v) for n, v in told.items() if isinstance(v, list | dict)}
-    return dict(told) | lists
+    lists = {n: json.dumps(v) for n, v in fields.items() if isinstance(v, list | dict)}
+    return dict(fields) | lists
 
 
 def _verify(draft: Location, patient_id: str, masks: Mapping[str, Mask]) -> None:
