@@ -14,7 +14,7 @@ from lundprobe_zarr.errors import LundProbeError, MissingPackageError, UsageErro
 
 if TYPE_CHECKING:
     from lundprobe_zarr.cohort import Cohort
-    from lundprobe_zarr.exchange.dicom.export import DicomOptions
+    from lundprobe_zarr.exchange.dicom.options import DicomOptions
     from lundprobe_zarr.storage.location import Location
 
 
@@ -54,7 +54,7 @@ def options_of(
     structures: str | None, sources: str | None, tg263: bool, position: str
 ) -> DicomOptions:
     """Return what the options ask for. Raises `UsageError` or `UnknownLabelError`."""
-    from lundprobe_zarr.exchange.dicom.export import DicomOptions
+    from lundprobe_zarr.exchange.dicom.options import DicomOptions
 
     return DicomOptions(
         names("--structures", structures), names("--sources", sources), tg263, position
