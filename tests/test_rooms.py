@@ -7,7 +7,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "scripts"))
 
-import architecture_figures  # noqa: E402
+import architecture_figures
 
 
 def test_modules_import_no_circle():

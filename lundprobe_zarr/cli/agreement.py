@@ -1,4 +1,4 @@
-"""`agreement`: how far segmentations agree, predictions from elsewhere among them."""
+"""`agreement`: compare segmentations, also predictions of other programs."""
 
 from __future__ import annotations
 
@@ -63,12 +63,12 @@ def agreement(
     output: OutputFile = None,
     storage_options: StorageOptions = None,
 ) -> None:
-    """Give how far segmentations agree: Dice, surface Dice, distances, volumes, what was edited.
+    """Compare segmentations: Dice, surface Dice, distances, volumes, edits.
 
-    With --predictions, these are compared with the dataset's segmentations, from the voxels: a row
-    is a patient, structure and pair, differences are the prediction's less the other's. What was
-    not predicted, and what a patient lacks, is listed and is in no row. Without, the rows are those
-    of the table that `measure` made. For people the table has medians over patients.
+    With --predictions, these are compared with the dataset's segmentations, from the voxels. A row
+    is a patient, structure and pair; differences are the prediction's minus the other's. Structures
+    that were not predicted, or that a patient lacks, are listed and have no row. Without it, the
+    rows are those of the table that `measure` wrote. The form `table` has medians over patients.
     """
     from lundprobe_zarr.cli.console import count
 
@@ -121,7 +121,7 @@ def _labels(text: str | None) -> dict[int, str] | None:
 
 
 def _tell_left_out(found: pd.DataFrame) -> None:
-    """List on standard error what was not compared and why, alike ones together."""
+    """List on standard error what was not compared and why, grouped by reason."""
     from lundprobe_zarr.cli.console import count
 
     alike: dict[tuple[str, str, str], list[str]] = {}

@@ -34,11 +34,11 @@ def audit(
     timeout: Timeout = 60.0,
     memory: Memory = "2GB",
 ) -> None:
-    """Sum up who read what of which patients, from audit logs of the service.
+    """Summarise who read what of which patients, from audit logs of the service.
 
     A row says how often a caller read the tables of a dataset, or the voxels of a patient, how many
-    bytes went out, and when first and last (UTC). The tables hold all patients. `cut` counts
-    answers whose end was not recorded, because the service was killed: a part of a file went out.
+    bytes were sent, and when first and last (UTC). The tables hold all patients. `cut` counts
+    answers whose end was not recorded because the service was killed: a part of a file was sent.
 
     With --sql, the table `audit` has a row a request: time, caller, address, method, route,
     dataset, sha, path, range, sql, status, bytes, ms, patient_id, content, id and event.

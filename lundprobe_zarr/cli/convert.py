@@ -51,15 +51,15 @@ StripHeaders = Annotated[
     bool,
     typer.Option(
         "--strip-headers",
-        help="Leave free text in NIfTI headers out (descrip, aux_file, db_name, intent_name, "
-        "data_type), with extensions and what follows the voxels; `export` cannot restore them.",
+        help="Leave out free text of NIfTI headers (descrip, aux_file, db_name, intent_name, "
+        "data_type), extensions and bytes after the voxels; `export` cannot restore them.",
     ),
 ]
 Levels = Annotated[
     int,
     typer.Option(
-        help="Coarser levels to add for viewers of OME-Zarr, each halved in plane; no reader of "
-        "ours takes them for data. 2 add about a quarter to the size, half to the time.",
+        help="Coarser levels to add for viewers of OME-Zarr, each halved in plane; our readers "
+        "ignore them. 2 add about a quarter to the size, half to the time.",
         show_default=False,
     ),
 ]
@@ -244,8 +244,8 @@ def finalise(
 ) -> Any:
     """Write tables, manifest and card from the patients' stores.
 
-    `convert` does so itself, but for `--part`: run this once all shares are done. It may be run
-    at any time, and repairs tables that were lost.
+    `convert` does so itself, except with `--part`: run this when all shares are done. It may be run
+    at any time, and restores lost tables.
     """
     from lundprobe_zarr.cli.console import say
     from lundprobe_zarr.cli.outcome import show_left_out

@@ -49,10 +49,10 @@ def copy(
 ) -> None:
     """Copy a dataset to a folder or bucket, and check that it arrived.
 
-    The same command continues a copy that was broken off: what is there already is not sent
-    again. The manifest comes last, so that no reader sees half a dataset. Credentials are taken
-    from where the provider's own tools look for them.
-    Exit status 1 if some stores could not be copied; the others are.
+    The same command continues an interrupted copy: objects that are there are not sent again. The
+    manifest is written last, so that no reader sees an incomplete dataset. Credentials are found
+    where the provider's own tools look for them.
+    Exit status 1 if some stores could not be copied; the others are copied.
     """
     from lundprobe_zarr.cli.console import say
     from lundprobe_zarr.cli.interrupt import interruptible

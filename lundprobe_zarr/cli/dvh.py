@@ -114,10 +114,10 @@ def dvh(
     volume: Annotated[Volume, typer.Option(help="Volumes in the picture.")] = Volume.percent,
     storage_options: StorageOptions = None,
 ) -> None:
-    """Give dose-volume metrics, curves, plan checks and pictures of patients.
+    """Compute dose-volume metrics, curves, plan checks and pictures of patients.
 
     A row is a segmentation with its metrics, of one patient or of many. With --curves a row is a
-    dose of a curve, with --constraints a patient and constraint. With --plot alone there is just
+    dose of a curve, with --constraints a patient and constraint. --plot without these writes only
     the picture. Volumes are of the part inside the planning dose grid, covered_pct of the whole.
     """
     from lundprobe_zarr.cli.console import count

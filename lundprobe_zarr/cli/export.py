@@ -44,14 +44,13 @@ def export(
 ) -> None:
     """Write patients back as the NIfTI files they came from, in other shapes, or as DICOM.
 
-    Each file is checked against the hash of the original's uncompressed bytes, but for those
-    whose values conversion rounded, which are listed, and those whose header lost its free text
-    (`convert --strip-headers`), which are checked against the original without it.
-    The patient's folder appears once it is whole, so an export that was broken off can simply be
-    run again.
+    Each file is compared with the hash of the original's uncompressed bytes. Files whose values
+    conversion rounded are listed instead. Files without the free text of the header (`convert
+    --strip-headers`) are compared with the original without it.
+    A patient's folder appears once it is complete: run an interrupted export again.
 
     With options, or several patients, the same command continues an export; `export_report.json`
-    lists the files, and structures that patients lack, which have none. Cropped and resampled
+    lists the files, and structures that patients lack, which have no file. Cropped and resampled
     files hold the voxels of `data.lp.resample(…).lp.crop(…)`: linear, masks at one half.
 
     As DICOM (extra `dicom`): series of images, structure sets, dose, segmentations and uncertainty

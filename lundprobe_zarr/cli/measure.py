@@ -32,7 +32,7 @@ def measure(
 ) -> None:
     """Compare the segmentations of network and observers; write the tables agreement, uncertainty.
 
-    Reads the dataset alone, not the source. Patients measured before are skipped unless their
+    Reads the dataset only, not the source. Patients measured before are skipped unless their
     data have changed, so the same command continues an interrupted run. The tables are written
     once all patients are measured. Exit status 1 if a patient failed.
     """

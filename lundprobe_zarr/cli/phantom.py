@@ -19,17 +19,17 @@ class Size(StrEnum):
 
 def phantom(
     destination: Annotated[
-        Path, typer.Argument(help="Folder to write; empty or not there yet.", metavar="DEST")
+        Path, typer.Argument(help="Folder to write; empty or new.", metavar="DEST")
     ],
     patients: Annotated[int, typer.Option(help="Patients of the base part.")] = 3,
     extended: Annotated[int, typer.Option(help="Patients of the extended part.")] = 1,
     size: Annotated[
         Size, typer.Option(help="MRI of about 56×48×14, 256×240×32 or 1024×1024×88 voxels.")
     ] = Size.tiny,
-    seed: Annotated[int, typer.Option(help="Same seed, same tree.")] = 0,
+    seed: Annotated[int, typer.Option(help="Seed; the same seed gives the same tree.")] = 0,
     workers: Annotated[int, typer.Option(help="Processes.")] = 1,
 ) -> None:
-    """Write a synthetic LUND-PROBE: no patient, every detail."""
+    """Write a synthetic LUND-PROBE source tree, without data of real patients."""
     from lundprobe_zarr.cli.console import count, say
     from lundprobe_zarr.cli.steps import steps
     from lundprobe_zarr.phantom import write_phantom

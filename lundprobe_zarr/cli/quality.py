@@ -1,4 +1,4 @@
-"""`qc` and `check-against-paper`: which patients are odd, and is this the published dataset?"""
+"""`qc` and `check-against-paper`: unusual patients, and differences to the published dataset."""
 
 from __future__ import annotations
 
@@ -122,7 +122,7 @@ def check_against_paper(
 ) -> None:
     """Compare the numbers that the authors published with those of this copy.
 
-    Exit status 0 whether they differ or not: a copy may be right and yet not the published one.
+    Exit status 0 whether they differ or not: a valid copy may differ from the published one.
     """
     from lundprobe_zarr.quality.paper import compared
     from lundprobe_zarr.sql.worker import worker

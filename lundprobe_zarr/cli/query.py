@@ -1,4 +1,4 @@
-"""`query`: which patients an SQL predicate chooses, or what a SELECT over the tables gives."""
+"""`query`: patients that an SQL predicate selects, or the rows of a SELECT over the tables."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     import pandas as pd
     import pyarrow as pa
 
-#: Columns of patients shown to people unless they ask for others; the other forms have all.
+#: Columns of patients in the form `table` by default; the other forms have all.
 _SHOWN = ("patient_id", "part", "protocol", "missing_structures", "n_fiducials", "dose_max_gy")
 #: How a query begins, blanks and comments aside. SQL reserves these words: no predicate does.
 _QUERY = re.compile(
@@ -69,14 +69,14 @@ def query(
     timeout: Timeout = 60.0,
     memory: Memory = "2GB",
 ) -> None:
-    """List the patients for whom a predicate holds, or ask all tables with SQL.
+    """List the patients for whom a predicate is true, or query all tables with SQL.
 
     SQL that begins with SELECT, WITH or FROM is a query over the tables patients, structures,
-    dvh, slices, foreground, intensity and arrays, read-only, as DuckDB has it; its rows are the
+    dvh, slices, foreground, intensity and arrays, read-only, in DuckDB's SQL; its rows are the
     output.
     Anything else is a predicate over a patient's columns and structures (Rectum.volume_cc > 60),
-    and the output are the patients for whom it holds: in a table for people a few of their columns,
-    in csv, json and parquet all. See `lundprobe-zarr info DATASET --columns` for what there is.
+    and the output has the patients for whom it is true: as a table some of their columns, as csv,
+    json and parquet all. `lundprobe-zarr info DATASET --columns` lists the columns.
     """
     from lundprobe_zarr.cohort import open_cohort
     from lundprobe_zarr.sql.worker import limits, worker
@@ -143,7 +143,7 @@ def arrow_table(frame: pd.DataFrame) -> pa.Table:
 
 
 def named_once(found: pa.Table) -> pa.Table:
-    """The result of a query; raises `QueryError` if two of its columns have one name."""
+    """Return the result of a query; raise `QueryError` if two of its columns have one name."""
     names = found.column_names
     twice = sorted({n for n in names if names.count(n) > 1})
     if twice:
@@ -203,7 +203,7 @@ _ENCODERS: dict[Format, Callable[[pa.Table], bytes]] = {
 
 
 def _plain(value: Any) -> Any:
-    """A value as JSON has it: dates and the like as text, what is not a number as text or null."""
+    """Return a value for JSON: dates as text, infinity as text, NaN as null."""
     if isinstance(value, dict):
         return {str(k): _plain(v) for k, v in value.items()}
     if isinstance(value, (list, tuple)):

@@ -28,16 +28,17 @@ def repair(
     workers: Workers = None,
     follow_links: FollowLinks = False,
     report: Annotated[
-        Path | None, typer.Option("--report", help="Write what was found and done here, as JSON.")
+        Path | None,
+        typer.Option("--report", help="Write findings and repairs to this file, as JSON."),
     ] = None,
     scratch: Scratch = None,
     storage_options: StorageOptions = None,
 ) -> None:
     """Repair a dataset: convert only the patients again whose stores are damaged or missing.
 
-    Looks as `validate` does, then converts those patients from the source, as the dataset was
-    converted before, and writes tables and manifest anew. Sound stores are not touched.
-    Exit status 0 if nothing was wrong or all of it is mended; 1 if patients could not be
+    Validates like `validate`, then converts those patients from the source, with the settings of
+    the dataset, and writes tables and manifest again. Intact stores are not changed.
+    Exit status 0 if nothing was wrong or everything is repaired; 1 if patients could not be
     converted; 3 if something is still wrong.
     """
     from lundprobe_zarr.cli.console import say

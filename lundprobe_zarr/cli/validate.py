@@ -25,13 +25,13 @@ def validate(
     ] = False,
     workers: Annotated[int, typer.Option(min=1, help="Stores checked at a time.")] = 2,
     report: Annotated[
-        Path | None, typer.Option("--report", help="Write what was found here, as JSON.")
+        Path | None, typer.Option("--report", help="Write the findings to this file, as JSON.")
     ] = None,
     storage_options: StorageOptions = None,
 ) -> None:
     """Check that a dataset is complete and undamaged.
 
-    The quick look compares metadata, tables and the sizes of objects. The deep one decodes every
+    The quick check compares metadata, tables and the sizes of objects. The deep check decodes every
     chunk, hashes every shard and rebuilds every NIfTI file that was stored exactly.
     Exit status 3 if anything is wrong.
     """

@@ -71,7 +71,7 @@ def export_dicom(
     """Write a patient's images, structures, dose, segmentations and maps as DICOM.
 
     The folder `out`/<patient id> appears when all its files are written, so an export that was
-    broken off can simply be run again. Equal content gets equal files, UIDs included.
+    interrupted can be run again. Equal content gets equal files, UIDs included.
 
     Parameters
     ----------
