@@ -110,7 +110,7 @@ def _show(report: CopyReport, url: str) -> None:
 
     if report.failures:
         failures({s.patient_id: s.error for s in report.failures}, "store")
-        say("No manifest was written. Mend what failed and run the same command.")
+        say("No manifest was written. Fix the cause and run the same command.")
         return
     stores = count(len(report.stores), "store")
     say(f"{stores} in {url}; sent {count(report.sent, 'object')}, {size(report.sent_bytes)}.")

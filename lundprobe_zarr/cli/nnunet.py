@@ -243,7 +243,7 @@ def _show(report: NnUNetReport, out: Path) -> int:
         else f"Folds: {len(report.folds)} in {SPLITS}, which nnU-Net takes over when it plans"
     )
     if report.failed:
-        say("Next: mend what failed and run the same command; it writes only what is missing.")
+        say("Next: fix the cause and run the same command; it writes only what is missing.")
         return FAILED
     number = report.settings["dataset_id"]
     say(

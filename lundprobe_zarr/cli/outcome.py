@@ -41,7 +41,7 @@ def _counts(report: Report) -> str:
 def _next(report: Report, destination: Location, published: bool) -> Iterator[str]:
     quoted = shlex.quote(destination.url)
     if report.failures:
-        yield "Next: mend what failed and run the same command; it converts only what is missing."
+        yield "Next: fix the cause and run the same command; it converts only what is missing."
     if report.unpublished is not None:
         yield f"The tables were not written: {report.unpublished}"
     elif not published:

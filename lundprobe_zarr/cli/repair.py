@@ -1,4 +1,4 @@
-"""`repair`: mend a dataset from its source."""
+"""`repair`: repair a dataset from its source."""
 
 from __future__ import annotations
 
@@ -89,13 +89,13 @@ def _mend(
     from lundprobe_zarr.cli.console import say
     from lundprobe_zarr.cli.interrupt import interruptible
     from lundprobe_zarr.cli.progress import reporter
-    from lundprobe_zarr.conversion.repair import repair as mend
+    from lundprobe_zarr.conversion.repair import repair as repair_stores
     from lundprobe_zarr.conversion.run.run import Options
 
     how = Options(workers=workers, scratch=scratch)
     heard = reporter(len(damage.patients))
     with interruptible(heard.stopping) as interrupt, heard:
-        done = mend(inventory, location, damage, how, heard)
+        done = repair_stores(inventory, location, damage, how, heard)
     _write(report, done.to_json())
     if done.interrupted:
         say("Stopped. The same command continues.")
@@ -117,9 +117,9 @@ def _show(done: Repair, url: str) -> None:
     if done.changed:
         heading("The source of these patients has changed since; they hold the new data now:")
         listing(done.changed)
-    mended = len(done.results) - len(done.failures)
+    converted = len(done.results) - len(done.failures)
     say(
-        f"Converted {count(mended, 'patient')} again; wrote the tables and the manifest again.",
+        f"Converted {count(converted, 'patient')} again; wrote the tables and the manifest again.",
         "bold",
     )
     if done.left:

@@ -48,7 +48,7 @@ def validate(
         total = sum(manifest.patients.values())
         with steps("Validating", total) as step:
             found = look(location, deep, workers, lambda patient: step(f"{patient} looked at"))
-    except DatasetError as error:  # whoever reads the report has to learn of it there
+    except DatasetError as error:  # the report has to say so too
         nothing = Validation(deep, 0, 0, (Problem("dataset", str(error)),))
         write_report(report, nothing.to_json())
         raise

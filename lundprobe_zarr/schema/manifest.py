@@ -131,7 +131,7 @@ def parse_manifest(text: str | bytes, where: str) -> Manifest:
             f"not readable as JSON ({error})",
             where=where,
             expected="the manifest of a converted dataset",
-            remedy="write it anew with {command}",
+            remedy="write it again with {command}",
             command=Command("finalise"),
         ) from error
     version = raw.get("schema_version") if isinstance(raw, dict) else None
@@ -146,7 +146,7 @@ def parse_manifest(text: str | bytes, where: str) -> Manifest:
             f"not as it was written: it fails its own checksum ({CHECKSUM})",
             where=where,
             expected="the manifest of a converted dataset",
-            remedy="write it anew with {command}",
+            remedy="write it again with {command}",
             command=Command("finalise"),
         )
     try:
@@ -155,6 +155,6 @@ def parse_manifest(text: str | bytes, where: str) -> Manifest:
         raise DatasetError(
             f"not a valid manifest: {reasons(error)}",
             where=where,
-            remedy="write it anew with {command}",
+            remedy="write it again with {command}",
             command=Command("finalise"),
         ) from error

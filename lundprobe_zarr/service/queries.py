@@ -154,7 +154,7 @@ class Queries:
             while not started.done():
                 worker.cancel()
                 await asyncio.wait({started}, timeout=_AGAIN)
-            # One whose process was ended starts anew meanwhile, so it is the last to be taken.
+            # A worker whose process was ended starts again, so it is the last to be used.
             failed = started.exception() is not None
             (self._idle.append if failed else self._idle.appendleft)(worker)
 

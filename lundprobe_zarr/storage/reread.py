@@ -12,7 +12,7 @@ from lundprobe_zarr.storage.retry import UNKNOWN
 
 _T = TypeVar("_T")
 _WRITE_ANEW = (
-    "copy the dataset again, or write it anew with `lundprobe-zarr convert` and `finalise`"
+    "copy the dataset again, or write it again with `lundprobe-zarr convert` and `finalise`"
 )
 
 

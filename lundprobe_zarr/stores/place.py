@@ -40,7 +40,7 @@ class StorePlace:
         )
 
     def remedy(self) -> tuple[str, Command | None]:
-        """Return how to mend a damaged store, and the command that does so."""
+        """Return how to repair a damaged store, and the command that does so."""
         again = convert_again([self.patient], self.dataset)
         return "convert this patient again ({command}), or copy the store again", again
 

@@ -135,7 +135,7 @@ class PredictionPlace(StorePlace):
     """A prediction's store, or an object in it, for messages."""
 
     def remedy(self) -> tuple[str, Command | None]:
-        """Return how to mend a damaged prediction; no command does so."""
+        """Return how to repair a damaged prediction; no command does so."""
         return "write this prediction again, with overwrite=True, or copy it again", None
 
 
