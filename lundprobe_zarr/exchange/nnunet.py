@@ -31,7 +31,7 @@ from lundprobe_zarr.stores.reader import StoreReader
 if TYPE_CHECKING:
     import pandas as pd
 
-#: Folds of a cross-validation that nobody gave; as many as nnU-Net makes itself.
+#: Default number of folds; as many as nnU-Net makes itself.
 FOLDS = 5
 _T = TypeVar("_T")
 Folds = list[dict[str, list[str]]]
@@ -56,7 +56,7 @@ class NnUNetReport:
     notes : tuple of Note
         The patients that are there, in the order of the cohort.
     kept : int
-        How many of them were there before.
+        How many of them an earlier call wrote.
     left_out : dict
         Patient id -> why it is left out.
     failed : dict
@@ -249,7 +249,7 @@ def _subsets(cohort: Cohort, test: Cohort | None, splits: Splits[Cohort] | None)
 
 
 def _folds(training: Cohort, splits: Splits[Cohort] | None, folds: int, seed: int) -> Folds | None:
-    """Return the folds; those that nobody gave are made of the patients to train with."""
+    """Return the folds, given or made of the patients to train with."""
     if splits is None:
         if len(training) < folds:
             return None

@@ -60,7 +60,7 @@ class NiftiPredictions:
         self._require_one_file_each()
 
     def _require_one_file_each(self) -> None:
-        """Require one file of each prediction: of two nobody knows which is meant."""
+        """Require one file of each prediction: two would be ambiguous."""
         maps = [f for f in self._files if is_patient_id(_stem(f))]
         masks = [m for some in self._masks.values() for m in some]
         seen: dict[tuple[str, str], Path] = {}

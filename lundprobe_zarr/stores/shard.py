@@ -115,8 +115,8 @@ class ShardCodec:
     def decode_index(self, encoded: bytes, size: int) -> npt.NDArray[np.uint64]:
         """Return offsets and lengths (chunks, 2) of a shard of `size` bytes from its encoded index.
 
-        Raises `DamagedStoreError`, which the caller completes with the place, if the index is short,
-        fails its checksum or names a chunk that does not lie before it.
+        Raises `DamagedStoreError`, which the caller completes with the place, if the index is
+        short, fails its checksum or names a chunk that does not lie before it.
         """
         if len(encoded) != self.index_bytes:
             raise DamagedStoreError(
