@@ -89,7 +89,7 @@ def test_a_server_that_always_compresses_is_an_error_that_says_so(dataset: Path)
         cohort = lp.open_cohort(url)  # what is read whole is whole
         with pytest.raises(DatasetError, match=r"is incomplete|not the requested one"):
             cohort[0].mri.image.compute()
-        with pytest.raises(DatasetError, match="does not say how many bytes"):
+        with pytest.raises(DatasetError, match="does not state how many bytes"):
             cohort.location.size("metadata/patients.parquet")
 
 
