@@ -129,11 +129,6 @@ def convert(
     root metadata last: `lundprobe-zarr convert SOURCE s3://bucket/lund-probe --scratch /fast/disk`.
     """
     from lundprobe_zarr.conversion.run.run import Options
-    from lundprobe_zarr.conversion.source.inventory import (
-        select,
-        with_coarser_levels,
-        without_header_text,
-    )
 
     if dry_run and report is not None:
         raise UsageError(
@@ -142,11 +137,8 @@ def convert(
     require_file("--report", report)
     share = parse_share(part)
     dataset = locate(destination, storage_options)
-    inventory = select(_inventory(source, follow_links), split_ids(patients or []), share)
-    if levels:
-        inventory = with_coarser_levels(inventory, levels)
-    if strip_headers:
-        inventory = without_header_text(inventory)
+    wanted = split_ids(patients or [])
+    inventory = _inventory(source, follow_links, wanted, share, levels, strip_headers)
     how = Options(
         workers=workers,
         scheduler=scheduler,
@@ -183,8 +175,21 @@ def _measure(inventory: Inventory, dataset: Location, how: Options) -> int:
     return run_measure(dataset, of_them)
 
 
-def _inventory(source: Path, follow_links: bool) -> Inventory:
-    from lundprobe_zarr.conversion.source.inventory import take_inventory
+def _inventory(
+    source: Path,
+    follow_links: bool,
+    patients: list[str],
+    share: tuple[int, int] | None,
+    levels: int,
+    strip_headers: bool,
+) -> Inventory:
+    """Return the files to convert. Raises `SourceNotFoundError` for a tree without patients."""
+    from lundprobe_zarr.conversion.source.inventory import (
+        select,
+        take_inventory,
+        with_coarser_levels,
+        without_header_text,
+    )
 
     inventory = take_inventory(source, follow_links)
     if not inventory.patients:
@@ -194,7 +199,10 @@ def _inventory(source: Path, follow_links: bool) -> Inventory:
             expected=f"folders named {PATIENT_ID_FORM}",
             remedy="check that the archive was unpacked",
         )
-    return inventory
+    inventory = select(inventory, patients, share)
+    if levels:
+        inventory = with_coarser_levels(inventory, levels)
+    return without_header_text(inventory) if strip_headers else inventory
 
 
 def run(

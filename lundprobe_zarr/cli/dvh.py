@@ -64,54 +64,68 @@ class Volume(StrEnum):
     cc = "cc"
 
 
+PatientArgument = Annotated[
+    str | None, typer.Argument(help="A patient's id; all patients without.")
+]
+Sources = Annotated[
+    str,
+    typer.Option(
+        metavar="NAME[,NAME...]", help="clinical, nnunet, nnunet_fold, observer; see --grid."
+    ),
+]
+GridOption = Annotated[Grid, typer.Option(help="Only clinical masks are on sct.")]
+Metrics = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME[,NAME...]",
+        help="Dx%, Dxcc, VxGy[%|cc], Vx%[%|cc], mean, min, max, HI, CI, CI[x%] "
+        f"[default: {_METRICS}].",
+    ),
+]
+Curves = Annotated[
+    bool, typer.Option("--curves", help="Give the curves: a row a segmentation and dose.")
+]
+Constraints = Annotated[
+    str | None,
+    typer.Option(metavar="NAME|FILE", help="Check plans: a set such as icru, or a JSON file."),
+]
+MethodOption = Annotated[
+    Method, typer.Option(help="Exact from voxels, or to 0.05 Gy from the table: for many.")
+]
+StepGy = Annotated[
+    float | None, typer.Option(help="Step of curves, Gy [default: 0.01; of the table 0.1].")
+]
+OutsideOption = Annotated[
+    Outside, typer.Option(help="Tissue outside the planning dose grid: left out, or 0 Gy.")
+]
+Plot = Annotated[
+    Path | None, typer.Option(metavar="FILE.png", help="Draw the curves into this file.")
+]
+By = Annotated[
+    str | None,
+    typer.Option(help="Compare in the picture: protocol, part, source, step, observer, fold."),
+]
+VolumeOption = Annotated[Volume, typer.Option(help="Volumes in the picture.")]
+
+
 def dvh(
     dataset: Dataset,
-    patient: Annotated[
-        str | None, typer.Argument(help="A patient's id; all patients without.")
-    ] = None,
+    patient: PatientArgument = None,
     where: Where = None,
     structures: Structures = None,
-    sources: Annotated[
-        str,
-        typer.Option(
-            metavar="NAME[,NAME...]", help="clinical, nnunet, nnunet_fold, observer; see --grid."
-        ),
-    ] = "clinical",
-    grid: Annotated[Grid, typer.Option(help="Only clinical masks are on sct.")] = Grid.sct,
-    metrics: Annotated[
-        str | None,
-        typer.Option(
-            metavar="NAME[,NAME...]",
-            help="Dx%, Dxcc, VxGy[%|cc], Vx%[%|cc], mean, min, max, HI, CI, CI[x%] "
-            f"[default: {_METRICS}].",
-        ),
-    ] = None,
-    curves: Annotated[
-        bool, typer.Option("--curves", help="Give the curves: a row a segmentation and dose.")
-    ] = False,
-    constraints: Annotated[
-        str | None,
-        typer.Option(metavar="NAME|FILE", help="Check plans: a set such as icru, or a JSON file."),
-    ] = None,
-    method: Annotated[
-        Method, typer.Option(help="Exact from voxels, or to 0.05 Gy from the table: for many.")
-    ] = Method.voxels,
-    step_gy: Annotated[
-        float | None, typer.Option(help="Step of curves, Gy [default: 0.01; of the table 0.1].")
-    ] = None,
-    outside: Annotated[
-        Outside, typer.Option(help="Tissue outside the planning dose grid: left out, or 0 Gy.")
-    ] = Outside.leave_out,
+    sources: Sources = "clinical",
+    grid: GridOption = Grid.sct,
+    metrics: Metrics = None,
+    curves: Curves = False,
+    constraints: Constraints = None,
+    method: MethodOption = Method.voxels,
+    step_gy: StepGy = None,
+    outside: OutsideOption = Outside.leave_out,
     form: FormOption = None,
     output: OutputFile = None,
-    plot: Annotated[
-        Path | None, typer.Option(metavar="FILE.png", help="Draw the curves into this file.")
-    ] = None,
-    by: Annotated[
-        str | None,
-        typer.Option(help="Compare in the picture: protocol, part, source, step, observer, fold."),
-    ] = None,
-    volume: Annotated[Volume, typer.Option(help="Volumes in the picture.")] = Volume.percent,
+    plot: Plot = None,
+    by: By = None,
+    volume: VolumeOption = Volume.percent,
     storage_options: StorageOptions = None,
 ) -> None:
     """Compute dose-volume metrics, curves, plan checks and pictures of patients.
