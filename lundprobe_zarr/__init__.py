@@ -22,6 +22,7 @@ if TYPE_CHECKING:
         open_cohort,
     )
     from lundprobe_zarr.dataset.dataset import Dataset
+    from lundprobe_zarr.exchange.cohort import CohortExport, export_nifti
     from lundprobe_zarr.geometry.common_grid import CommonGrid
     from lundprobe_zarr.huggingface.loading import load_dataset
     from lundprobe_zarr.labelled.accessor import Region, accessor, to_xarray
@@ -59,6 +60,7 @@ __all__ = [
     "BalancedSampling",
     "CentredSampling",
     "Cohort",
+    "CohortExport",
     "CommonGrid",
     "Dataset",
     "GridSampling",
@@ -81,6 +83,7 @@ __all__ = [
     "compare_masks",
     "consensus",
     "dvh",
+    "export_nifti",
     "fold_uncertainty",
     "label_map",
     "load_cohort",
@@ -118,6 +121,7 @@ _CONSENSUS = ("consensus", "fold_uncertainty")
 _LAZY |= dict.fromkeys(_CONSENSUS, "lundprobe_zarr.labelled.consensus")
 _STUDY = ("ObserverStudy", "observer_study")
 _LAZY |= dict.fromkeys(_STUDY, "lundprobe_zarr.labelled.study")
+_LAZY |= dict.fromkeys(("CohortExport", "export_nifti"), "lundprobe_zarr.exchange.cohort")
 _LAZY["CommonGrid"] = "lundprobe_zarr.geometry.common_grid"
 _LAZY["Dataset"] = "lundprobe_zarr.dataset.dataset"
 _PATCHES = (

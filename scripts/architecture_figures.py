@@ -43,8 +43,9 @@ def rooms() -> dict[str, tuple[int, int]]:
     files: Counter[str] = Counter()
     lines: Counter[str] = Counter()
     for name, path in modules().items():
-        room = name.split(".", 1)[-1] if path.name == "__init__.py" else room_of(name)
-        files[room] += path.name != "__init__.py"
+        is_package = path.name == "__init__.py"
+        room = room_of(f"{name}.__init__" if is_package else name)
+        files[room] += not is_package
         lines[room] += len(path.read_text(encoding="utf-8").splitlines())
     return {room: (files[room], lines[room]) for room in sorted(lines)}
 

@@ -108,5 +108,5 @@ killed.wait()
 # !lundprobe-zarr convert lund-probe killed --workers 2
 
 # %% [markdown]
-# What a full copy costs is [measured](../cluster.md), and [what can be relied on](../reliability.md) has the tests that kill it
+# What a full copy costs is [measured](../cluster.md), and [reliability](../reliability.md) has the tests that kill it
 # at random instants.

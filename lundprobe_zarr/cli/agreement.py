@@ -1,15 +1,23 @@
-"""`agreement`: how far segmentations agree, predictions from elsewhere among them."""
+"""`agreement`: compare segmentations, also predictions of other programs."""
 
 from __future__ import annotations
 
-from pathlib import Path
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from lundprobe_zarr.cli.choosing import Structures, Where, cohort_where, names
 from lundprobe_zarr.cli.dvh import Grid
-from lundprobe_zarr.cli.place import Dataset, StorageOptions, parse_options
-from lundprobe_zarr.cli.query import Format, output_form, write_rows
+from lundprobe_zarr.cli.place import Dataset, StorageOptions
+from lundprobe_zarr.cli.query import (
+    Format,
+    FormOption,
+    OutputFile,
+    arrow_table,
+    output_form,
+    write_rows,
+)
 from lundprobe_zarr.errors import UsageError
 
 if TYPE_CHECKING:
@@ -41,12 +49,8 @@ def agreement(
         str | None,
         typer.Option(help="Name of the predictions in a folder of NIfTI files [default: its own]."),
     ] = None,
-    where: Annotated[
-        str | None, typer.Option(metavar="SQL", help="Patients for whom a predicate holds.")
-    ] = None,
-    structures: Annotated[
-        str | None, typer.Option(metavar="NAME[,NAME...]", help="Structures [default: all].")
-    ] = None,
+    where: Where = None,
+    structures: Structures = None,
     pairs: Annotated[
         str | None,
         typer.Option(
@@ -55,33 +59,24 @@ def agreement(
         ),
     ] = None,
     grid: Annotated[Grid, typer.Option(help="Grid of the predictions.")] = Grid.mri,
-    form: Annotated[
-        Format | None,
-        typer.Option(
-            "--format", help="Form of the result [default: table, or by the --output file]."
-        ),
-    ] = None,
-    output: Annotated[
-        Path | None, typer.Option("--output", help="Write to this file, replacing it.")
-    ] = None,
+    form: FormOption = None,
+    output: OutputFile = None,
     storage_options: StorageOptions = None,
 ) -> None:
-    """Give how far segmentations agree: Dice, surface Dice, distances, volumes, what was edited.
+    """Compare segmentations: Dice, surface Dice, distances, volumes, edits.
 
-    With --predictions, these are compared with the dataset's segmentations, from the voxels: a row
-    is a patient, structure and pair, differences are the prediction's less the other's. What was
-    not predicted, and what a patient lacks, is listed and is in no row. Without, the rows are those
-    of the table that `measure` made. For people the table has medians over patients.
+    With --predictions, these are compared with the dataset's segmentations, from the voxels. A row
+    is a patient, structure and pair; differences are the prediction's minus the other's. Structures
+    that were not predicted, or that a patient lacks, are listed and have no row. Without it, the
+    rows are those of the table that `measure` wrote. The form `table` has medians over patients.
     """
     from lundprobe_zarr.cli.console import count
-    from lundprobe_zarr.cohort import open_cohort
 
     if predictions is None and (labels or name or grid is not Grid.mri):
         raise UsageError("--labels, --name or --grid without --predictions")
     kind = output_form(form, output)
-    cohort = open_cohort(dataset, parse_options(storage_options))
-    patients = cohort if where is None else cohort.where(where)
-    chosen = _names(structures), _names(pairs)
+    chosen = names("--structures", structures), names("--pairs", pairs)
+    patients = cohort_where(dataset, where, storage_options)
     if predictions is None:
         from lundprobe_zarr.labelled.agreement import agreement as agreement_of
 
@@ -91,32 +86,25 @@ def agreement(
         found = _predicted(patients, source, _labels(labels), *chosen, grid.value)
     _tell_left_out(found)
     table = _medians(found) if kind is Format.table else found
-    write_rows(_arrow(table), kind, output, count(len(found), "pair"))
+    write_rows(arrow_table(table), kind, output, count(len(found), "pair"))
 
 
 def _predicted(
     patients: Cohort,
     source: Any,
     labels: dict[int, str] | None,
-    structures: list[str] | None,
-    pairs: list[str] | None,
+    structures: Sequence[str] | None,
+    pairs: Sequence[str] | None,
     grid: str,
 ) -> pd.DataFrame:
-    from lundprobe_zarr.cli.console import console
-    from lundprobe_zarr.cli.phantom import steps
+    from lundprobe_zarr.cli.steps import steps_on_terminal
     from lundprobe_zarr.labelled.agreement import predicted_agreement, predictions_wanted
     from lundprobe_zarr.labelled.predictions import mask_source
 
     wanted = predictions_wanted(patients, structures, pairs, grid)
     masks = mask_source(source, labels)
-    if not console().is_terminal:
-        return predicted_agreement(patients, masks, wanted)
-    with steps("Comparing", len(patients)) as step:
+    with steps_on_terminal("Comparing", len(patients)) as step:
         return predicted_agreement(patients, masks, wanted, step)
-
-
-def _names(text: str | None) -> list[str] | None:
-    return None if text is None else [n.strip() for n in text.split(",") if n.strip()]
 
 
 def _labels(text: str | None) -> dict[int, str] | None:
@@ -124,7 +112,7 @@ def _labels(text: str | None) -> dict[int, str] | None:
     if text is None:
         return None
     found: dict[int, str] = {}
-    for item in _names(text) or ():
+    for item in names("--labels", text):
         number, _, structure = item.partition("=")
         if not number.strip().isdecimal() or not structure.strip():
             raise UsageError(f"--labels {text}", expected="numbers and names, e.g. 1=Rectum")
@@ -135,7 +123,7 @@ def _labels(text: str | None) -> dict[int, str] | None:
 
 
 def _tell_left_out(found: pd.DataFrame) -> None:
-    """List on standard error what was not compared and why, alike ones together."""
+    """List on standard error what was not compared and why, grouped by reason."""
     from lundprobe_zarr.cli.console import count
 
     alike: dict[tuple[str, str, str], list[str]] = {}
@@ -148,8 +136,8 @@ def _tell_left_out(found: pd.DataFrame) -> None:
         who = patients[0] if len(patients) == 1 else count(len(patients), "patient")
         if len(patients) > 1:
             who += f" such as {patients[0]}"
-        told = ", ".join(t for t in (structure, who) if t)
-        typer.echo(f"  {name}: {told}: {reason}", err=True)
+        shown = ", ".join(t for t in (structure, who) if t)
+        typer.echo(f"  {name}: {shown}: {reason}", err=True)
 
 
 def _medians(found: pd.DataFrame) -> pd.DataFrame:
@@ -163,11 +151,3 @@ def _medians(found: pd.DataFrame) -> pd.DataFrame:
     table.insert(len(keys), "patients", grouped["patient_id"].nunique().to_numpy())
     table.insert(len(keys) + 1, "pairs", grouped.size().to_numpy())
     return table.rename(columns={"b_source": "prediction"})
-
-
-def _arrow(frame: pd.DataFrame) -> Any:
-    import pyarrow as pa
-
-    plain = frame.copy()
-    plain.attrs = {}  # pandas would write them into the file
-    return pa.Table.from_pandas(plain, preserve_index=False)

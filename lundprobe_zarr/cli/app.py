@@ -1,4 +1,4 @@
-"""The commands in one list, and what becomes of their errors."""
+"""The list of commands, and the handling of their errors."""
 
 from __future__ import annotations
 
@@ -112,7 +112,7 @@ for _command in dict.fromkeys(command for command, _ in COMMANDS):
 _tokens = typer.Typer(
     no_args_is_help=True,
     rich_markup_mode=None,
-    help="Say who may come in to a service, in its access file.",
+    help="Manage access to a service, in its access file.",
 )
 for _name, _command in dict.fromkeys((name, command) for name, command, _ in token.COMMANDS):
     _examples = (f"Example: lundprobe-zarr {e}" for name, _, e in token.COMMANDS if name == _name)

@@ -7,7 +7,15 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from lundprobe_zarr.cli.query import Format, named_once, output_form, write_rows
+from lundprobe_zarr.cli.query import (
+    FormOption,
+    Memory,
+    OutputFile,
+    Timeout,
+    named_once,
+    output_form,
+    write_rows,
+)
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -21,28 +29,16 @@ def audit(
         str | None,
         typer.Option(help="Ask the table `audit` with a SELECT instead; quote it."),
     ] = None,
-    form: Annotated[
-        Format | None,
-        typer.Option(
-            "--format",
-            help="Form of the result [default: table, or by the name of the --output file].",
-        ),
-    ] = None,
-    output: Annotated[
-        Path | None, typer.Option("--output", help="Write to this file, replacing it.")
-    ] = None,
-    timeout: Annotated[
-        float, typer.Option(metavar="SECONDS", help="End the query after this time.")
-    ] = 60.0,
-    memory: Annotated[
-        str, typer.Option(metavar="SIZE", help="Memory limit of the query, e.g. 500MB or 4GB.")
-    ] = "2GB",
+    form: FormOption = None,
+    output: OutputFile = None,
+    timeout: Timeout = 60.0,
+    memory: Memory = "2GB",
 ) -> None:
-    """Sum up who read what of which patients, from audit logs of the service.
+    """Summarise who read what of which patients, from audit logs of the service.
 
     A row says how often a caller read the tables of a dataset, or the voxels of a patient, how many
-    bytes went out, and when first and last (UTC). The tables hold all patients. `cut` counts
-    answers whose end was not recorded, because the service was killed: a part of a file went out.
+    bytes were sent, and when first and last (UTC). The tables hold all patients. `cut` counts
+    answers whose end was not recorded because the service was killed: a part of a file was sent.
 
     With --sql, the table `audit` has a row a request: time, caller, address, method, route,
     dataset, sha, path, range, sql, status, bytes, ms, patient_id, content, id and event.

@@ -1,4 +1,4 @@
-"""`bench`: how fast patches come from a disk or bucket, and what to set."""
+"""`bench`: speed of patches from a disk or bucket, and recommended settings."""
 
 from __future__ import annotations
 
@@ -33,11 +33,11 @@ def bench(
     ] = None,
     storage_options: StorageOptions = None,
 ) -> None:
-    """Measure how fast training patches come from a dataset, and recommend settings.
+    """Measure how fast training patches are read from a dataset, and recommend settings.
 
-    Reads T2w patches at random places, one after another and then ahead with threads. On a local
-    disk a second run finds in memory what the first has read. With prices of a bucket it says what
-    an epoch costs; docs/remote.md has such files.
+    Reads T2w patches at random positions, one after another and then ahead with threads. On a local
+    disk a second run reads from memory what the first has read. With prices of a bucket it computes
+    the cost of an epoch; docs/remote.md has such files.
     """
     from lundprobe_zarr.cohort import open_cohort
     from lundprobe_zarr.stream.benchmark import benchmark

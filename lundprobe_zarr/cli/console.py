@@ -7,7 +7,7 @@ are written out.
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
 
 from rich.console import Console
@@ -51,6 +51,15 @@ def listing(lines: Iterable[str], most: int = 20) -> None:
             say(f"  … and {len(shown) - most} more")
             return
         say(f"  {line}")
+
+
+def failures(errors: Mapping[str, str | None], kind: str = "patient") -> None:
+    """Print which patients or stores failed, each with its error; nothing without one."""
+    if errors:
+        heading(f"Failed: {count(len(errors), kind)}")
+    for patient_id, error in errors.items():
+        say(f"  {patient_id}", "red")
+        say(f"    {error}")
 
 
 def facts(rows: Iterable[tuple[str, str]]) -> None:

@@ -51,15 +51,15 @@ StripHeaders = Annotated[
     bool,
     typer.Option(
         "--strip-headers",
-        help="Leave free text in NIfTI headers out (descrip, aux_file, db_name, intent_name, "
-        "data_type), with extensions and what follows the voxels; `export` cannot restore them.",
+        help="Leave out free text of NIfTI headers (descrip, aux_file, db_name, intent_name, "
+        "data_type), extensions and bytes after the voxels; `export` cannot restore them.",
     ),
 ]
 Levels = Annotated[
     int,
     typer.Option(
-        help="Coarser levels to add for viewers of OME-Zarr, each halved in plane; no reader of "
-        "ours takes them for data. 2 add about a quarter to the size, half to the time.",
+        help="Coarser levels to add for viewers of OME-Zarr, each halved in plane; our readers "
+        "ignore them. 2 add about a quarter to the size, half to the time.",
         show_default=False,
     ),
 ]
@@ -129,11 +129,6 @@ def convert(
     root metadata last: `lundprobe-zarr convert SOURCE s3://bucket/lund-probe --scratch /fast/disk`.
     """
     from lundprobe_zarr.conversion.run.run import Options
-    from lundprobe_zarr.conversion.source.inventory import (
-        select,
-        with_coarser_levels,
-        without_header_text,
-    )
 
     if dry_run and report is not None:
         raise UsageError(
@@ -142,11 +137,8 @@ def convert(
     require_file("--report", report)
     share = parse_share(part)
     dataset = locate(destination, storage_options)
-    inventory = select(_inventory(source, follow_links), split_ids(patients or []), share)
-    if levels:
-        inventory = with_coarser_levels(inventory, levels)
-    if strip_headers:
-        inventory = without_header_text(inventory)
+    wanted = split_ids(patients or [])
+    inventory = _inventory(source, follow_links, wanted, share, levels, strip_headers)
     how = Options(
         workers=workers,
         scheduler=scheduler,
@@ -183,8 +175,21 @@ def _measure(inventory: Inventory, dataset: Location, how: Options) -> int:
     return run_measure(dataset, of_them)
 
 
-def _inventory(source: Path, follow_links: bool) -> Inventory:
-    from lundprobe_zarr.conversion.source.inventory import take_inventory
+def _inventory(
+    source: Path,
+    follow_links: bool,
+    patients: list[str],
+    share: tuple[int, int] | None,
+    levels: int,
+    strip_headers: bool,
+) -> Inventory:
+    """Return the files to convert. Raises `SourceNotFoundError` for a tree without patients."""
+    from lundprobe_zarr.conversion.source.inventory import (
+        select,
+        take_inventory,
+        with_coarser_levels,
+        without_header_text,
+    )
 
     inventory = take_inventory(source, follow_links)
     if not inventory.patients:
@@ -194,7 +199,10 @@ def _inventory(source: Path, follow_links: bool) -> Inventory:
             expected=f"folders named {PATIENT_ID_FORM}",
             remedy="check that the archive was unpacked",
         )
-    return inventory
+    inventory = select(inventory, patients, share)
+    if levels:
+        inventory = with_coarser_levels(inventory, levels)
+    return without_header_text(inventory) if strip_headers else inventory
 
 
 def run(
@@ -244,8 +252,8 @@ def finalise(
 ) -> Any:
     """Write tables, manifest and card from the patients' stores.
 
-    `convert` does so itself, but for `--part`: run this once all shares are done. It may be run
-    at any time, and repairs tables that were lost.
+    `convert` does so itself, except with `--part`: run this when all shares are done. It may be run
+    at any time, and restores lost tables.
     """
     from lundprobe_zarr.cli.console import say
     from lundprobe_zarr.cli.outcome import show_left_out

@@ -49,14 +49,14 @@ def copy(
 ) -> None:
     """Copy a dataset to a folder or bucket, and check that it arrived.
 
-    The same command continues a copy that was broken off: what is there already is not sent
-    again. The manifest comes last, so that no reader sees half a dataset. Credentials are taken
-    from where the provider's own tools look for them.
-    Exit status 1 if some stores could not be copied; the others are.
+    The same command continues an interrupted copy: objects that are there are not sent again. The
+    manifest is written last, so that no reader sees an incomplete dataset. Credentials are found
+    where the provider's own tools look for them.
+    Exit status 1 if some stores could not be copied; the others are copied.
     """
     from lundprobe_zarr.cli.console import say
     from lundprobe_zarr.cli.interrupt import interruptible
-    from lundprobe_zarr.cli.phantom import steps
+    from lundprobe_zarr.cli.steps import steps
     from lundprobe_zarr.dataset.opening import open_manifest
     from lundprobe_zarr.integrity.copy import copy_dataset
 
@@ -106,14 +106,11 @@ def _verdict(store: CopiedStore) -> str:
 
 
 def _show(report: CopyReport, url: str) -> None:
-    from lundprobe_zarr.cli.console import count, heading, say, size
+    from lundprobe_zarr.cli.console import count, failures, say, size
 
     if report.failures:
-        heading(f"Failed: {count(len(report.failures), 'store')}")
-        for store in report.failures:
-            say(f"  {store.patient_id}", "red")
-            say(f"    {store.error}")
-        say("No manifest was written. Mend what failed and run the same command.")
+        failures({s.patient_id: s.error for s in report.failures}, "store")
+        say("No manifest was written. Fix the cause and run the same command.")
         return
     stores = count(len(report.stores), "store")
     say(f"{stores} in {url}; sent {count(report.sent, 'object')}, {size(report.sent_bytes)}.")

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from lundprobe_zarr.cli.convert import run
-from lundprobe_zarr.cli.phantom import steps
+from lundprobe_zarr.cli.steps import steps
 from lundprobe_zarr.errors import UsageError
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ def demo(
     """Run every step once on synthetic patients.
 
     Write a phantom, convert it, compare its segmentations, check it, choose patients with SQL, read
-    a patch, draw, report on quality, serve. Each step says which command line and which Python do
+    a patch, draw, report on quality, serve. Each step shows the command line and the Python that do
     the same.
     """
     source, dataset = folder / "source", folder / "dataset"
@@ -92,7 +92,7 @@ def _write_source(source: Path, workers: int) -> None:
         "A synthetic LUND-PROBE: no patient's data, but the same in every detail",
         f"phantom {_quoted(source)} --patients {_PATIENTS} --extended {_EXTENDED} --size {_SIZE}",
     )
-    # Written under another name first: a demo that was broken off leaves no half a tree.
+    # Written under another name first: an interrupted demo leaves no incomplete tree.
     draft = source.with_name(f"{source.name}.partial")
     if draft.exists():
         shutil.rmtree(draft)

@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from lundprobe_zarr.cli.choosing import names
 from lundprobe_zarr.cli.status import FAILED
 from lundprobe_zarr.errors import LundProbeError, MissingPackageError, UsageError
 
 if TYPE_CHECKING:
     from lundprobe_zarr.cohort import Cohort
-    from lundprobe_zarr.exchange.dicom.export import DicomOptions
+    from lundprobe_zarr.exchange.dicom.options import DicomOptions
     from lundprobe_zarr.storage.location import Location
 
 
@@ -53,13 +54,11 @@ def options_of(
     structures: str | None, sources: str | None, tg263: bool, position: str
 ) -> DicomOptions:
     """Return what the options ask for. Raises `UsageError` or `UnknownLabelError`."""
-    from lundprobe_zarr.exchange.dicom.export import DicomOptions
+    from lundprobe_zarr.exchange.dicom.options import DicomOptions
 
-    return DicomOptions(_listed(structures), _listed(sources), tg263, position)
-
-
-def _listed(text: str | None) -> tuple[str, ...] | None:
-    return None if text is None else tuple(word.strip() for word in text.split(","))
+    return DicomOptions(
+        names("--structures", structures), names("--sources", sources), tg263, position
+    )
 
 
 def run(location: Location, cohort: Cohort, out: Path, options: DicomOptions) -> int:
@@ -68,11 +67,11 @@ def run(location: Location, cohort: Cohort, out: Path, options: DicomOptions) ->
     Of several patients those that are there, of the same stores and options, are left as they are,
     and one that fails does not end the others. Raises as `export_dicom` does for a single one.
     """
-    from lundprobe_zarr.cli.console import count, heading, listing, say
+    from lundprobe_zarr.cli.console import failures, say
     from lundprobe_zarr.exchange.dicom.export import is_written
 
     ids = [patient.patient_id for patient in cohort]
-    failed = {}
+    failed: dict[str, str | None] = {}
     for patient_id in ids:
         try:
             if len(ids) > 1 and is_written(location, patient_id, out, options):
@@ -82,16 +81,14 @@ def run(location: Location, cohort: Cohort, out: Path, options: DicomOptions) ->
         except LundProbeError as error:
             if len(ids) == 1 or isinstance(error, MissingPackageError):
                 raise
-            failed[patient_id] = error
-    if failed:
-        heading(f"Failed: {count(len(failed), 'patient')}")
-        listing((f"{i}: {error}" for i, error in failed.items()), most=100)
+            failed[patient_id] = str(error)
+    failures(failed)
     return FAILED if failed else 0
 
 
 def _export(location: Location, patient_id: str, out: Path, options: DicomOptions) -> None:
     from lundprobe_zarr.cli.console import count, say, table
-    from lundprobe_zarr.cli.phantom import steps
+    from lundprobe_zarr.cli.steps import steps
     from lundprobe_zarr.exchange.dicom.export import export_dicom, volumes_read
 
     with steps("Exporting", volumes_read(location, patient_id, options)) as step:

@@ -73,9 +73,9 @@ def doctor(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     storage_options: StorageOptions = None,
 ) -> None:
-    """Say what this installation has, and whether a dataset can be reached and read in parts.
+    """Show what this installation has, and whether a dataset can be reached and read in parts.
 
-    Names of credentials are shown, never what they hold. Exit status 1 if something is wrong.
+    Names of credentials are shown, never their values. Exit status 1 if something is wrong.
     """
     checks = [*_machine(), *_libraries(), *_extras(), *_credentials(), *_registration()]
     if dataset is not None:

@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from lundprobe_zarr.cli.place import Dataset, StorageOptions, parse_options
-from lundprobe_zarr.cli.query import Format, output_form, write_rows
+from lundprobe_zarr.cli.choosing import Structures, Where, cohort_where, names
+from lundprobe_zarr.cli.place import Dataset, StorageOptions
+from lundprobe_zarr.cli.query import (
+    Format,
+    FormOption,
+    OutputFile,
+    arrow_table,
+    output_form,
+    write_rows,
+)
 from lundprobe_zarr.errors import UsageError
 
 if TYPE_CHECKING:
@@ -56,71 +64,74 @@ class Volume(StrEnum):
     cc = "cc"
 
 
+PatientArgument = Annotated[
+    str | None, typer.Argument(help="A patient's id; all patients without.")
+]
+Sources = Annotated[
+    str,
+    typer.Option(
+        metavar="NAME[,NAME...]", help="clinical, nnunet, nnunet_fold, observer; see --grid."
+    ),
+]
+GridOption = Annotated[Grid, typer.Option(help="Only clinical masks are on sct.")]
+Metrics = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME[,NAME...]",
+        help="Dx%, Dxcc, VxGy[%|cc], Vx%[%|cc], mean, min, max, HI, CI, CI[x%] "
+        f"[default: {_METRICS}].",
+    ),
+]
+Curves = Annotated[
+    bool, typer.Option("--curves", help="Give the curves: a row a segmentation and dose.")
+]
+Constraints = Annotated[
+    str | None,
+    typer.Option(metavar="NAME|FILE", help="Check plans: a set such as icru, or a JSON file."),
+]
+MethodOption = Annotated[
+    Method, typer.Option(help="Exact from voxels, or to 0.05 Gy from the table: for many.")
+]
+StepGy = Annotated[
+    float | None, typer.Option(help="Step of curves, Gy [default: 0.01; of the table 0.1].")
+]
+OutsideOption = Annotated[
+    Outside, typer.Option(help="Tissue outside the planning dose grid: left out, or 0 Gy.")
+]
+Plot = Annotated[
+    Path | None, typer.Option(metavar="FILE.png", help="Draw the curves into this file.")
+]
+By = Annotated[
+    str | None,
+    typer.Option(help="Compare in the picture: protocol, part, source, step, observer, fold."),
+]
+VolumeOption = Annotated[Volume, typer.Option(help="Volumes in the picture.")]
+
+
 def dvh(
     dataset: Dataset,
-    patient: Annotated[
-        str | None, typer.Argument(help="A patient's id; all patients without.")
-    ] = None,
-    where: Annotated[
-        str | None, typer.Option(metavar="SQL", help="Patients for whom a predicate holds.")
-    ] = None,
-    structures: Annotated[
-        str | None, typer.Option(metavar="NAME[,NAME...]", help="Structures [default: all].")
-    ] = None,
-    sources: Annotated[
-        str,
-        typer.Option(
-            metavar="NAME[,NAME...]", help="clinical, nnunet, nnunet_fold, observer; see --grid."
-        ),
-    ] = "clinical",
-    grid: Annotated[Grid, typer.Option(help="Only clinical masks are on sct.")] = Grid.sct,
-    metrics: Annotated[
-        str | None,
-        typer.Option(
-            metavar="NAME[,NAME...]",
-            help="Dx%, Dxcc, VxGy[%|cc], Vx%[%|cc], mean, min, max, HI, CI, CI[x%] "
-            f"[default: {_METRICS}].",
-        ),
-    ] = None,
-    curves: Annotated[
-        bool, typer.Option("--curves", help="Give the curves: a row a segmentation and dose.")
-    ] = False,
-    constraints: Annotated[
-        str | None,
-        typer.Option(metavar="NAME|FILE", help="Check plans: a set such as icru, or a JSON file."),
-    ] = None,
-    method: Annotated[
-        Method, typer.Option(help="Exact from voxels, or to 0.05 Gy from the table: for many.")
-    ] = Method.voxels,
-    step_gy: Annotated[
-        float | None, typer.Option(help="Step of curves, Gy [default: 0.01; of the table 0.1].")
-    ] = None,
-    outside: Annotated[
-        Outside, typer.Option(help="Tissue outside the planning dose grid: left out, or 0 Gy.")
-    ] = Outside.leave_out,
-    form: Annotated[
-        Format | None,
-        typer.Option(
-            "--format", help="Form of the result [default: table, or by the --output file]."
-        ),
-    ] = None,
-    output: Annotated[
-        Path | None, typer.Option("--output", help="Write to this file, replacing it.")
-    ] = None,
-    plot: Annotated[
-        Path | None, typer.Option(metavar="FILE.png", help="Draw the curves into this file.")
-    ] = None,
-    by: Annotated[
-        str | None,
-        typer.Option(help="Compare in the picture: protocol, part, source, step, observer, fold."),
-    ] = None,
-    volume: Annotated[Volume, typer.Option(help="Volumes in the picture.")] = Volume.percent,
+    patient: PatientArgument = None,
+    where: Where = None,
+    structures: Structures = None,
+    sources: Sources = "clinical",
+    grid: GridOption = Grid.sct,
+    metrics: Metrics = None,
+    curves: Curves = False,
+    constraints: Constraints = None,
+    method: MethodOption = Method.voxels,
+    step_gy: StepGy = None,
+    outside: OutsideOption = Outside.leave_out,
+    form: FormOption = None,
+    output: OutputFile = None,
+    plot: Plot = None,
+    by: By = None,
+    volume: VolumeOption = Volume.percent,
     storage_options: StorageOptions = None,
 ) -> None:
-    """Give dose-volume metrics, curves, plan checks and pictures of patients.
+    """Compute dose-volume metrics, curves, plan checks and pictures of patients.
 
     A row is a segmentation with its metrics, of one patient or of many. With --curves a row is a
-    dose of a curve, with --constraints a patient and constraint. With --plot alone there is just
+    dose of a curve, with --constraints a patient and constraint. --plot without these writes only
     the picture. Volumes are of the part inside the planning dose grid, covered_pct of the whole.
     """
     from lundprobe_zarr.cli.console import count
@@ -132,7 +143,11 @@ def dvh(
     _require_plot(plot, by)
     kind = None if only_picture else output_form(form, output)
     want = wanted(
-        _names(structures), _names(sources) or "", grid.value, method.value, outside.value
+        names("--structures", structures),
+        names("--sources", sources),
+        grid.value,
+        method.value,
+        outside.value,
     )
     result = _result(metrics or _METRICS, curves, step_gy, constraints)
     patients = _patients(dataset, patient, where, storage_options)
@@ -141,7 +156,7 @@ def dvh(
     if kind is not None:
         with _progress(patients, want) as done:
             found = result(patients, want, done)
-        table = _shown(found) if kind is Format.table else _arrow(found)
+        table = _shown(found) if kind is Format.table else arrow_table(found)
         write_rows(table, kind, output, count(table.num_rows, "row"))
 
 
@@ -154,21 +169,13 @@ def _require_plot(plot: Path | None, by: str | None) -> None:
         raise UsageError(f"--by {by} without --plot", expected="--plot and the name of a PNG file")
 
 
-def _names(text: str | None) -> list[str] | None:
-    return None if text is None else [n.strip() for n in text.split(",") if n.strip()]
-
-
 def _patients(
     dataset: str, patient: str | None, where: str | None, storage_options: str | None
 ) -> Patient | Cohort:
-    from lundprobe_zarr.cohort import open_cohort
-
     if patient is not None and where is not None:
         raise UsageError("a patient and --where", expected="one of them")
-    cohort = open_cohort(dataset, parse_options(storage_options))
-    if patient is not None:
-        return cohort[patient]
-    return cohort if where is None else cohort.where(where)
+    cohort = cohort_where(dataset, where, storage_options)
+    return cohort if patient is None else cohort[patient]
 
 
 def _result(
@@ -183,7 +190,7 @@ def _result(
         return lambda patients, want, done: plan_check.check(patients, checked, want, done)
     if curves:
         return lambda patients, want, done: _long(dvh.curves(patients, want, step_gy, done))
-    parsed = parse_metrics(_names(metrics) or ())
+    parsed = parse_metrics(names("--metrics", metrics))
     return lambda patients, want, done: dvh.metric_table(patients, want, parsed, done)
 
 
@@ -216,24 +223,16 @@ def _draw(
     say(f"Drew {count(found.sizes['segmentation'], 'segmentation')} into {plot.resolve()}.")
 
 
-@contextmanager
-def _progress(patients: Patient | Cohort, want: Wanted) -> Iterator[Callable[[str], None]]:
-    """Show the progress over many patients' voxels on a terminal, where no data are written."""
-    from lundprobe_zarr.cli.console import console
-    from lundprobe_zarr.cli.phantom import steps
+def _progress(
+    patients: Patient | Cohort, want: Wanted
+) -> AbstractContextManager[Callable[[str], None]]:
+    """Show the progress over many patients' voxels."""
+    from lundprobe_zarr.cli.steps import steps_on_terminal
     from lundprobe_zarr.cohort import Cohort
 
-    if want.method == "voxels" and isinstance(patients, Cohort) and console().is_terminal:
-        with steps("Reading", len(patients)) as step:
-            yield step
-    else:
-        yield lambda patient_id: None
-
-
-def _arrow(frame: pd.DataFrame) -> pa.Table:
-    import pyarrow as pa
-
-    return pa.Table.from_pandas(frame, preserve_index=False)
+    if want.method == "voxels" and isinstance(patients, Cohort):
+        return steps_on_terminal("Reading", len(patients))
+    return nullcontext(lambda patient_id: None)
 
 
 def _shown(frame: pd.DataFrame) -> pa.Table:
@@ -243,4 +242,4 @@ def _shown(frame: pd.DataFrame) -> pa.Table:
     ]
     if "source" in frame and frame["source"].nunique() == 1:
         empty.append("source")
-    return _arrow(frame.drop(columns=[*(c for c in _NOT_SHOWN if c in frame), *empty]))
+    return arrow_table(frame.drop(columns=[*(c for c in _NOT_SHOWN if c in frame), *empty]))

@@ -30,7 +30,7 @@ def info(
     ] = False,
     storage_options: StorageOptions = None,
 ) -> None:
-    """Say what a dataset, a patient or a column is."""
+    """Describe a dataset, a patient or a column."""
     from lundprobe_zarr.cohort import open_cohort
     from lundprobe_zarr.dataset.opening import open_manifest
     from lundprobe_zarr.stores.opening import open_store

@@ -32,7 +32,7 @@ def measure(
 ) -> None:
     """Compare the segmentations of network and observers; write the tables agreement, uncertainty.
 
-    Reads the dataset alone, not the source. Patients measured before are skipped unless their
+    Reads the dataset only, not the source. Patients measured before are skipped unless their
     data have changed, so the same command continues an interrupted run. The tables are written
     once all patients are measured. Exit status 1 if a patient failed.
     """
@@ -54,7 +54,7 @@ def run_measure(location: Location, how: MeasureOptions) -> int:
     """Measure with progress, print the outcome and return the exit status."""
     from lundprobe_zarr.cli.console import count, say
     from lundprobe_zarr.cli.interrupt import interruptible
-    from lundprobe_zarr.cli.phantom import steps
+    from lundprobe_zarr.cli.steps import steps
     from lundprobe_zarr.conversion.run.measure import Told
     from lundprobe_zarr.conversion.run.measure import measure as measure_patients
 
@@ -79,14 +79,10 @@ def run_measure(location: Location, how: MeasureOptions) -> int:
 
 
 def _show(report: MeasureReport, location: Location) -> int:
-    from lundprobe_zarr.cli.console import count, heading, say
+    from lundprobe_zarr.cli.console import failures, say
     from lundprobe_zarr.cli.outcome import show_left_out
 
-    if report.failed:
-        heading(f"Failed: {count(len(report.failed), 'patient')}")
-        for patient_id, error in report.failed.items():
-            say(f"  {patient_id}", "red")
-            say(f"    {error}")
+    failures(report.failed)
     before = f"{len(report.skipped)} skipped (measured before, unchanged)"
     say(f"{len(report.measured)} measured, {before}, {len(report.failed)} failed.", "bold")
     quoted = shlex.quote(location.url)

@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 import shlex
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from lundprobe_zarr.cli.choosing import Where, names
 from lundprobe_zarr.cli.place import Dataset, StorageOptions, parse_options
 from lundprobe_zarr.cli.status import FAILED
-from lundprobe_zarr.errors import UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from lundprobe_zarr.cohort import Cohort, Splits
-    from lundprobe_zarr.exchange.nnunet import NnUNetReport, Told
+    from lundprobe_zarr.exchange.nnunet import NnUNetReport, Progress
 
 
 class Missing(StrEnum):
@@ -35,92 +35,95 @@ class Grid(StrEnum):
     sct = "sct"
 
 
+OutFolder = Annotated[Path, typer.Argument(help="nnU-Net's raw folder, $nnUNet_raw.")]
+DatasetId = Annotated[int, typer.Option(help="Dataset id of nnU-Net, 1 to 999.")]
+Labels = Annotated[
+    str, typer.Option(metavar="NAME[,NAME...]", help="Structures, in the order of labels.")
+]
+Name = Annotated[str, typer.Option(help="Name of nnU-Net's dataset.")]
+Channels = Annotated[
+    str,
+    typer.Option(
+        metavar="NAME[,NAME...]",
+        help="T2w, sCT or both. Their names in nnU-Net are T2w and CT, by which it normalises; "
+        "sCT=zscore gives another name.",
+    ),
+]
+Regions = Annotated[
+    bool,
+    typer.Option("--regions", help="Keep overlaps: structures are regions of several labels."),
+]
+Priority = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME[,NAME...]",
+        help="Structures that win shared voxels, first to last [default: canonical order].",
+    ),
+]
+HowMissing = Annotated[
+    Missing,
+    typer.Option(help="Leave out patients who lack a structure, or use nnU-Net's ignore label."),
+]
+GridOption = Annotated[Grid, typer.Option(help="T2w is on mri alone.")]
+Fold = Annotated[
+    Path | None,
+    typer.Option(metavar="FILE", help="Saved splits, or a saved cohort: patients, folds, test."),
+]
+Folds = Annotated[int, typer.Option(help="Folds of splits_final.json without saved splits.")]
+Seed = Annotated[int, typer.Option(help="Seed of these folds.")]
+Test = Annotated[
+    str | None,
+    typer.Option(metavar="PART|SQL", help="Patients for imagesTs, such as extended."),
+]
+Level = Annotated[int, typer.Option(help="Level of gzip, 1 to 9.")]
+Workers = Annotated[int | None, typer.Option(help="Patients at a time [default: one a core].")]
+Overwrite = Annotated[
+    bool, typer.Option("--overwrite", help="Replace an export made with other settings.")
+]
+
+
 def export_nnunet(
     dataset: Dataset,
-    out: Annotated[Path, typer.Argument(help="nnU-Net's raw folder, $nnUNet_raw.")],
-    dataset_id: Annotated[int, typer.Option(help="Dataset id of nnU-Net, 1 to 999.")],
-    labels: Annotated[
-        str, typer.Option(metavar="NAME[,NAME...]", help="Structures, in the order of labels.")
-    ],
-    name: Annotated[str, typer.Option(help="Name of nnU-Net's dataset.")] = "LUNDPROBE",
-    channels: Annotated[
-        str,
-        typer.Option(
-            metavar="NAME[,NAME...]",
-            help="T2w, sCT or both. nnU-Net is told T2w and CT, by which it normalises; "
-            "sCT=zscore tells it another name.",
-        ),
-    ] = "T2w",
-    regions: Annotated[
-        bool,
-        typer.Option("--regions", help="Keep overlaps: structures are regions of several labels."),
-    ] = False,
-    priority: Annotated[
-        str | None,
-        typer.Option(
-            metavar="NAME[,NAME...]",
-            help="Structures that win shared voxels, first to last [default: canonical order].",
-        ),
-    ] = None,
-    missing: Annotated[
-        Missing,
-        typer.Option(
-            help="Leave out patients who lack a structure, or use nnU-Net's ignore label."
-        ),
-    ] = Missing.skip,
-    grid: Annotated[Grid, typer.Option(help="T2w is on mri alone.")] = Grid.mri,
-    where: Annotated[
-        str | None, typer.Option(metavar="SQL", help="Patients for whom a predicate holds.")
-    ] = None,
-    fold: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FILE", help="Saved splits, or a saved cohort: patients, folds, test."
-        ),
-    ] = None,
-    folds: Annotated[
-        int, typer.Option(help="Folds of splits_final.json without saved splits.")
-    ] = 5,
-    seed: Annotated[int, typer.Option(help="Seed of these folds.")] = 0,
-    test: Annotated[
-        str | None,
-        typer.Option(metavar="PART|SQL", help="Patients for imagesTs, such as extended."),
-    ] = None,
-    level: Annotated[int, typer.Option(help="Level of gzip, 1 to 9.")] = 3,
-    workers: Annotated[
-        int | None, typer.Option(help="Patients at a time [default: one a core].")
-    ] = None,
-    overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace an export made with other settings.")
-    ] = False,
+    out: OutFolder,
+    dataset_id: DatasetId,
+    labels: Labels,
+    name: Name = "LUNDPROBE",
+    channels: Channels = "T2w",
+    regions: Regions = False,
+    priority: Priority = None,
+    missing: HowMissing = Missing.skip,
+    grid: GridOption = Grid.mri,
+    where: Where = None,
+    fold: Fold = None,
+    folds: Folds = 5,
+    seed: Seed = 0,
+    test: Test = None,
+    level: Level = 3,
+    workers: Workers = None,
+    overwrite: Overwrite = False,
     storage_options: StorageOptions = None,
 ) -> None:
     """Write patients as a raw dataset of nnU-Net version 2.
 
     Voxels and geometry are those of the dataset. Patients who lack a structure are left out or get
-    the ignore label, never background. The same command continues an export that was broken off.
-    lundprobe-export.json says who is there, who is not and why, and which structures overlap.
+    the ignore label, never background. The same command continues an interrupted export.
+    lundprobe-export.json lists the patients, those left out and why, and structures that overlap.
     Exit status 1 if a patient could not be read.
     """
-    from lundprobe_zarr.cli.interrupt import interruptible
     from lundprobe_zarr.exchange.nnunet import export_nnunet as export
 
     cohort, splits = _cohort(dataset, where, fold, storage_options)
-    report: NnUNetReport | None = None
-    with (
-        interruptible(lambda: None) as interrupt,
-        ExitStack() as stack,
-        suppress(KeyboardInterrupt),
-    ):
-        report = export(
+
+    def write(progress: Progress) -> NnUNetReport:
+        return export(
             cohort,
             out,
             dataset_id,
             name,
-            _names("--labels", labels),
-            channels=_names("--channels", channels),
+            names("--labels", labels),
+            channels=names("--channels", channels),
             regions=regions,
-            priority=None if priority is None else _names("--priority", priority),
+            priority=names("--priority", priority),
             missing=missing.value,
             grid=grid.value,
             test=None if test is None else _test(cohort, test),
@@ -130,21 +133,25 @@ def export_nnunet(
             level=level,
             workers=workers,
             overwrite=overwrite,
-            told=_told(stack),
+            progress=progress,
         )
-    if report is None:
-        from lundprobe_zarr.cli.console import say
 
-        say("Stopped. What is written stays; the same command continues.")
-        raise typer.Exit(interrupt.status)
-    raise typer.Exit(_show(report, out))
+    raise typer.Exit(_run(write, out))
 
 
-def _names(option: str, text: str) -> list[str]:
-    names = [name.strip() for name in text.split(",") if name.strip()]
-    if not names:
-        raise UsageError(f"{option} {text!r}: no name in it", expected="NAME[,NAME...]")
-    return names
+def _run(write: Callable[[Progress], NnUNetReport], out: Path) -> int:
+    """Export with progress, print the outcome and return the exit status."""
+    from lundprobe_zarr.cli.console import say
+    from lundprobe_zarr.cli.interrupt import interruptible
+
+    with interruptible(lambda: None) as interrupt, ExitStack() as stack:
+        try:
+            report = write(_progress(stack))
+        except KeyboardInterrupt:
+            stack.close()
+            say("Stopped. What is written stays; the same command continues.")
+            return interrupt.status
+    return _show(report, out)
 
 
 def _cohort(
@@ -181,11 +188,11 @@ def _test(cohort: Cohort, test: str) -> Cohort:
     return cohort.where(f"part = '{test}'" if test in PARTS else test)
 
 
-def _told(stack: ExitStack) -> Told:
+def _progress(stack: ExitStack) -> Progress:
     """Return what shows progress: a bar or lines for each of the two rounds."""
     from lundprobe_zarr.cli.console import count, say
-    from lundprobe_zarr.cli.phantom import steps
-    from lundprobe_zarr.exchange.nnunet import Told
+    from lundprobe_zarr.cli.steps import steps
+    from lundprobe_zarr.exchange.nnunet import Progress
 
     step: list[Callable[[str], None]] = []
 
@@ -198,14 +205,14 @@ def _told(stack: ExitStack) -> Told:
         step.append(stack.enter_context(steps(what, patients)))
 
     def finished(patient_id: str, error: str | None) -> None:
-        for tell in step:
-            tell(f"{patient_id} {'written' if error is None else f'failed: {error}'}")
+        for show in step:
+            show(f"{patient_id} {'written' if error is None else f'failed: {error}'}")
 
-    return Told(started, finished)
+    return Progress(started, finished)
 
 
 def _show(report: NnUNetReport, out: Path) -> int:
-    from lundprobe_zarr.cli.console import count, heading, listing, say, table
+    from lundprobe_zarr.cli.console import count, failures, heading, listing, say, table
     from lundprobe_zarr.exchange.nnunet_folder import REPORT, SPLITS, TRAINING
 
     overlaps = report.overlaps()
@@ -221,9 +228,7 @@ def _show(report: NnUNetReport, out: Path) -> int:
     if report.left_out:
         heading(f"Left out: {count(len(report.left_out), 'patient')}")
         listing(f"{i}: {reason}" for i, reason in report.left_out.items())
-    if report.failed:
-        heading(f"Failed: {count(len(report.failed), 'patient')}")
-        listing((f"{i}: {error}" for i, error in report.failed.items()), most=100)
+    failures(report.failed)
     training = sum(n.subset == TRAINING for n in report.notes)
     say()
     say(
@@ -238,7 +243,7 @@ def _show(report: NnUNetReport, out: Path) -> int:
         else f"Folds: {len(report.folds)} in {SPLITS}, which nnU-Net takes over when it plans"
     )
     if report.failed:
-        say("Next: mend what failed and run the same command; it writes only what is missing.")
+        say("Next: fix the cause and run the same command; it writes only what is missing.")
         return FAILED
     number = report.settings["dataset_id"]
     say(

@@ -6,7 +6,7 @@ import shlex
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from lundprobe_zarr.cli.console import count, duration, heading, listing, say
+from lundprobe_zarr.cli.console import count, duration, failures, heading, listing, say
 from lundprobe_zarr.cli.place import shown
 from lundprobe_zarr.schema.tables import store_path
 from lundprobe_zarr.stores.metadata import HOLDS_ANOTHER
@@ -22,7 +22,7 @@ def show_outcome(
     report: Report, destination: Location, published: bool, measures: bool = False
 ) -> None:
     """Print the summary of a run that went to its end; `measures`: its segmentations come next."""
-    _show_failures(report)
+    failures({r.patient_id: r.error for r in report.failures})
     _show_findings(report)
     kind = report.precision, report.headers_stripped, report.levels
     show_left_out(destination, report.left_out, *kind)
@@ -41,7 +41,7 @@ def _counts(report: Report) -> str:
 def _next(report: Report, destination: Location, published: bool) -> Iterator[str]:
     quoted = shlex.quote(destination.url)
     if report.failures:
-        yield "Next: mend what failed and run the same command; it converts only what is missing."
+        yield "Next: fix the cause and run the same command; it converts only what is missing."
     if report.unpublished is not None:
         yield f"The tables were not written: {report.unpublished}"
     elif not published:
@@ -52,14 +52,6 @@ def _next(report: Report, destination: Location, published: bool) -> Iterator[st
         if report.unmeasured:
             patients = count(len(report.unmeasured), "patient")
             yield f"      lundprobe-zarr measure {quoted}  # segmentations of {patients}, compared"
-
-
-def _show_failures(report: Report) -> None:
-    if report.failures:
-        heading(f"Failed: {count(len(report.failures), 'patient')}")
-        for result in report.failures:
-            say(f"  {result.patient_id}", "red")
-            say(f"    {result.error}")
 
 
 def show_left_out(
@@ -101,7 +93,7 @@ def not_in_source(patients: Sequence[str]) -> str:
 
 
 def show_interrupted(done: int, known: int, destination: Location) -> None:
-    """Print what is done after an interrupt, and how to go on."""
+    """Print what is done after an interrupt, and how to continue."""
     say()
     say(f"Stopped: {done} of {count(known, 'patient')} done and safe in {shown(destination)}.")
     say("The same command continues where this one stopped.")

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
 import typer
-
-from lundprobe_zarr.cli.verbosity import is_quiet
 
 
 class Size(StrEnum):
@@ -23,18 +19,19 @@ class Size(StrEnum):
 
 def phantom(
     destination: Annotated[
-        Path, typer.Argument(help="Folder to write; empty or not there yet.", metavar="DEST")
+        Path, typer.Argument(help="Folder to write; empty or new.", metavar="DEST")
     ],
     patients: Annotated[int, typer.Option(help="Patients of the base part.")] = 3,
     extended: Annotated[int, typer.Option(help="Patients of the extended part.")] = 1,
     size: Annotated[
         Size, typer.Option(help="MRI of about 56×48×14, 256×240×32 or 1024×1024×88 voxels.")
     ] = Size.tiny,
-    seed: Annotated[int, typer.Option(help="Same seed, same tree.")] = 0,
+    seed: Annotated[int, typer.Option(help="Seed; the same seed gives the same tree.")] = 0,
     workers: Annotated[int, typer.Option(help="Processes.")] = 1,
 ) -> None:
-    """Write a synthetic LUND-PROBE: no patient, every detail."""
+    """Write a synthetic LUND-PROBE source tree, without data of real patients."""
     from lundprobe_zarr.cli.console import count, say
+    from lundprobe_zarr.cli.steps import steps
     from lundprobe_zarr.phantom import write_phantom
     from lundprobe_zarr.storage.local import named
 
@@ -50,22 +47,3 @@ def phantom(
         )
     say(f"Wrote {count(patients + extended, 'synthetic patient')} to {destination.resolve()}.")
     say(f"Next: lundprobe-zarr convert {destination} DATASET")
-
-
-@contextmanager
-def steps(title: str, total: int) -> Iterator[Callable[[str], None]]:
-    """A callable to be told of every step: a bar on a terminal, elsewhere a line a step."""
-    from lundprobe_zarr.cli.console import console, say
-
-    if is_quiet():
-        yield lambda text: None
-        return
-    if not console().is_terminal:
-        yield lambda text: say(text)
-        return
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
-
-    columns = (TextColumn("{task.description}"), BarColumn(bar_width=None), MofNCompleteColumn())
-    with Progress(*columns, console=console(), expand=True, transient=True) as progress:
-        task = progress.add_task(title, total=total)
-        yield lambda text: progress.advance(task)

@@ -1,4 +1,4 @@
-"""Where a dataset is, as the command line says: a path or URL, and what it takes to reach it."""
+"""Locations of datasets on the command line: a path or URL, and storage options."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ StorageOptions = Annotated[
     typer.Option(
         envvar="LUNDPROBE_STORAGE_OPTIONS",
         metavar="JSON|@FILE",
-        help="What fsspec needs to reach a URL, as a JSON object or a file that holds one. Most "
-        "need none: credentials are found where the provider's own tools look for them.",
+        help="Options of fsspec for a URL, as a JSON object or a file that holds one. Usually not "
+        "needed: credentials are found where the provider's own tools look for them.",
     ),
 ]
 PredictionsPlace = Annotated[
@@ -67,7 +67,7 @@ def predictions_option(place: str | None, options: Mapping[str, Any]) -> dict[st
 
 
 def parse_options(text: str | None, option: str = "--storage-options") -> dict[str, Any]:
-    """Storage options from JSON text or `@` and a file's name, as an `option` gave them.
+    """Return storage options from JSON text, or from `@` and the name of a file.
 
     Raises `UsageError`, with nothing of the text in it: that may hold secrets.
     """
@@ -107,7 +107,7 @@ def _is_file(text: str) -> bool:
 
 
 def locate(url: str, storage_options: str | None, option: str = "--storage-options") -> Location:
-    """Where a dataset is. Raises `UsageError` if `url` is empty."""
+    """Return the location of a dataset. Raises `UsageError` if `url` is empty."""
     from lundprobe_zarr.storage.location import Location
 
     if not url.strip():  # which would be the folder one is in
@@ -136,7 +136,7 @@ def require_file(option: str, path: Path | None) -> None:
 
 
 def shown(location: Location) -> str:
-    """A location for a message: a path in full, or a URL without credentials."""
+    """Return a location for a message: an absolute path, or a URL without credentials."""
     return str(location.local().resolve()) if location.is_local else location.url
 
 

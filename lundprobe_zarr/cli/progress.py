@@ -26,15 +26,15 @@ _SETTLED_SECONDS = 3.0
 class Tally:
     """What has been done: patients by status and source bytes, from whichever thread reports.
 
-    Bytes are told a file at a time, patients at their end; a patient that fails leaves bytes
-    untold, so the patients that are done count at least for their files.
+    Bytes are reported by file, patients at their end. A patient that fails leaves bytes
+    unreported, so finished patients count at least for their files.
     """
 
     def __init__(self, known: int) -> None:
         self._known = known
         self.patients = self.total_bytes = self.workers = 0
         self.skipped = self.converted = self.failed = 0
-        self._told = self._ended = 0
+        self._reported = self._ended = 0
         self._lock = threading.Lock()
         self._start = time.monotonic()
 
@@ -47,7 +47,7 @@ class Tally:
     def advance(self, source_bytes: int) -> None:
         """Note a file that has been stored."""
         with self._lock:
-            self._told += source_bytes
+            self._reported += source_bytes
 
     def finish(self, result: PatientResult) -> None:
         """Note a patient that is done."""
@@ -64,7 +64,7 @@ class Tally:
     @property
     def bytes(self) -> int:
         """Source bytes dealt with."""
-        return min(max(self._told, self._ended), self.total_bytes)
+        return min(max(self._reported, self._ended), self.total_bytes)
 
     @property
     def stopping(self) -> str:

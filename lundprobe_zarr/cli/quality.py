@@ -1,4 +1,4 @@
-"""`qc` and `check-against-paper`: which patients are odd, and is this the published dataset?"""
+"""`qc` and `check-against-paper`: unusual patients, and differences to the published dataset."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from lundprobe_zarr.cli.place import Dataset, StorageOptions, parse_options, require_file
+from lundprobe_zarr.cli.choosing import Where, cohort_where
+from lundprobe_zarr.cli.place import Dataset, StorageOptions, require_file
 from lundprobe_zarr.cli.status import FAILED, WRONG_USAGE
 
 if TYPE_CHECKING:
-    from lundprobe_zarr.cohort import Cohort
     from lundprobe_zarr.quality.check import QualityReport
     from lundprobe_zarr.quality.outcome import Outcome
 
@@ -43,12 +43,7 @@ def qc(
     no_pictures: Annotated[
         bool, typer.Option("--no-pictures", help="Without pictures; no voxel is read.")
     ] = False,
-    where: Annotated[
-        str | None,
-        typer.Option(
-            metavar="PREDICATE", help="Check these patients alone, e.g. \"part = 'base'\"."
-        ),
-    ] = None,
+    where: Where = None,
     fail_on: Annotated[
         FailOn, typer.Option("--fail-on", help="Least severity that sets the exit status.")
     ] = FailOn.error,
@@ -66,7 +61,7 @@ def qc(
 
     require_file("--html", html)
     worker().prepare()  # it starts while the dataset is opened
-    report = check(_cohort(dataset, where, storage_options), rules)
+    report = check(cohort_where(dataset, where, storage_options), rules)
     if html is not None:
         _write_page(report, html, not no_pictures)
     if as_json:
@@ -77,13 +72,6 @@ def qc(
         raise typer.Exit(WRONG_USAGE)
     if fail_on is not FailOn.never and report.breaks(require_severity(fail_on.value)):
         raise typer.Exit(FAILED)
-
-
-def _cohort(dataset: str, where: str | None, storage_options: str | None) -> Cohort:
-    from lundprobe_zarr.cohort import open_cohort
-
-    cohort = open_cohort(dataset, parse_options(storage_options))
-    return cohort if where is None else cohort.where(where)
 
 
 def _write_page(report: QualityReport, html: Path, pictures: bool) -> None:
@@ -134,13 +122,13 @@ def check_against_paper(
 ) -> None:
     """Compare the numbers that the authors published with those of this copy.
 
-    Exit status 0 whether they differ or not: a copy may be right and yet not the published one.
+    Exit status 0 whether they differ or not: a valid copy may differ from the published one.
     """
     from lundprobe_zarr.quality.paper import compared
     from lundprobe_zarr.sql.worker import worker
 
     worker().prepare()
-    cohort = _cohort(dataset, None, storage_options)
+    cohort = cohort_where(dataset, None, storage_options)
     rows = compared(cohort).to_pylist()
     if as_json:
         typer.echo(json.dumps(rows, indent=2, ensure_ascii=False))

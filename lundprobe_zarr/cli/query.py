@@ -1,4 +1,4 @@
-"""`query`: which patients an SQL predicate chooses, or what a SELECT over the tables gives."""
+"""`query`: patients that an SQL predicate selects, or the rows of a SELECT over the tables."""
 
 from __future__ import annotations
 
@@ -21,9 +21,10 @@ from lundprobe_zarr.errors import QueryError, UnknownLabelError, UsageError
 from lundprobe_zarr.vocabulary.suggest import suggestion
 
 if TYPE_CHECKING:
+    import pandas as pd
     import pyarrow as pa
 
-#: Columns of patients shown to people unless they ask for others; the other forms have all.
+#: Columns of patients in the form `table` by default; the other forms have all.
 _SHOWN = ("patient_id", "part", "protocol", "missing_structures", "n_fiducials", "dose_max_gy")
 #: How a query begins, blanks and comments aside. SQL reserves these words: no predicate does.
 _QUERY = re.compile(
@@ -40,39 +41,42 @@ class Format(StrEnum):
     parquet = "parquet"
 
 
+FormOption = Annotated[
+    Format | None,
+    typer.Option(
+        "--format", help="Form of the result [default: table, or by the name of the --output file]."
+    ),
+]
+OutputFile = Annotated[
+    Path | None, typer.Option("--output", help="Write to this file, replacing it.")
+]
+Timeout = Annotated[float, typer.Option(metavar="SECONDS", help="End the query after this time.")]
+Memory = Annotated[
+    str, typer.Option(metavar="SIZE", help="Memory limit of the query, e.g. 500MB or 4GB.")
+]
+
+
 def query(
     dataset: Dataset,
     sql: Annotated[str, typer.Argument(help="A predicate, or a SELECT; quote it.")],
-    form: Annotated[
-        Format | None,
-        typer.Option(
-            "--format",
-            help="Form of the result [default: table, or by the name of the --output file].",
-        ),
-    ] = None,
+    form: FormOption = None,
     columns: Annotated[
         str | None,
         typer.Option(metavar="NAME[,NAME...]", help="Columns to show of the chosen patients."),
     ] = None,
-    output: Annotated[
-        Path | None, typer.Option("--output", help="Write to this file, replacing it.")
-    ] = None,
+    output: OutputFile = None,
     storage_options: StorageOptions = None,
-    timeout: Annotated[
-        float, typer.Option(metavar="SECONDS", help="End the query after this time.")
-    ] = 60.0,
-    memory: Annotated[
-        str, typer.Option(metavar="SIZE", help="Memory limit of the query, e.g. 500MB or 4GB.")
-    ] = "2GB",
+    timeout: Timeout = 60.0,
+    memory: Memory = "2GB",
 ) -> None:
-    """List the patients for whom a predicate holds, or ask all tables with SQL.
+    """List the patients for whom a predicate is true, or query all tables with SQL.
 
     SQL that begins with SELECT, WITH or FROM is a query over the tables patients, structures,
-    dvh, slices, foreground, intensity and arrays, read-only, as DuckDB has it; its rows are the
+    dvh, slices, foreground, intensity and arrays, read-only, in DuckDB's SQL; its rows are the
     output.
     Anything else is a predicate over a patient's columns and structures (Rectum.volume_cc > 60),
-    and the output are the patients for whom it holds: in a table for people a few of their columns,
-    in csv, json and parquet all. See `lundprobe-zarr info DATASET --columns` for what there is.
+    and the output has the patients for whom it is true: as a table some of their columns, as csv,
+    json and parquet all. `lundprobe-zarr info DATASET --columns` lists the columns.
     """
     from lundprobe_zarr.cohort import open_cohort
     from lundprobe_zarr.sql.worker import limits, worker
@@ -129,8 +133,17 @@ def _columns(given: str | None, known: Sequence[str], form: Format) -> list[str]
     return names
 
 
+def arrow_table(frame: pd.DataFrame) -> pa.Table:
+    """Return a frame as a table, without its index and attributes."""
+    import pyarrow as pa
+
+    plain = frame.copy(deep=False)
+    plain.attrs = {}  # pandas would write them into the file
+    return pa.Table.from_pandas(plain, preserve_index=False)
+
+
 def named_once(found: pa.Table) -> pa.Table:
-    """The result of a query; raises `QueryError` if two of its columns have one name."""
+    """Return the result of a query; raise `QueryError` if two of its columns have one name."""
     names = found.column_names
     twice = sorted({n for n in names if names.count(n) > 1})
     if twice:
@@ -190,7 +203,7 @@ _ENCODERS: dict[Format, Callable[[pa.Table], bytes]] = {
 
 
 def _plain(value: Any) -> Any:
-    """A value as JSON has it: dates and the like as text, what is not a number as text or null."""
+    """Return a value for JSON: dates as text, infinity as text, NaN as null."""
     if isinstance(value, dict):
         return {str(k): _plain(v) for k, v in value.items()}
     if isinstance(value, (list, tuple)):

@@ -1,4 +1,4 @@
-"""`repair`: mend a dataset from its source."""
+"""`repair`: repair a dataset from its source."""
 
 from __future__ import annotations
 
@@ -28,16 +28,17 @@ def repair(
     workers: Workers = None,
     follow_links: FollowLinks = False,
     report: Annotated[
-        Path | None, typer.Option("--report", help="Write what was found and done here, as JSON.")
+        Path | None,
+        typer.Option("--report", help="Write findings and repairs to this file, as JSON."),
     ] = None,
     scratch: Scratch = None,
     storage_options: StorageOptions = None,
 ) -> None:
     """Repair a dataset: convert only the patients again whose stores are damaged or missing.
 
-    Looks as `validate` does, then converts those patients from the source, as the dataset was
-    converted before, and writes tables and manifest anew. Sound stores are not touched.
-    Exit status 0 if nothing was wrong or all of it is mended; 1 if patients could not be
+    Validates like `validate`, then converts those patients from the source, with the settings of
+    the dataset, and writes tables and manifest again. Intact stores are not changed.
+    Exit status 0 if nothing was wrong or everything is repaired; 1 if patients could not be
     converted; 3 if something is still wrong.
     """
     from lundprobe_zarr.cli.console import say
@@ -63,7 +64,7 @@ def repair(
 
 def _find(location: Location, deep: bool, workers: int | None) -> Damage:
     from lundprobe_zarr.cli.console import count, listing, say
-    from lundprobe_zarr.cli.phantom import steps
+    from lundprobe_zarr.cli.steps import steps
     from lundprobe_zarr.conversion.repair import find_damage
     from lundprobe_zarr.conversion.tables.publish import store_names
 
@@ -88,13 +89,13 @@ def _mend(
     from lundprobe_zarr.cli.console import say
     from lundprobe_zarr.cli.interrupt import interruptible
     from lundprobe_zarr.cli.progress import reporter
-    from lundprobe_zarr.conversion.repair import repair as mend
+    from lundprobe_zarr.conversion.repair import repair as repair_stores
     from lundprobe_zarr.conversion.run.run import Options
 
     how = Options(workers=workers, scratch=scratch)
     heard = reporter(len(damage.patients))
     with interruptible(heard.stopping) as interrupt, heard:
-        done = mend(inventory, location, damage, how, heard)
+        done = repair_stores(inventory, location, damage, how, heard)
     _write(report, done.to_json())
     if done.interrupted:
         say("Stopped. The same command continues.")
@@ -110,19 +111,15 @@ def _write(report: Path | None, contents: dict[str, object]) -> None:
 
 
 def _show(done: Repair, url: str) -> None:
-    from lundprobe_zarr.cli.console import count, heading, listing, say
+    from lundprobe_zarr.cli.console import count, failures, heading, listing, say
 
-    if done.failures:
-        heading(f"Failed: {count(len(done.failures), 'patient')}")
-        for result in done.failures:
-            say(f"  {result.patient_id}", "red")
-            say(f"    {result.error}")
+    failures({r.patient_id: r.error for r in done.failures})
     if done.changed:
         heading("The source of these patients has changed since; they hold the new data now:")
         listing(done.changed)
-    mended = len(done.results) - len(done.failures)
+    converted = len(done.results) - len(done.failures)
     say(
-        f"Converted {count(mended, 'patient')} again; wrote the tables and the manifest again.",
+        f"Converted {count(converted, 'patient')} again; wrote the tables and the manifest again.",
         "bold",
     )
     if done.left:

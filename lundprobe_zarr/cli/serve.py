@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -13,101 +14,120 @@ from lundprobe_zarr.cli.place import (
     StorageOptions,
     parse_options,
     predictions_option,
-    require_file,
 )
 from lundprobe_zarr.cli.serving import (
     AccessLogForm,
+    Admission,
+    absolute,
     access_log_form,
     log_level,
-    require_sign_in,
 )
 from lundprobe_zarr.errors import UsageError
 from lundprobe_zarr.service.packages import require_packages
 
 if TYPE_CHECKING:
+    from lundprobe_zarr.service.exposure import Exposure
     from lundprobe_zarr.service.settings import Settings
 
 
+Datasets = Annotated[
+    list[str],
+    typer.Argument(metavar="DATASET...", help="Converted datasets: folders or bucket URLs."),
+]
+Names = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="OWNER/NAME",
+        help="Name of each dataset, in order [default: lund-probe or phantom/<precision>].",
+    ),
+]
+Host = Annotated[str, typer.Option(help="Address to listen at.")]
+Port = Annotated[int, typer.Option(min=0, max=65535, help="Port; 0 is any free one.")]
+PublicUrl = Annotated[
+    str | None, typer.Option(metavar="URL", help="URL by which clients reach the service.")
+]
+Access = Annotated[
+    Path | None,
+    typer.Option(metavar="FILE", help="Tokens; make them with `lundprobe-zarr token add`."),
+]
+Audit = Annotated[
+    Path | None, typer.Option(metavar="FILE", help="Write a line to this file for each request.")
+]
+Workers = Annotated[int, typer.Option(min=1, help="Processes.")]
+PlaneCache = Annotated[
+    int, typer.Option(min=0, help="Memory of each process for decoded voxels, MB.")
+]
+Public = Annotated[bool, typer.Option("--public", help="Let everyone in, without a token.")]
+AllowPublic = Annotated[
+    bool, typer.Option("--allow-public", help="With --public: even to data of real patients.")
+]
+Redirect = Annotated[
+    bool, typer.Option("--redirect", help="Send clients straight to the bucket, by signed URLs.")
+]
+Accel = Annotated[
+    str | None,
+    typer.Option(
+        metavar="PATH",
+        help="Let nginx send the files: path of its internal location of the datasets.",
+    ),
+]
+State = Annotated[
+    Path | None,
+    typer.Option(metavar="FOLDER", help="Folder of the service's own files, such as indexes."),
+]
+SqlWorkers = Annotated[
+    int, typer.Option(min=1, max=64, help="SQL queries at a time, in each process.")
+]
+SqlTimeout = Annotated[
+    float, typer.Option(min=0.1, max=3600, help="Longest time of an SQL query, seconds.")
+]
+SqlMemory = Annotated[
+    str, typer.Option(metavar="SIZE", help="Memory limit of an SQL query, beyond the tables.")
+]
+Certificate = Annotated[
+    Path | None, typer.Option(metavar="FILE", help="TLS certificate with its chain, PEM.")
+]
+Key = Annotated[Path | None, typer.Option(metavar="FILE", help="Key of the certificate, PEM.")]
+TrustedProxy = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="ADDRESS",
+        help="Address or network of a reverse proxy whose X-Forwarded-For is trusted.",
+    ),
+]
+Oidc = Annotated[
+    Path | None,
+    typer.Option(metavar="FILE", help="How people sign in: a JWT, or the proxy's headers."),
+]
+AccessLog = Annotated[
+    AccessLogForm,
+    typer.Option(help="Print a line for each request; auto: in colour, on a terminal only."),
+]
+
+
 def serve(
-    datasets: Annotated[
-        list[str],
-        typer.Argument(metavar="DATASET...", help="Converted datasets: folders or bucket URLs."),
-    ],
-    name: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="OWNER/NAME",
-            help="Name of each dataset, in order [default: lund-probe or phantom/<precision>].",
-        ),
-    ] = None,
-    host: Annotated[str, typer.Option(help="Address to listen at.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=0, max=65535, help="Port; 0 is any free one.")] = 8000,
-    public_url: Annotated[
-        str | None,
-        typer.Option(metavar="URL", help="URL by which clients reach the service."),
-    ] = None,
-    access: Annotated[
-        Path | None,
-        typer.Option(metavar="FILE", help="Tokens; make them with `lundprobe-zarr token add`."),
-    ] = None,
-    audit: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Write a line a request to this file.")
-    ] = None,
-    workers: Annotated[int, typer.Option(min=1, help="Processes.")] = 1,
-    plane_cache_mb: Annotated[
-        int, typer.Option(min=0, help="Memory of each process for decoded voxels, MB.")
-    ] = 512,
-    public: Annotated[
-        bool, typer.Option("--public", help="Let everyone in, without a token.")
-    ] = False,
-    allow_public: Annotated[
-        bool, typer.Option("--allow-public", help="With --public: even to data of real patients.")
-    ] = False,
-    redirect: Annotated[
-        bool,
-        typer.Option("--redirect", help="Send clients straight to the bucket, by signed URLs."),
-    ] = False,
-    accel: Annotated[
-        str | None,
-        typer.Option(
-            metavar="PATH",
-            help="Let nginx send the files: path of its internal location of the datasets.",
-        ),
-    ] = None,
-    state: Annotated[
-        Path | None,
-        typer.Option(metavar="FOLDER", help="Folder of the service's own files, such as indexes."),
-    ] = None,
-    sql_workers: Annotated[
-        int, typer.Option(min=1, max=64, help="SQL queries at a time, in each process.")
-    ] = 2,
-    sql_timeout: Annotated[
-        float, typer.Option(min=0.1, max=3600, help="Most seconds of an SQL query.")
-    ] = 30.0,
-    sql_memory: Annotated[
-        str, typer.Option(metavar="SIZE", help="Most memory of an SQL query beyond the tables.")
-    ] = "1GB",
-    certificate: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="TLS certificate with its chain, PEM.")
-    ] = None,
-    key: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Key of the certificate, PEM.")
-    ] = None,
-    trusted_proxy: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="ADDRESS",
-            help="Address or network of a reverse proxy, whose X-Forwarded-For counts.",
-        ),
-    ] = None,
-    oidc: Annotated[
-        Path | None,
-        typer.Option(metavar="FILE", help="How people sign in: a JWT, or the proxy's headers."),
-    ] = None,
-    access_log: Annotated[
-        AccessLogForm,
-        typer.Option(help="Print a line a request; auto: in colour, on a terminal only."),
-    ] = AccessLogForm.auto,
+    datasets: Datasets,
+    name: Names = None,
+    host: Host = "127.0.0.1",
+    port: Port = 8000,
+    public_url: PublicUrl = None,
+    access: Access = None,
+    audit: Audit = None,
+    workers: Workers = 1,
+    plane_cache_mb: PlaneCache = 512,
+    public: Public = False,
+    allow_public: AllowPublic = False,
+    redirect: Redirect = False,
+    accel: Accel = None,
+    state: State = None,
+    sql_workers: SqlWorkers = 2,
+    sql_timeout: SqlTimeout = 30.0,
+    sql_memory: SqlMemory = "1GB",
+    certificate: Certificate = None,
+    key: Key = None,
+    trusted_proxy: TrustedProxy = None,
+    oidc: Oidc = None,
+    access_log: AccessLog = AccessLogForm.auto,
     predictions: PredictionsPlace = None,
     storage_options: StorageOptions = None,
 ) -> None:
@@ -117,51 +137,64 @@ def serve(
     one token for as long as it runs, and prints it.
     """
     require_packages()
-    from lundprobe_zarr.service.access import new_token, token_sha256
     from lundprobe_zarr.service.exposure import Exposure
-    from lundprobe_zarr.service.logs import log_to_stderr
-    from lundprobe_zarr.service.run import listen, run
     from lundprobe_zarr.service.settings import Settings, usual_state
     from lundprobe_zarr.service.volumes import CACHE_OPTION
-    from lundprobe_zarr.sql.worker import limits
 
-    limits(sql_timeout, sql_memory)  # refuses what is no size, before anything is read
-    options = parse_options(storage_options)
     exposure = Exposure(host, public_url, certificate, key, tuple(trusted_proxy or ()))
-    exposure.check(guarded=public or access is not None)
-    require_sign_in(oidc, access, exposure.trusted_proxies)
-    named = named_datasets(datasets, name or [], options, public and not allow_public)
+    admission = Admission(access, audit, oidc, public, allow_public)
+    sql = _sql_options(sql_workers, sql_timeout, sql_memory)
+    admission.check(exposure)
+    options = parse_options(storage_options)
+    named = named_datasets(datasets, name or [], options, admission.synthetic_only)
     if redirect:
         _require_buckets(named, options)
-    require_file("--audit", audit)
-    if accel is not None and not accel.startswith("/"):
-        raise UsageError(f"--accel {accel}", expected="a path, such as /_files")
-    token = None if public or access else new_token()
-    listening = listen(host, port)
     settings = Settings(
         datasets=named,
         state=str(state or usual_state()),
-        public_url=exposure.url(listening.getsockname()[1]),
         storage_options=options,
-        access=str(access.absolute()) if access else None,
-        audit=str(audit.absolute()) if audit else None,
-        public=public,
-        synthetic_only=public and not allow_public,
-        token_sha256=token_sha256(token) if token else None,
         redirect=redirect,
-        accel=accel.rstrip("/") if accel else None,
-        options={
-            "sql": {"workers": sql_workers, "seconds": sql_timeout, "memory": sql_memory},
-            CACHE_OPTION: plane_cache_mb,
-            **predictions_option(predictions, options),
-        },
-        oidc=str(oidc.absolute()) if oidc else None,
-        trusted_proxies=exposure.trusted_proxies,
-        only_proxies=exposure.only_proxies,
-        certificate=str(certificate.absolute()) if certificate else None,
-        key=str(key.absolute()) if key else None,
+        accel=_internal_location(accel),
+        options=sql | {CACHE_OPTION: plane_cache_mb} | predictions_option(predictions, options),
         access_log=access_log_form(access_log),
         log_level=log_level(),
+    )
+    _run(settings, admission, exposure, port, workers)
+
+
+def _sql_options(workers: int, seconds: float, memory: str) -> dict[str, Any]:
+    """Return the service's options of SQL. Raises `UsageError` for what is no time or size."""
+    from lundprobe_zarr.sql.worker import limits
+
+    limits(seconds, memory)
+    return {"sql": {"workers": workers, "seconds": seconds, "memory": memory}}
+
+
+def _internal_location(accel: str | None) -> str | None:
+    """Return nginx's internal location without a slash at its end. Raises `UsageError`."""
+    if accel is not None and not accel.startswith("/"):
+        raise UsageError(f"--accel {accel}", expected="a path, such as /_files")
+    return accel.rstrip("/") if accel else None
+
+
+def _run(
+    settings: Settings, admission: Admission, exposure: Exposure, port: int, workers: int
+) -> None:
+    """Listen, add to the settings who may come in and how, and serve until the end."""
+    from lundprobe_zarr.service.access import new_token, token_sha256
+    from lundprobe_zarr.service.logs import log_to_stderr
+    from lundprobe_zarr.service.run import listen, run
+
+    token = new_token() if admission.needs_token else None
+    listening = listen(exposure.host, port)
+    settings = replace(
+        admission.applied(settings),
+        token_sha256=token_sha256(token) if token else None,
+        public_url=exposure.url(listening.getsockname()[1]),
+        trusted_proxies=exposure.trusted_proxies,
+        only_proxies=exposure.only_proxies,
+        certificate=absolute(exposure.certificate),
+        key=absolute(exposure.key),
     )
     log_to_stderr(settings.log_level)
     run(settings, listening, workers, lambda: _announce(settings, token))

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from lundprobe_zarr.cli.choosing import names
 from lundprobe_zarr.cli.status import FAILED
 from lundprobe_zarr.errors import UsageError
 from lundprobe_zarr.vocabulary.names import is_patient_id
@@ -26,9 +27,6 @@ Patients = Annotated[
         default_factory=list,
         show_default=False,
     ),
-]
-Where = Annotated[
-    str | None, typer.Option(metavar="SQL", help="Only patients for whom this condition is true.")
 ]
 Structures = Annotated[
     str | None, typer.Option(metavar="A,B", help="Only masks of these structures.")
@@ -79,14 +77,11 @@ def shape_of(
     from lundprobe_zarr.exchange.shaped import Shape
     from lundprobe_zarr.patches.frame import Frame
 
-    named = (_names(arrays), _names(structures), _names(sources), _names(grids))
+    given = {"arrays": arrays, "structures": structures, "sources": sources, "grids": grids}
+    chosen = Choice(**{name: names(f"--{name}", text) for name, text in given.items()})
     structure, margin = _cropped(crop)
     frame = Frame(_spacing(resample), structure, margin)
-    return Shape(Choice(*named), frame, layout)  # type: ignore[arg-type]  # Shape checks it
-
-
-def _names(text: str | None) -> tuple[str, ...] | None:
-    return None if text is None else tuple(n.strip() for n in text.split(",") if n.strip())
+    return Shape(chosen, frame, layout)  # type: ignore[arg-type]  # Shape checks it
 
 
 def _cropped(text: str | None) -> tuple[str | None, float]:
@@ -143,7 +138,7 @@ def cohort_of(
 
 def run(cohort: Cohort, out: Path, shape: Shape, workers: int | None) -> int:
     """Export with progress, print the outcome and return the exit status."""
-    from lundprobe_zarr.cli.phantom import steps
+    from lundprobe_zarr.cli.steps import steps
     from lundprobe_zarr.exchange.cohort import export_cohort
 
     with steps("Exporting", len(cohort)) as step:
@@ -153,7 +148,7 @@ def run(cohort: Cohort, out: Path, shape: Shape, workers: int | None) -> int:
 
 
 def _show(found: CohortExport, out: Path) -> None:
-    from lundprobe_zarr.cli.console import count, heading, listing, say
+    from lundprobe_zarr.cli.console import count, failures, listing, say
     from lundprobe_zarr.exchange.cohort import REPORT
 
     files = count(sum(len(w.files) for w in found.written.values()), "file")
@@ -170,7 +165,5 @@ def _show(found: CohortExport, out: Path) -> None:
         if paths := [p for w in found.all.values() for p in getattr(w, field)]:
             say(f"{title}: {count(len(paths), 'file')}")
             listing(paths, most=10)
-    if found.failed:
-        heading(f"Failed: {count(len(found.failed), 'patient')}")
-        listing((f"{i}: {error}" for i, error in found.failed.items()), most=100)
+    failures(found.failed)
     say(f"All of it is listed in {out.resolve() / REPORT}.")

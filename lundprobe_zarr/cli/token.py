@@ -73,9 +73,9 @@ SqlSeconds = Annotated[float | None, typer.Option(help="Most seconds of one SQL 
 
 
 def add(
-    name: Annotated[str, typer.Argument(help="Name of the token, as logs will have it.")],
+    name: Annotated[str, typer.Argument(help="Name of the token, for logs.")],
     access: AccessFile,
-    email: Annotated[str | None, typer.Option(help="E-mail of who holds it.")] = None,
+    email: Annotated[str | None, typer.Option(help="E-mail of the person who holds it.")] = None,
     dataset: Datasets = None,
     kind: Kind = None,
     expires: Expires = None,
@@ -87,8 +87,8 @@ def add(
 ) -> None:
     """Make a token and print it, once.
 
-    Standard output has the token alone; it is not stored. The access file is made if there is none.
-    A running service takes the token within a second.
+    Standard output has only the token; it is not stored. The access file is created if there is
+    none. A running service accepts the token within a second.
     """
     require_packages()
     from lundprobe_zarr.service.access_file import add_token
@@ -112,10 +112,10 @@ def grant(
     bytes_per_day: BytesPerDay = None,
     sql_seconds: SqlSeconds = None,
 ) -> None:
-    """Let in a person or a group by sign-in.
+    """Give access to a person or a group by sign-in.
 
     They sign in through OpenID Connect: see `serve --oidc`.
-    The entry with a person's e-mail decides alone; without one, the first of a group of theirs.
+    Only the entry with a person's e-mail counts; without one, the first entry of their groups.
     """
     require_packages()
     from lundprobe_zarr.service.access_file import add_sign_in
@@ -130,9 +130,9 @@ def list_(
     access: AccessFile,
     form: Annotated[ListForm, typer.Option("--format", help="Form.")] = ListForm.table,
 ) -> None:
-    """List who may have what.
+    """List tokens and sign-ins with their grants.
 
-    No token can be shown: none is stored.
+    Tokens cannot be shown: they are not stored.
     """
     require_packages()
     from lundprobe_zarr.cli.console import say, table

@@ -25,18 +25,18 @@ def validate(
     ] = False,
     workers: Annotated[int, typer.Option(min=1, help="Stores checked at a time.")] = 2,
     report: Annotated[
-        Path | None, typer.Option("--report", help="Write what was found here, as JSON.")
+        Path | None, typer.Option("--report", help="Write the findings to this file, as JSON.")
     ] = None,
     storage_options: StorageOptions = None,
 ) -> None:
     """Check that a dataset is complete and undamaged.
 
-    The quick look compares metadata, tables and the sizes of objects. The deep one decodes every
+    The quick check compares metadata, tables and the sizes of objects. The deep check decodes every
     chunk, hashes every shard and rebuilds every NIfTI file that was stored exactly.
     Exit status 3 if anything is wrong.
     """
     from lundprobe_zarr.cli.console import count, listing, say
-    from lundprobe_zarr.cli.phantom import steps
+    from lundprobe_zarr.cli.steps import steps
     from lundprobe_zarr.dataset.opening import open_manifest
     from lundprobe_zarr.integrity.validate import Problem, Validation
     from lundprobe_zarr.integrity.validate import validate as look
@@ -48,7 +48,7 @@ def validate(
         total = sum(manifest.patients.values())
         with steps("Validating", total) as step:
             found = look(location, deep, workers, lambda patient: step(f"{patient} looked at"))
-    except DatasetError as error:  # whoever reads the report has to learn of it there
+    except DatasetError as error:  # the report has to say so too
         nothing = Validation(deep, 0, 0, (Problem("dataset", str(error)),))
         write_report(report, nothing.to_json())
         raise

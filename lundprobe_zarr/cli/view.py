@@ -34,7 +34,7 @@ def view(
     predictions: PredictionsPlace = None,
     storage_options: StorageOptions = None,
 ) -> None:
-    """Look at a dataset in the browser: for oneself, on this machine, until Ctrl-C.
+    """View a dataset in the browser, on this machine only, until Ctrl-C.
 
     The link opens the page once; the browser then has a cookie for as long as the service runs.
     """

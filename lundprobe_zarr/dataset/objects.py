@@ -49,7 +49,7 @@ class StoreObject:
         if self.sha256 not in (None, sha256_of(data)):
             size = "" if self.size is None else f"{self.size} bytes, "
             return (
-                f"{len(data)} bytes that are not those written at conversion ({size}SHA-256 "
+                f"{len(data)} bytes that differ from those written at conversion ({size}SHA-256 "
                 f"{self.sha256})"
             )
         if self.node is not None and not _says(data, self.node):

@@ -2,7 +2,7 @@
 
 Of each predicted structure all segmentations of the patient's store on the same grid are a, and the
 prediction is b: differences are the prediction's less the reference's. What cannot be compared is
-told with its reason, and counts nowhere.
+listed with its reason, and counts nowhere.
 """
 
 from __future__ import annotations

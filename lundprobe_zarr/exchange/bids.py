@@ -111,27 +111,27 @@ def sidecar(
 ) -> dict[str, Any]:
     """Return the metadata of a file: what it shows, its units, and where it comes from."""
     raw = _is_raw(file, frame)
-    told: dict[str, Any] = {"Description": _described(file)}
+    fields: dict[str, Any] = {"Description": _described(file)}
     if file.kind == "mask":
-        told["Type"] = "ROI"
+        fields["Type"] = "ROI"
     elif file.variable in ("image", "dose"):
         units = {"T2w": "arbitrary", "sCT": "HU"}
-        told["Units"] = units.get(str(file.labels.get("modality")), "Gy")
+        fields["Units"] = units.get(str(file.labels.get("modality")), "Gy")
     if file.variable == "fiducial_mask" and store.fiducial_record is not None:
-        told["FiducialPositionsLPS"] = _positions(store.fiducial_record.text or "")
+        fields["FiducialPositionsLPS"] = _positions(store.fiducial_record.text or "")
     if not raw and file.grid in _SPACES:
-        told["SpatialReference"] = _SPACES[file.grid]
+        fields["SpatialReference"] = _SPACES[file.grid]
     if not raw and file.labels.get("modality") == "T2w":
-        told["SkullStripped"] = False  # BIDS requires it of images that are not raw
+        fields["SkullStripped"] = False  # BIDS requires it of images that are not raw
     if frame.spacing_mm is not None:
         sizes = " x ".join(f"{v:g}" for v in _sizes(frame))
         rule = "True where the linearly interpolated mask is at least 0.5"
-        told["Resolution"] = f"{sizes} mm, " + (
+        fields["Resolution"] = f"{sizes} mm, " + (
             rule if file.kind == "mask" else "linearly interpolated"
         )
     if frame.crop is not None:
-        told["Cropped"] = f"to the clinical {frame.crop} and {frame.margin_mm:g} mm around it"
-    return told | {"SourceFile": record.path, "SourceFileSHA256": record.sha256}
+        fields["Cropped"] = f"to the clinical {frame.crop} and {frame.margin_mm:g} mm around it"
+    return fields | {"SourceFile": record.path, "SourceFileSHA256": record.sha256}
 
 
 def _positions(text: str) -> list[list[float]]:

@@ -1,4 +1,4 @@
-"""Write many patients' NIfTI files, in parallel; the same call continues a broken-off one."""
+"""Write many patients' NIfTI files, in parallel; the same call continues an interrupted one."""
 
 from __future__ import annotations
 
@@ -6,18 +6,19 @@ import json
 import os
 import shutil
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from lundprobe_zarr.cohort import Cohort
+from lundprobe_zarr.cohort import Cohort, Patient
 from lundprobe_zarr.errors import LundProbeError, UsageError
 from lundprobe_zarr.exchange import bids
-from lundprobe_zarr.exchange.nifti import require_outside
-from lundprobe_zarr.exchange.shaped import Shape, Written, homes_of, write_patient
-from lundprobe_zarr.patches.frame import Bounds
+from lundprobe_zarr.exchange.choice import Choice
+from lundprobe_zarr.exchange.output import require_outside
+from lundprobe_zarr.exchange.shaped import Layout, Shape, Written, homes_of, write_patient
+from lundprobe_zarr.patches.frame import Bounds, Frame
 from lundprobe_zarr.storage.local import write_local
 from lundprobe_zarr.stores.reader import StoreReader
 
@@ -28,7 +29,15 @@ REPORT = "export_report.json"
 
 @dataclass
 class CohortExport:
-    """How an export ended: patients written now and before, and errors of those that failed."""
+    """How an export ended.
+
+    Attributes
+    ----------
+    written, before : dict
+        Patient id -> what was written by this call, and by earlier ones.
+    failed : dict
+        Patient id -> the error for which the patient was not written.
+    """
 
     written: dict[str, Written] = field(default_factory=dict)
     before: dict[str, Written] = field(default_factory=dict)
@@ -38,6 +47,92 @@ class CohortExport:
     def all(self) -> dict[str, Written]:
         """Everything there, by patient id."""
         return self.before | self.written
+
+
+def export_nifti(
+    patients: Cohort | Patient,
+    out: str | os.PathLike[str],
+    *,
+    arrays: str | Sequence[str] | None = None,
+    structures: str | Sequence[str] | None = None,
+    sources: str | Sequence[str] | None = None,
+    grids: str | Sequence[str] | None = None,
+    crop: str | None = None,
+    margin_mm: float = 0.0,
+    spacing_mm: float | Sequence[float] | None = None,
+    layout: Layout = "source",
+    workers: int | None = None,
+    on_patient: Callable[[str], None] = lambda patient_id: None,
+) -> CohortExport:
+    """Write patients as NIfTI files: those of the source, some of them, or in other shapes.
+
+    Files whose voxels are as stored hold the bytes of the source, compared by SHA-256. Each
+    patient's folders appear once they are complete, and the same call continues an interrupted
+    export. A patient that cannot be written is in `failed`; the others are written. The file
+    `export_report.json` lists files, structures that patients lack, and masks without a voxel in
+    the box: these two have no file.
+
+    Parameters
+    ----------
+    patients : Cohort or Patient
+        Whom to write.
+    out : str or path
+        The output folder, outside of datasets.
+    arrays : str or sequence of str, optional
+        Some of `T2w`, `sCT`, `dose`, `mask`, `fiducials`, `uncertainty`. Default: all.
+    structures, sources : str or sequence of str, optional
+        Masks and uncertainty maps of these structures, and of these sources: `clinical`, `nnunet`,
+        `nnunet_fold`, `observer`. Default: all.
+    grids : str or sequence of str, optional
+        Some of `mri`, `sct`, `dose`. Default: all.
+    crop : str, optional
+        Crop to the box of this clinical structure and `margin_mm`, after resampling.
+    margin_mm : float
+        Margin around it, mm.
+    spacing_mm : float or sequence of float, optional
+        Resample to this voxel size, mm (z, y, x, or one number), linearly; a mask is true where
+        the interpolated mask is at least 0.5.
+    layout : {'source', 'bids'}
+        Names of files: as in the source tree, or of BIDS.
+    workers : int, optional
+        Patients at once. Default: one per core.
+    on_patient : callable, optional
+        Called with the id of each patient that was written or has failed.
+
+    Returns
+    -------
+    CohortExport
+        What was written of whom, and who failed and why.
+
+    Raises
+    ------
+    UsageError
+        For an invalid argument, if there are no patients, or if `out` is a file, is in a dataset,
+        or holds an export of another kind.
+    UnknownLabelError
+        For an unknown array, structure, source or grid.
+    OSError
+        If a file cannot be written, such as on a full disk.
+
+    Examples
+    --------
+        chosen = cohort.where("protocol = 'newAcq'")
+        lp.export_nifti(chosen, "nifti", arrays=["T2w", "mask"], structures="Rectum", grids="mri")
+    """
+    if isinstance(patients, Patient):
+        patients = Cohort(patients.dataset)[[patients.patient_id]]
+    if not isinstance(patients, Cohort):
+        raise UsageError(
+            f"export_nifti was given {type(patients).__name__}", expected="a patient or a cohort"
+        )
+    if workers is not None and workers < 1:
+        raise UsageError(f"workers={workers}", expected="at least 1")
+    given = (arrays, structures, sources, grids)
+    choice = Choice(
+        *(None if g is None else (g,) if isinstance(g, str) else tuple(g) for g in given)
+    )
+    shape = Shape(choice, Frame(spacing_mm, crop, margin_mm), layout)
+    return export_cohort(patients, Path(out), shape, workers, on_patient)
 
 
 def export_cohort(
@@ -168,7 +263,7 @@ class _Job:
             return None
 
     def write(self, patient_id: str) -> Written:
-        """Write one patient; remove first what an export left of it that was broken off."""
+        """Write one patient; remove first what an interrupted export left of it."""
         entry = self._entry(patient_id)
         left = set(entry.homes) & homes_of(patient_id) if entry else set()
         for home in left:
@@ -188,7 +283,7 @@ class _Job:
         everything = {i: there[i] for i in self.cohort.dataset.ids if i in there}
         report = {
             **self._settings,
-            "patients": {i: _told(w) for i, w in everything.items()},
+            "patients": {i: _reported(w) for i, w in everything.items()},
             "failed": result.failed,
         }
         if self.shape.layout == "bids":
@@ -199,9 +294,9 @@ class _Job:
         write_local(self.out / REPORT, bids.json_bytes(report))
 
 
-def _told(written: Written) -> dict[str, Any]:
-    told = {"files": list(written.files), "missing": written.missing, "empty": written.empty}
-    return told | {k: v for k in ("rounded", "stripped") if (v := getattr(written, k))}
+def _reported(written: Written) -> dict[str, Any]:
+    found = {"files": list(written.files), "missing": written.missing, "empty": written.empty}
+    return found | {k: v for k in ("rounded", "stripped") if (v := getattr(written, k))}
 
 
 def _size(path: Path) -> int | None:

@@ -11,13 +11,13 @@ from typing import Any
 
 from zlib_ng import gzip_ng
 
-from lundprobe_zarr.dataset.opening import dataset_around
 from lundprobe_zarr.dataset.predictions import StoredPredictions
-from lundprobe_zarr.errors import DamagedStoreError, UsageError
+from lundprobe_zarr.errors import DamagedStoreError
+from lundprobe_zarr.exchange.output import require_new, require_outside
 from lundprobe_zarr.exchange.predicted_files import COMPRESSION_LEVEL, PredictedFiles
 from lundprobe_zarr.schema.records import SourceRecord
 from lundprobe_zarr.storage.folders import drafted
-from lundprobe_zarr.storage.local import named, require_folder
+from lundprobe_zarr.storage.local import named
 from lundprobe_zarr.storage.location import Location
 from lundprobe_zarr.stores.metadata import StoreMetadata, VolumeArray
 from lundprobe_zarr.stores.nifti_bytes import nifti_parts
@@ -74,28 +74,12 @@ def export_patient(
     return exported
 
 
-def require_outside(out: Path) -> None:
-    """Raise `UsageError` if an output folder is a file, or in a dataset."""
-    require_folder(out, f"output folder {out}")
-    if root := dataset_around(out):
-        raise UsageError(
-            f"output folder {out} is within the dataset {root}",
-            expected="a folder outside of datasets",
-            remedy="choose another output folder",
-        )
-
-
 def _homes(store: StoreMetadata, out: Path) -> list[PurePosixPath]:
     """Return the patient's folders in the source's layout, usually one; refuse existing ones."""
     paths = [PurePosixPath(record.path) for _, record in store.records]
     homes = sorted({PurePosixPath(*path.parts[:2]) for path in paths})
     for home in homes:
-        if (out / home).exists():
-            raise UsageError(
-                f"{out / home} exists already",
-                expected="a new folder",
-                remedy="choose another output folder or remove it",
-            )
+        require_new(out / home)
     return homes
 
 

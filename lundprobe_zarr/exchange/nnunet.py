@@ -12,6 +12,7 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Container, Mapping, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -19,27 +20,26 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from lundprobe_zarr.cohort.core import Cohort
 from lundprobe_zarr.cohort.splits import Splits
 from lundprobe_zarr.dataset.label_masks import MaskSource
-from lundprobe_zarr.dataset.opening import dataset_around
 from lundprobe_zarr.errors import LundProbeError, UsageError
 from lundprobe_zarr.exchange.nnunet_case import Examined, examine, write_case
 from lundprobe_zarr.exchange.nnunet_folder import TEST, TRAINING, NnUNetFolder, Note
 from lundprobe_zarr.exchange.nnunet_settings import LEVEL, Missing, Settings
+from lundprobe_zarr.exchange.output import require_outside
 from lundprobe_zarr.storage.cores import DECODERS, cores
-from lundprobe_zarr.storage.local import require_folder
 from lundprobe_zarr.stores.reader import StoreReader
 
 if TYPE_CHECKING:
     import pandas as pd
 
-#: Folds of a cross-validation that nobody gave; as many as nnU-Net makes itself.
+#: Default number of folds; as many as nnU-Net makes itself.
 FOLDS = 5
 _T = TypeVar("_T")
 Folds = list[dict[str, list[str]]]
 
 
 @dataclass(frozen=True)
-class Told:
-    """Called as an export goes on: with the number of patients, and with each that is done."""
+class Progress:
+    """Functions called during an export: with the number of patients, and with each when done."""
 
     started: Callable[[str, int], None] = lambda what, patients: None
     finished: Callable[[str, str | None], None] = lambda patient_id, error: None
@@ -56,7 +56,7 @@ class NnUNetReport:
     notes : tuple of Note
         The patients that are there, in the order of the cohort.
     kept : int
-        How many of them were there before.
+        How many of them an earlier call wrote.
     left_out : dict
         Patient id -> why it is left out.
     failed : dict
@@ -134,7 +134,7 @@ def export_nnunet(
     level: int = LEVEL,
     workers: int | None = None,
     overwrite: bool = False,
-    told: Told | None = None,
+    progress: Progress | None = None,
 ) -> NnUNetReport:
     """Write patients as a raw dataset of nnU-Net version 2, a case each.
 
@@ -182,8 +182,8 @@ def export_nnunet(
         Patients written at a time, each in a thread. Default: one per core.
     overwrite : bool
         Whether to replace an earlier export with other settings.
-    told : Told, optional
-        Is told of the progress.
+    progress : Progress, optional
+        Functions to call with the progress.
 
     Returns
     -------
@@ -198,7 +198,7 @@ def export_nnunet(
     UnknownLabelError
         For an unknown structure or channel.
     OSError
-        If a file cannot be written. What is there stays, and the same call goes on from it.
+        If a file cannot be written. What is there stays, and the same call continues.
     """
     settings = Settings.of(
         dataset_id, name, channels, labels, regions=regions, priority=priority,
@@ -207,11 +207,11 @@ def export_nnunet(
     if workers is not None and workers < 1:
         raise UsageError(f"workers={workers}", expected="at least 1")
     place = Path(out)
-    _require_place(place)
+    require_outside(place)
     subsets = _subsets(cohort, test, splits)
     folder = NnUNetFolder(place, settings)
     folder.require_free()
-    export = _Export(cohort, folder, settings, workers or cores(), told or Told())
+    export = _Export(cohort, folder, settings, workers or cores(), progress or Progress())
     found = export.examined(subsets)
     ready = [e.patient_id for e in found if e.reason is None]
     training = [i for i in ready if subsets[i] == TRAINING]
@@ -219,16 +219,6 @@ def export_nnunet(
     if overwrite:
         folder.clear()
     return export.written(found, subsets, planned)
-
-
-def _require_place(out: Path) -> None:
-    require_folder(out, f"output folder {out}")
-    if root := dataset_around(out):
-        raise UsageError(
-            f"output folder {out} is within the dataset {root}",
-            expected="a folder outside of datasets, such as $nnUNet_raw",
-            remedy="choose another output folder",
-        )
 
 
 def _subsets(cohort: Cohort, test: Cohort | None, splits: Splits[Cohort] | None) -> dict[str, str]:
@@ -265,7 +255,7 @@ def _subsets(cohort: Cohort, test: Cohort | None, splits: Splits[Cohort] | None)
 
 
 def _folds(training: Cohort, splits: Splits[Cohort] | None, folds: int, seed: int) -> Folds | None:
-    """Return the folds; those that nobody gave are made of the patients to train with."""
+    """Return the folds, given or made of the patients to train with."""
     if splits is None:
         if len(training) < folds:
             return None
@@ -284,16 +274,21 @@ class _Export:
     """Looks at patients, then writes them, several at a time."""
 
     def __init__(
-        self, cohort: Cohort, folder: NnUNetFolder, settings: Settings, workers: int, told: Told
+        self,
+        cohort: Cohort,
+        folder: NnUNetFolder,
+        settings: Settings,
+        workers: int,
+        progress: Progress,
     ) -> None:
         self._cohort, self._folder, self._settings = cohort, folder, settings
-        self._workers, self._told = workers, told
+        self._workers, self._progress = workers, progress
         self._stop = threading.Event()
         self._failed: dict[str, str] = {}
 
     def examined(self, subsets: Mapping[str, str]) -> list[Examined]:
         """Look at all patients. Raises `UsageError` if there is none to train with."""
-        self._told.started("Looking at", len(subsets))
+        self._progress.started("Looking at", len(subsets))
         found = self._each(
             list(subsets), lambda patient_id: examine(self._reader(patient_id), self._settings)
         )
@@ -325,7 +320,7 @@ class _Export:
         new = [i for i in chosen if i not in kept]
         self._folder.open(dict.fromkeys(subsets[i] for i in chosen))
         self._folder.remove(i for i in self._cohort.dataset.ids if i not in kept)
-        self._told.started("Writing", len(new))
+        self._progress.started("Writing", len(new))
         made = self._each(new, lambda i: self._write(chosen[i], subsets[i]))
         notes = {i: (kept | made)[i] for i in subsets if i in kept or i in made}
         report = NnUNetReport(
@@ -341,7 +336,7 @@ class _Export:
         return report
 
     def _is_there(self, note: Note, examined: Examined | None) -> bool:
-        """Return whether a patient's files are there, and as far as can be told the right ones."""
+        """Return whether a patient's files are there, and as far as is known the right ones."""
         if examined is None and note.patient_id not in self._failed:
             return False
         sha256 = None if examined is None else examined.store_sha256
@@ -363,15 +358,14 @@ class _Export:
 
     def _write(self, examined: Examined, subset: str) -> Note:
         reader = self._reader(examined.patient_id)
-        try:
+        with ExitStack() as failing:
+            failing.callback(self._folder.remove, [examined.patient_id])  # no image without labels
             written = write_case(
                 reader, examined, subset, self._settings, self._folder.path, self._stop
             )
             note = Note.of(examined, subset, written)
             self._folder.note(note)
-        except BaseException:
-            self._folder.remove([examined.patient_id])  # no image without its labels
-            raise
+            failing.pop_all()
         return note
 
     def _each(self, ids: Sequence[str], work: Callable[[str], _T]) -> dict[str, _T]:
@@ -379,19 +373,19 @@ class _Export:
         done: dict[str, _T] = {}
 
         def one(patient_id: str) -> None:
+            """Do the work on one patient, and report it."""
             try:
                 done[patient_id] = work(patient_id)
             except LundProbeError as error:
                 self._failed[patient_id] = str(error)
-            self._told.finished(patient_id, self._failed.get(patient_id))
+            self._progress.finished(patient_id, self._failed.get(patient_id))
 
-        with ThreadPoolExecutor(self._workers, "lundprobe-nnunet") as pool:
-            try:
-                futures = [pool.submit(one, i) for i in ids]
-                for future in wait(futures, return_when=FIRST_EXCEPTION).done:
-                    future.result()
-            except BaseException:  # a full disk, or Ctrl-C
-                self._stop.set()
-                pool.shutdown(cancel_futures=True)
-                raise
+        pool = ThreadPoolExecutor(self._workers, "lundprobe-nnunet")
+        with pool, ExitStack() as failing:  # by a full disk, or Ctrl-C
+            failing.callback(pool.shutdown, cancel_futures=True)
+            failing.callback(self._stop.set)  # first: it ends what runs
+            futures = [pool.submit(one, i) for i in ids]
+            for future in wait(futures, return_when=FIRST_EXCEPTION).done:
+                future.result()
+            failing.pop_all()
         return {i: done[i] for i in ids if i in done}

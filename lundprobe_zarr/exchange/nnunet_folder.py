@@ -1,7 +1,7 @@
 """The folder of an export to nnU-Net: what is there of it, and what makes it a dataset.
 
 The folder `.lundprobe` says how the files were made, and of each patient, once all its files are
-there, what they are. So an export that was broken off goes on where it stopped. `dataset.json` is
+there, what they are. So an interrupted export continues where it stopped. `dataset.json` is
 there only while the dataset is complete.
 """
 

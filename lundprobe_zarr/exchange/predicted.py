@@ -60,7 +60,7 @@ class NiftiPredictions:
         self._require_one_file_each()
 
     def _require_one_file_each(self) -> None:
-        """Require one file of each prediction: of two nobody knows which is meant."""
+        """Require one file of each prediction: two would be ambiguous."""
         maps = [f for f in self._files if is_patient_id(_stem(f))]
         masks = [m for some in self._masks.values() for m in some]
         seen: dict[tuple[str, str], Path] = {}
@@ -217,11 +217,11 @@ class NiftiPredictions:
         ]
         own = values.shape[::-1] if values.ndim == 3 else values.shape
         return UsageError(
-            f"{_told(affine, own)}",
+            f"{_described(affine, own)}",
             where=file,
             patient=store.patient_id,
             expected=f"the {grid} grid of patient {store.patient_id}, "
-            f"{_told_grid(grid_named(store, grid))}",
+            f"{_described_grid(grid_named(store, grid))}",
             remedy=f"it is on the {fits[0]} grid: give grid={fits[0]!r}"
             if fits
             else "predict on the patient's image, or resample the prediction to it: nothing is "
@@ -229,11 +229,11 @@ class NiftiPredictions:
         )
 
 
-def _told_grid(grid: Grid) -> str:
-    return _told(grid.affine, grid.shape)
+def _described_grid(grid: Grid) -> str:
+    return _described(grid.affine, grid.shape)
 
 
-def _told(affine: npt.NDArray[np.float64], shape: tuple[int, ...]) -> str:
+def _described(affine: npt.NDArray[np.float64], shape: tuple[int, ...]) -> str:
     rows = "; ".join(" ".join(f"{v:.6g}" for v in row) for row in affine[:3])
     return f"{tuple(int(n) for n in shape)} voxels (z, y, x) with affine [{rows}]"
 

@@ -225,10 +225,10 @@ class PatientFiles:
         out: Path,
         written: Written,
     ) -> None:
-        told = bids.sidecar(file, record, self._store, self._shape.frame)
+        fields = bids.sidecar(file, record, self._store, self._shape.frame)
         side = path.with_name(path.name.removesuffix(".nii.gz") + ".json")
         with named(out / side):
-            (draft / side).write_bytes(bids.json_bytes(told))
+            (draft / side).write_bytes(bids.json_bytes(fields))
         written.files[str(side)] = (draft / side).stat().st_size
 
 

@@ -134,7 +134,7 @@ def register_with_datasets() -> None:
     """Make `datasets.load_dataset("lundprobe", …)` known now; import `datasets` for it.
 
     Only needed where `LUNDPROBE_NO_IMPORT_HOOK=1` keeps `import lundprobe_zarr` from doing so. With
-    torch imported before, its collate function is told to refuse lazy voxels, too.
+    torch imported before, its collate function is made to refuse lazy voxels, too.
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""Whether a dataset is whole and sound, and copies that are proved to be.
+"""Validation of datasets, and verified copies.
 
 Imports `dataset` and below.
 Start reading at validate.py.

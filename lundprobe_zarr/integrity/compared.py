@@ -1,4 +1,4 @@
-"""Do the tables of comparisons match the stores, and the other tables? Reads no voxel."""
+"""Check the tables of comparisons against the stores and other tables; reads no voxel."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def compared_findings(
 ) -> Iterator[tuple[str, str]]:
     """Yield what is wrong with a patient's rows of comparisons, by table.
 
-    `rows` are those of the tables, None of one that the dataset lacks; `structures` are the
+    `rows` are those of the tables, None for one that the dataset lacks; `structures` are the
     patient's rows of that table.
     """
     volumes = {_segmented(row): row for row in structures if row["grid"] == "mri"}
@@ -77,7 +77,7 @@ def _rows(expected: Iterable[Key], found: Iterable[Key]) -> Iterator[str]:
 
 
 def _volumes(rows: Iterable[Row], volumes: Mapping[tuple[str, Segmentation], Row]) -> Iterator[str]:
-    """Volumes that are not those of the structures table; a consensus is not in it."""
+    """Yield volumes that differ from the structures table; a consensus is not in that table."""
     for row, side in ((row, side) for row in rows for side in "ab"):
         key = row["structure"], _side(row, side)
         said = volumes[key]["volume_cc"] if key in volumes else None
@@ -86,7 +86,7 @@ def _volumes(rows: Iterable[Row], volumes: Mapping[tuple[str, Segmentation], Row
 
 
 def _inside(rows: Iterable[Row], volumes: Mapping[tuple[str, Segmentation], Row]) -> Iterator[str]:
-    """Voxels of observers by fold mean that do not add up to those of the structures table."""
+    """Yield voxels of observers by fold mean whose sum differs from the structures table."""
     total: Counter[tuple[str, Segmentation]] = Counter()
     for row in rows:
         if row["estimate"] == "fold_mean":

@@ -391,7 +391,7 @@ class _Copier:
         raise DatasetError(
             finding,
             where=self._source.path(name),
-            remedy="write it anew ({command}), then run this again",
+            remedy="write it again ({command}), then run this again",
             command=Command("finalise", dataset=self._source.url),
         )
 

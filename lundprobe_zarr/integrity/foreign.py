@@ -1,4 +1,4 @@
-"""Whether a place holds something that is no dataset, and that writing one there would replace."""
+"""Files that are of no dataset, and that writing a dataset would replace."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from lundprobe_zarr.storage.location import Location
 
 
 def foreign_files(place: Location) -> list[str]:
-    """Files at `place` with names of a dataset's own though no dataset is or was begun there.
+    """Return files at `place` that have names of a dataset's files, though it has no dataset.
 
-    Such as the README.md of a project: writing a dataset there would replace it. A dataset shows
-    by the converter's notes, a store or a manifest, so that one that was broken off or has lost
-    some of these is none.
+    An example is the README.md of a project, which writing a dataset there would replace. The
+    converter's notes, a store or a manifest show that there is a dataset, also an interrupted or
+    incomplete one: then the result is empty.
     """
     if place.children(NOTES) or any(n.endswith(".zarr") for n in place.children("patients")):
         return []

@@ -1,4 +1,4 @@
-"""Compare the coarser levels of a volume with what level 0 makes of them."""
+"""Compare the coarser levels of a volume with those computed from level 0."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from lundprobe_zarr.stores.metadata import LevelShard
 def level_finding(
     location: Location, patient_id: str, shard: LevelShard, volume: npt.NDArray[Any]
 ) -> str | None:
-    """Return what is wrong with a level of `volume` (z, y, x), level 0; None if nothing is.
+    """Return what is wrong with a level of `volume` (z, y, x), which is level 0; None if nothing.
 
     Raises `DatasetError` if it cannot be read.
     """
@@ -30,7 +30,7 @@ def level_finding(
         except FileNotFoundError:
             return f"not there; expected {shard.bytes} bytes"
         if sha256_of(data) != shard.sha256:
-            return f"{len(data)} bytes that are not those written at conversion"
+            return f"{len(data)} bytes that differ from those written at conversion"
     expected = coarser(volume, shard.level, level_step(shard.array.spec))
     codec = shard.array.level_codec(shard.level)
     bits = f"u{codec.dtype.itemsize}"
@@ -38,7 +38,7 @@ def level_finding(
         for box, chunk in codec.decode(lambda start, n: data[start : start + n], len(data)):
             wanted = expected[box].view(bits)
             if wanted.any() if chunk is None else not np.array_equal(chunk.view(bits), wanted):
-                return f"voxels {box} are not what level 0 makes of them"
+                return f"voxels {box} differ from those computed from level 0"
     except DamagedStoreError as error:
         return error.finding
     return None

@@ -1,9 +1,9 @@
-"""Do the tables that were measured on voxels match the stores, and each other?
+"""Check the tables measured on voxels against the stores and each other.
 
-`structures` and `dvh` have to have a row for every segmentation that a store holds and for no
-other; `slices` and `foreground` have to count the same voxels; `intensity` has to have a row for
-every image, of the voxels of BODY. A deep look counts them in the masks. Comparisons have to be of
-every pair that a store holds, and of the same volumes.
+`structures` and `dvh` must have one row for every segmentation of a store and no other. `slices`
+and `foreground` must count the same voxels. `intensity` must have a row for every image, of the
+voxels of BODY. The deep check counts voxels in the masks. Comparisons must have every pair of a
+store, with the same volumes.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ Key = tuple[Any, ...]
 
 @dataclass(frozen=True)
 class Measured:
-    """One patient's rows of the measured tables; None of tables that the dataset lacks."""
+    """One patient's rows of the measured tables; None for tables that the dataset lacks."""
 
     structures: list[Row]
     slices: list[Row]
@@ -54,7 +54,7 @@ class Measured:
     uncertainty: list[Row] | None = None
 
     def row(self, array: VolumeArray, record: SourceRecord) -> Row | None:
-        """The row of the segmentation that a source file holds; None if there is none."""
+        """Return the row of a source file's segmentation; None if there is none."""
         key = _key(array, record)
         return next((r for r in self.structures if _key_of_row(r) == key), None)
 
@@ -76,16 +76,16 @@ class AllMeasured:
 
     @property
     def patients(self) -> set[str]:
-        """Those of whom there are any."""
+        """Patients with rows."""
         return {patient for rows in self._tables.values() for patient in rows}
 
     def of(self, patient_id: str) -> Measured:
-        """One patient's, which may be none."""
+        """Return one patient's rows, which may be empty."""
         return Measured(**{name: rows.of(patient_id) for name, rows in self._tables.items()})
 
 
 def read_measured(location: Location, manifest: Manifest) -> AllMeasured:
-    """Every patient's measured rows; raises `DatasetError` if a table cannot be read."""
+    """Read every patient's measured rows; raise `DatasetError` if a table cannot be read."""
 
     def read(name: str) -> RowsByPatient:
         wanted = ["patient_id", *(_COLUMNS | COMPARED_COLUMNS)[name]]
@@ -99,7 +99,7 @@ def read_measured(location: Location, manifest: Manifest) -> AllMeasured:
 
 
 def table_findings(store: StoreMetadata, measured: Measured) -> Iterator[tuple[str, str]]:
-    """What is wrong with a patient's measured rows, by table; reads no voxel."""
+    """Yield what is wrong with a patient's measured rows, by table; reads no voxel."""
     segmentations = [(a, r) for a, r, _ in store.shards() if a.spec.path in SEGMENTATION_SOURCES]
     expected = {_key(array, record) for array, record in segmentations}
     found = [_key_of_row(row) for row in measured.structures]
@@ -126,7 +126,7 @@ def _named(key: Key) -> str:
 
 
 def _counts(store: StoreMetadata, measured: Measured) -> Iterator[tuple[str, str]]:
-    """Slices and foreground against the clinical rows of the MRI grid."""
+    """Compare slices and foreground with the clinical rows of the MRI grid."""
     clinical = {
         row["structure"]: row["voxels"]
         for row in measured.structures
@@ -152,7 +152,7 @@ def _counts(store: StoreMetadata, measured: Measured) -> Iterator[tuple[str, str
 def _images(
     store: StoreMetadata, structures: list[Row], intensity: list[Row]
 ) -> Iterator[tuple[str, str]]:
-    """Rows of `intensity` against the images of the store, and the voxels of BODY."""
+    """Compare rows of `intensity` with the images of the store and the voxels of BODY."""
     images = [
         (array.spec.grid, record.labels["modality"])
         for array, record, _ in store.shards()
@@ -176,8 +176,8 @@ def _images(
 
 
 def mask_finding(row: Row | None, mask: npt.NDArray[np.bool_]) -> str | None:
-    """How a mask (z, y, x) differs from its row of the structures table; None if it does not."""
-    if row is None:  # said by `table_findings`
+    """Return how a mask (z, y, x) differs from its row of the structures table, or None."""
+    if row is None:  # reported by `table_findings`
         return None
     axes = [np.flatnonzero(mask.any(axis=others)) for others in ((1, 2), (0, 2), (0, 1))]
     is_empty = not len(axes[0])

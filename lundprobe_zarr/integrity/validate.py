@@ -1,4 +1,4 @@
-"""Validate a dataset: quickly by its objects' sizes, or deeply by every byte.
+"""Validate a dataset: quickly by object sizes, or deeply by every byte.
 
 The quick check reads metadata and tables and lists objects. The deep check decodes every chunk
 (checksums), hashes every shard and compares every mask with its row. It also rebuilds every NIfTI
@@ -44,16 +44,16 @@ from lundprobe_zarr.stores.opening import open_store, read_store
 from lundprobe_zarr.stores.reader import StoreReader
 
 _LOG = logging.getLogger("lundprobe_zarr.integrity")
-#: Settings of a conversion that a store's attributes and the manifest both name.
+#: Settings of a conversion that both a store's attributes and the manifest hold.
 _KINDS = ("precision", "synthetic", "headers_stripped")
 
 
 @dataclass(frozen=True)
 class Problem:
-    """One thing that is wrong: where, what was found, what was expected.
+    """One problem: where, what was found, what was expected.
 
-    `patient_id` is whose store has to be converted or copied again; None if finalising mends it,
-    once the rows of `measured`, if that names a patient, are measured again.
+    `patient_id` names the patient to convert or copy again; None if finalising repairs it, after
+    the patient `measured`, if any, was measured again.
     """
 
     where: str
@@ -67,10 +67,10 @@ class Problem:
 
 @dataclass(frozen=True)
 class Validation:
-    """Outcome: how deep, how many stores and volumes were looked at, and what is wrong.
+    """Outcome: depth, number of stores and volumes checked, and problems.
 
-    `absent` are patients of the source who are not in the dataset, no problem of what is there;
-    None if none is known of.
+    `absent` says which patients of the source are not in the dataset. That is no problem. None if
+    no such patient is known.
     """
 
     deep: bool
@@ -80,7 +80,7 @@ class Validation:
     absent: Absent | None = None
 
     def to_json(self) -> str:
-        """Machine-readable form."""
+        """Return a machine-readable form."""
         return json.dumps(asdict(self) | {"sound": not self.problems}, indent=2) + "\n"
 
 
@@ -92,7 +92,7 @@ def validate(
 ) -> Validation:
     """Check every store that the tables name, and the tables themselves.
 
-    Problems are collected and not raised, unreadable tables included. Raises `NotADatasetError`,
+    Problems are collected, not raised, unreadable tables too. Raises `NotADatasetError`,
     `SchemaVersionError` or `DatasetError` if manifest or patients table cannot be read.
     `on_store` is called with each patient.
     """
@@ -115,7 +115,7 @@ def validate(
     with ThreadPoolExecutor(workers) as pool:
         outcomes = list(pool.map(look, rows))
     problems = [*lost, *(p for _, found in outcomes for p in found)]
-    if not lost:  # else they would repeat it
+    if not lost:  # they would repeat this problem
         problems += [*_counts(location, manifest, table), *_content(location, manifest, table)]
     others = {*(measured.patients if measured else ()), *(arrays or ())}
     problems += [
@@ -127,7 +127,7 @@ def validate(
 
 
 def _everyone(location: Location, manifest: Manifest) -> tuple[pa.Table, list[Problem]]:
-    """The patients table, from its one file or those by part, and which is lost.
+    """Return the patients table, from its one file or those by part, and which is lost.
 
     Raises `DatasetError` if neither can be read.
     """
@@ -149,7 +149,7 @@ def _everyone(location: Location, manifest: Manifest) -> tuple[pa.Table, list[Pr
 def _others(
     location: Location, manifest: Manifest, lost: list[Problem]
 ) -> tuple[RowsByPatient | None, AllMeasured | None]:
-    """Rows of the other tables by patient, None of those that cannot be read: see `lost`."""
+    """Rows of the other tables by patient, None for those that cannot be read: see `lost`."""
     arrays, measured = None, None
     try:
         arrays = RowsByPatient(read_table(location, manifest, "arrays"))
@@ -193,16 +193,16 @@ def _counts(location: Location, manifest: Manifest, patients: pa.Table) -> Itera
 
 
 def _without_row(location: Location, patient_id: str) -> Problem:
-    """What is wrong with a store that the patients table does not name."""
+    """Return what is wrong with a store that the patients table does not list."""
     try:
         open_store(location, patient_id)
-    except DatasetError as error:  # for which it was left out
+    except DatasetError as error:  # the reason for which it was left out
         return _damage(location, patient_id, store_path(patient_id), error)
     return Problem(store_path(patient_id), "no row in the patients table; run finalise")
 
 
 def _content(location: Location, manifest: Manifest, patients: pa.Table) -> Iterator[Problem]:
-    """Whether the manifest's hashes are those of what is there: see `store.content`."""
+    """Compare the manifest's content hashes with those of the data: see `dataset.content`."""
     said = manifest.content
     if said is None:  # written by an early version
         return
@@ -239,13 +239,13 @@ def _look(
     ]
     shards, level_shards = list(store.shards()), list(store.level_shards())
     small = list(_small_arrays(location, store, damaged)) if deep else []
-    reader = StoreReader(location, store, decoders=1)  # stores are looked at in threads
+    reader = StoreReader(location, store, decoders=1)  # stores are checked in threads
     for array, record, key in shards if deep else []:
         if key not in damaged:
             row = said.measured.row(array, record) if said.measured else None
             levels = [s for s in level_shards if s.record is record and s.key not in damaged]
             problems += _voxels(reader, array, record, key, row, levels)
-    if not damaged and not small:  # which the sum would only repeat
+    if not damaged and not small:  # the sum would repeat this problem
         problems += _sum(store, there, said.row)
     return len(shards), [*problems, *small]
 
@@ -257,7 +257,7 @@ def _damage(location: Location, patient_id: str, where: str, error: DatasetError
 
 
 def _attributes(store: StoreMetadata, manifest: Manifest) -> Iterator[Problem]:
-    """Whether the store is of the kind that the manifest says all are."""
+    """Check that a store has the settings of the manifest."""
     where = store_path(store.patient_id)
     if store.attributes["precision"] is None:
         yield Problem(where, "no precision in its attributes", store.patient_id)
@@ -272,9 +272,9 @@ def _attributes(store: StoreMetadata, manifest: Manifest) -> Iterator[Problem]:
 def _small_objects(
     location: Location, store: StoreMetadata, there: Mapping[str, int], deep: bool
 ) -> dict[str, Problem]:
-    """Problems of metadata, labels, axes and flags, by their names.
+    """Return problems of metadata, labels, axes and flags, by their names.
 
-    That they are not there; or, if `deep`, not as they were written.
+    They are missing or, if `deep`, differ from what was written.
     """
     place = store_path(store.patient_id)
     objects = store_objects(*read_store(location, store.patient_id))
@@ -297,7 +297,7 @@ def _small_objects(
 
 
 def _shards(store: StoreMetadata, there: Mapping[str, int]) -> dict[str, Problem]:
-    """Problems of shards that are not there or of another size, by their names in the store."""
+    """Return problems of shards that are missing or of another size, by their names."""
     found = {}
     expected = [(key, record.stored_bytes) for _, record, key in store.shards()]
     for key, wanted in (*expected, *((s.key, s.bytes) for s in store.level_shards())):
@@ -342,10 +342,10 @@ def _tables(store: StoreMetadata, row: Row, arrays: list[Row] | None) -> Iterato
 def _small_arrays(
     location: Location, store: StoreMetadata, damaged: Iterable[str]
 ) -> Iterator[Problem]:
-    """Problems that a plain reader meets: zarr-python reads labels, axes and flags.
+    """Yield problems that other readers would have: zarr-python reads labels, axes and flags.
 
-    Voxels and bytes are checked elsewhere, by `StoreReader`; this proves that others read the
-    labels that ours takes from the attributes. Arrays that are `damaged` are left out.
+    Voxels and bytes are checked elsewhere, by `StoreReader`. This checks that others read the
+    labels that our reader takes from the attributes. Arrays that are `damaged` are left out.
     """
     known = {name.partition("/c/")[0] for name in damaged}
     place = store_path(store.patient_id)
@@ -391,7 +391,7 @@ def _voxels(
         yield _damage(reader.location, patient_id, where, error)
         return
     if rebuilt != record.nifti_sha256:
-        finding = f"does not give back {record.path}: its SHA-256 differs"
+        finding = f"does not restore {record.path}: its SHA-256 differs"
         yield Problem(where, finding, patient_id)
     elif record.voxels_sha256 not in (None, voxels_sha256(volume, array.dtype)):
         finding = f"voxels whose SHA-256 is not {record.voxels_sha256}, as recorded"

@@ -336,11 +336,12 @@ def _alike(a: xr.DataArray, b: xr.DataArray, resample: bool) -> xr.DataArray:
 
 
 def _different(a: Grid, b: Grid) -> UsageError:
-    def told(grid: Grid) -> str:
+    def described(grid: Grid) -> str:
+        """Return shape and voxel size in words."""
         return f"{grid.shape} of {np.round(grid.spacing_mm, 4).tolist()} mm"
 
     return UsageError(
-        f"masks of different voxels: {told(a)} and {told(b)}",
+        f"masks of different voxels: {described(a)} and {described(b)}",
         expected="masks of one grid",
         remedy="to resample b to the voxels of a, give resample=True",
     )

@@ -162,6 +162,7 @@ class _Blocks:
 
     @property
     def dtype(self) -> np.dtype[Any]:
+        """Type of the voxels: bool for masks, else float32."""
         return np.dtype(bool if self.variable == "mask" else np.float32)
 
     def lazy(self) -> tuple[tuple[str, ...], Any, Mapping[str, str]]:

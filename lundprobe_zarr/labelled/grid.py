@@ -73,12 +73,12 @@ def home_of(data: AnyLabelled) -> Home | None:
 
 
 def _home_of_attributes(attributes: Mapping[str, Any]) -> Home | None:
-    told = structured({n: attributes[n] for n in (STORED_GRID, SOURCES) if n in attributes})
-    if STORED_GRID in told:
-        stored = told[STORED_GRID]
+    found = structured({n: attributes[n] for n in (STORED_GRID, SOURCES) if n in attributes})
+    if STORED_GRID in found:
+        stored = found[STORED_GRID]
         grid = _own_grid(stored)
         return Home(grid, stored["patient_id"], stored["grid"]) if grid else None
-    source = next((s for s in told.get(SOURCES, ()) if s.get("header")), None)
+    source = next((s for s in found.get(SOURCES, ()) if s.get("header")), None)
     if source is None:
         return None
     patient_id, name = _whose(str(source["path"]))

@@ -118,8 +118,8 @@ class Predictions:
             attrs=attributes,
         )  # fmt: skip
         home = Home(found.grid, patient.patient_id, found.about.grid)
-        told = {"prediction": name, "provenance": json.dumps(found.about.provenance)}
-        return xr.Dataset({"mask": with_grid(mask, found.grid, home)}, attrs=told)
+        attributes = {"prediction": name, "provenance": json.dumps(found.about.provenance)}
+        return xr.Dataset({"mask": with_grid(mask, found.grid, home)}, attrs=attributes)
 
     def mask(self, patient: Patient, structure: str, name: str) -> xr.DataArray:
         """Return a predicted mask, lazy: bool (z, y, x). Raises like `open`.
@@ -219,8 +219,10 @@ def write_prediction(
         cannot be one, if `to` is a dataset, or if the prediction is there already.
     UnknownLabelError
         For an unknown structure, or if the patient lacks the grid.
-    OSError
-        If it cannot be written.
+    DatasetError
+        If it cannot be written; it is an `OSError`.
+    VerificationError
+        If other voxels are read back than were written.
 
     Examples
     --------
@@ -234,7 +236,7 @@ def write_prediction(
             f"write_prediction was given {type(patient).__name__}", expected="a patient"
         )
     require_prediction_name(name)
-    told = _provenance(provenance)
+    recorded = _provenance(provenance)
     place = Location(to, storage_options)
     place.require_writable()
     require_apart(place)
@@ -247,15 +249,15 @@ def write_prediction(
             where=place.url,
             remedy="give another name, or overwrite=True",
         )
-    write_prediction_store(own, whose(store, grid), name, found, told)
+    write_prediction_store(own, whose(store, grid), name, found, recorded)
 
 
 def _provenance(provenance: Mapping[str, Any]) -> dict[str, Any]:
     """Return what JSON keeps of it."""
     try:
         if isinstance(provenance, Mapping):
-            told: dict[str, Any] = json.loads(json.dumps(dict(provenance), allow_nan=False))
-            return told
+            kept: dict[str, Any] = json.loads(json.dumps(dict(provenance), allow_nan=False))
+            return kept
     except (TypeError, ValueError) as error:
         raise UsageError(
             f"provenance that JSON cannot hold ({error})", expected="texts, numbers, lists, dicts"

@@ -87,12 +87,15 @@ class _Place:
         self.origin = origin
 
     def at(self, x: float, y: float, z: float) -> Point:
+        """Return a point, mm, from its position relative to the centre."""
         return x + self.origin[0], y + self.origin[1], z + self.origin[2]
 
     def egg(self, centre: Point, radii: Point) -> Ellipsoid:
+        """Return an ellipsoid."""
         return Ellipsoid(self.at(*centre), radii)
 
     def rod(self, start: Point, end: Point, r0: float, r1: float | None = None) -> Capsule:
+        """Return a rod with round ends, of radius `r0` at its start and `r1` at its end."""
         return Capsule(self.at(*start), self.at(*end), r0, r0 if r1 is None else r1)
 
 

@@ -84,6 +84,7 @@ class _Writer:
         self.components: dict[str, int] = {}
 
     def write(self) -> Record:
+        """Write every file of the patient, and return what was made."""
         dose = plan_dose(self.case.rng("dose"), self.anatomy, self.grids.dose)
         self._images()
         self._doses(dose)

@@ -48,10 +48,12 @@ class _Scale:
         self.low, self.high, self.most = low, high, most
 
     def x(self, value: float) -> float:
+        """Return the horizontal position of a value."""
         share = (value - self.low) / (self.high - self.low)
         return _LEFT + share * (_WIDTH - _LEFT - _RIGHT)
 
     def height(self, count: int) -> float:
+        """Return the height of a bar; one of few patients stays visible."""
         return 0.0 if not count else max(_SEEN, count / self.most * (_HEIGHT - _TOP - _BOTTOM))
 
 

@@ -1,9 +1,9 @@
-"""Attributes as stores and opened data carry them, and as our own code works with them.
+"""Attributes in the form of stores and opened data, and in the form that our code works with.
 
-netCDF knows numbers, text and rows of numbers. What schema 2 writes, and what is opened of either
-schema, keeps to that, so that it can be saved: an affine is a row of sixteen numbers, a flag is 0
-or 1, what is None is left out, and lists and objects are JSON text. Schema 1 had them as JSON.
-The one exception is `ome`, an object as OME-Zarr has it, in groups' own metadata alone.
+netCDF supports numbers, text and rows of numbers. Attributes of schema 2, and of opened data of
+either schema, keep to these, so that data can be saved: an affine is a row of sixteen numbers, a
+flag is 0 or 1, None is left out, and lists and objects are JSON text. Schema 1 had them as JSON.
+The one exception is `ome`, an object of OME-Zarr, in groups' own metadata only.
 """
 
 from __future__ import annotations
@@ -35,13 +35,13 @@ _DOCUMENTS = (
     *("labels", SOURCES, "findings", "multi_component_structures", "multi_component_files"),
     *(STORED_GRID, LEVELS),
 )
-#: Attributes of the root that say nothing where they are left out.
+#: Attributes of the root that are left out where they are empty.
 _OPTIONAL = {"precision": None, "geometry_matches_csv": None, "multi_component_files": None}
 _FLAGS = ("synthetic", "headers_stripped", "geometry_matches_csv")
 
 
 def plain(attributes: Mapping[str, Any]) -> dict[str, Any]:
-    """Attributes as netCDF can hold them, without `ome`; those that are so already stay."""
+    """Return attributes in the form of netCDF, without `ome`; those in that form stay."""
     kept = {n: value for n, value in attributes.items() if value is not None and n != OME}
     return {n: _plain(n, value) for n, value in kept.items()}
 
@@ -62,9 +62,9 @@ def _is_row(value: Iterable[Any]) -> bool:
 
 
 def structured(attributes: Mapping[str, Any]) -> dict[str, Any]:
-    """Attributes, plain or as schema 1 had them, as lists, objects and booleans.
+    """Return attributes, plain or of schema 1, as lists, objects and booleans.
 
-    `affine` is nested lists, 4×4. What is of another form stays, for `schema.nodes` to refuse.
+    `affine` is nested lists, 4×4. Values of another form stay, for `schema.nodes` to refuse.
     Raises `ValueError` for text that should be JSON and is not.
     """
     return {name: _structured(name, value) for name, value in attributes.items()}
@@ -81,7 +81,7 @@ def _structured(name: str, value: Any) -> Any:
 
 
 def structured_nodes(raw: Mapping[str, Any]) -> dict[str, Any]:
-    """A store's root metadata with the attributes of every node `structured`; `raw` stays."""
+    """Return a store's root metadata with `structured` attributes of every node; `raw` stays."""
     consolidated = raw["consolidated_metadata"]
     nodes = {p: _with(n, structured(n["attributes"])) for p, n in consolidated["metadata"].items()}
     return {
@@ -95,9 +95,9 @@ def _with(node: Mapping[str, Any], attributes: Mapping[str, Any]) -> dict[str, A
 
 
 def present_attributes(path: str, node: Mapping[str, Any]) -> dict[str, Any]:
-    """Attributes of the node at `path`, of any schema, as the present schema writes them.
+    """Return attributes of the node at `path`, of any schema, as the present schema writes them.
 
-    `path` is empty for the root, whose `schema_version` stays what it is.
+    `path` is empty for the root, whose `schema_version` is kept.
     """
     found = plain(node["attributes"])
     if node["node_type"] == "group":
@@ -110,10 +110,9 @@ def present_attributes(path: str, node: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def upgraded(document: Mapping[str, Any], path: str = "") -> dict[str, Any]:
-    """A node's metadata as the present schema has it, all that it consolidates too, without a
-    checksum.
+    """Return a node's metadata in the present schema, consolidated nodes too, without a checksum.
 
-    `path` is that of the node in its store. Whatever else it says stays as it is.
+    `path` is that of the node in its store. All other entries are kept.
     """
     result = _with(document, present_attributes(path, document))
     if not path:

@@ -1,8 +1,8 @@
 """JSON documents and checksums: parsing, the canonical form, SHA-256 and CRC-32C.
 
-A document can carry a checksum of itself, so that readers know that it is whole: the manifest does,
-and the root `zarr.json` of every store, in its attributes. It covers what the document says, not
-its bytes: spaces and the order of names may change.
+A document can hold its own checksum, so that readers can verify it: the manifest does, and the root
+`zarr.json` of every store, in its attributes. The checksum covers the values, not the bytes: spaces
+and the order of names may change.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from pydantic import ValidationError
 CHECKSUM = "self_sha256"
 #: Bytes of a CRC-32C, as Zarr's `crc32c` codec appends it.
 CRC_BYTES = 4
-#: Mistakes of a document that a message names.
+#: Most mistakes of a document in a message.
 _NAMED = 3
 
 
@@ -33,29 +33,29 @@ def crc32c(data: Any) -> bytes:
 
 
 def canonical_json(value: Any, allow_nan: bool = True) -> str:
-    """Return the one text that a value has: names sorted, no spaces, ASCII.
+    """Return the canonical text of a value: names sorted, no spaces, ASCII.
 
-    Files in use carry hashes of it, so it must never change. Raise `ValueError` for NaN and
+    Existing files hold hashes of it, so it must never change. Raise `ValueError` for NaN and
     infinity unless `allow_nan`.
     """
     return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=allow_nan)
 
 
 def json_sha256(value: Any, allow_nan: bool = True) -> str:
-    """Return the SHA-256 (hex) of a value's canonical JSON; raise as that does."""
+    """Return the SHA-256 (hex) of a value's canonical JSON; raise as `canonical_json` does."""
     return sha256_of(canonical_json(value, allow_nan).encode())
 
 
 def add_checksum(document: dict[str, Any], holder: dict[str, Any]) -> None:
-    """Put the checksum of `document` into `holder`, which is the document or an object within."""
+    """Add the checksum of `document` to `holder`, the document itself or an object within."""
     holder.pop(CHECKSUM, None)
     holder[CHECKSUM] = json_sha256(document)
 
 
 def fails_checksum(document: dict[str, Any], holder: dict[str, Any]) -> bool:
-    """Return whether `document` differs from what its checksum says.
+    """Return whether `document` fails its checksum.
 
-    A document without one is of an early version, and does not fail.
+    A document without a checksum is of an early version, and does not fail.
     """
     said = holder.pop(CHECKSUM, None)
     if said is None:
@@ -68,7 +68,7 @@ def fails_checksum(document: dict[str, Any], holder: dict[str, Any]) -> bool:
 def parse_json(text: str | bytes) -> Any:
     """Return the value of a JSON text; half of a surrogate pair is refused.
 
-    Raise `ValueError`, with nothing of the text in it, for anything else.
+    Raise `ValueError` for invalid JSON; its message holds nothing of the text.
     """
     try:
         value = json.loads(text)

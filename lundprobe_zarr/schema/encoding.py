@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from math import ceil
 from typing import Literal
 
-#: Inner chunk (z, y, x) aimed at. Measured on 1024×1024×88: see benchmarks/results.
+#: Target of the inner chunk (z, y, x). Measured on 1024×1024×88: see benchmarks/results.
 TARGET_CHUNK = (8, 128, 128)
 
 
@@ -28,9 +28,9 @@ class BloscSettings:
 #: does nothing and shuffling bits only slows reading.
 MASK_BLOSC = BloscSettings(shuffle="noshuffle")
 
-#: Filters tried on a sample of each array that is no mask, the fastest to undo first. Which one
-#: wins depends on the data: dose that is whole multiples of one scaling repeats as whole floats
-#: (any shuffle tears that apart), noisy images compress by their high bytes.
+#: Filters tried on a sample of each array that is no mask, the fastest to decode first. The best
+#: depends on the data. Dose in multiples of one scaling repeats as whole floats, which any shuffle
+#: breaks up; noisy images compress by their high bytes.
 FILTERS: tuple[BloscSettings, ...] = (
     BloscSettings(shuffle="shuffle"),
     BloscSettings(shuffle="noshuffle"),
@@ -43,17 +43,17 @@ FILTER_SAMPLE = 12
 
 
 def chunk_length(length: int, target: int) -> int:
-    """Chunk length near `target` that divides `length` as evenly as can be: least padding."""
+    """Return the chunk length near `target` with the least padding of `length`."""
     return ceil(length / max(1, round(length / target)))
 
 
 def inner_chunk(shape: Sequence[int]) -> tuple[int, int, int]:
-    """Inner chunk (z, y, x) of a volume of `shape` (z, y, x)."""
+    """Return the inner chunk (z, y, x) of a volume of `shape` (z, y, x)."""
     z, y, x = (chunk_length(n, t) for n, t in zip(shape, TARGET_CHUNK, strict=True))
     return z, y, x
 
 
 def shard_shape(shape: Sequence[int]) -> tuple[int, int, int]:
-    """Shard (z, y, x): the volume, rounded up to whole inner chunks."""
+    """Return the shard (z, y, x): the volume, rounded up to whole inner chunks."""
     z, y, x = (ceil(n / c) * c for n, c in zip(shape, inner_chunk(shape), strict=True))
     return z, y, x

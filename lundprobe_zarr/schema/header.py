@@ -1,4 +1,4 @@
-"""The header of a NIfTI file: of which version it is, in which byte order, and where voxels lie."""
+"""Headers of NIfTI files: version, byte order, and the position of voxels."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _KINDS: dict[int, Any] = {348: Nifti1Header, 540: Nifti2Header}
 
 
 def size_and_order(start: bytes) -> tuple[int, str] | None:
-    """Size of a header in bytes and its byte order, `<` or `>`; None if it is no NIfTI header.
+    """Return the size in bytes and byte order, `<` or `>`, of a header; None if it is no NIfTI.
 
     `start` are its first four bytes: the size, in the header's own byte order. Source: `sizeof_hdr`
     in https://nifti.nimh.nih.gov/pub/dist/src/niftilib/nifti1.h.
@@ -25,9 +25,9 @@ def size_and_order(start: bytes) -> tuple[int, str] | None:
 
 
 def parse_header(raw: bytes) -> Nifti1Header | Nifti2Header:
-    """The header that 348 (NIfTI-1) or 540 (NIfTI-2) bytes are, in its own order, unchecked.
+    """Parse a header of 348 (NIfTI-1) or 540 (NIfTI-2) bytes, in its own order, unchecked.
 
-    Raises `ValueError` if they are none.
+    Raises `ValueError` for other bytes.
     """
     found = size_and_order(raw)
     if found is None or len(raw) != found[0]:
@@ -38,7 +38,7 @@ def parse_header(raw: bytes) -> Nifti1Header | Nifti2Header:
 
 @dataclass(frozen=True)
 class SpatialUnit:
-    """What a header's lengths are in: `times / over` millimetres, two whole numbers."""
+    """Unit of a header's lengths: `times / over` millimetres, two whole numbers."""
 
     name: str
     times: float = 1.0
@@ -46,18 +46,18 @@ class SpatialUnit:
 
     @property
     def is_millimetre(self) -> bool:
-        """Whether lengths are taken as they are."""
+        """Whether lengths need no conversion."""
         return self.times == self.over
 
     def to_mm(self, lengths: FloatArray) -> FloatArray:
-        """Lengths in this unit as millimetres.
+        """Return lengths in this unit as millimetres.
 
-        Each is rounded once: one that float64 holds in mm exactly comes out so.
+        Each is rounded once: a value that float64 holds exactly in mm is exact.
         """
         return np.asarray(lengths * self.times / self.over)
 
     def affine_to_mm(self, affine: FloatArray) -> FloatArray:
-        """The affine (4, 4), voxel (i, j, k) -> this unit, as one to millimetres."""
+        """Return an affine (4, 4), voxel (i, j, k) -> this unit, as one to millimetres."""
         return np.vstack([self.to_mm(affine[:3]), affine[3:]])
 
 
@@ -75,32 +75,32 @@ _QUATERNION_ROUNDING = 1e-5
 
 
 def spatial_unit(header: Any) -> SpatialUnit:
-    """The unit of a parsed header's lengths; undefined codes count as mm, and are named."""
+    """Return the unit of a parsed header's lengths; undefined codes count as mm, and are named."""
     code = int(header["xyzt_units"]) & 7
     return _SPATIAL_UNITS.get(code) or SpatialUnit(f"the undefined unit {code}")
 
 
 def has_sform(header: Any) -> bool:
-    """Whether a parsed header's sform counts: its code is above 0."""
+    """Return whether a parsed header's sform is valid: its code is above 0."""
     return int(header["sform_code"]) > 0
 
 
 def has_qform(header: Any) -> bool:
-    """Whether a parsed header's qform counts: its code is above 0."""
+    """Return whether a parsed header's qform is valid: its code is above 0."""
     return int(header["qform_code"]) > 0
 
 
 def sform_mm(header: Any) -> FloatArray:
-    """Affine (4, 4), voxel (i, j, k) -> mm, RAS, of a parsed header's `srow_*`."""
+    """Return the affine (4, 4), voxel (i, j, k) -> mm, RAS, of a parsed header's `srow_*`."""
     return spatial_unit(header).affine_to_mm(np.asarray(header.get_sform(), dtype=np.float64))
 
 
 def qform_mm(header: Any) -> FloatArray:
-    """Affine (4, 4), voxel (i, j, k) -> mm, RAS, of a parsed header's quaternion and `pixdim`.
+    """Return the affine (4, 4), voxel -> mm, RAS, of a parsed header's quaternion and `pixdim`.
 
-    `pixdim[0]` of 0 counts as 1 (so the standard), as does any above 0 (so both reference readers);
-    a quaternion longer than 1 by rounding is normalised, as ITK does. All else is nibabel's.
-    Raises `HeaderDataError` or `ValueError` if they make no rotation or no voxel sizes.
+    `pixdim[0]` of 0 counts as 1 (the standard), as does any above 0 (both reference readers). A
+    quaternion longer than 1 by rounding is normalised, as in ITK. All else is as in nibabel.
+    Raises `HeaderDataError` or `ValueError` for no valid rotation or voxel sizes.
     """
     usable = header.copy()
     if usable["pixdim"][0] >= 0:
@@ -114,9 +114,9 @@ def qform_mm(header: Any) -> FloatArray:
 
 
 def affine_mm(header: Any) -> FloatArray:
-    """Affine (4, 4), voxel (i, j, k) -> mm, RAS, of a parsed header: its sform, else its qform.
+    """Return the affine (4, 4), voxel -> mm, RAS, of a parsed header: its sform, else its qform.
 
-    Raises as `qform_mm` does, and `ValueError` if neither counts.
+    Raises as `qform_mm` does, and `ValueError` if neither is valid.
     """
     if has_sform(header):
         return sform_mm(header)
@@ -125,21 +125,20 @@ def affine_mm(header: Any) -> FloatArray:
     raise ValueError("qform_code and sform_code are both 0; expected either above 0")
 
 
-#: Fields of a header that hold text which nobody needs to read the voxels; `unused_str` is
-#: NIfTI-2's.
+#: Text fields of a header that are not needed to read voxels; `unused_str` is of NIfTI-2.
 TEXT_FIELDS = ("data_type", "db_name", "descrip", "aux_file", "intent_name", "unused_str")
-#: Fields of NIfTI-1 that mean nothing, so that they may hold anything: "UNUSED" in
+#: Fields of NIfTI-1 without a meaning, which may hold anything: "UNUSED" in
 #: https://nifti.nimh.nih.gov/pub/dist/src/niftilib/nifti1.h.
 UNUSED_FIELDS = ("extents", "session_error", "regular", "glmax", "glmin")
-#: What stands between header and voxels of a file without extensions.
+#: Bytes between header and voxels of a file without extensions.
 NO_EXTENSIONS = bytes(4)
 
 
 def without_text(raw: bytes) -> bytes:
-    """The bytes of a header with free text and unused fields zeroed, of a file without extensions.
+    """Return the bytes of a header with free text and unused fields zeroed, without extensions.
 
-    All that places and scales the voxels stays; `vox_offset` says that they follow at once, after
-    `NO_EXTENSIONS`. Raises `ValueError` if `raw` is no header.
+    All that positions and scales the voxels is kept. By `vox_offset` the voxels follow directly
+    after `NO_EXTENSIONS`. Raises `ValueError` if `raw` is no header.
     """
     header: Any = parse_header(raw)
     for name in (*TEXT_FIELDS, *UNUSED_FIELDS):

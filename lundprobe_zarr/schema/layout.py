@@ -23,7 +23,7 @@ SCHEMA_VERSION = 2
 
 #: Conventions that every group's attributes name: those of https://cfconventions.org.
 CONVENTIONS = "CF-1.11"
-#: What a group's `affine` maps to what.
+#: Description of a group's `affine`.
 AFFINE_FRAME = "4x4, row after row: voxel (i, j, k) of the NIfTI file -> mm, RAS"
 
 
@@ -31,8 +31,8 @@ AFFINE_FRAME = "4x4, row after row: voxel (i, j, k) of the NIfTI file -> mm, RAS
 class ArraySpec:
     """One array of volumes: `dims` are the label dimensions and then z, y, x.
 
-    `units` is the unit of the values, None where labels differ in it: see the coordinate `unit`.
-    `present` names the boolean array that marks holes, for blocks that may have any.
+    `units` is the unit of the values, None where it differs by label: see the coordinate `unit`.
+    `present` names the boolean array that marks missing labels, for blocks that may have any.
     """
 
     group: str
@@ -104,7 +104,7 @@ _SPECS = (
 #: Every array of volumes, by path in the store.
 ARRAY_SPECS: dict[str, ArraySpec] = {spec.path: spec for spec in _SPECS}
 
-#: Arrays of segmentations, by path -> what `source` in the structures table calls them.
+#: Arrays of segmentations, by path -> their `source` in the structures table.
 SEGMENTATION_SOURCES: dict[str, str] = {
     "mri/clinical/mask": "clinical",
     "sct/clinical/mask": "clinical",
@@ -113,7 +113,7 @@ SEGMENTATION_SOURCES: dict[str, str] = {
     "mri/observers/mask": "observer",
 }
 
-#: What each group holds; the store has those for which the patient has files.
+#: Descriptions of groups; a store has those for which the patient has files.
 GROUP_TITLES: dict[str, str] = {
     "mri": "images and dose on the MRI grid",
     "mri/clinical": "clinical delineations and fiducials on the MRI grid",

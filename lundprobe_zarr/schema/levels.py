@@ -1,9 +1,9 @@
-"""Coarser levels of a store: arrays for viewers, made of its own, that nobody takes for data.
+"""Coarser levels of a store: derived arrays for viewers, which readers do not take for data.
 
 The levels of `/mri/image` are `/mri/levels/1/image`, halved along y and x, `/mri/levels/2/image` …
 The root's attribute `levels` holds their number, and the size and SHA-256 of their shards. Their
-metadata follow from those of level 0. The root's consolidated metadata do not name them, so that
-what opens a store sees none of them; those of their own group do, for readers of OME-Zarr.
+metadata follow from those of level 0. The root's consolidated metadata do not list them, so
+opening a store does not show them; those of their own group do, for readers of OME-Zarr.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from lundprobe_zarr.schema.ome import level_method, level_path, ome_arrays, ome_
 from lundprobe_zarr.schema.records import SOURCES
 from lundprobe_zarr.vocabulary.names import SPATIAL_DIMS
 
-#: Most levels: the longest axis is then a single voxel.
+#: Most levels: beyond them the longest axis would be a single voxel.
 MOST_LEVELS = LONGEST_AXIS.bit_length() - 1
 
 _Node = Mapping[str, Any]
@@ -32,9 +32,9 @@ _Nodes = Mapping[str, _Node]
 
 
 class Levels(BaseModel):
-    """The root's attribute: number of levels, and bytes and SHA-256 of each shard by its key.
+    """Attribute of the root: number of levels, and bytes and SHA-256 of each shard by its key.
 
-    A volume that is all zero has no shard.
+    An all-zero volume has no shard.
     """
 
     model_config = ConfigDict(frozen=True, extra="ignore")
@@ -46,7 +46,7 @@ class Levels(BaseModel):
 
 
 def levels_of(attributes: Mapping[str, Any]) -> Levels | None:
-    """Return the levels of a store by the structured attributes of its root; None without any."""
+    """Return the levels of a store from the structured attributes of its root; None without."""
     said = attributes.get(LEVELS)
     return None if said is None else Levels.model_validate(said)
 
@@ -83,7 +83,7 @@ def level_nodes(root: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
 
 
 def whole_metadata(root: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the consolidated metadata of a store with what is in groups' own alone.
+    """Return the consolidated metadata of a store, with entries that only groups' own files have.
 
     These are the attribute `ome` of groups, and the nodes of levels, if the store has any.
     """

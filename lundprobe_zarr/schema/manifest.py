@@ -1,4 +1,4 @@
-"""The manifest `lundprobe.json`: what a dataset is, where its tables are, and who may use it."""
+"""The manifest `lundprobe.json`: identity, tables and access terms of a dataset."""
 
 from __future__ import annotations
 
@@ -36,17 +36,17 @@ ACCESS = (
 ACCESS_SYNTHETIC = "Synthetic phantom, not patient data: no access terms apply."
 
 
-#: No backslash, colon, percent sign, query or control code: some file system or server takes each
-#: of them for more than a part of a name.
+#: No backslash, colon, percent sign, query or control code: some file systems or servers interpret
+#: these.
 _PLAIN_NAME = re.compile(r"[\w .,=+@()-][\w .,=+@()/-]*")
 
 
 class Content(BaseModel):
-    """What a dataset holds, as hashes (SHA-256, hex) that do not depend on how it is stored.
+    """Content hashes of a dataset (SHA-256, hex), which do not depend on how it is stored.
 
-    `sha256` is over the other two: `patients` over every patient's `content_sha256`, `tables` are
-    those of each table's rows, by part; those of comparisons, which may be made later, are not in
-    `sha256`. `lundprobe_zarr.dataset.content` says what they cover.
+    `patients` is over every patient's `content_sha256`. `tables` has hashes of each table's rows
+    by part. `sha256` is over both, without tables of comparisons, which may be made later.
+    `lundprobe_zarr.dataset.content` says what the hashes cover.
     """
 
     model_config = ConfigDict(frozen=True, extra="ignore")
@@ -63,10 +63,10 @@ class Manifest(BaseModel):
     part that has patients, relative to the dataset. `cohort` is the patients table of all parts in
     one file, so that opening a cohort takes two requests; None in datasets without.
     `headers_stripped` is whether free text was left out of every NIfTI header. `levels` is the
-    number of coarser levels that stores have for viewers. `content` are
-    hashes by which two sites tell whether they hold the same data; None in datasets without.
-    `table_sha256` is the SHA-256 (hex) of every file of the tables, by which whoever reads one
-    knows that it is whole; empty in datasets without.
+    number of coarser levels that stores have for viewers. `content` has
+    the hashes by which two sites can compare their data; None in datasets without.
+    `table_sha256` is the SHA-256 (hex) of every file of the tables, by which readers verify it;
+    empty in datasets without.
     """
 
     model_config = ConfigDict(frozen=True, extra="ignore")
@@ -107,7 +107,7 @@ class Manifest(BaseModel):
         return file
 
     def dump(self) -> str:
-        """The manifest as the text of `lundprobe.json`, with its checksum."""
+        """Return the manifest as the text of `lundprobe.json`, with its checksum."""
         document = self.model_dump(mode="json")
         add_checksum(document, document)
         return json.dumps(document, indent=2, ensure_ascii=False) + "\n"
@@ -120,7 +120,7 @@ def _require_inside(file: str) -> None:
 
 
 def parse_manifest(text: str | bytes, where: str) -> Manifest:
-    """Manifest of the text of a `lundprobe.json` found at `where`.
+    """Parse the text of a `lundprobe.json` found at `where`.
 
     Raises `SchemaVersionError` if it is of a newer schema, `DatasetError` if it is damaged.
     """
@@ -131,7 +131,7 @@ def parse_manifest(text: str | bytes, where: str) -> Manifest:
             f"not readable as JSON ({error})",
             where=where,
             expected="the manifest of a converted dataset",
-            remedy="write it anew with {command}",
+            remedy="write it again with {command}",
             command=Command("finalise"),
         ) from error
     version = raw.get("schema_version") if isinstance(raw, dict) else None
@@ -146,7 +146,7 @@ def parse_manifest(text: str | bytes, where: str) -> Manifest:
             f"not as it was written: it fails its own checksum ({CHECKSUM})",
             where=where,
             expected="the manifest of a converted dataset",
-            remedy="write it anew with {command}",
+            remedy="write it again with {command}",
             command=Command("finalise"),
         )
     try:
@@ -155,6 +155,6 @@ def parse_manifest(text: str | bytes, where: str) -> Manifest:
         raise DatasetError(
             f"not a valid manifest: {reasons(error)}",
             where=where,
-            remedy="write it anew with {command}",
+            remedy="write it again with {command}",
             command=Command("finalise"),
         ) from error

@@ -1,7 +1,7 @@
-"""What a store's root `zarr.json` has to say, checked before anything is made of it.
+"""Checks of a store's root `zarr.json`, before it is used.
 
-A store may come from anywhere. Shapes, chunks and labels decide what is allocated and which objects
-are read, codecs what is run on bytes: here they are held to what this schema writes.
+A store may come from anywhere. Shapes, chunks and labels determine what is allocated and which
+objects are read, codecs what runs on the bytes. Here they are restricted to this schema.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from lundprobe_zarr.schema.levels import Levels
 from lundprobe_zarr.schema.precision import Precision
 from lundprobe_zarr.vocabulary.names import is_patient_id
 
-#: Codecs of this schema; some of Zarr's others run code that the bytes bring along.
+#: Codecs of this schema; some others of Zarr run code that the data contain.
 _CODECS = {"sharding_indexed", "bytes", "blosc", "crc32c", "vlen-utf8"}
-#: Bytes of a decoded inner chunk: a hundred times what the largest ones have.
+#: Most bytes of a decoded inner chunk: a hundred times the largest of this schema.
 _LARGEST_CHUNK = 1 << 28
-#: Values of an array that is not of volumes: axes, labels, flags, positions.
+#: Most values of an array that is not of volumes: axes, labels, flags, positions.
 _LARGEST_SMALL = 1 << 20
 
 _Length = Annotated[int, Field(ge=1, le=LONGEST_AXIS)]
@@ -30,7 +30,7 @@ _Row = Annotated[list[FiniteFloat], Field(min_length=4, max_length=4)]
 
 
 class RootAttributes(BaseModel):
-    """Attributes of a store's root group that others rely on."""
+    """Attributes of a store's root group that other code relies on."""
 
     model_config = ConfigDict(strict=True, extra="ignore")
 
@@ -118,7 +118,7 @@ class Array(BaseModel):
 
 
 def _codecs(codecs: Any) -> list[Any]:
-    """Names of codecs, those within a shard too."""
+    """Return the names of codecs, also of those within a shard."""
     names = []
     for codec in codecs:
         names.append(str(codec.get("name")))
@@ -129,7 +129,7 @@ def _codecs(codecs: Any) -> list[Any]:
 
 
 def require_sound(raw: Any) -> None:
-    """Require that a store's root metadata is what this schema writes.
+    """Require that a store's root metadata is of this schema.
 
     Raises `ValueError` (pydantic's `ValidationError` is one), `TypeError`, `KeyError` or
     `AttributeError` for anything else.
@@ -150,7 +150,7 @@ def require_sound(raw: Any) -> None:
 
 
 def _lattice(path: str, sound: dict[str, Any]) -> list[int]:
-    """Voxels (z, y, x) of the grid that an array of volumes lies on."""
+    """Return the shape (z, y, x) of the grid of an array of volumes."""
     shape: list[int] | None = sound[ARRAY_SPECS[path].grid].attributes.shape
     if shape is None:
         raise ValueError(f"{path}: its grid has no shape")

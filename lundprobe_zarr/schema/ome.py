@@ -1,10 +1,10 @@
-"""OME-Zarr 0.5 metadata of a store, made of what the store says of itself already.
+"""OME-Zarr 0.5 metadata of a store, derived from its own metadata.
 
 Each group of volumes carries the attribute `ome`, beside the labels and coordinates of xarray:
-https://ngff.openmicroscopy.org/0.5/. It knows scale and translation, but no rotation, no mirrored
-axis and no patient frame. Groups whose grid needs one of these carry none: their `affine` alone
-says where voxels lie. The attribute is in each group's own metadata and not in those that the root
-consolidates: what opens a store sees none of it. `docs/ome-zarr.md` says what readers do with it.
+https://ngff.openmicroscopy.org/0.5/. It has scale and translation, but no rotation, mirrored axis
+or patient frame. Groups whose grid needs one of these have no `ome`: only their `affine` positions
+the voxels. The attribute is in each group's own metadata, not in the consolidated metadata of the
+root, so opening a store does not show it. `docs/ome-zarr.md` says how readers use it.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ _COLORS = {
     "BODY": "7F7F7F",
 }
 _WHITE = "FFFFFF"
-#: Shown only when asked for: they would cover the others.
+#: Hidden by default: they would cover the others.
 _HIDDEN = ("sCT", "BODY")
 
 #: Values shown as black and white.
@@ -50,9 +50,9 @@ _Nodes = Mapping[str, Mapping[str, Any]]
 def ome_arrays(group: str, nodes: _Nodes) -> list[ArraySpec]:
     """Return the arrays of a group that OME-Zarr can describe, in canonical order.
 
-    `nodes` are the metadata of the store's nodes by path, with structured attributes. There is no
-    such array on a grid that is oblique, mirrored or has a spacing of zero. The specification knows
-    one axis besides time and space, so arrays with two label dimensions or more are none.
+    `nodes` are the metadata of the store's nodes by path, with structured attributes. A grid
+    that is oblique, mirrored or has a spacing of zero has no such array. The specification has one
+    axis besides time and space, so arrays with two or more label dimensions are left out.
     """
     specs = [s for s in ARRAY_SPECS.values() if s.group == group and s.path in nodes]
     specs = [s for s in specs if len(s.label_dims) <= 1]
@@ -60,7 +60,7 @@ def ome_arrays(group: str, nodes: _Nodes) -> list[ArraySpec]:
 
 
 def _steps(grid: Mapping[str, Any]) -> dict[str, tuple[float, float]] | None:
-    """Return first centre and spacing along z, y, x, mm, LPS; None if OME-Zarr cannot say it."""
+    """Return first centre and spacing along z, y, x, mm, LPS; None if OME-Zarr cannot hold it."""
     affine = grid["attributes"]["affine"]
     if not is_aligned(affine):
         return None
@@ -115,7 +115,7 @@ def _multiscale(spec: ArraySpec, nodes: _Nodes, levels: int) -> dict[str, Any]:
 def _dataset(
     spec: ArraySpec, steps: Mapping[str, tuple[float, float]], level: int
 ) -> dict[str, Any]:
-    """Return an entry of `datasets`: path, and the place of voxel centres in the patient.
+    """Return an entry of `datasets`: path, and the position of voxel centres in the patient.
 
     A voxel of a level covers 2**level voxels along y and x, and its centre is in their middle.
     """
@@ -138,15 +138,15 @@ def level_path(variable: str, level: int) -> str:
 
 
 def level_step(spec: ArraySpec) -> float:
-    """Return what means of a coarser level are rounded to: 1, or about 1 mGy or a thousandth.
+    """Return the rounding step of means of a coarser level: 1, or about 1 mGy or a thousandth.
 
-    Means have more digits than what they are made of, which take space and nobody sees.
+    Means have more digits than their sources; these take space and are invisible.
     """
     return 1.0 if spec.variable == "image" else 2.0**-10
 
 
 def level_method(spec: ArraySpec) -> str:
-    """Return how a voxel of a coarser level is made of those it covers."""
+    """Return how a voxel of a coarser level is computed from those it covers."""
     return "majority" if spec.is_mask else "mean"
 
 
@@ -181,9 +181,9 @@ def _channel(
 
 
 def with_ome(attributes: Mapping[str, Any], t2w_window: Window | None) -> dict[str, Any]:
-    """Return the attributes of a store's root, saying that its groups carry `ome`.
+    """Return the attributes of a store's root, marked as having groups with `ome`.
 
-    `t2w_window` is as for `ome_attribute`. All else that `ome` says follows from the root.
+    `t2w_window` is as for `ome_attribute`. All else in `ome` follows from the root.
     """
     kept = {k: v for k, v in attributes.items() if k != _WINDOW}
     window = {} if t2w_window is None else {_WINDOW: list(t2w_window)}
@@ -191,7 +191,7 @@ def with_ome(attributes: Mapping[str, Any], t2w_window: Window | None) -> dict[s
 
 
 def ome_attributes(root: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """Return the attribute `ome` of each group that has one, by path, as the store's root has it.
+    """Return the attribute `ome` of each group that has one, by path, from the store's root.
 
     Raises as `schema.nodes.require_sound` does for metadata that is not of this schema.
     """

@@ -1,9 +1,9 @@
-"""Which type holds which values, and what each precision may change.
+"""Types of stored values, and what each precision may change.
 
 `lossless` changes nothing, `standard` rounds only float64 that float32 cannot hold, `compact`
-rounds for training within stated bounds. Whatever is not rounded is kept bit for bit, so types
-are compared as bits: int16 does not hold -0.0, and float32 holds a NaN only with its payload.
-Arrays here are (z, y, x) volumes, worked through in slabs of slices to bound memory.
+rounds for training within stated bounds. Values that are not rounded are kept bit for bit, so types
+are compared by bits: int16 does not hold -0.0, and float32 holds a NaN only with its payload.
+Arrays here are (z, y, x) volumes, processed in slabs of slices to bound memory.
 """
 
 from __future__ import annotations
@@ -21,9 +21,8 @@ Precision = Literal["lossless", "standard", "compact"]
 PRECISIONS: tuple[Precision, ...] = ("lossless", "standard", "compact")
 Volume = npt.NDArray[Any]
 
-#: Types an array of physical values may take, narrowest first. It begins at 16 bits, as MR and
-#: CT do, so that the patients of a cohort agree in type; a smaller one would save no space once
-#: compressed.
+#: Types of an array of physical values, narrowest first. The first has 16 bits, as MR and CT have,
+#: so that the patients of a cohort agree in type; a smaller one saves no space after compression.
 LADDER: tuple[str, ...] = (
     "int16",
     "uint16",
@@ -34,23 +33,23 @@ LADDER: tuple[str, ...] = (
     "int64",
     "uint64",
 )
-#: Dose and uncertainty are fractions: float even where a patient's values happen to be whole.
+#: Dose and uncertainty are fractions: float even where all values of a patient are whole numbers.
 FLOAT_LADDER: tuple[str, ...] = ("float32", "float64")
 
 #: Bounds that `compact` keeps: 1 mGy of dose, 1e-3 of a standard deviation.
 COMPACT_BOUND: dict[str, float] = {"dose": 1e-3, "uncertainty": 1e-3}
-#: Rounding to multiples of 2**-9 errs by at most 2**-10 = 0.98e-3, within both bounds; a power
-#: of two leaves trailing zero bits in the mantissa, which is what then compresses.
+#: Rounding to multiples of 2**-9 has an error of at most 2**-10 = 0.98e-3, within both bounds. A
+#: power of two leaves trailing zero bits in the mantissa, which compress.
 COMPACT_STEP = 2.0**-9
 
-#: Slices worked on at once: 16 MiB of 1024×1024 float64, which malloc still serves from memory it
-#: has; from 32 MiB up every temporary is fresh pages, zeroed by the system.
+#: Slices per slab: 16 MiB of 1024×1024 float64, which malloc serves from memory it holds. From
+#: 32 MiB every temporary has new pages, zeroed by the system.
 _SLAB = 2
 
 
 @dataclass(frozen=True)
 class Rounded:
-    """A volume as it will be stored, before a type common to its array is chosen.
+    """A volume to store, before the common type of its array is chosen.
 
     `exact` is whether the values are the source's physical values bit for bit, `max_abs_error`
     the largest difference (in the values' unit) where they are not, `holders` the types of the
@@ -64,7 +63,7 @@ class Rounded:
 
 
 def ladder_of(variable: str) -> tuple[str, ...]:
-    """Types that `variable` (`image`, `dose`, `uncertainty`) may take, narrowest first."""
+    """Return the types for `variable` (`image`, `dose`, `uncertainty`), narrowest first."""
     return LADDER if variable == "image" else FLOAT_LADDER
 
 
@@ -78,10 +77,10 @@ def _bits(values: Volume) -> Volume:
 
 
 def _slab_fits(slab: Volume, target: np.dtype[Any]) -> bool:
-    """Whether a slab survives a round trip through `target` bit for bit."""
+    """Return whether a slab is unchanged, bit for bit, by a round trip through `target`."""
     if slab.dtype.kind == "f" and target.kind in "iu":
-        # What lies beyond wraps on one processor and saturates on another: never cast it. Both
-        # limits are powers of two or 0, which a float holds exactly; NaN is within none.
+        # Values beyond the limits wrap on one processor and saturate on another: never cast them.
+        # Both limits are powers of two or 0, which a float holds exactly; NaN is outside.
         info = np.iinfo(target)
         low, beyond = (
             slab.dtype.type(info.min),
@@ -95,7 +94,7 @@ def _slab_fits(slab: Volume, target: np.dtype[Any]) -> bool:
 
 
 def fits(volume: Volume, dtype: str) -> bool:
-    """Whether `dtype` holds every value of `volume` exactly, bit for bit.
+    """Return whether `dtype` holds every value of `volume` exactly, bit for bit.
 
     `volume` is contiguous, of any integer or float type. NaN keeps its payload, -0.0 its sign.
     """
@@ -118,7 +117,7 @@ def _integers_fit_float(volume: Volume, target: np.dtype[Any]) -> bool:
     exact_up_to = 2 ** (np.finfo(target).nmant + 1)
     if max(-int(volume.min()), int(volume.max())) <= exact_up_to:
         return True
-    # Compared as Python-exact integers: int64 -> float64 -> int64 overflows at the very top.
+    # Compared as exact integers of Python: int64 -> float64 -> int64 overflows near the maximum.
     top = float(np.iinfo(volume.dtype).max)
     return all(
         bool(np.all(s.astype(target) < top)) and _slab_fits(s, target) for s in _slabs(volume)
@@ -130,12 +129,12 @@ def _has_nan(volume: Volume) -> bool:
 
 
 def holders(volume: Volume, ladder: Iterable[str] = LADDER) -> tuple[str, ...]:
-    """Types of `ladder` that hold `volume` exactly, in the ladder's order."""
+    """Return the types of `ladder` that hold `volume` exactly, in the ladder's order."""
     return tuple(dtype for dtype in ladder if fits(volume, dtype))
 
 
 def common_type(candidates: Iterable[Rounded], ladder: Iterable[str], where: str) -> np.dtype[Any]:
-    """Narrowest type that holds all of an array's volumes exactly.
+    """Return the narrowest type that holds all of an array's volumes exactly.
 
     Raises `PrecisionError`, naming `where`, if there is none.
     """
@@ -158,8 +157,8 @@ def round_volume(
     """Apply a precision to physical values; the buffer of `volume` may be reused.
 
     `volume` is contiguous (z, y, x) in native byte order, `where` names the file in errors.
-    Raises `PrecisionError` for inf or NaN under `compact`, and for values beyond the type that
-    a rounding leads to.
+    Raises `PrecisionError` for inf or NaN under `compact`, and for values that the rounded type
+    cannot hold.
     """
     if precision == "compact":
         _require_finite(volume, where)
@@ -206,7 +205,7 @@ def _largest(dtype: str) -> float:
 
 
 def _over(volume: Volume, dtype: Any) -> Volume:
-    """An array of `dtype` laid over the buffer of `volume`: half the memory at full size.
+    """Return an array of `dtype` in the buffer of `volume`: half the memory at full size.
 
     Written slab by slab from the start, it overwrites only what was read before.
     """
@@ -233,7 +232,7 @@ def _single(volume: Volume, ladder: Iterable[str], where: str) -> Rounded:
 
 
 def _worst(rounded: Volume, original: Volume) -> float:
-    """Largest finite difference; inf and NaN are kept as they are and differ by nothing."""
+    """Return the largest finite difference; inf and NaN are unchanged and do not differ."""
     with np.errstate(invalid="ignore"):
         difference = np.subtract(original, rounded, dtype=np.float64)
     worst = max(float(difference.max(initial=0.0)), -float(difference.min(initial=0.0)))

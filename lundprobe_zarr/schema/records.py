@@ -1,4 +1,4 @@
-"""What a store remembers of each source file: enough to write the NIfTI file back."""
+"""Records of source files in a store: enough to write the NIfTI files back."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ SOURCES = "sources"
 
 
 class SourceRecord(BaseModel):
-    """One source file of an array, as kept in the array's attribute `sources`.
+    """Record of one source file, in the array's attribute `sources`.
 
     Attributes:
         labels: the slice it fills, label dimension -> label.
@@ -22,9 +22,9 @@ class SourceRecord(BaseModel):
         nifti_sha256: of its uncompressed bytes (None for text files).
         header: the NIfTI header, base64.
         extensions: everything between header and voxels, base64.
-        trailer: bytes behind the last voxel, base64; hardly ever any.
+        trailer: bytes after the last voxel, base64; usually none.
         text: the contents of a text file, a byte order mark included.
-        encoding: what `text` is encoded by in that file.
+        encoding: encoding of `text` in that file.
         stripped: whether free text was left out of the header, with extensions and trailer; then
             `header`, `extensions` and `nifti_sha256` are those of the file without.
         dtype: NumPy name of the file's voxel type, with byte order.
@@ -64,7 +64,7 @@ class SourceRecord(BaseModel):
     stored_sha256: str | None = None
 
     def to_attribute(self) -> dict[str, Any]:
-        """JSON-ready form, without the fields that say nothing."""
+        """Return a JSON-ready form, without empty fields."""
         return self.model_dump(mode="json", exclude_defaults=True) | {
             "labels": self.labels,
             "exact": self.exact,

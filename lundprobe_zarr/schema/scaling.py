@@ -11,7 +11,7 @@ Volume = npt.NDArray[Any]
 
 
 def scale(raw: Volume, slope: float, inter: float) -> Volume:
-    """Physical values of `raw`: `slope * raw + inter` in float64, or `raw` itself if unscaled.
+    """Return the physical values of `raw`: `slope * raw + inter` in float64, or `raw` if unscaled.
 
     Source of the rule: nibabel's `ArrayProxy`, which multiplies by a float64 slope.
     """
@@ -21,7 +21,7 @@ def scale(raw: Volume, slope: float, inter: float) -> Volume:
 
 
 def unscale(values: Volume, slope: float, inter: float, dtype: np.dtype[Any]) -> Volume:
-    """Raw numbers of type `dtype` that physical `values` come from; rounded for integer types."""
+    """Return the raw numbers of type `dtype` of physical `values`; rounded for integer types."""
     if (slope, inter) == (1.0, 0.0):
         return _cast(values, dtype)
     raw = (values.astype(np.float64) - inter) / slope
@@ -29,13 +29,13 @@ def unscale(values: Volume, slope: float, inter: float, dtype: np.dtype[Any]) ->
 
 
 def _cast(values: Volume, dtype: np.dtype[Any]) -> Volume:
-    """Values as `dtype`; of one it cannot hold nobody warns: who asked compares what comes back."""
+    """Return values as `dtype`, without a warning for those it cannot hold: callers compare."""
     with np.errstate(invalid="ignore", over="ignore"):
         return values.astype(dtype)
 
 
 def recovers(values: Volume, raw: Volume, slope: float, inter: float) -> bool:
-    """Whether `unscale` gives back every bit of `raw`; both are (z, y, x)."""
+    """Return whether `unscale` restores every bit of `raw`; both are (z, y, x)."""
     bits = f"u{raw.dtype.itemsize}"
     return all(
         bool(np.array_equal(unscale(v, slope, inter, raw.dtype).view(bits), r.view(bits)))

@@ -17,15 +17,14 @@ from lundprobe_zarr.vocabulary.names import GRIDS, PRESCRIPTION_GY, STRUCTURES
 
 _TRIPLE = pa.list_(pa.float64(), 3)
 _SHAPE = pa.list_(pa.int64(), 3)
-#: The same where there may be none: pyarrow before 26 cannot write and read lists of fixed size
-#: among which there are nulls.
+#: The same with nulls: pyarrow before 26 cannot write and read lists of fixed size with nulls.
 _TRIPLE_OR_NONE = pa.list_(pa.float64())
 _SHAPE_OR_NONE = pa.list_(pa.int64())
 
 
 @dataclass(frozen=True)
 class Column:
-    """One column: Arrow type, what it means, its unit ("" where it has none), may it be null."""
+    """One column: Arrow type, meaning, unit ("" without one), and whether it may be null."""
 
     name: str
     type: pa.DataType
@@ -34,7 +33,7 @@ class Column:
     nullable: bool = False
 
     def field(self) -> pa.Field:
-        """The Arrow field, description and unit in its metadata."""
+        """Return the Arrow field, with description and unit in its metadata."""
         metadata = {"description": self.description} | ({"unit": self.unit} if self.unit else {})
         return pa.field(self.name, self.type, self.nullable, metadata)
 
@@ -55,7 +54,7 @@ class Table:
         )
 
     def from_rows(self, rows: Iterable[Mapping[str, Any]]) -> pa.Table:
-        """Arrow table of `rows`; each must have exactly the table's columns."""
+        """Return the Arrow table of `rows`; each must have exactly the table's columns."""
         return pa.Table.from_pylist([dict(r) for r in rows], schema=self.schema)
 
 
@@ -156,14 +155,14 @@ ARRAYS = Table(
 V_LEVELS = (65, 75, 90, 95, 100, 107)
 #: Percent of the volume that receives at least the dose of the D-columns.
 D_LEVELS = (1, 2, 50, 95, 98, 99)
-#: Volumes, cm3, that receive at least the dose of the D-columns named by them.
+#: Volumes, cm3, of the columns D…cc: the volume that receives at least that dose.
 D_VOLUMES = (0.03, 1)
 
 _COVERED = "over the covered part"
 
 
 def _dose_columns() -> Iterable[Column]:
-    """Statistics of the dose in a structure, over its voxels in the planning dose grid."""
+    """Yield columns of dose statistics, over a structure's voxels in the planning dose grid."""
     where = (
         f"{_COVERED}; null where nothing is covered, without dose, and where a dose is no number"
     )
@@ -191,7 +190,7 @@ _DOSE = tuple(_dose_columns())
 #: Names of the dose statistics, in the order of the table.
 DOSE_COLUMNS = tuple(c.name for c in _DOSE)
 
-#: Which segmentation a row is about.
+#: Columns that identify the segmentation of a row.
 _SEGMENTATION = (
     *_WHO,
     _PROTOCOL,
@@ -202,7 +201,7 @@ _SEGMENTATION = (
     Column("step", pa.int64(), "1: edited without, 2: with the uncertainty map", nullable=True),
     Column("observer", pa.string(), "obsB, obsC, obsD or obsE", nullable=True),
 )
-#: Names of the columns that tell segmentations apart.
+#: Names of the columns that identify segmentations.
 SEGMENTATION_COLUMNS = tuple(c.name for c in _SEGMENTATION)
 
 STRUCTURES_TABLE = Table(
@@ -281,7 +280,7 @@ STRUCTURES_TABLE = Table(
 DVH_BINS_PER_GY = 10
 #: Width of the bins, Gy.
 DVH_STEP_GY = 1 / DVH_BINS_PER_GY
-#: Largest dose that the `dvh` table holds. More is a dose in another unit, or damage.
+#: Largest dose in the `dvh` table. A larger one is in another unit, or damaged.
 DVH_MOST_GY = 1000
 
 DVH = Table(
@@ -402,7 +401,7 @@ INTENSITY = Table(
 
 
 def _side_columns(side: str) -> Iterable[Column]:
-    """What identifies one segmentation of a pair."""
+    """Yield the columns that identify one segmentation of a pair."""
     yield Column(
         f"{side}_source",
         pa.string(),
@@ -550,7 +549,7 @@ MEASURED: tuple[str, ...] = ("structures", "dvh", "slices", "foreground", "inten
 
 
 def table_file(table: str, part: str, number: int = 0) -> str:
-    """Path of a table's file in the dataset, e.g. `metadata/patients/base-00000.parquet`."""
+    """Return a table file's path in the dataset, e.g. `metadata/patients/base-00000.parquet`."""
     return f"metadata/{table}/{part}-{number:05d}.parquet"
 
 
@@ -559,5 +558,5 @@ COHORT_FILE = "metadata/patients.parquet"
 
 
 def store_path(patient_id: str) -> str:
-    """Path of a patient's store in the dataset."""
+    """Return the path of a patient's store in the dataset."""
     return f"patients/{patient_id}.zarr"

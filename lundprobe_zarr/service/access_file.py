@@ -1,7 +1,7 @@
 """The access file: tokens and sign-ins, and what each may have. JSON, for its owner's eyes only.
 
-It holds the SHA-256 of a token, never the token. `lundprobe-zarr token` changes it; whoever edits
-it by hand changes what is in force within a second.
+It holds the SHA-256 of a token, never the token. `lundprobe-zarr token` changes it. A
+running service also follows edits by hand within a second.
 """
 
 from __future__ import annotations

@@ -13,7 +13,8 @@ from lundprobe_zarr.service.answers import HttpError
 from lundprobe_zarr.service.operations import Schema, invalid
 from lundprobe_zarr.vocabulary.suggest import suggestion
 
-#: Most bytes of a body. SQL that names all 467 patients has 13,000 characters.
+#: Most bytes of a body, unless a route allows more. SQL that names all 467 patients has 13,000
+#: characters.
 MOST_BYTES = 65_536
 #: Seconds for a body to arrive.
 _SECONDS = 10.0
@@ -21,13 +22,15 @@ _SECONDS = 10.0
 _CLOSE = {"Connection": "close"}
 
 
-async def read_fields(request: Request, schema: Schema) -> dict[str, Any]:
+async def read_fields(
+    request: Request, schema: Schema, most_bytes: int = MOST_BYTES
+) -> dict[str, Any]:
     """Return the fields of a JSON body that fits a flat schema, absent ones as their defaults.
 
     Raises `HttpError`: 413 if it is too large, 408 if it is too slow, 400 if it is no JSON, 422 if
     a field is missing, unknown or invalid.
     """
-    found = _parsed(await _read(request))
+    found = _parsed(await _read(request, most_bytes))
     fields: Mapping[str, Schema] = schema["properties"]
     if not isinstance(found, dict):
         raise invalid(f"The body is no JSON object; expected one with {', '.join(fields)}.")
@@ -43,17 +46,17 @@ async def read_fields(request: Request, schema: Schema) -> dict[str, Any]:
     }
 
 
-async def _read(request: Request) -> bytes:
+async def _read(request: Request, most_bytes: int) -> bytes:
     length = request.headers.get("content-length", "")
-    if length.isdigit() and int(length) > MOST_BYTES:
-        raise _too_large()
+    if length.isdigit() and int(length) > most_bytes:
+        raise _too_large(most_bytes)
     data = bytearray()
     try:
         async with asyncio.timeout(_SECONDS):
             async for piece in request.stream():
                 data += piece
-                if len(data) > MOST_BYTES:
-                    raise _too_large()
+                if len(data) > most_bytes:
+                    raise _too_large(most_bytes)
     except TimeoutError:
         raise HttpError(
             408, f"The body took more than {_SECONDS:g} s to arrive.", headers=_CLOSE
@@ -61,8 +64,8 @@ async def _read(request: Request) -> bytes:
     return bytes(data)
 
 
-def _too_large() -> HttpError:
-    return HttpError(413, f"The body has more than {MOST_BYTES} bytes.", headers=_CLOSE)
+def _too_large(most_bytes: int) -> HttpError:
+    return HttpError(413, f"The body has more than {most_bytes} bytes.", headers=_CLOSE)
 
 
 def _parsed(data: bytes) -> Any:

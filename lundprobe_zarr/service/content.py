@@ -101,7 +101,7 @@ async def send_content(service: Service, scope: Scope, send: Send) -> None:
     if scope["method"] == "HEAD":
         await _send_head(send, span.status, headers + _span_headers(span, file))
     elif elsewhere := await _elsewhere(service, asked.name, file):
-        # Sent by another server: the log has the bytes that it is told to send.
+        # Sent by another server: the log has the bytes that it was asked to send.
         visit.sent = span.stop - span.start
         await _send_head(send, elsewhere.status, [*headers, *elsewhere.headers])
     else:
@@ -147,6 +147,7 @@ class _Span:
 
     @property
     def status(self) -> int:
+        """HTTP status of the answer."""
         return 206 if self.is_partial else 200
 
 

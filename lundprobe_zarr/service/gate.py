@@ -74,7 +74,7 @@ class Gate:
         finally:
             if not visit.ended:
                 visit.status = CLIENT_LEFT if answer.is_over else 500
-                with suppress(HttpError):  # nobody is there to be told; the log has it
+                with suppress(HttpError):  # the client has left; the log has it
                     service.finished(visit)
             service.metrics.end(visit)
             service.access_log.write(visit)
@@ -101,10 +101,11 @@ class Gate:
             answer.is_over = True
             if isinstance(error, asyncio.CancelledError):
                 raise
+        # The boundary of the service: whatever fails within ends in an answer that shows nothing
+        # of it, and in the log with its traceback.
         except Exception:
             if answer.is_over:  # Starlette makes another error of it where an answer had begun
                 return
-            # The last resort: said in the log, not to the client.
             _LOG.exception("a request of %s failed", scope["path"])
             if answer.has_begun:
                 raise
@@ -193,7 +194,7 @@ class _Answer:
     async def _body(self, message: Message) -> None:
         if self._transport is not None and self._transport.is_closing():
             self.is_over = True
-            await asyncio.sleep(0)  # the server is told next; before, it would log an error
+            await asyncio.sleep(0)  # the server is notified next; before, it would log an error
             raise ClientDisconnect
         if not self._is_head:
             self.visit.sent += len(message.get("body", b""))

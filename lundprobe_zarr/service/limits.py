@@ -174,7 +174,7 @@ def _too_many(caller: Caller, most: int) -> HttpError:
 def _too_much(caller: Caller, most: int, seconds: int) -> HttpError:
     return HttpError(
         429,
-        f"{caller.name} has had its {size(most)} of this UTC day. It may go on in "
+        f"{caller.name} has had its {size(most)} of this UTC day. It may continue in "
         f"{seconds // 3600} h {seconds % 3600 // 60} min.",
         headers={"Retry-After": str(seconds)},
     )

@@ -22,6 +22,7 @@ class _WithoutTokens(logging.Formatter):
     """Formats a record; no token passes, wherever it came from."""
 
     def format(self, record: logging.LogRecord) -> str:
+        """Return the line of a record, without tokens."""
         return without_tokens(super().format(record))
 
 

@@ -156,6 +156,7 @@ class _Same(Collector):
         self._registry = registry
 
     def collect(self) -> Iterable[Metric]:
+        """Return the metrics of the registry."""
         return self._registry.collect()
 
 
@@ -166,6 +167,7 @@ class _Datasets(Collector):
         self._published = published
 
     def collect(self) -> Iterator[Metric]:
+        """Return a metric of datasets and revisions, and one of their files."""
         info = GaugeMetricFamily(
             "lundprobe_dataset_info", "Datasets, with their revision.", labels=("dataset", "sha")
         )

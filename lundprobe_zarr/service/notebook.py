@@ -173,11 +173,10 @@ def _start(location: Location) -> _Running:
     name = usual_name(open_manifest(location))
     own = OwnService.of({name: url}, options, {FRAMES_OPTION: frames})
     ending = ExitStack()
-    try:
+    with ExitStack() as failing:
+        failing.callback(own.listening.close)
         ending.enter_context(in_background(own.settings, own.listening))
-    except BaseException:
-        own.listening.close()
-        raise
+        failing.pop_all()
     found = base.replace("{port}", str(own.port)) if base else own.settings.public_url
     return _Running(own, name, found.rstrip("/"), ending)
 

@@ -41,7 +41,7 @@ _TAGS = {
     "hub": "The API of the Hugging Face Hub, for its clients.",
     "viewer": "The API of the Hub's dataset viewer: tables as pages of rows.",
     "cohorts": "SQL over the tables, and cohorts.",
-    "page": "What the page is told first.",
+    "page": "What the page needs first.",
     "service": "The service itself.",
 }
 #: What is answered before routing.

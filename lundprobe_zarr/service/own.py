@@ -18,7 +18,7 @@ _HOST = "127.0.0.1"
 
 @dataclass(frozen=True)
 class OwnService:
-    """What to start for oneself: settings with a token that nobody is told, and a socket.
+    """What to start for oneself: settings with a token that is not shown, and a socket.
 
     Attributes
     ----------

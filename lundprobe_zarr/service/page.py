@@ -1,4 +1,4 @@
-"""The page at `/`: its files, logging in and out, and what it is told first.
+"""The page at `/`: its files, logging in and out, and the data it needs first.
 
 The files are in `page/`. They say nothing of any dataset and need no token. All but `/` are below a
 hash of all of them, so a browser keeps them for ever and never mixes two versions.

@@ -62,7 +62,7 @@ class BoundedProtocol(HttpToolsProtocol):
         scope["transport"] = self.transport  # tells the gate when the client has left
 
     def on_message_complete(self) -> None:
-        """Count anew from the next request's head on."""
+        """Count from zero from the next request's head on."""
         self._in_head, self._head_bytes = True, 0
         super().on_message_complete()
 

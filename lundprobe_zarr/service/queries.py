@@ -10,6 +10,7 @@ import asyncio
 from collections import OrderedDict, deque
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import replace
 from typing import Any, TypeVar
 
@@ -108,16 +109,15 @@ class Queries:
         turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         line.append(turn)
         self._waiting[name] = line
-        try:
+        with ExitStack() as without_turn:
+            without_turn.callback(self._leave, name, turn)
             first = asyncio.FIRST_COMPLETED
             await asyncio.wait({turn, leaving}, timeout=self._bounds.timeout, return_when=first)
             if leaving.done():
                 raise ClientDisconnect
             if not turn.done():
                 raise _busy(503, f"Other queries took {self._bounds.timeout:g} s.")
-        except BaseException:
-            self._leave(name, turn)
-            raise
+            without_turn.pop_all()
 
     def _leave(self, name: str, turn: asyncio.Future[None]) -> None:
         """Give up a turn, or the place in the line."""
@@ -154,7 +154,7 @@ class Queries:
             while not started.done():
                 worker.cancel()
                 await asyncio.wait({started}, timeout=_AGAIN)
-            # One whose process was ended starts anew meanwhile, so it is the last to be taken.
+            # A worker whose process was ended starts again, so it is the last to be used.
             failed = started.exception() is not None
             (self._idle.append if failed else self._idle.appendleft)(worker)
 

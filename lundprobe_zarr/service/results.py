@@ -34,9 +34,9 @@ class Format:
 
 def _json(table: pa.Table, is_cut: bool) -> bytes:
     head = {"columns": table.column_names, "types": [str(kind) for kind in table.schema.types]}
-    tail = {"num_rows": table.num_rows, "truncated": is_cut}
+    end = {"num_rows": table.num_rows, "truncated": is_cut}
     rows = ",".join(filter(None, map(_json_rows, _pieces(table))))
-    return f'{_dumped(head)[:-1]},"rows":[{rows}],{_dumped(tail)[1:]}'.encode()
+    return f'{_dumped(head)[:-1]},"rows":[{rows}],{_dumped(end)[1:]}'.encode()
 
 
 def _json_rows(table: pa.Table) -> str:

@@ -78,7 +78,7 @@ def run(
 
 @contextmanager
 def in_background(settings: Settings, listening: socket.socket) -> Iterator[None]:
-    """Serve in a thread of this process meanwhile. Raises like `run`."""
+    """Serve in a thread of this process. Raises like `run`."""
     server = uvicorn.Server(config(make_app(settings)))
     thread = threading.Thread(target=server.run, args=([listening],), daemon=True)
     thread.start()

@@ -1,6 +1,6 @@
 """A browser's session: the token in a cookie that no script reads, and requests of our own page.
 
-A browser sends a cookie whoever made the request, so a request that a cookie or a proxy's log-in
+A browser sends a cookie with any site's request, so a request that a cookie or a proxy's log-in
 proves, and that is no plain reading, must come from a page of this service: its `Origin` is this
 service. `SameSite=Strict` keeps the cookie from other sites; other ports of this machine are not
 other sites, so `Origin` is what counts.

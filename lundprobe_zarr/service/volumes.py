@@ -314,7 +314,7 @@ class Volumes:
         return found
 
     def forget(self, patient: OpenPatient) -> None:
-        """Open a patient anew the next time: its store was replaced."""
+        """Open a patient again on next use: its store was replaced."""
         with self._lock:
             revision = patient.revision
             self._open.pop((revision.name, revision.sha, patient.patient_id), None)

@@ -108,6 +108,7 @@ def rows_where(
     ]
 
     def run(steps: list[str]) -> pa.Table:
+        """Run statements in this process if their cost is bounded, else in a worker."""
         if is_bounded(condition):
             return execute(text, steps, {name: table}, CONDITION)
         return (by or worker()).run(text, steps, {name: table}, bounds, CONDITION)

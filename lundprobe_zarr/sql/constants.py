@@ -1,6 +1,6 @@
 """Check constants that are compared with columns of known values.
 
-A misspelt constant would silently select nobody, or everybody. Names are resolved as in SQL,
+A misspelt constant would silently select no patient, or all. Names are resolved as in SQL,
 through aliases, subqueries and common table expressions. Names that may mean something else are not
 checked; nor are LIKE, `<` and expressions. An end of BETWEEN is, as far as it is a value misspelt.
 """

@@ -1,4 +1,4 @@
-"""Can anyone read what is written to a bucket? Asked before patients' data go there."""
+"""Check that a bucket cannot be read without credentials, before patients' data are sent."""
 
 from __future__ import annotations
 
@@ -8,18 +8,17 @@ from lundprobe_zarr.errors import DatasetError, UsageError
 from lundprobe_zarr.storage.location import Location
 from lundprobe_zarr.storage.writers import is_alive, writer
 
-#: Before the name of who asks.
+#: Prefix of the test object; the name of its writer follows.
 _PROBE = "probe-"
 
 
 def require_private(location: Location) -> None:
     """Require that what is written to `location` cannot be read without credentials.
 
-    Writes a small object, asks for it as nobody, and deletes it, and those that killed processes
-    of this machine left. An answer other than that object counts as private, whatever the reason.
-    Disks and memory are not asked, nor are places of which it is not known how to: only S3, GCS,
-    Azure and the Hugging Face hub are. Raises `UsageError` if the object could be read,
-    `DatasetError` if it could not be written.
+    Writes a small object, reads it without credentials, and deletes it, with those that killed
+    processes of this machine left. Any answer other than that object counts as private. Only S3,
+    GCS, Azure and the Hugging Face Hub are checked, not disks, memory or other protocols. Raises
+    `UsageError` if the object could be read, `DatasetError` if it could not be written.
     """
     public = location.anonymous()
     if public is None:
@@ -29,15 +28,15 @@ def require_private(location: Location) -> None:
     try:
         if _read(public, name) == said:
             raise UsageError(
-                "anyone can read what is written there: an object was, without credentials",
+                "anyone can read what is written there: a test object was read without credentials",
                 where=location.url,
                 expected=(
                     "a private place, since LUND-PROBE is under controlled access "
                     "and a conversion stays under the terms of its source"
                 ),
                 remedy=(
-                    "make the bucket private or choose another, or, if all of it "
-                    "may be public, as a phantom may, say --allow-public "
+                    "make the bucket private or choose another; if all of it "
+                    "may be public, such as a phantom, give --allow-public "
                     "(allow_public=True)"
                 ),
             )

@@ -87,7 +87,7 @@ class CachedLocation(Location):
         shutil.rmtree(self._file(relative, "").parent, ignore_errors=True)
 
     def read(self, relative: str, size: int = UNKNOWN) -> bytes:
-        """Contents of one object, kept or fetched; raises as `Location.read` does."""
+        """Return the contents of one object, cached or fetched; raise as `Location.read` does."""
         file = self._file(relative, "whole")
         with suppress(FileNotFoundError):
             kept = file.read_bytes()
@@ -103,7 +103,7 @@ class CachedLocation(Location):
         return data
 
     def read_ranges(self, ranges: Sequence[Range]) -> list[bytes]:
-        """Bytes of every range; blocks that are not kept are fetched at the same time.
+        """Return the bytes of every range; blocks that are not cached are fetched at the same time.
 
         Raises as `Location.read_ranges` does.
         """

@@ -11,7 +11,7 @@ from lundprobe_zarr.storage.urls import BY_HTTP, S3, WEB, is_chain
 
 
 def open_files(target: str, options: dict[str, Any]) -> tuple[Any, str]:
-    """fsspec's file system of the URL `target`, and the place there.
+    """Return fsspec's file system of the URL `target`, and the path there.
 
     Raises `ImportError` if what it needs is not installed, `ValueError` for an unknown protocol.
     """
@@ -44,7 +44,7 @@ def _client(protocol: str, target: str) -> Any:
 def read_by_client(
     fs: Any, names: Sequence[str], starts: Sequence[int], stops: Sequence[int], seconds: float
 ) -> list[Any]:
-    """Bytes of every range by a file system itself, or the exception that it raised.
+    """Return the bytes of every range by a file system itself, or the exception it raised.
 
     Ours take a time limit for each range, `seconds`. What fsspec runs in its own thread takes one
     for all, and lets go of those that have not ended.

@@ -1,7 +1,7 @@
-"""What a file system's error means to whoever reads or writes a dataset, with nothing secret in it.
+"""Errors of file systems as errors of a dataset, without secrets.
 
-botocore, aiohttp, azure-core and gcsfs each fail in their own words and classes, some of which
-repeat the URL with its signature. Here they become one sentence: what was found, what to do.
+botocore, aiohttp, azure-core and gcsfs raise their own classes and messages, some of which repeat
+the URL with its signature. Here they become one error: what was found, and what to do.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ _FOREIGN = (
 _NO_CREDENTIALS = re.compile(r"Credential|Auth|RefreshError|TokenRetrieval|SSO")
 _UNREACHABLE = re.compile(r"Connect|Disconnect|Timeout|ServiceRequest|DNS|Transport")
 _TIMED_OUT = re.compile(r"Timeout")
-#: An answer that was cut short, or is not the one that was asked for.
+#: An answer that is incomplete, or is not the requested one.
 _SPOILT = re.compile(r"Payload|BadHttpMessage|IncompleteRead|ResponseStreaming|FlexibleChecksum")
-#: Statuses that may pass by themselves.
+#: Statuses of transient failures.
 _TRANSIENT = (429, 500, 502, 503, 504)
-#: What S3 calls credentials that it does not take; it answers some of them with status 400.
+#: Error codes of S3 for refused credentials; some have status 400.
 _REFUSED = {
     "AuthorizationHeaderMalformed",
     "ExpiredToken",
@@ -44,9 +44,9 @@ _REFUSED = {
     "TokenRefreshRequired",
     "UnrecognizedClientException",
 }
-#: By which a Hugging Face Hub, or our service, says what an error is and what to do.
+#: Headers of a Hugging Face Hub, or of our service, with an error's code and message.
 ERROR_CODE, _ERROR_MESSAGE = "X-Error-Code", "X-Error-Message"
-#: What it calls a revision and a dataset that it does not have: what was found, what to do.
+#: Codes of a missing revision and a missing dataset: finding and remedy.
 _GONE = {
     "RevisionNotFound": (
         "the server does not have this revision: the dataset was replaced since it was opened, or "
@@ -54,13 +54,13 @@ _GONE = {
         "open the dataset again",
     ),
     "RepoNotFound": (
-        "the server has no such dataset, or none that these credentials may see",
-        "check its name, HF_ENDPOINT, which says which server is asked, and HF_TOKEN",
+        "the server has no such dataset, or none that these credentials may read",
+        "check its name, HF_ENDPOINT, which names the server, and HF_TOKEN",
     ),
 }
-#: Most characters of what a server says that are shown.
+#: Most characters shown of a server's message.
 _SAID = 500
-#: Where credentials are set, by how a URL begins.
+#: Where credentials are set, by the start of a URL.
 _CREDENTIALS = {
     ("s3://", "s3a://"): "`storage_options` (key, secret, for temporary ones token), or set "
     "AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and AWS_SESSION_TOKEN, or AWS_PROFILE",
@@ -69,10 +69,10 @@ _CREDENTIALS = {
     ("az://", "abfs://", "abfss://"): "`storage_options` (account_name and account_key or "
     "sas_token), or set AZURE_STORAGE_CONNECTION_STRING",
     ("http://", "https://"): "`storage_options` (headers), or in the URL",
-    ("hf://",): "HF_TOKEN, by `hf auth login` or as `storage_options` (token); HF_ENDPOINT says "
-    "which server it is for",
+    ("hf://",): "HF_TOKEN, by `hf auth login` or as `storage_options` (token); HF_ENDPOINT "
+    "names its server",
 }
-#: Options that say where, not who: worth showing in a message.
+#: Options that name the place and hold no secret, shown in messages.
 _PUBLIC_OPTIONS = (
     "endpoint",
     "endpoint_url",
@@ -83,7 +83,7 @@ _PUBLIC_OPTIONS = (
     "anon",
 )
 _SHORTEST_SECRET = 4
-#: What the operating system's errors mean: finding and remedy.
+#: Finding and remedy of the operating system's errors.
 _ROOM = "make room there, or choose another place"
 _RIGHTS = "expected permission to read and write there; give it, or choose another place"
 _MEANINGS = {
@@ -99,20 +99,20 @@ _MEANINGS = {
     ),
     errno.EACCES: ("permission denied", _RIGHTS),
     errno.EPERM: ("operation not permitted", _RIGHTS),
-    errno.EIO: ("input/output error", "check the disk, or whoever serves it"),
+    errno.EIO: ("input/output error", "check the disk, or the server that provides it"),
     errno.ESTALE: ("the server of this disk has lost the file", "mount the disk again"),
     errno.EMFILE: ("too many open files", "raise the limit (`ulimit -n`)"),
-    errno.ENFILE: ("too many open files on this machine", "end what holds them open"),
+    errno.ENFILE: ("too many open files on this machine", "end the programs that hold them open"),
 }
 _AGAIN = "then run the same command again"
-#: `user:password@`, greedily, since secret keys may hold slashes; a bare `user@` only where it is
-#: no container name, as it is in `abfs://container@account`.
+#: `user:password@`, greedily, since secret keys may hold slashes; a bare `user@` only on the web:
+#: in `abfs://container@account` it is the name of a container.
 _USER_AND_PASSWORD = re.compile(r"(://)[^/@\s]*:\S*@|((?:https?|s?ftp)://)[^/@\s]+@")
 _QUERY = re.compile(r"(://[^\s?'\"]*)\?[^\s'\")]*")
 
 
 def failures() -> tuple[type[BaseException], ...]:
-    """Every class that reading or writing may raise for reasons outside this program."""
+    """Return the classes of errors that a file system may raise."""
     loaded = (getattr(sys.modules[m], name) for m, name in _FOREIGN if m in sys.modules)
     return OSError, *loaded
 
@@ -124,7 +124,7 @@ def _chain(error: BaseException | None) -> Iterator[BaseException]:
 
 
 def _status_of(error: BaseException) -> int | None:
-    """HTTP status of aiohttp's, azure's, gcsfs's or botocore's error; None if it has none."""
+    """Return the HTTP status of an error of aiohttp, azure, gcsfs or botocore; None without."""
     response = getattr(error, "response", None)
     if isinstance(response, Mapping):
         return _number(response.get("ResponseMetadata", {}).get("HTTPStatusCode"))
@@ -137,7 +137,7 @@ def _number(value: object) -> int | None:
 
 
 def _refusal(error: BaseException) -> str | None:
-    """What S3 called the credentials that it refused; None if it did not."""
+    """Return S3's error code for refused credentials; None for other errors."""
     for one in _chain(error):
         response = getattr(one, "response", None)
         code = response.get("Error", {}).get("Code") if isinstance(response, Mapping) else None
@@ -147,14 +147,14 @@ def _refusal(error: BaseException) -> str | None:
 
 
 def http_status(error: BaseException) -> int | None:
-    """HTTP status that an error comes from; None if it comes from none."""
-    if is_spoilt(error):  # to which aiohttp gives statuses of its own
+    """Return the HTTP status that caused an error; None without one."""
+    if is_spoilt(error):  # aiohttp gives these a status of its own
         return None
     return next((s for s in map(_status_of, _chain(error)) if s is not None), None)
 
 
 def _said(error: BaseException, header: str) -> str | None:
-    """What a Hub's answer said in a header; None if it said nothing."""
+    """Return the text of a header of a Hub's answer; None without it."""
     for one in _chain(error):
         for answer in (one, getattr(one, "response", None)):
             headers = getattr(answer, "headers", None)
@@ -164,12 +164,12 @@ def _said(error: BaseException, header: str) -> str | None:
 
 
 def is_gone(answer: Any) -> bool:
-    """Whether a Hub's answer says that it has no such dataset, or no such revision of it."""
+    """Return whether a Hub has no such dataset, or no such revision of it."""
     return answer.headers.get(ERROR_CODE) in _GONE
 
 
 def is_missing(error: BaseException) -> bool:
-    """Whether the error says that there is no such object, and nothing else went wrong."""
+    """Return whether an error means only that there is no such object."""
     if _said(error, ERROR_CODE) in _GONE:
         return False
     status = http_status(error)
@@ -181,12 +181,12 @@ def is_missing(error: BaseException) -> bool:
 
 
 def is_past_end(error: BaseException) -> bool:
-    """Whether a byte range was asked for that begins behind the object's end."""
+    """Return whether a byte range was requested that begins after the object's end."""
     return http_status(error) == 416
 
 
 def is_transient(error: BaseException) -> bool:
-    """Whether the same request may well succeed a moment later."""
+    """Return whether the same request may succeed a moment later."""
     status = http_status(error)
     if status is not None:
         return status in _TRANSIENT
@@ -194,7 +194,7 @@ def is_transient(error: BaseException) -> bool:
 
 
 def is_spoilt(error: BaseException) -> bool:
-    """Whether an answer came that was cut short, or is not the one that was asked for."""
+    """Return whether an answer was incomplete, or not the requested one."""
     return _is_named(error, _SPOILT)
 
 
@@ -204,12 +204,12 @@ def _is_named(error: BaseException, pattern: re.Pattern[str]) -> bool:
 
 
 def secrets_in(options: Mapping[str, Any]) -> frozenset[str]:
-    """Every text in `options` that must not be shown: all but the few that say where."""
+    """Return the texts in `options` that must not be shown: all but those of the place."""
     return frozenset(s for s in _leaves(options) if len(s) >= _SHORTEST_SECRET)
 
 
 def public_options(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Those of `options`, nested ones too, that say where data are, not who may read them."""
+    """Return the options, nested ones too, that name the place and hold no credentials."""
     found = {}
     for name, value in options.items():
         if name in _PUBLIC_OPTIONS:
@@ -233,9 +233,9 @@ def _leaves(value: Any) -> Iterator[str]:
 
 
 def redacted(text: str, secrets: Iterable[str] = (), whole: bool = False) -> str:
-    """`text` with `***` for secrets, and for users, passwords and queries in URLs.
+    """Return `text` with `***` for secrets, and for users, passwords and queries in URLs.
 
-    `whole` if the text is one URL, or a path: then a query may hold anything.
+    `whole` if the text is one URL or path, whose query may hold any character.
     """
     if whole and "://" in text:
         text = re.sub(r"\?.*", "?***", text, count=1, flags=re.DOTALL)
@@ -246,14 +246,14 @@ def redacted(text: str, secrets: Iterable[str] = (), whole: bool = False) -> str
 
 
 def explain(error: BaseException, where: str, secrets: Iterable[str], local: bool) -> DatasetError:
-    """The error to raise for anything but a missing object: URL, finding, remedy."""
+    """Return the error for anything but a missing object: place, finding, remedy."""
     if local and isinstance(error, OSError):
         finding, remedy = meaning(error)
         return DatasetError(f"cannot be read or written: {finding}", where=where, remedy=remedy)
     finding, remedy = _finding(error, where)
-    told = _said(error, _ERROR_MESSAGE)
-    said = " ".join(redacted(told or str(error), secrets).split())
-    speaker = "the server says" if told else type(error).__name__
+    message = _said(error, _ERROR_MESSAGE)
+    said = " ".join(redacted(message or str(error), secrets).split())
+    speaker = "the server says" if message else type(error).__name__
     detail = f"{speaker}: {said}" if said else speaker
     return DatasetError(f"{finding} ({detail})", where=where, remedy=remedy)
 
@@ -268,15 +268,15 @@ def _finding(error: BaseException, where: str) -> tuple[str, str]:
         )
     status = http_status(error)
     if status is not None:
-        return f"the server answered {status}", "try again later, or ask whoever runs it"
+        return f"the server answered {status}", "try again later, or ask its operator"
     if _is_named(error, _TIMED_OUT):
         return "no answer within the time allowed", (
             "check the network, try again later, or allow more, e.g. "
             '`storage_options={"timeout": 120}`: seconds without a byte'
         )
     if is_spoilt(error):
-        return "the answer was cut short or is another than was asked for", (
-            "try again later, or ask whoever runs the server, or a proxy on the way"
+        return "the answer is incomplete, or not the requested one", (
+            "try again later, or ask the operator of the server or of a proxy"
         )
     if _is_named(error, _UNREACHABLE):
         return "the server cannot be reached", "check the URL, the network and the proxy settings"
@@ -284,7 +284,7 @@ def _finding(error: BaseException, where: str) -> tuple[str, str]:
 
 
 def _of_credentials(error: BaseException) -> str | None:
-    """What is wrong with the credentials; None if nothing seems to be."""
+    """Return what is wrong with the credentials; None if the error is another one."""
     code = _refusal(error)
     if code:
         return f"access denied, a problem of credentials: {code}"
@@ -300,15 +300,15 @@ def _set_as(where: str) -> str:
 
 
 def meaning(error: OSError) -> tuple[str, str]:
-    """What was found, and what to do about it."""
+    """Return the finding and the remedy of an error of the operating system."""
     known = _MEANINGS.get(error.errno or 0)
     if known is not None:
         return known[0], f"{known[1]}, {_AGAIN}"
-    return error.strerror or str(error), "check that the place is there and may be used"
+    return error.strerror or str(error), "check that the place exists and may be used"
 
 
 def described(error: OSError, where: str) -> str:
-    """An error as a message: the file it names, or else `where`, the finding and the remedy."""
+    """Return an error as a message: the file it names, or `where`, the finding, the remedy."""
     finding, remedy = meaning(error)
     place = error.filename if isinstance(error.filename, str) else where
     return f"{place}: {finding}; {remedy}" if place else f"{finding}; {remedy}"

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from lundprobe_zarr.storage.writers import is_alive, writer
 
-#: Between the name of a folder that was moved away and a random part; hidden until it is removed.
+#: Between the name of a replaced folder and a random part; hidden until it is removed.
 REPLACED = ".replaced-"
 #: Between the name of a folder and that of who is writing it; hidden until it is complete.
 _PARTIAL = ".partial-"
@@ -89,7 +89,7 @@ def _sync(path: Path) -> None:
 
 
 def remove(left: Path) -> None:
-    """Remove a folder, or anything in its place, without opening it: opening a pipe would wait."""
+    """Remove a folder, or anything else of that name, without opening it: a pipe would block."""
     if left.is_dir() and not left.is_symlink():
         shutil.rmtree(left, ignore_errors=True)
     else:

@@ -1,9 +1,9 @@
-"""The one place where the package registers what happens at a fork.
+"""The one place where the package registers calls for a fork.
 
 Registered are: the file systems of the parent, below; connections of libcurl (`storage.transport`);
-the cores and the decoders' threads (`storage.cores`); the gate for threads that read
-(`stream.forks`); the SQL worker (`sql.worker`); the services of notebooks (`service.notebook`).
-Objects that hold locks or connections of their own compare process ids instead.
+cores and decoder threads (`storage.cores`); the lock of reading threads (`stream.forks`); the SQL
+worker (`sql.worker`); services of notebooks (`service.notebook`). Objects that hold their own locks
+or connections compare process ids instead.
 """
 
 from __future__ import annotations
@@ -29,20 +29,20 @@ def on_fork(
         os.register_at_fork(**{name: call for name, call in calls.items() if call is not None})
 
 
-# A child must never release a file system of its parent. That would close connections and take
-# them out of the parent's event loop, whose epoll the child shares; the parent would then wait for
+# A child must never release a file system of its parent. That would close connections and remove
+# them from the parent's event loop, whose epoll the child shares; the parent would then wait for
 # its next answer until a timeout of minutes. So a child keeps them unused, and opens its own.
 _inherited: list[Any] = []
 _held: list[Any] = []
 
 
 def keep(connected: Any) -> None:
-    """Keep a file system or connections of the parent alive as long as the forked process."""
+    """Keep a file system or connections of the parent for the life of the forked process."""
     _inherited.append(connected)
 
 
 def _hold_cached() -> None:
-    """Hold what fsspec caches, before a fork: it empties its caches first thing in the child."""
+    """Hold the cached file systems before a fork: fsspec empties its caches in the child."""
     kinds = [AbstractFileSystem]
     for kind in kinds:
         kinds.extend(kind.__subclasses__())

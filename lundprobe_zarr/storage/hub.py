@@ -1,9 +1,9 @@
-"""A dataset on a Hugging Face Hub, or on a service that speaks as one: read at one revision.
+"""Datasets on a Hugging Face Hub, or on a service with its API, read at one revision.
 
-Hugging Face's own file system reads ahead by megabytes, one range after another, and asks several
-times what a name stands for. A Hub gives its files by plain HTTP too, below `/resolve/<revision>/`:
-so one request says which revision there is, and from then on the web client reads exact ranges of
-it, side by side. What is replaced later has another revision, and is an error, never a mixture.
+Hugging Face's own file system reads megabytes ahead, one range after another, and resolves a name
+several times. A Hub also serves its files over plain HTTP, below `/resolve/<revision>/`. So one
+request resolves the revision, and then the web client reads exact ranges of it concurrently. A
+dataset that is replaced later has another revision: an error, never a mixture of both.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from fsspec.asyn import sync_wrapper
 from lundprobe_zarr.storage.failures import ERROR_CODE
 from lundprobe_zarr.storage.web import WebFiles
 
-#: A dataset on the Hub that the environment names; a revision may hold slashes if it is a `refs/`.
+#: A dataset on the Hub of HF_ENDPOINT; only a revision below `refs/` may hold slashes.
 _ON_HUB = re.compile(
     r"(?:hf://)?(?P<root>datasets/(?P<name>[^/@]+/[^/@]+)"
     r"(?:@(?P<revision>refs/(?:convert|pr|heads)/[^/]+|[^/]+))?)(?P<below>/.*)?"
@@ -32,17 +32,17 @@ _ON_WEB = re.compile(
     r"(?P<root>(?P<endpoint>https?://.+)/datasets/(?P<name>[^/]+/[^/]+)/resolve/"
     r"(?P<revision>[^/]+))(?P<below>/.*)?"
 )
-#: A revision that never is another: a commit.
+#: A revision that never changes: a commit.
 _COMMIT = re.compile(r"[0-9a-f]{40}")
-#: A small file to ask for. That it is not there says as much.
+#: A small file to request. A 404 names the commit too.
 _ANY_FILE = ".gitattributes"
 _COMMIT_HEADER = "X-Repo-Commit"
-#: Statuses from here on say nothing of what was asked for.
+#: Statuses from here on say nothing about the dataset.
 _FAILING = 500
 
 
 def is_hub(target: str) -> bool:
-    """Whether a URL names a dataset of a Hub, by `hf://datasets/` or by its address."""
+    """Return whether a URL names a dataset of a Hub, by `hf://datasets/` or by its address."""
     return _parsed(target) is not None
 
 
@@ -51,7 +51,7 @@ def _parsed(target: str) -> re.Match[str] | None:
 
 
 class HubFiles(WebFiles):
-    """Files of one dataset of a Hub, all of the revision that was there at the first request.
+    """Files of one dataset of a Hub, all of the revision that the first request found.
 
     Parameters
     ----------
@@ -60,15 +60,15 @@ class HubFiles(WebFiles):
     revision : str
         Branch, tag or commit.
     endpoint, token : str, optional
-        Hub and token; by default those that Hugging Face's own tools take, from HF_ENDPOINT and
-        HF_TOKEN or the token file. The token goes to the endpoint alone. False is none.
+        Hub and token; by default those of Hugging Face's own tools, from HF_ENDPOINT and
+        HF_TOKEN or the token file. The token is sent to the endpoint only. False is no token.
     **options
         As for the web client.
     """
 
     protocol = "hf"
-    cachable = False  # another one may be of another revision
-    #: A Hub takes commits, not objects one by one.
+    cachable = False  # another instance may have another revision
+    #: A Hub accepts commits, not single objects.
     read_only = True
 
     def __init__(
@@ -85,7 +85,7 @@ class HubFiles(WebFiles):
         if found := _token() if token in (None, True) else token:
             authorization = {"Authorization": f"Bearer {found}"}
             self.kwargs["headers"] = authorization | dict(self.kwargs.get("headers") or {})
-        # Kept by fsspec and shared: closing connections with each dataset would take a while.
+        # Kept by fsspec and shared: closing connections with each dataset would take time.
         self._connections = WebFiles(
             client_kwargs=self.client_kwargs,
             asynchronous=self.asynchronous,
@@ -104,12 +104,12 @@ class HubFiles(WebFiles):
         assert found is not None, path
         given = {k: found[k] for k in found.re.groupindex if k in ("endpoint", "revision")}
         revision = unquote(given.pop("revision") or "main")
-        # By its address, a dataset is asked for as its options say, and as nothing else does.
+        # A dataset named by its address has the credentials of its options only.
         alone = {"token": False} if "endpoint" in given else {}
         return {"repository": found["name"], "revision": revision, **given, **alone}
 
     def pinned(self, target: str) -> str:
-        """Return a URL of this dataset with the revision that is read; as it is if none was."""
+        """Return a URL of this dataset with its revision; unchanged before the first read."""
         found = _parsed(target)
         if self._commit is None or found is None:
             return target
@@ -125,7 +125,7 @@ class HubFiles(WebFiles):
         return yarl.URL(f"{self._base}/resolve/{quote(self._read, safe='')}{below}", encoded=True)
 
     def address(self, name: str) -> tuple[str, dict[str, str]] | None:
-        """As of the web's; None until it is known which revision is read."""
+        """Return URL and headers as the web client does; None before the revision is known."""
         return None if self._commit is None else super().address(name)
 
     @property
@@ -137,7 +137,7 @@ class HubFiles(WebFiles):
         return self._commit or self._revision
 
     async def set_session(self) -> Any:
-        """Return the connections, once it is known which revision is read: all else asks here."""
+        """Return the connections, after the revision is resolved: every request calls this."""
         session = await self._connections.set_session()
         if self._commit is None:
             async with self._asking:
@@ -146,9 +146,9 @@ class HubFiles(WebFiles):
         return session
 
     async def _ask(self, session: aiohttp.ClientSession) -> str:
-        """Ask which commit the revision is.
+        """Request the commit of the revision.
 
-        A web server that happens to have such a path says nothing of commits: it is read as it is.
+        A web server that happens to have such a path names no commit: its files are read as is.
         """
         url = self.encode_url(f"datasets/{self._repository}/{_ANY_FILE}")
         async with session.head(url, allow_redirects=True, **self.kwargs) as answer:
@@ -163,7 +163,7 @@ class HubFiles(WebFiles):
         entries = [entry async for entry in self._entries(url, recursive=False)]
         return entries if detail else [entry["name"] for entry in entries]
 
-    ls = sync_wrapper(_ls)  # the base class has tied its own
+    ls = sync_wrapper(_ls)  # the base class registered its own finalizer
 
     async def _find(
         self,
@@ -183,7 +183,7 @@ class HubFiles(WebFiles):
         return found if detail else list(found)
 
     async def _entries(self, path: str, recursive: bool) -> AsyncIterator[Mapping[str, Any]]:
-        """Yield what is in a folder, or all below it, as the Hub lists it page by page."""
+        """Yield the entries of a folder, or all below it; the Hub lists them in pages."""
         found = _parsed(path)
         assert found is not None, path
         session = await self.set_session()
@@ -200,19 +200,23 @@ class HubFiles(WebFiles):
             if more is None:
                 return
             url = yarl.URL(str(more["url"]), encoded=True)
-            if url.origin() != yarl.URL(self._endpoint).origin():  # the token goes to no other
-                raise aiohttp.ClientPayloadError(f"the listing goes on at {url.origin()}")
+            if (
+                url.origin() != yarl.URL(self._endpoint).origin()
+            ):  # the token is sent to no other server
+                raise aiohttp.ClientPayloadError(
+                    f"the next page of the listing is at {url.origin()}"
+                )
 
 
 def _info(root: str, entry: Mapping[str, Any]) -> dict[str, Any]:
-    """Return an entry of a listing as fsspec has it; its ETag is what tells a replaced file."""
+    """Return an entry in the form of fsspec; its ETag changes when the file is replaced."""
     kind = "directory" if entry["type"] == "directory" else "file"
     tag = (entry.get("lfs") or {}).get("oid") or entry["oid"]
     return {"name": f"{root}/{entry['path']}", "type": kind, "size": entry["size"], "ETag": tag}
 
 
 def _endpoint() -> str:
-    """Return the Hub that Hugging Face's tools ask, and HF_ENDPOINT if it was set since."""
+    """Return the Hub of Hugging Face's tools, or HF_ENDPOINT if it was set later."""
     from huggingface_hub import constants
 
     return os.environ.get("HF_ENDPOINT") or str(constants.ENDPOINT)

@@ -1,4 +1,4 @@
-"""Where a dataset lives: a local path or any URL that fsspec knows, and the objects there."""
+"""Locations of datasets: a local path or any URL that fsspec supports, and the objects there."""
 
 from __future__ import annotations
 
@@ -61,9 +61,10 @@ _LOG = logging.getLogger("lundprobe_zarr.storage")
 
 #: Requests at a time where the file system itself makes one after another.
 _THREADS = 16
-#: Servers that were warned of, which once is enough for.
+#: Servers for which a warning was logged: one is enough.
 _SLOW_SERVERS: set[str] = set()
-#: What no name of ours has: servers and other systems find folders, escapes and queries there.
+#: Characters that no name of ours has: servers and other systems read them as folders, escapes
+#: or queries.
 _FOREIGN = frozenset("\\%?#")
 _T = TypeVar("_T")
 
@@ -79,9 +80,9 @@ class Range:
 
 @dataclass(frozen=True)
 class Entry:
-    """What a listing says of an object: its size, and its MD5 where the server vouches for one.
+    """An object in a listing: its size, and its MD5 where the server computes one.
 
-    `stamp` differs once the object was replaced: the time of its last change, or its ETag.
+    `stamp` changes when the object is replaced: the time of its last change, or its ETag.
     """
 
     size: int
@@ -104,10 +105,10 @@ class _Opened(NamedTuple):
 class Location:
     """A dataset's root and the objects below it, by `/`-separated relative path.
 
-    `url` is a path or URL, as it may be shown: what it held of credentials is taken out. Those and
-    `storage_options` go to fsspec alone, but for `timeout`: how many seconds a server may say
-    nothing. Pickles with its options, so that workers can read; opens anew in a forked or spawned
-    process.
+    `url` is a path or URL without credentials, for messages. Credentials and `storage_options`
+    are passed to fsspec only, except `timeout`: the seconds that a server may send nothing.
+    A location pickles with its options, so that workers can read. A forked or spawned process
+    opens its own file system.
     """
 
     def __init__(
@@ -118,7 +119,7 @@ class Location:
         self._target, self._options = separate(os.fspath(url), options)
         self.url = redacted(self._target, whole=True)
         self._opened: _Opened | None = None
-        _ = self._fs  # a protocol that is not installed is said now, not at the first read
+        _ = self._fs  # reports a missing protocol now, not at the first read
 
     def __repr__(self) -> str:
         return f"Location({self.url!r})"
@@ -152,12 +153,12 @@ class Location:
         )
 
     def _range_reader(self, fs: Any) -> Any:
-        """What reads ranges in place of a file system; None if nothing does."""
+        """Return what reads ranges in place of a file system; None if nothing does."""
         if is_chain(self._target) or protocol_of_url(self._target) not in EXTRAS:
             return None
         from lundprobe_zarr.storage.ranges import range_reader
 
-        # Kept with the file system, whose URLs it has signed.
+        # Kept with the file system: it holds URLs that this one signed.
         kept = vars(fs)
         if "_lundprobe_ranges" not in kept:
             reader = range_reader(fs, self._options, self._requests.silence)
@@ -180,9 +181,9 @@ class Location:
 
     @property
     def _pinned(self) -> str:
-        """The target with the revision that is read, where there are revisions.
+        """Return the target with the revision that is read, where there are revisions.
 
-        Other processes, and the same one once it was forked, read no other.
+        Other processes, and this one after a fork, read the same revision.
         """
         pinned = None if self._opened is None else getattr(self._opened.fs, "pinned", None)
         return self._target if pinned is None else str(pinned(self._target))
@@ -201,7 +202,7 @@ class Location:
 
     @property
     def public_options(self) -> dict[str, Any]:
-        """Those of the options that say where the dataset is, such as an endpoint: no secrets."""
+        """Options that say where the dataset is, such as an endpoint; no secrets."""
         return public_options(self._options)
 
     @property
@@ -211,9 +212,9 @@ class Location:
         return target, {**self._options, TIMEOUT: self._requests.silence}
 
     def anonymous(self) -> Location | None:
-        """The same place, asked without credentials; None where it is not known how to.
+        """Return the same place without credentials; None if that is not known for the protocol.
 
-        On disks and in memory there are none to leave out.
+        Disks and memory need no credentials.
         """
         options = anonymous_options(protocol_of_url(self._target), self._options)
         if options is None:
@@ -221,14 +222,14 @@ class Location:
         return Location(self._target, {**options, TIMEOUT: self._requests.silence})
 
     def _repeats(self, error: BaseException) -> bool:
-        """Whether to make a request again; clients of buckets do so, but not for every reason."""
+        """Return whether to repeat a request; clients of buckets repeat only some."""
         if protocol_of_url(self._target) in BY_HTTP:
             return is_transient(error)
         return isinstance(error, TimeoutError) or is_spoilt(error)
 
     @property
     def retry(self) -> RetryPolicy:
-        """How often what arrived damaged is read again: on a local disk it stays as it is."""
+        """Retry policy for bytes that arrive damaged; a local disk gives the same bytes again."""
         return ONCE if self.is_local else self._requests
 
     @property
@@ -238,20 +239,20 @@ class Location:
 
     @property
     def in_memory(self) -> bool:
-        """Whether the dataset is in the memory of this process, where no other one sees it."""
+        """Whether the dataset is in the memory of this process, which no other process sees."""
         return protocol_of_url(self._target) == "memory"
 
     @property
     def can_list(self) -> bool:
-        """Whether `listing` works; web servers have none that could be relied on."""
+        """Whether `listing` works; web servers have no reliable one."""
         return protocol_of_url(self._target) not in WEB
 
     def path(self, relative: str) -> str:
-        """Full name of an object, for messages and other libraries."""
+        """Return the full name of an object, for messages and other libraries."""
         return f"{self.url.rstrip('/')}/{relative}"
 
     def local(self, relative: str = "") -> Path:
-        """Where an object is on a local disk; raises `UsageError` for any other place."""
+        """Return the path of an object on a local disk; raise `UsageError` for any other place."""
         if not self.is_local:
             raise UsageError("not on a local disk", where=self.path(relative), expected="a path")
         return Path(self._full(relative))
@@ -268,10 +269,10 @@ class Location:
         return f"{root.rstrip('/')}/{relative}" if relative else root
 
     def _do(self, relative: str, action: Callable[[], _T]) -> _T:
-        """What `action` gives; what it raises becomes our own error.
+        """Return the result of `action`; convert its errors to our own.
 
-        That is raised once the library's is dealt with, so that it is not its context: the
-        library's may hold secrets, and errors travel with their context between dask's workers.
+        Our error is raised outside the handler, so that the library's error is not its context:
+        that may hold secrets, and dask's workers pickle errors with their context.
         """
         ours: Exception
         try:
@@ -292,15 +293,15 @@ class Location:
         raise ours
 
     def explained(self, error: BaseException, relative: str) -> OSError:
-        """Our own error for what a library raised about an object."""
+        """Return our own error for what a library raised about an object."""
         if is_missing(error):
             return FileNotFoundError(errno.ENOENT, "not there", self.path(relative))
         return explain(error, self.path(relative), self._secrets, self.is_local)
 
     def _ask(self, what: str, *args: Any, size: int = 0, often: bool = False, **more: Any) -> Any:
-        """Have the file system do something about `size` bytes, within the time for that.
+        """Call a method of the file system, within the time allowed for `size` bytes.
 
-        `often` repeats a request that failed for a passing reason.
+        `often` repeats a request after a transient failure.
         """
 
         def attempt(seconds: float) -> Any:
@@ -315,7 +316,9 @@ class Location:
             return self._requests.request(attempt, size, self._repeats)
 
     def read(self, relative: str, size: int = UNKNOWN) -> bytes:
-        """Contents of one object; one request. `size` is how large it may be, for its time limit.
+        """Return the contents of one object; one request.
+
+        `size` is its largest size, which sets the time limit.
 
         Raises `FileNotFoundError` if there is none, `DatasetError` if it cannot be read.
         """
@@ -329,12 +332,12 @@ class Location:
         return self._do(relative, fetch)
 
     def forget(self, relative: str) -> None:
-        """Read an object from where it is the next time: what was kept of it may be damaged."""
+        """Drop the cached copy of an object, which may be damaged; the next read fetches it."""
 
     def read_ranges(self, ranges: Sequence[Range]) -> list[bytes]:
-        """Bytes of every range, requested at the same time; one request a range.
+        """Return the bytes of every range, requested at the same time; one request per range.
 
-        A range behind the object's end gives what there is of it: fewer bytes, or none. Raises
+        A range that reaches beyond the object gives fewer bytes, or none. Raises
         `FileNotFoundError` or `DatasetError` for the first range that cannot be read.
         """
         if self.is_local:
@@ -373,14 +376,14 @@ class Location:
         return found
 
     def _warn_of(self, server: str) -> None:
-        """Say once of a server that it sends whole objects; what is read is right all the same."""
+        """Log once that a server sends whole objects; the values read are still right."""
         if server in _SLOW_SERVERS:
             return
         _SLOW_SERVERS.add(server)
         text = (
-            f"{server}: ignores byte ranges and sends whole objects, so that every patch downloads "
-            "all of the files it is in; what we read is right, but slow, and other readers may "
-            "return wrong values; expected a server that takes ranges, such as nginx or a bucket, "
+            f"{server}: ignores byte ranges and sends whole objects, so every patch downloads "
+            "whole files; the values are right, but reading is slow, and other readers may "
+            "return wrong values; expected a server with ranges, such as nginx or a bucket, "
             f"or a copy: lundprobe-zarr copy {shlex.quote(self.url)} FOLDER"
         )
         warnings.warn(text, UserWarning, stacklevel=2)
@@ -391,7 +394,7 @@ class Location:
                 return b""
             raise self.explained(result, wanted.name)
         data = bytes(result)
-        if len(data) > wanted.stop - wanted.start:  # the server takes no ranges: all of the object
+        if len(data) > wanted.stop - wanted.start:  # the server ignores ranges: the whole object
             return data[wanted.start : wanted.stop]
         return data
 
@@ -409,14 +412,14 @@ class Location:
         return out
 
     def find(self, relative: str) -> dict[str, int]:
-        """Size of every object below a folder, by path relative to that folder.
+        """Return the size of every object below a folder, by path relative to that folder.
 
         Raises `DatasetError` where objects cannot be listed: see `can_list` and `sizes`.
         """
         return {name: entry.size for name, entry in self.listing(relative).items()}
 
     def listing(self, relative: str) -> dict[str, Entry]:
-        """Every object below a folder, by path relative to that folder; raises as `find` does."""
+        """Return every object below a folder, by path relative to it; raise as `find` does."""
         if not self.can_list:
             raise DatasetError(
                 "a web server gives no listing",
@@ -433,9 +436,9 @@ class Location:
         return {name[len(base) :]: _entry(info) for name, info in found.items()}
 
     def children(self, relative: str) -> list[str]:
-        """Names of files and folders directly below a folder, in order; few requests.
+        """Return the names of files and folders directly below a folder, in order; few requests.
 
-        None for a folder that is not there. Raises `DatasetError` if it cannot be listed.
+        Empty for a folder that does not exist. Raises `DatasetError` if it cannot be listed.
         """
         base = self._full(relative).rstrip("/")
         try:
@@ -447,16 +450,16 @@ class Location:
         return sorted({name.rpartition("/")[2] for name in paths if name != base})
 
     def sizes(self, names: Iterable[str]) -> dict[str, int]:
-        """Sizes of those of the objects `names` that are there; one request an object."""
+        """Return the sizes of the objects `names` that exist; one request per object."""
         wanted = list(names)
         with ThreadPoolExecutor(_THREADS) as pool:
             found = pool.map(self.size, wanted)
             return {n: s for n, s in zip(wanted, found, strict=True) if s is not None}
 
     def read_each(self, names: Iterable[str]) -> list[bytes | None]:
-        """Contents of each of the objects `names`, None of one that is not there; many at once.
+        """Return the contents of each of the objects `names`, None for one that does not exist.
 
-        For objects that are small and many. Raises `DatasetError` if one cannot be read.
+        Reads many small objects at once. Raises `DatasetError` if one cannot be read.
         """
 
         def contents(name: str) -> bytes | None:
@@ -469,43 +472,43 @@ class Location:
             return list(pool.map(contents, names))
 
     def size(self, relative: str) -> int | None:
-        """Size of an object in bytes; None if there is none.
+        """Return the size of an object in bytes; None if there is none.
 
-        Raises `DatasetError` if the server does not say.
+        Raises `DatasetError` if the server does not state it.
         """
         try:
             size = self._info(relative)["size"]
         except FileNotFoundError:
             return None
-        if size is None:  # a web server that compresses what it sends, or makes it up as it goes
+        if size is None:  # a web server that compresses or generates what it sends
             raise DatasetError(
-                "the server does not say how many bytes it has",
+                "the server does not state how many bytes it has",
                 where=self.path(relative),
                 expected=(
-                    "one that gives files as they are, with a Content-Length and "
+                    "a server that sends files unchanged, with a Content-Length and "
                     "no Content-Encoding"
                 ),
-                remedy="turn its compression off for this folder",
+                remedy="turn off its compression for this folder",
             )
         return int(size)
 
     def _info(self, relative: str) -> Mapping[str, Any]:
         def ask() -> Mapping[str, Any]:
-            self._fs.invalidate_cache()  # another process may have changed what was listed
+            self._fs.invalidate_cache()  # another process may have changed the listed objects
             info: Mapping[str, Any] = self._ask("info", self._full(relative), often=True)
             return info
 
         return self._do(relative, ask)
 
     def md5(self, relative: str) -> bytes | None:
-        """MD5 that the server computed of an object; None if it gives none. One request.
+        """Return the MD5 that the server computed of an object; None without one. One request.
 
         Raises `FileNotFoundError` if there is no such object.
         """
         return None if self.is_local else _md5_of(self._info(relative))
 
     def stamp(self, relative: str) -> str:
-        """What changes once an object is replaced, as in `listing`. One request.
+        """Return what changes when an object is replaced, as in `listing`. One request.
 
         Raises `FileNotFoundError` if there is no such object.
         """
@@ -513,13 +516,13 @@ class Location:
 
     @property
     def signs_urls(self) -> bool:
-        """Whether the storage gives URLs by which anyone reads an object, `signed_url`."""
+        """Whether the storage signs URLs by which anyone can read an object: `signed_url`."""
         return getattr(self._fs.sign, "__func__", None) is not AbstractFileSystem.sign
 
     def signed_url(self, relative: str, seconds: int) -> str:
-        """A URL by which anyone reads an object for so many seconds.
+        """Return a URL by which anyone can read an object for so many seconds.
 
-        Raises `DatasetError` where the storage gives none.
+        Raises `DatasetError` if the storage signs none.
         """
 
         def sign() -> str:
@@ -531,13 +534,13 @@ class Location:
         return self._do(relative, sign)
 
     def exists(self, relative: str) -> bool:
-        """Whether there is an object of this name."""
+        """Return whether there is an object of this name."""
         return self.size(relative) is not None
 
     def write(self, relative: str, data: bytes) -> None:
-        """Write an object: it appears whole or, if this is broken off, stays what it was.
+        """Write an object atomically: an interrupted write leaves the old one.
 
-        On a local disk by a temporary name and a rename, synced to the device. Raises
+        On a local disk it is written under a temporary name, synced and renamed. Raises
         `UsageError` for a web server, `DatasetError` if the object cannot be written.
         """
         full = self._full(relative)
@@ -549,18 +552,18 @@ class Location:
     def write_together(
         self, files: Mapping[str, bytes | Path], once_staged: Callable[[], None]
     ) -> None:
-        """Write several files of a local disk, from bytes or local files; raises as `write` does.
+        """Write several files of a local disk, from bytes or local files; raise as `write` does.
 
-        None of them appears before all are on the device, so that one which fills up meanwhile
-        leaves all as they were. Then `once_staged` is called, and they appear in their order.
+        All are written to the device before the first appears, so a full disk leaves all as
+        they were. Then `once_staged` is called, and they appear in their order.
         """
-        with ExitStack() as stack:  # which lets the last one in appear first
+        with ExitStack() as stack:  # which closes the last entry first
             for name, contents in reversed(list(files.items())):
                 self._write(name, partial(stack.enter_context, staged(self.local(name), contents)))
             once_staged()
 
     def write_file(self, relative: str, file: Path) -> None:
-        """Write an object from a local file, without holding it in memory; as `write` does."""
+        """Write an object from a local file, not held in memory; raise as `write` does."""
         full = self._full(relative)
         if self.is_local:
             self._write(relative, lambda: copy_local(file, Path(full)))
@@ -569,13 +572,13 @@ class Location:
             self._write(relative, lambda: self._ask("put_file", str(file), full, size=size))
 
     def delete(self, relative: str) -> None:
-        """Delete an object if it is there; raises as `write` does."""
+        """Delete an object if it exists; raise as `write` does."""
         self.require_writable()
         with suppress(FileNotFoundError):
             self._do(relative, lambda: self._ask("rm_file", self._full(relative)))
 
     def require_writable(self) -> None:
-        """Raise `UsageError` where nothing can ever be written."""
+        """Raise `UsageError` for a place that can never be written to."""
         is_hub = getattr(self._fs, "read_only", False)
         if is_hub or not self.can_list:
             raise UsageError(
@@ -590,19 +593,19 @@ class Location:
             self._do(relative, action)
         except FileNotFoundError as error:
             what = (
-                "a folder stands where a file should, or a file where a folder"
+                "there is a folder where a file should be, or a file instead of a folder"
                 if self.is_local
                 else "no such bucket"
             )
             raise DatasetError(
-                f"cannot be written: {what}, or it is gone",
+                f"cannot be written: {what}, or it was removed",
                 where=self.path(relative),
-                expected="one that is there",
+                expected="one that exists",
                 remedy="create it, or check the path or URL",
             ) from error
 
     def zarr_store(self, relative: str) -> Any:
-        """What zarr and xarray open, read-only: a store, as a text would be taken for a URL."""
+        """Return a read-only store for zarr and xarray, which would take a text for a URL."""
         from zarr.storage import FsspecStore, LocalStore
 
         if self.is_local:
@@ -615,7 +618,7 @@ class Location:
 
 
 def _leads_out(relative: str) -> bool:
-    """Whether a name below a dataset may be taken for one elsewhere, by a disk or by a server."""
+    """Return whether a disk or server may take a name for one outside of the dataset."""
     if relative.startswith("/") or not relative.isprintable() or not _FOREIGN.isdisjoint(relative):
         return True
     return ".." in relative.split("/")
@@ -626,7 +629,7 @@ def _entry(info: Mapping[str, Any]) -> Entry:
 
 
 def stamp_of(info: Mapping[str, Any]) -> str:
-    """What tells a replaced object: a disk's time of the last change, a server's ETag."""
+    """Return what identifies a version of an object: its modification time, or its ETag."""
     for name in ("ETag", "etag", "generation", "mtime", "LastModified", "last_modified", "updated"):
         if info.get(name):
             return str(info[name]).strip('"')
@@ -634,7 +637,7 @@ def stamp_of(info: Mapping[str, Any]) -> str:
 
 
 def _md5_of(info: Mapping[str, Any]) -> bytes | None:
-    """MD5 that the server computed: S3's ETag of an object sent in one piece, GCS's md5Hash."""
+    """Return the MD5 that the server computed: S3's ETag of a single upload, GCS's md5Hash."""
     tag = str(info.get("ETag", "")).strip('"')
     if len(tag) == 32 and set(tag) <= set("0123456789abcdef"):
         return bytes.fromhex(tag)
@@ -643,5 +646,5 @@ def _md5_of(info: Mapping[str, Any]) -> bytes | None:
 
 
 def md5(data: bytes) -> bytes:
-    """MD5 of `data`, to compare with a server's; no protection against intent."""
+    """Return the MD5 of `data`, to compare with a server's; no protection against tampering."""
     return hashlib.md5(data, usedforsecurity=False).digest()

@@ -1,9 +1,9 @@
-"""Which URL and headers a range of an object is asked for with, on the web and in each bucket.
+"""URLs and headers for requests of byte ranges, on the web and in each kind of bucket.
 
-The clients of buckets build, sign and parse every request anew, and a patch takes a dozen. Here an
-object's URL is signed once by the client and serves for all its ranges; of GCS it is the client's
-token that goes along. Whatever fails so is asked for once more by the client itself, whose
-retries, refreshed credentials and errors count.
+The clients of buckets build, sign and parse every request, and a patch takes a dozen. Here the
+client signs an object's URL once, which serves for all its ranges; for GCS the client's token is
+sent. A range that fails is requested again by the client itself, with its own retries, refreshed
+credentials and errors.
 """
 
 from __future__ import annotations
@@ -30,16 +30,16 @@ from lundprobe_zarr.storage.transport import (
 )
 from lundprobe_zarr.storage.web import WHOLE, WebFiles, require_range
 
-#: Seconds that a signed URL is valid for; it is used for less: the last request has the rest.
+#: Seconds that a signed URL is valid. It is used for less, so that the last request can finish.
 _VALID = 900
-#: URLs kept; with more, those of stores long closed would take memory for ever.
+#: Most URLs kept: those of stores that were closed would take memory.
 _MOST_URLS = 10_000
-#: Rounds of ranges that a URL could not read and the client could, after which none are signed.
+#: Rounds in which the client read what a URL could not; after these no URL is signed.
 _ENOUGH = 3
-_NOT_ASKED = OSError("not asked for by URL")
-#: Where the environment says which certificates the client trusts; an HTTP client looks elsewhere.
+_NOT_ASKED = OSError("not requested by URL")
+#: Variables that name the certificates a bucket's client trusts; libcurl reads others.
 _CERTIFICATES = ("AWS_CA_BUNDLE", "REQUESTS_CA_BUNDLE")
-#: A name's URL and the headers to send there; None if only the client can ask.
+#: An object's URL and the headers to send; None if only the client can request it.
 _Address = Callable[[str], tuple[str, Headers] | None]
 
 
@@ -56,7 +56,7 @@ def _certificates() -> str | None:
 
 
 class WebRanges:
-    """Reads ranges of the objects of `web`, a `WebFiles`; `silence` as of `Line`."""
+    """Reads ranges of the objects of `web`, a `WebFiles`; `silence` is as in `Line`."""
 
     def __init__(self, web: Any, silence: float) -> None:
         self._web = web
@@ -68,7 +68,7 @@ class WebRanges:
     def cat_ranges(
         self, names: Sequence[str], starts: Sequence[int], stops: Sequence[int], seconds: float
     ) -> list[Any]:
-        """Bytes of every range, or why there are none, after so many seconds at most."""
+        """Return the bytes of every range, or its error, within so many seconds."""
         places = [place for name in names if (place := self._place(name))]
         if len(places) < len(names):
             return read_by_client(self._web, names, starts, stops, seconds)
@@ -87,7 +87,7 @@ class WebRanges:
 
 
 class BucketRanges:
-    """Reads ranges of the objects of `client`, a bucket's file system; `silence` as of `Line`."""
+    """Reads ranges of objects of `client`, a bucket's file system; `silence` is as in `Line`."""
 
     def __init__(self, client: Any, silence: float, kind: _Bucket) -> None:
         self._client = client
@@ -102,7 +102,7 @@ class BucketRanges:
     def cat_ranges(
         self, names: Sequence[str], starts: Sequence[int], stops: Sequence[int], seconds: float
     ) -> list[Any]:
-        """As of `WebRanges`; half of the seconds are for the client."""
+        """Return bytes or errors as `WebRanges` does; half of the time is for the client."""
         until = time.monotonic() + seconds
         found = self._by_url(names, starts, stops, seconds / 2)
         again = [n for n, data in enumerate(found) if _asks_client(data)]
@@ -124,7 +124,7 @@ class BucketRanges:
             return [_NOT_ASKED] * len(names)
         try:
             places = [place for name in names if (place := self._place(name))]
-        except failures() as error:  # such as no credentials: the client will say so
+        except failures() as error:  # e.g. without credentials: the client reports that
             return [error] * len(names)
         if len(places) < len(names):
             return [_NOT_ASKED] * len(names)
@@ -165,7 +165,7 @@ def read_ranges(
     line: Line,
     ignoring: set[str],
 ) -> list[Any]:
-    """Read a range at every place; servers that send whole objects instead are noted."""
+    """Read a range at every place; record servers that send whole objects instead."""
     spans = list(zip(starts, stops, strict=True))
     asked = [
         Asked(url, f"{start}-{stop - 1}", headers)
@@ -181,16 +181,16 @@ def read_ranges(
 
 
 def _checked(answer: Answer, asked: str, start: int, stop: int, ignoring: set[str]) -> Any:
-    """Return the bytes that an answer has of a range, or why it has none."""
+    """Return the bytes of a range from an answer, or the error."""
     if answer.status not in (WHOLE, 206):
         return StatusError(answer.status, answer.headers)
     encoding = answer.headers.get("Content-Encoding", "identity")
-    if encoding.lower() != "identity":  # we ask for none; its bytes are not those of the object
+    if encoding.lower() != "identity":  # none was requested; its bytes are not those of the object
         return IncompleteReadError(
-            f"the answer is encoded as {encoding!r}, which was not asked for"
+            f"the answer is encoded as {encoding!r}, which was not requested"
         )
     sent = answer.headers.get("Content-Range")
-    if answer.status == WHOLE and sent is None:  # the server takes no ranges
+    if answer.status == WHOLE and sent is None:  # the server ignores ranges
         if len(answer.body) > len(answer.body[start:stop]):
             parts = urlsplit(answer.url)
             ignoring.add(f"{parts.scheme}://{parts.netloc}")
@@ -203,24 +203,24 @@ def _checked(answer: Answer, asked: str, start: int, stop: int, ignoring: set[st
 
 
 def _asks_client(data: Any) -> bool:
-    """Whether an answer may be another if the client asks; the same one is asked for elsewhere."""
+    """Return whether to ask the client: not after a timeout or damage, which is retried as is."""
     failed = isinstance(data, BaseException)
     return failed and not isinstance(data, TimeoutError) and not is_spoilt(data)
 
 
 @dataclass(frozen=True)
 class _Bucket:
-    """How names of a kind of bucket become URLs.
+    """Rules by which names in a kind of bucket become URLs.
 
     Attributes
     ----------
     address : callable
-        Makes of a file system its `_Address`.
+        Returns the `_Address` of a file system.
     used : float
-        Seconds that a URL and its headers serve for.
+        Seconds that a URL and its headers are used.
     options : frozenset of str
-        Storage options that they respect. With others, such as keys of encryption or a requester
-        who pays, the client makes every request.
+        Storage options that the URLs respect. With others, such as encryption keys or
+        requester-pays, the client makes every request.
     """
 
     address: Callable[[Any], _Address]
@@ -235,7 +235,7 @@ def _of_s3(client: Any) -> _Address:
 def _of_gcs(client: Any) -> _Address:
     def address(name: str) -> tuple[str, Headers]:
         headers: dict[str, str] = {}
-        client.credentials.apply(headers)  # which has the token renewed minutes before its end
+        client.credentials.apply(headers)  # renews the token minutes before it expires
         return str(client.url(name)), headers
 
     return address
@@ -244,7 +244,7 @@ def _of_gcs(client: Any) -> _Address:
 def _of_azure(client: Any) -> _Address:
     parts = (part.partition("=") for part in (client.connection_string or "").split(";"))
     has_key = client.account_key or any(name == "AccountKey" for name, _, _ in parts)
-    # Only an account's key signs without asking the server.
+    # Only an account key signs without a request to the server.
     return lambda name: (str(client.url(name, expires=_VALID)), {}) if has_key else None
 
 
@@ -257,12 +257,12 @@ _BUCKETS = {
     "abfs": _Bucket(_of_azure, 600, frozenset(
         ("connection_string", "account_name", "account_key"))),
 }  # fmt: skip
-#: Options of the web's and the Hub's client that are minded here.
+#: Options of the web and Hub clients that are respected here.
 _OF_WEB = frozenset(
     ("headers", "params", "trust_env", "encoded", "simple_links", "same_scheme", "block_size",
      "size_policy", "cache_type", "cache_options", "endpoint", "revision", "token")
 )  # fmt: skip
-#: Options of fsspec itself, of any file system.
+#: Options of fsspec itself, for any file system.
 _OF_FSSPEC = frozenset(
     ("skip_instance_cache", "use_listings_cache", "listings_expiry_time", "max_paths")
 )
@@ -270,9 +270,9 @@ _NESTED = ("client_kwargs", "config_kwargs")
 
 
 def range_reader(client: Any, options: Mapping[str, Any], silence: float) -> Any:
-    """Return what reads ranges of the objects of a file system; None if it does so itself.
+    """Return the reader of ranges of a file system's objects; None if it reads them itself.
 
-    `options` are the storage options that `client` was made with; `silence` is as of `Line`.
+    `options` are the storage options that `client` was made with; `silence` is as in `Line`.
     """
     kinds = type(client).protocol
     kind = next((name for name in _BUCKETS if name in kinds), None)

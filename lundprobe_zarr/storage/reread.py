@@ -12,7 +12,7 @@ from lundprobe_zarr.storage.retry import UNKNOWN
 
 _T = TypeVar("_T")
 _WRITE_ANEW = (
-    "copy the dataset again, or write it anew with `lundprobe-zarr convert` and `finalise`"
+    "copy the dataset again, or write it again with `lundprobe-zarr convert` and `finalise`"
 )
 
 
@@ -23,9 +23,9 @@ def read_object(
     size: int = UNKNOWN,
     remedy: str = _WRITE_ANEW,
 ) -> bytes:
-    """Contents of an object that should be there; `expected` says what it is.
+    """Return the contents of an object that should exist; `expected` describes it.
 
-    Raises `DatasetError`, which ends with `remedy`, if it is not there or cannot be read.
+    Raises `DatasetError`, with `remedy`, if it does not exist or cannot be read.
     """
     try:
         return location.read(relative, size)
@@ -38,10 +38,10 @@ def read_object(
 def read_sound(
     location: Location, relative: str, fetch: Callable[[], bytes], parse: Callable[[bytes], _T]
 ) -> _T:
-    """Fetch an object and return what `parse` makes of its bytes.
+    """Fetch an object and return its parsed bytes.
 
-    If that raises `DatasetError`, a remote object is fetched again, up to twice. If the same bytes
-    come again, the object itself is damaged. Raises as `fetch` and `parse` do.
+    If `parse` raises `DatasetError`, a remote object is fetched again, up to twice. If the same
+    bytes arrive again, the object itself is damaged. Raises as `fetch` and `parse` do.
     """
     before: bytes | None = None
     data: bytes | None = None
@@ -62,13 +62,13 @@ def read_sound(
 def write_sound(location: Location, relative: str, data: bytes) -> None:
     """Write an object and verify it, by the server's MD5 or by reading it back.
 
-    It is written once more if other bytes arrived. Raises `VerificationError` if they do so again,
-    else as `Location.write` does.
+    It is written once more if other bytes arrived. Raises `VerificationError` if that happens
+    again, else as `Location.write` does.
     """
     location.write(relative, data)
     if location.is_local:
         return
-    with suppress(DatasetError):  # what is there may not even be readable
+    with suppress(DatasetError):  # the object may not even be readable
         if _holds(location, relative, data):
             return
     location.write(relative, data)
@@ -77,7 +77,7 @@ def write_sound(location: Location, relative: str, data: bytes) -> None:
             f"other bytes arrived than the {len(data)} that were sent, twice",
             where=location.path(relative),
             expected="the same",
-            remedy="run this again, or ask whoever runs the server",
+            remedy="run this again, or ask the operator of the server",
         )
 
 

@@ -1,8 +1,8 @@
-"""The retry policy: how long a server may take, and what is asked again.
+"""The retry policy: time limits of requests, and which are repeated.
 
-Three limits: how long a server may say nothing, how long all attempts at one answer may take, and
-how often a request is made. So a server that never answers, or ever so slowly, ends in an error
-within a time that is known. `docs/reliability.md` says what they come to.
+There are three limits: how long a server may send nothing, how long all attempts at one answer may
+take, and how often a request is made. So a server that never answers, or very slowly, leads to an
+error within a known time. `docs/reliability.md` has the resulting times.
 """
 
 from __future__ import annotations
@@ -20,37 +20,37 @@ from lundprobe_zarr.storage.urls import AZURE, BY_HTTP, GCS, S3
 
 _LOG = logging.getLogger("lundprobe_zarr.storage")
 
-#: Storage option that sets the first of the limits; it is ours, and not handed to fsspec.
+#: Storage option that sets the first of the limits; it is ours, and not passed to fsspec.
 TIMEOUT = "timeout"
 #: Seconds without a byte after which a request has failed.
 _SILENCE = 30.0
-#: All attempts together may last this many times as long, and a second more for so many bytes.
+#: All attempts together may take this many times as long, plus a second per so many bytes.
 _TIMES, _SLOWEST = 4, 50_000
-#: Bytes that an object is taken to have at most whose size is not known: tables, metadata.
+#: Assumed largest size of an object of unknown size: tables, metadata.
 UNKNOWN = 4 << 20
 _T = TypeVar("_T")
 
 
 class Clock:
-    """The time, and how to let it pass; a test has one of its own."""
+    """Reads and waits for the time; tests replace it."""
 
     def now(self) -> float:
-        """Return seconds of a clock that only goes forward."""
+        """Return seconds of a monotonic clock."""
         return time.monotonic()
 
     def sleep(self, seconds: float) -> None:
-        """Sleep, and let another thread use this thread's core meanwhile."""
+        """Sleep; another thread may use this thread's core during that time."""
         with waiting():
             time.sleep(seconds)
 
 
-#: What every policy goes by that is not given another one.
+#: The clock of policies that are given no other.
 CLOCK = Clock()
 
 
 @dataclass(frozen=True)
 class RetryPolicy:
-    """How a request is repeated that failed.
+    """Limits and pauses by which failed requests are repeated.
 
     Attributes
     ----------
@@ -68,16 +68,16 @@ class RetryPolicy:
 
     @classmethod
     def of(cls, seconds: object) -> RetryPolicy:
-        """Make the policy of the storage option `timeout`; None is the usual one.
+        """Make the policy of the storage option `timeout`; None is the default.
 
-        Raises `UsageError` for what is no time.
+        Raises `UsageError` for an invalid time.
         """
         if seconds is None:
             return cls()
         if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not seconds > 0:
             raise UsageError(
                 f"storage option {TIMEOUT}={seconds!r}",
-                expected=(f"for how many seconds a server may say nothing, e.g. {_SILENCE:g}"),
+                expected=(f"for how many seconds a server may send nothing, e.g. {_SILENCE:g}"),
             )
         return cls(float(seconds))
 
@@ -87,21 +87,20 @@ class RetryPolicy:
         return cls(pauses=tuple(first * growth**n for n in range(retries)))
 
     def allowed(self, size: int = 0) -> float:
-        """Return the seconds for an answer of `size` bytes, or to send as many, in all attempts."""
+        """Return the seconds for receiving or sending `size` bytes, over all attempts."""
         return _TIMES * self.silence + size / _SLOWEST
 
     def limits(self, protocol: str, options: Mapping[str, Any]) -> dict[str, Any]:
-        """Return storage options with the limit on silence as the protocol's client knows it.
+        """Return storage options with the limit on silence in the terms of the protocol's client.
 
-        And of web servers, objects as they are: not compressed on the way. What is given already
-        stays.
+        Web servers are also asked not to compress. Options that are given already stay.
         """
         if protocol in BY_HTTP:
             import aiohttp
 
             silence = aiohttp.ClientTimeout(sock_connect=self.silence, sock_read=self.silence)
             given = options.get("client_kwargs") or {}
-            # Ranges are of an object's own bytes: a server that compresses has others to count.
+            # Ranges count an object's own bytes, not those of a compressed answer.
             headers = {"Accept-Encoding": "identity", **dict(given.get("headers") or {})}
             return {**options, "client_kwargs": {"timeout": silence, **given, "headers": headers}}
         if protocol in S3:
@@ -120,8 +119,8 @@ class RetryPolicy:
     def attempts(self, size: int) -> Iterator[float]:
         """Yield the seconds of each attempt at an answer of `size` bytes, after its pause.
 
-        Each has half of the time that is left, for it may be the way that is slow, and the last
-        has all.
+        Each attempt has half of the time left, since another connection may be faster; the last
+        has all of it.
         """
         until = self.clock.now() + self.allowed(size)
         for pause in self.pauses:
@@ -138,7 +137,7 @@ class RetryPolicy:
         size: int,
         repeats: Callable[[BaseException], bool],
     ) -> _T:
-        """Return what `attempt`, given its seconds, returns; repeated after what `repeats` says."""
+        """Return the result of `attempt(seconds)`; repeat it after errors `repeats` selects."""
         failed: BaseException | None = None
         for seconds in self.attempts(size):
             try:
@@ -156,10 +155,10 @@ class RetryPolicy:
         kind: type[BaseException],
         repeats: Callable[[Any], bool],
     ) -> _T:
-        """Return what `attempt` returns, repeated after an error of `kind` if `repeats` says so.
+        """Return the result of `attempt`; repeat it after errors of `kind` that `repeats` selects.
 
-        `repeats` is called before each pause, and may prepare the next attempt. The last attempt
-        raises what it raises.
+        `repeats` is called before each pause, and may prepare the next attempt. The error of the
+        last attempt is raised.
         """
         for pause in self.pauses:
             try:
@@ -172,5 +171,5 @@ class RetryPolicy:
         return attempt()
 
 
-#: For what is not repeated: what lies on a local disk stays as it is.
+#: Policy without repeats: a local disk gives the same bytes again.
 ONCE = RetryPolicy(pauses=())

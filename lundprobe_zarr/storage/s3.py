@@ -1,4 +1,4 @@
-"""s3fs's client of S3, which checks the range it was sent."""
+"""s3fs's client of S3, which also checks that the range sent is the one requested."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from s3fs import S3FileSystem
 
 from lundprobe_zarr.storage.web import require_range
 
-#: s3fs since 2026 else asks for an object's size first, to fetch large ones in pieces.
+#: Otherwise s3fs since 2026 requests an object's size first, to fetch large ones in pieces.
 _MAY_SPLIT = "max_concurrency" in signature(S3FileSystem._cat_file).parameters
 _IN_ONE_REQUEST = {"max_concurrency": 1} if _MAY_SPLIT else {}
 
 
 def require_range_of_s3(asked: Mapping[str, Any], answer: Mapping[str, Any]) -> None:
-    """As `require_range`, of what boto was asked for and what it gives."""
+    """Check the answer of boto as `require_range` does."""
     if "Range" in asked:
         require_range(asked["Range"], answer.get("ContentRange"), answer["ContentLength"])
 
 
 class BucketFiles(S3FileSystem):  # type: ignore[misc]
-    """s3fs's file system; a range that was not asked for is asked for again, as s3fs does."""
+    """s3fs's file system; a wrong range is requested again, by the retries of s3fs."""
 
     takes_seconds = True
 
@@ -40,5 +40,5 @@ class BucketFiles(S3FileSystem):  # type: ignore[misc]
             with ExitStack() as stack:
                 stack.callback(answer["Body"].close)
                 require_range_of_s3(kwargs, answer)
-                stack.pop_all()  # right: it is to be read
+                stack.pop_all()  # expected: the body is to be read
         return answer

@@ -1,9 +1,8 @@
-"""Byte ranges of objects over HTTP, by libcurl: many at once, in the thread that asks for them.
+"""Byte ranges of objects over HTTP by libcurl: many at once, in the calling thread.
 
-A range takes libcurl a third of the processor time that it takes an event loop in Python. There is
-no thread behind this: each read borrows a set of connections, waits for its own answers, and gives
-the set back for the next read. So there are as many sets as reads that ever ran at once, and in a
-forked child there are none.
+libcurl needs a third of the processor time per range that an event loop in Python needs. There is
+no background thread: each read takes a set of connections, waits for its answers, and returns the
+set. So there are as many sets as reads that ever ran at the same time. A forked child has none.
 """
 
 from __future__ import annotations
@@ -22,36 +21,36 @@ import pycurl
 
 from lundprobe_zarr.storage.forks import keep, on_fork
 
-#: Requests under way at a time, of one read; others wait for these.
+#: Most concurrent requests of one read; others wait.
 _AT_ONCE = 64
-#: Redirects that are followed, as an HTTP client in Python would.
+#: Most redirects followed, as in HTTP clients of Python.
 _REDIRECTS = 10
 _MOVED = (301, 302, 303, 307, 308)
-#: Bytes that libcurl hands over at a time: larger pieces, fewer calls.
+#: Bytes that libcurl passes per call: larger pieces, fewer calls.
 _PIECE = 128 * 1024
-#: Seconds between two looks at which server is silent, at most, and while there is nothing to wait
-#: for, as while a host's name is looked up.
+#: Most seconds between checks for silent servers, and the pause when there is no socket to wait
+#: for, as during a DNS lookup.
 _LOOK, _NAP = 0.25, 0.001
-#: `select` knows no descriptors from here on. Near it a read naps and looks, which takes more of
-#: the processor.
+#: `select` supports no descriptors from here on. Near it a read polls, which takes more processor
+#: time.
 _MOST_DESCRIPTORS = 1024 - 2 * _AT_ONCE
-#: libcurl's codes of answers that are none, or not whole: 1 and 8 no HTTP, 16 and 92 no HTTP/2,
-#: 18 too short, 61 not to be decoded.
+#: libcurl's codes of invalid or incomplete answers: 1 and 8 no HTTP, 16 and 92 no HTTP/2, 18 too
+#: short, 61 an unknown encoding.
 _SPOILT = (1, 8, 16, 18, 61, 92)
 _AGENT = "lundprobe-zarr"
 Headers = Mapping[str, str]
 
 
 class UnreachableServerError(ConnectionError):
-    """A server that cannot be reached, or that ended the connection; libcurl says how."""
+    """A server that cannot be reached, or that closed the connection; libcurl gives the detail."""
 
 
 class IncompleteReadError(OSError):
-    """An answer that is none of HTTP, or that was cut short; libcurl says how."""
+    """An answer that is not HTTP, or that is incomplete; libcurl gives the detail."""
 
 
 class StatusError(OSError):
-    """An answer that says that there is none: its `status` and `headers`."""
+    """An HTTP error: its `status` and `headers`."""
 
     def __init__(self, status: int, headers: Headers) -> None:
         super().__init__(f"status {status}")
@@ -80,7 +79,7 @@ class Line:
 
 @dataclass(frozen=True)
 class Asked:
-    """A range of an object, `bytes`, e.g. `0-99`: where it is, and the headers to send."""
+    """A request: URL, headers to send, and a byte range, e.g. `0-99`."""
 
     url: str
     bytes: str
@@ -89,7 +88,7 @@ class Asked:
 
 @dataclass(frozen=True)
 class Answer:
-    """What a server sent, and who sent it: status, headers by name as in `Content-Range`, body."""
+    """An answer: status, headers by name in the form `Content-Range`, body, and URL."""
 
     status: int
     headers: Headers
@@ -98,10 +97,10 @@ class Answer:
 
 
 def fetch(asked: Sequence[Asked], seconds: float, line: Line) -> list[Answer | OSError]:
-    """Return the answer to every request, or why there is none: at most `seconds` later.
+    """Return the answer to every request, or its error, within `seconds`.
 
-    Of errors there are `UnreachableServerError`, `IncompleteReadError` and `TimeoutError`; an
-    answer may have any status. Redirects are followed; to another server without the headers.
+    Errors are `UnreachableServerError`, `IncompleteReadError` and `TimeoutError`; an
+    answer may have any status. Redirects are followed; another server gets no headers.
     """
     idle = _IDLE.setdefault(line, [])
     try:
@@ -109,12 +108,12 @@ def fetch(asked: Sequence[Asked], seconds: float, line: Line) -> list[Answer | O
     except IndexError:  # asked first whether there is one, another thread might take it meanwhile
         connections = _Connections(line)
     found = connections.fetch(asked, seconds)
-    idle.append(connections)  # after an exception, Ctrl-C too, they are dropped instead
+    idle.append(connections)  # after an exception, also Ctrl-C, they are dropped
     return found
 
 
 class _Transfer:
-    """A request under way: what came of it, and since when no more did."""
+    """A running request: what has arrived, and when the last byte did."""
 
     def __init__(self, number: int, asked: Asked, redirects: int) -> None:
         self.number, self.asked, self.redirects = number, asked, redirects
@@ -123,12 +122,14 @@ class _Transfer:
         self.pieces, self.since = 0, time.monotonic()
 
     def is_silent(self, now: float, silence: float) -> bool:
+        """Return whether nothing arrived for longer than `silence` seconds."""
         pieces = len(self.head) + len(self.body)
         if pieces != self.pieces:
             self.pieces, self.since = pieces, now
         return now - self.since > silence
 
     def answer(self, status: int) -> Answer:
+        """Return the answer, its headers without those of a proxy."""
         headers: dict[str, str] = {}
         for line in self.head:
             if line.startswith(b"HTTP/"):  # of the answer itself: a proxy's came before
@@ -141,7 +142,7 @@ class _Transfer:
 
 @lru_cache(maxsize=256)
 def _title(name: str) -> str:
-    """Return a header's name with capitals: HTTP/2 has none, and some servers others."""
+    """Return a header's name in the usual capitals: HTTP/2 has none, some servers have others."""
     return "-".join(part.capitalize() for part in name.strip().split("-"))
 
 
@@ -155,6 +156,7 @@ class _Connections:
         self._crowded = False
 
     def fetch(self, asked: Sequence[Asked], seconds: float) -> list[Answer | OSError]:
+        """Send requests at the same time; return an answer or error for each, in their order."""
         self._crowded |= _are_descriptors_many()
         found: list[Answer | OSError] = [TimeoutError(f"not within {seconds:g} s")] * len(asked)
         queue = deque(_Transfer(number, one, 0) for number, one in enumerate(asked))
@@ -196,7 +198,7 @@ class _Connections:
         headers["range"] = f"Range: bytes={asked.bytes}"
         curl.setopt(pycurl.URL, asked.url)
         curl.setopt(pycurl.HTTPHEADER, list(headers.values()))
-        # No function of Python's: an exception raised by a signal, as Ctrl-C, would end there.
+        # Not a Python function: an exception raised there by a signal, as of Ctrl-C, would be lost.
         curl.setopt(pycurl.HEADERFUNCTION, transfer.head.append)
         curl.setopt(pycurl.WRITEFUNCTION, transfer.body.append)
         transfer.since = time.monotonic()
@@ -219,7 +221,7 @@ class _Connections:
     def _ended(
         self, running: dict[Any, _Transfer], found: list[Answer | OSError]
     ) -> list[_Transfer]:
-        """Note the answers that have come; return those requests that are to be made elsewhere."""
+        """Record the answers that are complete; return the requests to make after redirects."""
         moved = []
         left = 1
         while left:
@@ -250,10 +252,10 @@ class _Connections:
         silence = self._line.silence
         for curl in [c for c, t in running.items() if t.is_silent(now, silence)]:
             self._multi.remove_handle(curl)
-            found[running.pop(curl).number] = TimeoutError(f"nothing came for {silence:g} s")
+            found[running.pop(curl).number] = TimeoutError(f"nothing arrived for {silence:g} s")
 
     def _wait(self, seconds: float) -> None:
-        """Wait for an answer's next bytes, or for what libcurl means to do by then."""
+        """Wait for the next bytes, or until libcurl's own timer ends."""
         due = self._multi.timeout()  # milliseconds; -1 for none
         if due == 0:
             return
@@ -270,7 +272,7 @@ def _are_descriptors_many() -> bool:
 
 
 def _redirected(transfer: _Transfer, answer: Answer) -> _Transfer | None:
-    """Return the request to make where a server sends us; None if it does not."""
+    """Return the request to make after a redirect; None without one."""
     place = answer.headers.get("Location")
     if answer.status not in _MOVED or not place or transfer.redirects >= _REDIRECTS:
         return None
@@ -295,12 +297,12 @@ def _trusted(file: str | None) -> dict[str, str]:
     return {option: place for option, place in places.items() if place}
 
 
-#: Sets of connections that no read uses now, last used last.
+#: Idle sets of connections, the most recently used last.
 _IDLE: dict[Line, list[_Connections]] = {}
 
 
 def _forked() -> None:
-    # Closing what the parent has open would end its encrypted connections.
+    # Closing the parent's connections would end its TLS sessions.
     keep(dict(_IDLE))
     _IDLE.clear()
 

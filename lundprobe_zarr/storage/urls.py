@@ -1,4 +1,4 @@
-"""What a dataset's URL says: its protocol, what that needs, and which credentials it holds."""
+"""URLs of datasets: their protocol, the packages it needs, and the credentials they hold."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ EXTRAS = {
     **dict.fromkeys(("az", "abfs", "abfss", "adl"), "azure"),
     **dict.fromkeys(("http", "https", "hf"), "http"),
 }
-#: A URL that lacks a slash or two, which would be taken for a folder of that name.
+#: A URL without one or both slashes, which would be taken for a folder of that name.
 _HALF_URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):/{0,1}(?!/)(.*)", re.DOTALL)
 _PROTOCOLS = {*EXTRAS, "file", "local", "memory", "hf", "ftp", "sftp", "oci", "oss"}
 WEB = ("http", "https")
@@ -31,28 +31,28 @@ GCS = ("gs", "gcs")
 AZURE = ("az", "abfs", "abfss")
 #: Connections a bucket client may hold. botocore's 10 would make a patch of five arrays queue.
 _POOL = 64
-#: How S3 clients sign. It is their default for requests, not for URLs, whose older kind newer
-#: regions and servers refuse.
+#: Signature version of S3. Clients use it for requests by default, but not for signed URLs, whose
+#: older version newer regions and servers refuse.
 _SIGNATURE = "s3v4"
 
 
-#: Places on a Hugging Face Hub that may hold a dataset of ours; a model's name has no prefix.
+#: Places on a Hugging Face Hub that may hold a dataset; the name of a model has no prefix.
 _ON_HUB = re.compile(r"hf://(?:datasets/[^/]+/[^/]|(?:buckets|spaces)/).*", re.S)
-#: What is before the last URL of a chain, such as `simplecache::`; a name may hold `::` as well.
+#: The text before the last URL of a chain, such as `simplecache::`; a name may hold `::` as well.
 _CHAIN = re.compile(r"(?:[A-Za-z][A-Za-z0-9+.-]*(?:://.*)?::)+(?=[A-Za-z][A-Za-z0-9+.-]*://)", re.S)
 _FILE_URL = re.compile(r"(?:file|local)://(?:localhost(?=/))?(.*)", re.S)
 
 
 def is_chain(url: str) -> bool:
-    """Whether a URL is several, as fsspec chains them: `simplecache::s3://bucket/lund-probe`."""
+    """Return whether a URL is a chain of fsspec, e.g. `simplecache::s3://bucket/lund-probe`."""
     return _CHAIN.match(url) is not None
 
 
 def path_of(url: str) -> str | None:
-    """The local path that is meant, by a path or a `file://` URL; None for any other place.
+    """Return the local path of a path or `file://` URL; None for any other place.
 
-    A path is taken letter by letter, whatever fsspec would find in it: `::`, `?`, `#`, `%20`. In a
-    `file://` URL `%20` stands for a blank, as `pathlib.Path.as_uri` writes it.
+    A path is taken literally, also where fsspec would interpret it: `::`, `?`, `#`, `%20`. In a
+    `file://` URL `%20` stands for a space, as `pathlib.Path.as_uri` writes it.
     """
     if found := _FILE_URL.fullmatch(url):
         return unquote(found[1]) or "/"
@@ -60,25 +60,25 @@ def path_of(url: str) -> str | None:
 
 
 def protocol_of_url(url: str) -> str:
-    """Protocol of a URL, `file` for a path; of a chained one the last, where the bytes live."""
+    """Return the protocol of a URL, `file` for a path, of a chain that of its last URL."""
     return _last(url).partition("://")[0] if "://" in url else "file"
 
 
 def _last(url: str) -> str:
-    """The last URL of a chain, or the only one."""
+    """Return the last URL of a chain, or the only one."""
     chain = _CHAIN.match(url)
     return url[chain.end() :] if chain else url
 
 
 def separate(url: str, options: dict[str, Any]) -> tuple[str, dict[str, Any]]:
-    """`url` without the credentials it holds, and `options` with them.
+    """Return `url` without the credentials it holds, and `options` with them.
 
-    A web URL's query goes with every request, as the signature of a shared folder must. Raises
-    `UsageError` for what is no URL, or one of a bucket with a password in it.
+    The query of a web URL, such as the signature of a shared folder, is sent with every request.
+    Raises `UsageError` for an invalid URL, or one of a bucket with a password in it.
     """
     _require_url(url)
     if (path := path_of(url)) is not None:
-        # As commands that we print may have it: they would take a - for an option.
+        # Printed commands hold it, and would take a leading - for an option.
         return f"./{path}" if path.startswith("-") else path, options
     for name in ("client_kwargs", "config_kwargs"):
         if not isinstance(options.get(name) or {}, Mapping):
@@ -89,7 +89,8 @@ def separate(url: str, options: dict[str, Any]) -> tuple[str, dict[str, Any]]:
     protocol = protocol_of_url(url)
     if protocol in S3:
         ours: dict[str, Any] = {"max_pool_connections": _POOL}
-        if not options.get("anon") and "arn:" not in url:  # multi-region ones have their own
+        # Multi-region access points, named by an ARN, use another version.
+        if not options.get("anon") and "arn:" not in url:
             ours["signature_version"] = _SIGNATURE
         options["config_kwargs"] = ours | dict(options.get("config_kwargs") or {})
     parts = urlsplit(url)
@@ -106,7 +107,7 @@ def separate(url: str, options: dict[str, Any]) -> tuple[str, dict[str, Any]]:
 
 
 def _require_url(url: str) -> None:
-    """Raise `UsageError` for what is no path, and no URL that has a place in it."""
+    """Raise `UsageError` for what is neither a path nor a URL with a host or bucket in it."""
     shown = escaped(redacted(url, whole=True), keep="")
     begun = _HALF_URL.match(url)
     if begun is not None and begun[1].lower() in _PROTOCOLS:
@@ -142,17 +143,17 @@ def _refuse_password(url: str, protocol: str) -> None:
             "credentials in the URL of a bucket",
             where=redacted(url, whole=True),
             expected=(
-                "them as `storage_options`, or set up as the provider's own tools expect them"
+                "credentials as `storage_options`, or where the provider's own tools find them"
             ),
         )
 
 
-#: Options by which a bucket's client knows who asks; it would use them before it asked as nobody.
+#: Options with credentials of a bucket's client, which it prefers to anonymous access.
 _WHO = ("key", "secret", "token", "account_key", "sas_token", "credential", "connection_string")
 
 
 def anonymous_options(protocol: str, options: Mapping[str, Any]) -> dict[str, Any] | None:
-    """Options to reach the same place as nobody; None for a protocol where that is not known."""
+    """Return options for anonymous access; None for a protocol where that is not known."""
     rest = {name: value for name, value in options.items() if name not in _WHO}
     if protocol in S3:
         return rest | {"anon": True}

@@ -1,7 +1,7 @@
-"""fsspec's client of web servers, which checks that the range sent is the one asked for.
+"""fsspec's client of web servers, which also checks that the range sent is the one requested.
 
-A checksum tells whether a chunk is whole, and not which chunk it is: a proxy that answers with
-another range than was asked for could pass off one chunk for another of the same length.
+A checksum shows that a chunk is intact, not which chunk it is. A proxy that answers with another
+range could substitute one chunk for another of the same length.
 """
 
 from __future__ import annotations
@@ -21,33 +21,33 @@ WHOLE = 200
 
 
 def require_range(asked: str, sent: str | None, length: int) -> None:
-    """Require that an answer's `Content-Range` and length are what a `Range` header asked for.
+    """Require that an answer's `Content-Range` and length are those of the `Range` header.
 
-    Fewer bytes are right where the object ends. Raises aiohttp's `ClientPayloadError`, which
-    stands for an answer that was spoilt on its way: the request is made again.
+    Fewer bytes are right at the end of the object. Raises aiohttp's `ClientPayloadError`, as for
+    an answer damaged in transit: the request is repeated.
     """
     wanted, found = _ASKED.fullmatch(asked), _SENT.fullmatch(sent or "")
     if wanted is None:
         return
     if found is None or (found[3] == "*" and not (wanted[1] and wanted[2])):
-        raise aiohttp.ClientPayloadError(f"{sent!r} was sent; {asked!r} was asked for")
+        raise aiohttp.ClientPayloadError(f"{sent!r} was sent; {asked!r} was requested")
     size = None if found[3] == "*" else int(found[3])
     if size is None:
         start, last = int(wanted[1]), int(wanted[2])
     elif wanted[1]:
         start, last = int(wanted[1]), min(int(wanted[2] or size), size - 1)
-    else:  # so many bytes at the end
+    else:  # the last bytes
         start, last = max(0, size - int(wanted[2])), size - 1
     if (int(found[1]), int(found[2]), length) != (start, last, last + 1 - start):
         raise aiohttp.ClientPayloadError(
-            f"{sent!r} and {length} bytes were sent; {asked!r} was asked for"
+            f"{sent!r} and {length} bytes were sent; {asked!r} was requested"
         )
 
 
 class WebFiles(HTTPFileSystem):  # type: ignore[misc]
-    """fsspec's web client, which looks at what range it was sent.
+    """fsspec's web client, which checks the range it was sent.
 
-    `ignoring` are the servers that sent the whole of an object where a part was asked for.
+    `ignoring` are the servers that sent a whole object where a part was requested.
     """
 
     takes_seconds = True
@@ -58,11 +58,11 @@ class WebFiles(HTTPFileSystem):  # type: ignore[misc]
 
     @property
     def trusts_environment(self) -> bool:
-        """Whether the environment's proxies are used: as aiohttp does, only where told to."""
+        """Whether the environment's proxies are used: as in aiohttp, only if `trust_env` is set."""
         return bool(self.client_kwargs.get("trust_env"))
 
     def address(self, name: str) -> tuple[str, dict[str, str]] | None:
-        """URL of an object and the headers to send there; None if only this client can ask."""
+        """Return the URL of an object and the headers to send; None if only this client can."""
         url, query = self.encode_url(name), dict(self.kwargs.get("params") or {})
         if query:
             url = url.with_query([*url.query.items(), *query.items()])
@@ -74,7 +74,7 @@ class WebFiles(HTTPFileSystem):  # type: ignore[misc]
         return str(url), headers
 
     def _raise_not_found_for_status(self, answer: Any, url: str) -> None:
-        """Raise what an answer says; that all of a dataset is gone is not that an object is."""
+        """Raise the error of an answer; a removed dataset is not a missing object."""
         if is_gone(answer):
             answer.raise_for_status()
         super()._raise_not_found_for_status(answer, url)
@@ -102,7 +102,7 @@ class WebFiles(HTTPFileSystem):  # type: ignore[misc]
             data = bytes(await answer.read())
             self._raise_not_found_for_status(answer, url)
         sent = answer.headers.get("Content-Range")
-        if answer.status == WHOLE and sent is None:  # the server takes no ranges
+        if answer.status == WHOLE and sent is None:  # the server ignores ranges
             if len(data) > len(data[start:end]):
                 self.ignoring.add(str(answer.url.origin()))
             return data[start:end]

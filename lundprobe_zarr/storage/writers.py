@@ -1,4 +1,4 @@
-"""Names for what a process writes, that tell the living from the dead."""
+"""Names of writing processes, by which others see whether these still run."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ from pathlib import Path
 
 
 def writer() -> str:
-    """A name for what this process writes: host, process and a random part."""
+    """Return a name for what this process writes: host, process and a random part."""
     return f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
 
 
 def named(name: str) -> tuple[str, str]:
-    """Host and process of who `writer` named."""
+    """Return host and process of a name made by `writer`."""
     host, _, process = name.rpartition("-")[0].rpartition("-")
     return host, process
 
 
 def is_alive(name: str) -> bool | None:
-    """Whether the process is alive that `writer` named; None if that cannot be told here."""
+    """Return whether the process of a name is alive; None if that is not known here."""
     host, process = named(name)
     if host != socket.gethostname() or not process.isdigit():
         return None
@@ -34,9 +34,9 @@ def is_alive(name: str) -> bool | None:
 
 
 def _is_zombie(process: int) -> bool:
-    """Whether a process has ended, and nobody has asked how: in a container it may stay so."""
+    """Return whether a process has ended without being waited for; in a container it may stay."""
     try:
         state = Path(f"/proc/{process}/stat").read_bytes().rpartition(b")")[2]
-    except OSError:  # not Linux, or it is gone this instant
+    except OSError:  # not Linux, or it has just ended
         return False
     return state.split()[:1] == [b"Z"]

@@ -22,8 +22,8 @@ _MOST = 64
 class Readers(Generic[K]):
     """What `open_reader` gives for each key, kept for those used last.
 
-    A key is opened by whoever asks first; others wait. What could not be opened is opened anew the
-    next time. Pickles with `open_reader` alone, and starts anew in a forked process.
+    The first caller opens a key; others wait. A key that could not be opened is opened again on
+    next use. Pickles with `open_reader` only, and starts empty in a forked process.
     """
 
     def __init__(self, open_reader: Callable[[K], StoreReader]) -> None:
@@ -69,6 +69,6 @@ class Readers(Generic[K]):
                 future.cancel()
 
     def drop(self, key: K) -> None:
-        """Open `key` anew the next time: what is known of it may be what is wrong."""
+        """Open `key` again on next use: the cached reader may be wrong."""
         with self._lock:
             self._opened.pop(key, None)

@@ -95,7 +95,7 @@ class Unchanged:
             text = Location.read(self._location, self._root)
         except FileNotFoundError:
             raise self._gone() from None
-        except DatasetError:  # it cannot be told
+        except DatasetError:  # it is not known
             return
         if sha256_of(text) != self._sha256:
             raise self._error("another one has taken its place")

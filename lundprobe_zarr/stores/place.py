@@ -27,16 +27,22 @@ class StorePlace:
         return f"{path}/{self.name}" if self.name else path
 
     def damaged(self, finding: str, expected: str | None = None) -> DamagedStoreError:
-        """Return the error for damage found here, with the command that mends it."""
+        """Return the error for damage found here, with its remedy."""
+        remedy, command = self.remedy()
         return DamagedStoreError(
             finding,
             where=self,
             part=self.detail or None,
             patient=self.patient,
             expected=expected,
-            remedy="convert this patient again ({command}), or copy the store again",
-            command=convert_again([self.patient], self.dataset),
+            remedy=remedy,
+            command=command,
         )
+
+    def remedy(self) -> tuple[str, Command | None]:
+        """Return how to repair a damaged store, and the command that does so."""
+        again = convert_again([self.patient], self.dataset)
+        return "convert this patient again ({command}), or copy the store again", again
 
 
 def convert_again(

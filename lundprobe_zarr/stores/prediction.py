@@ -24,7 +24,12 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from lundprobe_zarr.errors import DamagedStoreError, SchemaVersionError, VerificationError
+from lundprobe_zarr.errors import (
+    Command,
+    LundProbeError,
+    SchemaVersionError,
+    VerificationError,
+)
 from lundprobe_zarr.geometry.affine import voxel_volume_cc
 from lundprobe_zarr.geometry.lattice import Box, Grid
 from lundprobe_zarr.measures.masks import bounding_box
@@ -42,6 +47,7 @@ from lundprobe_zarr.schema.layout import AFFINE_FRAME, CONVENTIONS, ArraySpec
 from lundprobe_zarr.schema.nodes import GroupAttributes
 from lundprobe_zarr.schema.records import SourceRecord
 from lundprobe_zarr.schema.tables import store_path
+from lundprobe_zarr.storage.failures import explain
 from lundprobe_zarr.storage.folders import remove, replace_folder
 from lundprobe_zarr.storage.location import Location
 from lundprobe_zarr.storage.reread import read_sound, write_sound
@@ -128,16 +134,9 @@ class StoredPrediction:
 class PredictionPlace(StorePlace):
     """A prediction's store, or an object in it, for messages."""
 
-    def damaged(self, finding: str, expected: str | None = None) -> DamagedStoreError:
-        """Return the error for damage found here."""
-        return DamagedStoreError(
-            finding,
-            where=self,
-            part=self.detail or None,
-            patient=self.patient,
-            expected=expected,
-            remedy="write this prediction again, with overwrite=True, or copy it again",
-        )
+    def remedy(self) -> tuple[str, Command | None]:
+        """Return how to repair a damaged prediction; no command does so."""
+        return "write this prediction again, with overwrite=True, or copy it again", None
 
 
 def read_prediction(place: Location, patient_id: str) -> StoredPrediction | None:
@@ -169,8 +168,8 @@ def parse_prediction(text: bytes, where: StorePlace) -> StoredPrediction:
             )
         if CHECKSUM not in attributes or fails_checksum(raw, attributes):
             raise ValueError(f"it fails its own checksum, {CHECKSUM}")
-        told = attributes | {n: json.loads(attributes[n]) for n in ("provenance", "masks")}
-        about = About.model_validate(told)
+        fields = attributes | {n: json.loads(attributes[n]) for n in ("provenance", "masks")}
+        about = About.model_validate(fields)
         if about.patient_id != where.patient:
             raise ValueError(f"it is of patient {about.patient_id}")
         return StoredPrediction(about, _metadata(raw, about, where, sha256_of(text)))
@@ -244,17 +243,28 @@ def write_prediction_store(
     """Write masks (z, y, x) by structure as a patient's prediction at `NAME/`, and verify them.
 
     The store appears whole: on a disk by a temporary name and a rename, in a bucket with its root
-    last. One that is there is replaced. Raises `OSError` such as `DatasetError` if it cannot be
-    written, `VerificationError` if other voxels are read back.
+    last. One that is there is replaced. Raises `DatasetError` if it cannot be written,
+    `VerificationError` if other voxels are read back.
     """
     store = store_path(whose.patient_id)
-    with _draft(place, store) as folder:
+    with _explained(place.path(store)), _draft(place, store) as folder:
         _write_store(folder / store, whose, name, masks, provenance)
         _verify(Location(folder), whose.patient_id, masks)
         if place.is_local:
             replace_folder(folder / store, place.local(store))
         else:
             _send(folder / store, place, store)
+
+
+@contextmanager
+def _explained(where: str) -> Iterator[None]:
+    """Within, an error of the operating system becomes a `DatasetError` with fields."""
+    try:
+        yield
+    except LundProbeError:
+        raise
+    except OSError as error:
+        raise explain(error, where, (), local=True) from error
 
 
 @contextmanager
@@ -331,9 +341,9 @@ def _write_metadata(folder: Path, whose: Whose, codec: ShardCodec, about: About)
     from lundprobe_zarr.stores.nodes import blosc_codec, write_axes, write_small
 
     spec, structures = prediction_spec(about.grid), [m.structure for m in about.masks]
-    told = about.model_dump(mode="json")
+    fields = about.model_dump(mode="json")
     root = zarr.create_group(
-        LocalStore(folder), attributes={"Conventions": CONVENTIONS} | plain(_texts(told))
+        LocalStore(folder), attributes={"Conventions": CONVENTIONS} | plain(_texts(fields))
     )
     lattice = {AFFINE: whose.grid.affine.tolist(), SHAPE: [int(n) for n in whose.grid.shape]}
     title = {"Conventions": CONVENTIONS, "title": f"voxels of the {about.grid} grid"}
@@ -366,10 +376,10 @@ def _write_metadata(folder: Path, whose: Whose, codec: ShardCodec, about: About)
     (folder / _ROOT).write_text(json.dumps(document, indent=2))
 
 
-def _texts(told: Mapping[str, Any]) -> dict[str, Any]:
+def _texts(fields: Mapping[str, Any]) -> dict[str, Any]:
     """Return attributes with lists and objects as JSON text, an empty list too."""
-    lists = {n: json.dumps(v) for n, v in told.items() if isinstance(v, list | dict)}
-    return dict(told) | lists
+    lists = {n: json.dumps(v) for n, v in fields.items() if isinstance(v, list | dict)}
+    return dict(fields) | lists
 
 
 def _verify(draft: Location, patient_id: str, masks: Mapping[str, Mask]) -> None:

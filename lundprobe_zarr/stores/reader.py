@@ -210,7 +210,8 @@ class StoreReader:
     def _read_parts(self, parts: Sequence[Part], into: Sequence[Volume] | None) -> list[Volume]:
         out = list(into) if into is not None else [self._zeros(part) for part in parts]
 
-        def may_be_spoilt(_: DamagedStoreError) -> bool:  # on its way
+        def may_be_spoilt(_: DamagedStoreError) -> bool:
+            """Fetch everything again: the bytes may have been damaged in transit."""
             self._doubt(parts)
             return True
 
@@ -268,6 +269,7 @@ class StoreReader:
         name, size = f"{store_path(patient_id)}/{key}", math.prod(shape) * dtype.itemsize
 
         def decoded(data: bytes) -> Volume:
+            """Check the length and the checksum, and return the values."""
             if len(data) != size + CRC_BYTES:
                 raise place.damaged(f"{len(data)} bytes", f"{size + CRC_BYTES} bytes")
             if crc32c(data[:size]) != data[size:]:

@@ -112,23 +112,23 @@ class ShardCodec:
         chunk[tuple(slice(n) for n in values.shape)] = values
         return chunk
 
-    def decode_index(self, tail: bytes, size: int) -> npt.NDArray[np.uint64]:
-        """Offsets and lengths (chunks, 2) of the shard of `size` bytes that ends in `tail`.
+    def decode_index(self, encoded: bytes, size: int) -> npt.NDArray[np.uint64]:
+        """Return offsets and lengths (chunks, 2) of a shard of `size` bytes from its encoded index.
 
-        Raises `DamagedStoreError`, which the caller completes with the place, if `tail` is short,
-        fails its checksum or names a chunk that does not lie before it.
+        Raises `DamagedStoreError`, which the caller completes with the place, if the index is
+        short, fails its checksum or names a chunk that does not lie before it.
         """
-        if len(tail) != self.index_bytes:
+        if len(encoded) != self.index_bytes:
             raise DamagedStoreError(
-                f"{len(tail)} bytes of shard index: the file is truncated",
+                f"{len(encoded)} bytes of shard index: the file is truncated",
                 expected=str(self.index_bytes),
             )
-        table = tail[:-CRC_BYTES]
-        if crc32c(table) != tail[-CRC_BYTES:]:
+        table = encoded[:-CRC_BYTES]
+        if crc32c(table) != encoded[-CRC_BYTES:]:
             raise DamagedStoreError("the shard's index fails its checksum")
         index = np.frombuffer(table, "<u8").reshape(-1, 2).astype(np.uint64)
         there = index[index[:, 0] != EMPTY]
-        end = np.uint64(size - len(tail))
+        end = np.uint64(size - len(encoded))
         if ((there > end) | (there[:, 1:] > end - np.minimum(there[:, :1], end))).any():
             raise DamagedStoreError(f"the shard's index names a chunk outside its {size} bytes")
         return index

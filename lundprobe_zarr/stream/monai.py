@@ -144,7 +144,7 @@ class PatientsDataset(data.Dataset):
     ----------
     data : list of dict
         An item a patient, without voxels: `patient_id`, and `key`, a hash of data and settings, by
-        which the files of a `PersistentDataset` are told apart.
+        which the files of a `PersistentDataset` are distinguished.
     load : LoadPatient
         The transform that reads voxels.
     channels : dict of str to tuple of str

@@ -117,7 +117,7 @@ class StoredVolume:
 
 
 class _Stored(torchio.Image):
-    """What images of a store do before their voxels are read: tell where these are."""
+    """Base of images of a store: geometry is known before voxels are read."""
 
     def __init__(self, path: Any = None, *arguments: Any, **options: Any) -> None:
         # the path is a name alone: there is no such file
@@ -129,8 +129,8 @@ class _Stored(torchio.Image):
         return self.reader if isinstance(self.reader, StoredVolume) and not self._loaded else None
 
 
-def _told_before(name: str) -> property:
-    """Return a property of TorchIO's images that a stored volume tells before it is read."""
+def _known_before(name: str) -> property:
+    """Return a property of TorchIO's images that a stored volume knows before it is read."""
     original = getattr(torchio.Image, name)
 
     def get(self: Any) -> Any:
@@ -143,22 +143,22 @@ def _told_before(name: str) -> property:
 class StoredImage(_Stored):
     """A `torchio.Image` whose voxels are in a store."""
 
-    affine = _told_before("affine")
-    shape = _told_before("shape")
+    affine = _known_before("affine")
+    shape = _known_before("shape")
 
 
 class StoredScalarImage(_Stored, torchio.ScalarImage):
     """A `torchio.ScalarImage` whose voxels are in a store."""
 
-    affine = _told_before("affine")
-    shape = _told_before("shape")
+    affine = _known_before("affine")
+    shape = _known_before("shape")
 
 
 class StoredLabelMap(_Stored, torchio.LabelMap):
     """A `torchio.LabelMap` whose voxels are in a store."""
 
-    affine = _told_before("affine")
-    shape = _told_before("shape")
+    affine = _known_before("affine")
+    shape = _known_before("shape")
 
 
 def _image(volume: StoredVolume) -> Any:

@@ -38,12 +38,14 @@ def says_where(
     """Decorate a function so that an unknown argument raises as in `require_arguments`."""
 
     def around(inner: Callable[_P, _R]) -> Callable[_P, _R]:
+        """Return `inner`, with its arguments checked first."""
         kinds = (Parameter.POSITIONAL_OR_KEYWORD, Parameter.KEYWORD_ONLY)
         parameters = signature(inner).parameters.items()
         known = [n for n, p in parameters if p.kind in kinds and n != "self"]
 
         @wraps(inner)
         def call(*args: _P.args, **kwargs: _P.kwargs) -> _R:
+            """Require known arguments, then call the function."""
             require_arguments(function, kwargs, known, elsewhere)
             return inner(*args, **kwargs)
 

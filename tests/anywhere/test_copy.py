@@ -224,7 +224,7 @@ def test_damaged_store_fails_alone_and_holds_back_the_manifest(copied, tmp_path,
     report = copy_dataset(Location(copied), Location(tmp_path / "d"))
     assert [s.patient_id for s in report.failures] == [extended]
     assert shard in str(report.failures[0].error)
-    assert "not those written at conversion" in str(report.failures[0].error)
+    assert "differ from those written at conversion" in str(report.failures[0].error)
     assert not (tmp_path / "d" / "lundprobe.json").exists()
     assert not (tmp_path / "d" / f"patients/{extended}.zarr/zarr.json").exists()
     assert len(list((tmp_path / "d" / "patients").glob("*/zarr.json"))) == len(report.stores) - 1

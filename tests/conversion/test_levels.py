@@ -152,7 +152,7 @@ def test_validate_looks_at_them(levelled: Workplace) -> None:
     shard.write_bytes(bytes([data[0] ^ 1]) + data[1:])
     assert validate(place).problems == ()
     (problem,) = validate(place, deep=True).problems
-    assert "not those written at conversion" in problem.finding
+    assert "differ from those written at conversion" in problem.finding
     shard.unlink()
     assert "not there" in validate(place).problems[0].finding
 
@@ -173,7 +173,9 @@ def test_validate_computes_them_again(levelled: Workplace) -> None:
 
     rewrite(levelled.store / "zarr.json", swap)
     found = validate(Location(levelled.dataset), deep=True).problems
-    wrong = [p.where.partition(".zarr/")[2] for p in found if "not what level 0" in p.finding]
+    wrong = [
+        p.where.partition(".zarr/")[2] for p in found if "those computed from level 0" in p.finding
+    ]
     assert wrong == [a, b]
 
 

@@ -1,4 +1,4 @@
-"""docs/nifti.md: every command runs."""
+"""docs/nifti.md: every command runs, and the Python."""
 
 from __future__ import annotations
 
@@ -12,11 +12,20 @@ from lundprobe_zarr.cli import main
 
 _GUIDE = Path(__file__).parents[2] / "docs" / "nifti.md"
 _BLOCK = re.compile(r"<!-- run: (\w+) -->\n\n```bash\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+_PYTHON = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 BLOCKS = dict(_BLOCK.findall(_GUIDE.read_text(encoding="utf-8")))
 
 
 def test_every_block_is_run():
     assert _GUIDE.read_text().count("```bash") == len(BLOCKS) == 4
+
+
+def test_python_runs(dataset, tmp_path, monkeypatch):
+    (tmp_path / "my-dataset").symlink_to(dataset)
+    monkeypatch.chdir(tmp_path)
+    [text] = _PYTHON.findall(_GUIDE.read_text(encoding="utf-8"))
+    exec(compile(text, _GUIDE, "exec"), {})
+    assert list((tmp_path / "rectum").rglob("mask_Rectum.nii.gz"))
 
 
 @pytest.mark.parametrize("name", BLOCKS)

@@ -58,6 +58,44 @@ def test_files_of_a_cohort_are_those_of_each_patient(cohort, tmp_path):
     assert found == bytes_of(tmp_path / "one")
 
 
+def test_python_writes_what_the_command_writes(cohort, tmp_path):
+    asked = []
+    done = lp.export_nifti(
+        cohort, tmp_path / "public", arrays=("T2w", "mask"), structures=["Rectum", "Genitalia"],
+        grids="mri", crop="Rectum", margin_mm=10, spacing_mm=6, workers=2, on_patient=asked.append,
+    )  # fmt: skip
+    assert isinstance(done, lp.CohortExport)
+    assert sorted(asked) == sorted(done.written) == sorted(cohort.ids)
+    export(cohort, tmp_path / "own", choice=FEW, frame=Frame(6, "Rectum", 10))
+    assert bytes_of(tmp_path / "public") == bytes_of(tmp_path / "own")
+
+
+def test_python_writes_one_patient_and_continues(cohort, tmp_path):
+    patient = cohort[0]
+    first = lp.export_nifti(patient, tmp_path, arrays="T2w")
+    assert list(first.written) == [patient.patient_id]
+    again = lp.export_nifti(patient, tmp_path, arrays="T2w")
+    assert (list(again.written), list(again.before)) == ([], [patient.patient_id])
+
+
+@pytest.mark.parametrize(
+    ("options", "finding"),
+    [
+        ({"arrays": "T1w"}, "T1w"),
+        ({"layout": "dicom"}, "layout 'dicom'"),
+        ({"workers": 0}, "workers=0"),
+        ({"margin_mm": 5}, "margin_mm=5"),
+    ],
+)
+def test_python_refuses_options(cohort, tmp_path, options, finding):
+    with pytest.raises((UsageError, UnknownLabelError)) as error:
+        lp.export_nifti(cohort, tmp_path / "out", **options)
+    assert finding in error.value.finding
+    with pytest.raises(UsageError, match="a patient or a cohort"):
+        lp.export_nifti(cohort.ids, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
 @pytest.mark.parametrize("spacing", [None, 6.0, (7.0, 5.0, 4.0)])
 def test_voxels_and_places_are_those_of_the_accessor(cohort, tmp_path, spacing):
     patient = cohort.where("part = 'extended'")[0]

@@ -25,7 +25,7 @@ from lundprobe_zarr.conversion.source.inventory import take_inventory
 from lundprobe_zarr.conversion.tables.publish import finalise
 from lundprobe_zarr.errors import UnknownLabelError, UsageError
 from lundprobe_zarr.exchange import nnunet_case
-from lundprobe_zarr.exchange.nnunet import NnUNetReport, Told, export_nnunet
+from lundprobe_zarr.exchange.nnunet import NnUNetReport, Progress, export_nnunet
 from lundprobe_zarr.exchange.nnunet_case import image_type, nifti_header
 from lundprobe_zarr.schema.records import SourceRecord
 from lundprobe_zarr.storage.local import WRITING
@@ -435,9 +435,9 @@ def test_an_interrupt_stops_soon(cohort, tmp_path):
             time.sleep(0.2)
 
     started: list[str] = []
-    told = Told(lambda what, patients: started.append(what), finished)
+    progress = Progress(lambda what, patients: started.append(what), finished)
     with pytest.raises(KeyboardInterrupt):
-        export(cohort, tmp_path, workers=1, told=told)
+        export(cohort, tmp_path, workers=1, progress=progress)
     assert not (tmp_path / "Dataset801_Prostate" / "dataset.json").exists()
     assert 0 < export(cohort, tmp_path).kept < 4
 

@@ -214,7 +214,7 @@ def test_a_range_that_was_not_asked_for_is_no_answer():
         (None, 5),
         ("bytes */100", 0),
     ):
-        with pytest.raises(aiohttp.ClientPayloadError, match="was asked for"):
+        with pytest.raises(aiohttp.ClientPayloadError, match="was requested"):
             require_range("bytes=5-9", sent, length)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import shutil
 
@@ -233,13 +234,39 @@ def test_a_failure_while_writing_leaves_nothing_and_what_was_there(patient, tmp_
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(stores_prediction, "_write_metadata", full)
-    with pytest.raises(OSError, match="No space"):
+    with pytest.raises(DatasetError, match="no space"):
         lp.write_prediction(
             patient, {"Rectum": _moved(patient, by=4)}, "unet", {}, to=tmp_path, overwrite=True
         )
     assert _files(tmp_path) == before
     mask = lp.open_predictions(tmp_path).mask(patient, "Rectum", "unet").values
     np.testing.assert_array_equal(mask, _moved(patient))
+
+
+@pytest.mark.parametrize("taken", ["", "unet", "unet/patients"])
+def test_a_place_that_cannot_be_written_is_named(patient, tmp_path, taken):
+    file = tmp_path / "predictions" / taken
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text("a file in the way")
+    masks = {"Rectum": _moved(patient)}
+    with pytest.raises(DatasetError) as error:
+        lp.write_prediction(patient, masks, "unet", {}, to=tmp_path / "predictions")
+    assert str(error.value.where).startswith(str(tmp_path / "predictions"))
+    assert error.value.finding.startswith("cannot be read or written: ")
+    assert error.value.remedy
+    assert _files(tmp_path) == [file.relative_to(tmp_path).as_posix()]
+
+
+def test_a_folder_without_permission_is_named(patient, tmp_path, monkeypatch):
+    def refused(folder, final):
+        raise PermissionError(errno.EACCES, "Permission denied", str(final))
+
+    monkeypatch.setattr(stores_prediction, "replace_folder", refused)
+    with pytest.raises(DatasetError) as error:
+        lp.write_prediction(patient, {"Rectum": _moved(patient)}, "unet", {}, to=tmp_path)
+    assert error.value.where == str(tmp_path / f"unet/patients/{patient.patient_id}.zarr")
+    assert error.value.finding == "cannot be read or written: permission denied"
+    assert "choose another place" in error.value.remedy
 
 
 def test_an_empty_mask_is_a_prediction_of_nothing(patient, tmp_path):

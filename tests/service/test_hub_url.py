@@ -331,13 +331,13 @@ def test_a_hub_may_send_to_another_server_which_gets_no_token():
             assert far_seen == [("GET", "/large", None)]
 
 
-def test_a_listing_that_goes_on_elsewhere_is_not_followed():
+def test_a_next_page_on_another_server_is_not_followed():
     with recorder({}) as (far, far_seen):
         listing = "/api/datasets/a/b/tree/" + "c" * 40
         link = {"Link": f'<{far}/next>; rel="next"', "Content-Type": "application/json"}
         with recorder({listing: (200, link, b"[]")}) as (near, _):
             location = Location("hf://datasets/a/b", {"endpoint": near, "token": "hf_secret"})
-            with pytest.raises(DatasetError, match="another than was asked for"):
+            with pytest.raises(DatasetError, match="not the requested one"):
                 location.find("")
     assert far_seen == []
 

@@ -223,6 +223,19 @@ def test_a_saved_cohort_of_another_dataset_says_so(visitor, cohort, tmp_path):
     expect(visitor.page.locator(".total")).to_contain_text(str(len(chosen)))
 
 
+def test_a_large_saved_cohort_is_selected_by_its_condition_alone(visitor, cohort, tmp_path):
+    visitor.show("", ".grid tbody tr")
+    visitor.select("")
+    file = tmp_path / "cohort.json"
+    ids = [f"newAcq_{number:016x}" for number in range(2000)]
+    identity = cohort.dataset.identity
+    SavedCohort(dataset=identity, selection=["n_fiducials = 3"], patient_ids=ids).write(file)
+    visitor.page.set_input_files("input[type=file]", file)
+    expect(visitor.page.locator("dialog")).to_contain_text("It has 2000 patients")
+    visitor.page.keyboard.press("Escape")
+    assert visitor.page.input_value("#where") == ""
+
+
 def test_a_dialog_closes_when_another_view_takes_its_place(visitor, extended):
     visitor.show("", ".grid tbody tr")
     visitor.page.click("text=Columns")

@@ -462,6 +462,26 @@ def test_a_saved_cohort_is_checked(served, dataset, tmp_path):
     ]
 
 
+def saved_cohort(dataset, patients: int) -> str:
+    """Return the file of a cohort of another dataset, with so many patients."""
+    identity = open_cohort(dataset).dataset.identity.model_copy(update={"digest": "0" * 64})
+    ids = [f"newAcq_{number:016x}" for number in range(patients)]
+    return SavedCohort(dataset=identity, selection=["true"], patient_ids=ids).text()
+
+
+def test_a_large_saved_cohort_is_read(served, dataset):
+    text = saved_cohort(dataset, 20_000)
+    assert len(text) > 9 * bodies.MOST_BYTES
+    [subset] = post(served, "saved", {"text": text}).json()["subsets"]
+    assert len(subset["patient_ids"]) == 20_000
+
+
+def test_a_saved_file_has_a_limit_too(served):
+    answer = post(served, "saved", {"text": "x" * 8 * 1024**2})
+    assert answer.status_code == 413
+    assert "more than 8388608 bytes" in answer.json()["error"]
+
+
 def test_a_saved_split_is_checked(served, dataset, tmp_path):
     file = tmp_path / "split.json"
     split = open_cohort(dataset).split(test=0.25, folds=2, stratify=[])

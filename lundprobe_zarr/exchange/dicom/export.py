@@ -8,75 +8,22 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lundprobe_zarr.dataset.opening import dataset_around
 from lundprobe_zarr.errors import MissingStructureError, UsageError
+from lundprobe_zarr.exchange.dicom.options import UNCERTAINTY, DicomOptions, report_head
 from lundprobe_zarr.exchange.dicom.packages import require_packages
+from lundprobe_zarr.exchange.output import require_new, require_outside
 from lundprobe_zarr.schema.document import parse_json
 from lundprobe_zarr.schema.layout import SEGMENTATION_SOURCES
 from lundprobe_zarr.storage.folders import drafted
-from lundprobe_zarr.storage.local import named, require_folder
+from lundprobe_zarr.storage.local import named
 from lundprobe_zarr.storage.location import Location
 from lundprobe_zarr.stores.metadata import StoreMetadata
 from lundprobe_zarr.stores.opening import open_store
-from lundprobe_zarr.vocabulary.suggest import require_structure, unknown_label
 
-#: Sources of segmentations, as the table of structures names them.
-SOURCES = tuple(dict.fromkeys(SEGMENTATION_SOURCES.values()))
-#: Defined terms of Patient Position for patients who lie (PS3.3 C.7.3.1.1.2).
-PATIENT_POSITIONS = ("HFS", "HFP", "HFDL", "HFDR", "FFS", "FFP", "FFDL", "FFDR")
 REPORT = "report.json"
-UNCERTAINTY = "mri/nnunet/uncertainty"
-_LISTS = ("structures", "sources")
 _IMAGES = ("mri/image", "sct/image", "dose/dose")
 #: Arrays of which structures are chosen, and the source that chooses them.
 _BY_STRUCTURE = SEGMENTATION_SOURCES | {UNCERTAINTY: "nnunet"}
-
-
-@dataclass(frozen=True)
-class DicomOptions:
-    """What is written of a patient, and how it is called.
-
-    Attributes
-    ----------
-    structures : tuple of str, optional
-        Structures to write; all that the patient has if left out.
-    sources : tuple of str, optional
-        Sources of segmentations, of `SOURCES`; all that the patient has if left out. Structure
-        sets hold clinical ones. Uncertainty maps come with `nnunet`.
-    tg263 : bool
-        Name structures as AAPM TG-263 does: see `names`.
-    patient_position : str
-        Patient Position of images, of `PATIENT_POSITIONS`. The store does not know it; without
-        it the attribute is empty.
-    """
-
-    structures: tuple[str, ...] | None = None
-    sources: tuple[str, ...] | None = None
-    tg263: bool = False
-    patient_position: str = ""
-
-    def __post_init__(self) -> None:
-        for structure in self.structures or ():
-            require_structure(structure)
-        for source in self.sources or ():
-            if source not in SOURCES:
-                raise unknown_label("source", source, SOURCES)
-        if self.patient_position not in ("", *PATIENT_POSITIONS):
-            raise UsageError(
-                f"patient position {self.patient_position!r}",
-                expected=f"one of {', '.join(PATIENT_POSITIONS)}",
-            )
-
-    def takes(self, source: str, structure: str) -> bool:
-        """Return whether a structure of a source is to be written."""
-        return (self.sources is None or source in self.sources) and (
-            self.structures is None or structure in self.structures
-        )
-
-    def to_report(self) -> dict[str, Any]:
-        """Return the options as `report.json` holds them."""
-        listed = {n: v if v is None else list(v) for n, v in vars(self).items() if n in _LISTS}
-        return listed | {"tg263": self.tg263, "patient_position": self.patient_position}
 
 
 @dataclass(frozen=True)
@@ -106,16 +53,6 @@ def is_written(location: Location, patient_id: str, out: Path, options: DicomOpt
     return isinstance(said, dict) and all(said.get(k) == v for k, v in wanted.items())
 
 
-def report_head(store: StoreMetadata, options: DicomOptions) -> dict[str, Any]:
-    """Return what `report.json` says of a patient before its objects are known."""
-    return {
-        "patient_id": store.patient_id,
-        "precision": store.attributes.get("precision"),
-        "store_sha256": store.sha256,
-        "options": options.to_report(),
-    }
-
-
 def volumes_read(location: Location, patient_id: str, options: DicomOptions) -> int:
     """Return how many volumes `export_dicom` reads; one request. Raises `DamagedStoreError`."""
     store = open_store(location, patient_id)
@@ -138,7 +75,7 @@ def export_dicom(
     """Write a patient's images, structures, dose, segmentations and maps as DICOM.
 
     The folder `out`/<patient id> appears when all its files are written, so an export that was
-    broken off can simply be run again. Equal content gets equal files, UIDs included.
+    interrupted can be run again. Equal content gets equal files, UIDs included.
 
     Parameters
     ----------
@@ -171,7 +108,8 @@ def export_dicom(
     from lundprobe_zarr.exchange.dicom.patient import write_patient
 
     options = options or DicomOptions()
-    _require_free(out, patient_id)
+    require_outside(out)
+    require_new(out / patient_id)
     store = open_store(location, patient_id)
     _require_there(store, options)
     with drafted(out / patient_id) as draft:
@@ -181,22 +119,6 @@ def export_dicom(
         with named(out / patient_id):
             draft.rename(out / patient_id)
     return ExportedDicom(out / patient_id, report)
-
-
-def _require_free(out: Path, patient_id: str) -> None:
-    require_folder(out, f"output folder {out}")
-    if root := dataset_around(out):
-        raise UsageError(
-            f"output folder {out} is within the dataset {root}",
-            expected="a folder outside of datasets",
-            remedy="choose another output folder",
-        )
-    if (out / patient_id).exists():
-        raise UsageError(
-            f"{out / patient_id} exists already",
-            expected="a new folder",
-            remedy="choose another output folder or remove it",
-        )
 
 
 def _require_there(store: StoreMetadata, options: DicomOptions) -> None:

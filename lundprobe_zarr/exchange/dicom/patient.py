@@ -12,11 +12,11 @@ from pydicom.dataset import Dataset
 from pydicom.uid import ImplicitVRLittleEndian
 
 from lundprobe_zarr.exchange.dicom.dose import dose_instance
-from lundprobe_zarr.exchange.dicom.export import UNCERTAINTY, DicomOptions, report_head
 from lundprobe_zarr.exchange.dicom.header import Study, save
 from lundprobe_zarr.exchange.dicom.images import IMAGE_KINDS, ImageSeries, instances
 from lundprobe_zarr.exchange.dicom.lattice import Planes, planes_of
 from lundprobe_zarr.exchange.dicom.masks import cut, ordered
+from lundprobe_zarr.exchange.dicom.options import UNCERTAINTY, DicomOptions, report_head
 from lundprobe_zarr.exchange.dicom.segmentations import (
     Segment,
     groups,
@@ -74,6 +74,7 @@ class _Folder:
     home: Path
 
     def save(self, data: Dataset, name: str, **how: Any) -> None:
+        """Write a data set into the draft; errors name its final place."""
         save(data, self.draft / name, self.home / name, **how)
 
 

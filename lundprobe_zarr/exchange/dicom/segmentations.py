@@ -268,7 +268,7 @@ def _identity(series: Series, instance_uid: str, number: int) -> dict[str, Any]:
 
 
 def _settled(data: _Made) -> _Made:
-    """Replace what highdicom makes anew each time by what follows from the content."""
+    """Replace what highdicom generates at random by values derived from the content."""
     del data.InstanceCreationDate, data.InstanceCreationTime
     for equipment in data.get("ContributingEquipmentSequence", ()):
         equipment.pop("ContributionDateTime", None)

@@ -7,6 +7,8 @@ import { conditions, expression, literal, plain, predicate, replaced } from "./p
 import { go, now } from "./state.js";
 
 const PAGE = 100;
+/** Longest condition that the service takes. */
+const MOST_CHARACTERS = 20000;
 const COLUMNS = ["part", "protocol", "n_fiducials", "dose_max_gy", "CTVT_427.volume_cc", "Rectum.volume_cc", "Bladder.volume_cc", "PTVT_427.d95_gy", "missing_structures", "findings"];
 /** Patients selected last, by dataset: the patient view goes through them. */
 export const selected = new Map();
@@ -289,31 +291,33 @@ class CohortView {
     const [file] = input.files;
     input.value = "";
     if (!file) return;
+    const refused = (error) => dialog(`${file.name} cannot be used`, h("p", null, error.message));
     try {
       const { differences, subsets } = await json(`api/datasets/${this.dataset.name}/saved`, { body: { text: await file.text() } });
-      if (subsets.length === 1 && !differences.length) return this.open(subsets[0].patient_ids, subsets[0].where);
+      if (subsets.length === 1 && !differences.length) return await this.open(subsets[0].patient_ids, subsets[0].where);
       const box = dialog(differences.length ? `${file.name} belongs to another dataset` : "Which patients of the split?",
         differences.length > 0 && h("p", null, `It was not saved from ${this.dataset.name} as it is now. It had ${differences.join("; ")}. Patients can be selected by their ids:`),
         h("ul", { className: "choices" }, subsets.map((one) => h("li", null,
-          h("button", { type: "button", onclick: () => { box.close(); this.open(one.patient_ids, differences.length ? "" : one.where); } }, `${one.name}: ${one.patient_ids.length} patients`)))));
+          h("button", { type: "button", onclick: () => { box.close(); this.open(one.patient_ids, differences.length ? "" : one.where).catch(refused); } }, `${one.name}: ${one.patient_ids.length} patients`)))));
     } catch (error) {
-      dialog(`${file.name} cannot be used`, h("p", null, error.message));
+      refused(error);
     }
   }
 
   /** Select saved patients: by the condition that selected them if it still gives these ones. */
   async open(ids, text) {
     const dataset = this.dataset.name;
+    if (text) {
+      const again = await json(`api/datasets/${dataset}/cohort`, { body: { where: text } }).catch(() => null);
+      if (again && sorted(again.patient_ids) === sorted(ids)) return this.where(text);
+    }
     const byIds = `patient_id IN (${ids.map(literal).join(", ")})`;
+    if (byIds.length > MOST_CHARACTERS)
+      throw new Error(`It has ${ids.length} patients, and no condition selects the same ones here. That is too many to select by their ids.`);
     const found = await json(`api/datasets/${dataset}/cohort`, { body: { where: ids.length ? byIds : "false" } });
     if (found.num_patients < ids.length)
       dialog("Some patients are not here", h("p", null, `${ids.length - found.num_patients} of the ${ids.length} saved patients are not in ${dataset}. The others are selected.`));
-    let where = byIds;
-    if (text) {
-      const again = await json(`api/datasets/${dataset}/cohort`, { body: { where: text } }).catch(() => null);
-      if (again && again.patient_ids.join() === found.patient_ids.join() && found.num_patients === ids.length) where = text;
-    }
-    this.where(where);
+    this.where(byIds);
   }
 
   help() {
@@ -322,6 +326,10 @@ class CohortView {
       h("ul", { className: "choices" }, examples.map((text) => h("li", null, h("button", { type: "button", className: "mono", onclick: () => { box.close(); this.where(text); } }, text)))),
       h("p", null, "“Columns” lists every column with its meaning."));
   }
+}
+
+function sorted(ids) {
+  return [...ids].sort().join();
 }
 
 function quoted(name) {

@@ -23,7 +23,8 @@ from lundprobe_zarr.errors import (
     UnknownLabelError,
     UsageError,
 )
-from lundprobe_zarr.exchange.dicom.export import DicomOptions, export_dicom, volumes_read
+from lundprobe_zarr.exchange.dicom.export import export_dicom, volumes_read
+from lundprobe_zarr.exchange.dicom.options import DicomOptions
 from lundprobe_zarr.exchange.dicom.segmentations import groups
 from lundprobe_zarr.storage.location import Location
 
