@@ -46,7 +46,7 @@ class VolumesVariable(xr.Variable):
     def __getitem__(self, key: Any) -> Any:
         """The selection at `key`, as of any variable."""
         # Assigning to voxels changes a dask array in place, but also its name.
-        name = getattr(self.data, "name", None)
+        name = str(getattr(self.data, "name", ""))
         volumes, keys = _VOLUMES.get(name), _keys(key, self.ndim)
         if volumes is None or keys is None:
             return super().__getitem__(key)
@@ -64,7 +64,8 @@ def _dask_array(array: Any, chunks: Any, name: str) -> da.Array:
     meta = np.empty((0,) * array.ndim, array.dtype)
     if isinstance(array, LazyVolumes):
         _VOLUMES[name] = array
-    return da.from_array(array, chunks=chunks, name=name, inline_array=True, meta=meta)
+    lazy: da.Array = da.from_array(array, chunks, name, inline_array=True, meta=meta)
+    return lazy
 
 
 def _keys(key: Any, ndim: int) -> list[Any] | None:
@@ -81,7 +82,7 @@ def _kind(key: Any) -> str:
     """What a key is; nothing if it is of another kind."""
     if isinstance(key, slice):
         return "slice"
-    if isinstance(key, Integral) and not isinstance(key, bool):
+    if isinstance(key, Integral) and np.asarray(key).dtype.kind != "b":
         return "integer"
     if isinstance(key, list | np.ndarray):
         places = np.asarray(key)

@@ -42,10 +42,9 @@ TEXT = _text_type()
 
 
 def open_tree(location: Location, patient_id: str) -> xr.DataTree:
-    """The patient's store; dask chunks are slabs of slices, one volume deep in the labels.
+    """The patient's store. Selections of a variable by labels and box, in any order, are one box.
 
-    Select labels and box in one call, `.isel(modality=0, z=…, y=…, x=…)`: dask hands one selection
-    down to the reader, which fetches that box; of several it does the later ones on whole slabs.
+    What is selected is one dask chunk, up to `stores.lazy`'s limit, and slabs of slices beyond it.
     One request. Raises `DamagedStoreError` if the store is missing or its metadata unsound, and
     so does whatever reads voxels from the tree later, for a shard that is missing or damaged.
     """
