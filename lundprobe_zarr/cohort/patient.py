@@ -82,7 +82,10 @@ class Patient:
 
     @cached_property
     def tree(self) -> xr.DataTree:
-        """The store as a lazy, dask-backed DataTree. A dask chunk is a slab of slices.
+        """The store as a lazy, dask-backed DataTree.
+
+        What is selected of a variable, by labels and box in any order, is one dask chunk of up to
+        8 Mi voxels; of more, a chunk is a slab of slices of one volume.
 
         Raises `DamagedStoreError` if the store is missing or its metadata is damaged.
         """

@@ -178,7 +178,7 @@ class _Accessor(Generic[Labelled]):
         """Crop to a structure with a margin, without reading a mask. Lazy.
 
         The box comes from `bbox_start` and `bbox_stop` of the structures table and follows slicing
-        and resampling. Crop first, then select labels: in the other order, dask reads whole slices.
+        and resampling. Of data as they are stored, no more than the box is read.
 
         Parameters
         ----------

@@ -197,7 +197,6 @@ class _Blocks:
         data = patient.clinical if self.variable == "mask" else patient.mri
         if self.variable not in data:
             return None
-        # first the box, then the label: in the other order, dask reads whole slabs
         array = needed(data[self.variable], self.grids[place[0]])
         if self.dim is None:
             return array

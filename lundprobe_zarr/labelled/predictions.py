@@ -8,7 +8,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import dask.array as da
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
@@ -40,6 +39,7 @@ from lundprobe_zarr.measures.labels import (
 from lundprobe_zarr.patches.prediction import Prediction
 from lundprobe_zarr.schema.tables import store_path
 from lundprobe_zarr.storage.location import Location
+from lundprobe_zarr.stores.blocks import lazy_variable
 from lundprobe_zarr.stores.lazy import LazyVolumes
 from lundprobe_zarr.stores.prediction import prediction_spec, write_prediction_store
 from lundprobe_zarr.stores.reader import StoreReader
@@ -105,18 +105,10 @@ class Predictions:
         """
         reader, found = self._reader(patient, name)
         path = prediction_spec(found.about.grid).path
-        array = LazyVolumes(reader, path)
-        depth, (_, y, x) = reader.array(path).chunk[0], array.shape[-3:]
-        meta = np.empty((0,) * array.ndim, array.dtype)
-        lazy = da.from_array(
-            array, chunks=(1, depth, y, x), name=False, inline_array=True, meta=meta
-        )
         structures = np.array([m.structure for m in found.about.masks], dtype=TEXT)
         attributes = {"units": "1", "long_name": "predicted segmentation"}
-        mask = xr.DataArray(
-            lazy, dims=("structure", *SPATIAL_DIMS), coords={"structure": structures},
-            attrs=attributes,
-        )  # fmt: skip
+        lazy = lazy_variable(("structure", *SPATIAL_DIMS), LazyVolumes(reader, path), attributes)
+        mask = xr.Dataset({"mask": lazy}, {"structure": structures}).mask
         home = Home(found.grid, patient.patient_id, found.about.grid)
         attributes = {"prediction": name, "provenance": json.dumps(found.about.provenance)}
         return xr.Dataset({"mask": with_grid(mask, found.grid, home)}, attrs=attributes)

@@ -11,10 +11,11 @@ from __future__ import annotations
 import math
 import os
 import threading
+import weakref
 from bisect import bisect_left
-from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future
+from collections import Counter, deque
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import CancelledError, Future
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache, partial
 from typing import Any, NamedTuple
@@ -50,6 +51,8 @@ from lundprobe_zarr.stores.shard import EMPTY, Box, ShardCodec
 from lundprobe_zarr.vocabulary.files import Label
 
 Volume = npt.NDArray[Any]
+#: A volume of a store: its array's path and its index there.
+_Key = tuple[str, tuple[int, ...]]
 
 #: Inner chunks this close are fetched in one request, with the bytes between them: those take
 #: about a millisecond on a fast line, a request takes tens. Rows of a full-size patch are
@@ -60,6 +63,10 @@ MERGE_GAP = 128 * 1024
 INDEX_READ_BYTES = 64 * 1024
 #: Chunks per decoding thread that make waking it worthwhile; each takes some 0.1 ms.
 _FEW_CHUNKS = 3
+#: Selections that a reader remembers to be expected, the latest.
+_MOST_EXPECTED = 64
+#: Indices of expected volumes that are fetched with those that are wanted, at most: 1 MB.
+_MOST_AHEAD = 16
 
 
 @dataclass(frozen=True)
@@ -78,6 +85,13 @@ class _ShardIndex:
     entries: npt.NDArray[np.uint64]
     start: int
     data: bytes
+
+
+class _Expected(NamedTuple):
+    """Parts that may be read soon, as long as somebody holds the selection that they are of."""
+
+    selection: weakref.ref[Any]
+    parts: Sequence[Part]
 
 
 class _Chunk(NamedTuple):
@@ -120,6 +134,7 @@ class StoreReader:
         self.metadata = metadata
         #: Threads that decode one read; use one where many threads read already.
         self.decoders = decoders
+        self._expected: deque[_Expected] = deque(maxlen=_MOST_EXPECTED)
         self._forget()
 
     @classmethod
@@ -130,8 +145,8 @@ class StoreReader:
     def _forget(self) -> None:
         self._process = os.getpid()
         self._lock = threading.Lock()
-        self._indices: dict[tuple[str, tuple[int, ...]], Future[_ShardIndex]] = {}
-        self._names: dict[tuple[str, tuple[int, ...]], str] = {}
+        self._indices: dict[_Key, Future[_ShardIndex]] = {}
+        self._names: dict[_Key, str] = {}
         self.unchanged = Unchanged(self.location, self.metadata)
 
     def __getstate__(self) -> dict[str, Any]:
@@ -139,6 +154,7 @@ class StoreReader:
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
+        self._expected = deque(maxlen=_MOST_EXPECTED)
         self._forget()
 
     def read(
@@ -206,6 +222,16 @@ class StoreReader:
         """
         with working(), self.unchanged.during():
             return self._read_parts(parts, into)
+
+    def expect(self, selection: object, parts: Sequence[Part]) -> None:
+        """Say that `parts` may be read soon, as long as somebody holds `selection`.
+
+        The first read of a patient then fetches their shards' indices together with its own, in
+        one round of requests, and so a part of a structure most often whole. From a disk nothing
+        is fetched ahead.
+        """
+        if not self.location.is_local:
+            self._expected.append(_Expected(weakref.ref(selection), parts))
 
     def _read_parts(self, parts: Sequence[Part], into: Sequence[Volume] | None) -> list[Volume]:
         out = list(into) if into is not None else [self._zeros(part) for part in parts]
@@ -356,22 +382,38 @@ class StoreReader:
         if self._process != os.getpid():  # forked: fetches of the parent never end here
             self._forget()
         keys = [(p.array, p.index) for p in parts]
-        with self._lock:
-            mine = {k: p for k, p in zip(keys, parts, strict=True) if k not in self._indices}
-            futures = {k: self._indices.setdefault(k, Future()) for k in keys}
-        if mine:
-            self._fill(futures, mine)
-        return [awaited(futures[k]) for k in keys]
+        while True:
+            with self._lock:
+                mine = {k: p for k, p in zip(keys, parts, strict=True) if k not in self._indices}
+                ahead = self._to_fetch_with(mine) if mine else {}
+                futures = {k: self._indices.setdefault(k, Future()) for k in (*keys, *ahead)}
+            if mine:
+                self._fill(futures, mine, ahead)
+            try:
+                return [awaited(futures[k]) for k in keys]
+            except CancelledError:  # another thread could not fetch ahead what is wanted here
+                continue
+
+    def _to_fetch_with(self, mine: Collection[_Key]) -> dict[_Key, Part]:
+        """Return expected volumes whose indices are not known, nor among `mine`."""
+        found: dict[_Key, Part] = {}
+        for expected in self._expected.copy():
+            parts = expected.parts if expected.selection() is not None else ()
+            found |= {(p.array, p.index): p for p in parts if self._stored_bytes(p)}
+        new = [key for key in found if key not in self._indices and key not in mine]
+        return {key: found[key] for key in new[-_MOST_AHEAD:]}
 
     def _fill(
         self,
-        futures: Mapping[tuple[str, tuple[int, ...]], Future[_ShardIndex]],
-        mine: Mapping[tuple[str, tuple[int, ...]], Part],
+        futures: Mapping[_Key, Future[_ShardIndex]],
+        mine: Mapping[_Key, Part],
+        ahead: Mapping[_Key, Part],
     ) -> None:
         """Fetch indices for all threads that wait for them; drop them on failure, for a new try."""
+        fetched = {**mine, **ahead}
         done = False
         try:
-            for key, index in zip(mine, self._read_indices(list(mine.values())), strict=True):
+            for key, index in zip(fetched, self._read_all(mine, ahead), strict=False):
                 futures[key].set_result(index)
             done = True
         except OSError as error:
@@ -379,11 +421,27 @@ class StoreReader:
                 if not futures[key].done():
                     futures[key].set_exception(error)
         finally:
-            if not done:
-                with self._lock:
-                    for key in mine:
-                        self._indices.pop(key, None)
-                        futures[key].cancel()
+            lacking = [key for key in fetched if not (done and futures[key].done())]
+            with self._lock:
+                for key in lacking:
+                    self._indices.pop(key, None)
+            for key in lacking:
+                futures[key].cancel()
+
+    def _read_all(self, mine: Mapping[_Key, Part], ahead: Mapping[_Key, Part]) -> list[_ShardIndex]:
+        """Read the indices of `mine` and of `ahead`; of `mine` alone if it is `ahead` that fails.
+
+        What is wrong with a volume is said to those who read it.
+        """
+        parts = list(mine.values())
+        if ahead:
+            try:
+                return self._read_indices([*parts, *ahead.values()])
+            except OSError as error:
+                places = [self.location.path(self._name(part)) for part in parts]
+                if getattr(error, "where", None) in places:
+                    raise
+        return self._read_indices(parts)
 
     def _read_indices(self, parts: Sequence[Part]) -> list[_ShardIndex]:
         ranges = []

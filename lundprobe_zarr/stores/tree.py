@@ -12,7 +12,6 @@ import json
 from collections.abc import Hashable, Mapping
 from typing import Any
 
-import dask.array as da
 import numpy as np
 import xarray as xr
 
@@ -20,6 +19,7 @@ from lundprobe_zarr.geometry.affine import axis_coordinates
 from lundprobe_zarr.schema.attributes import AFFINE, SHAPE, present_attributes
 from lundprobe_zarr.schema.layout import AXIS_ATTRIBUTES
 from lundprobe_zarr.storage.location import Location
+from lundprobe_zarr.stores.blocks import lazy_variable
 from lundprobe_zarr.stores.extensions import load_extensions
 from lundprobe_zarr.stores.lazy import LazyVolumes, SmallArray
 from lundprobe_zarr.stores.metadata import UNSOUND, StoreMetadata, unsound
@@ -42,10 +42,9 @@ TEXT = _text_type()
 
 
 def open_tree(location: Location, patient_id: str) -> xr.DataTree:
-    """The patient's store; dask chunks are slabs of slices, one volume deep in the labels.
+    """The patient's store. Selections of a variable by labels and box, in any order, are one box.
 
-    Select labels and box in one call, `.isel(modality=0, z=…, y=…, x=…)`: dask hands one selection
-    down to the reader, which fetches that box; of several it does the later ones on whole slabs.
+    What is selected is one dask chunk, up to `stores.lazy`'s limit, and slabs of slices beyond it.
     One request. Raises `DamagedStoreError` if the store is missing or its metadata unsound, and
     so does whatever reads voxels from the tree later, for a shard that is missing or damaged.
     """
@@ -107,12 +106,7 @@ def _variable(reader: StoreReader, path: str, node: Mapping[str, Any]) -> xr.Var
     array: LazyVolumes | SmallArray
     if path in reader.metadata.arrays:
         array = LazyVolumes(reader, path)
-        depth, (_, y, x) = reader.array(path).chunk[0], array.shape[-3:]
-        chunks = (*(1 for _ in array.shape[:-3]), depth, y, x)
     else:
         array = SmallArray(reader, path, node)
-        chunks = array.shape
-    meta = np.empty((0,) * array.ndim, array.dtype)
-    lazy = da.from_array(array, chunks=chunks, name=False, inline_array=True, meta=meta)
     attributes = {k: v for k, v in node["attributes"].items() if k != "coordinates"}
-    return xr.Variable(node["dimension_names"], lazy, attributes)
+    return lazy_variable(node["dimension_names"], array, attributes)

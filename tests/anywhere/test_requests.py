@@ -9,7 +9,9 @@ from places import Place
 from servers import Request
 
 from lundprobe_zarr import open_cohort
-from lundprobe_zarr.errors import DamagedStoreError
+from lundprobe_zarr.errors import DamagedStoreError, DatasetError
+from lundprobe_zarr.storage.location import Location
+from lundprobe_zarr.stores import reader as reading
 from lundprobe_zarr.stores.reader import StoreReader
 from lundprobe_zarr.stores.tree import open_tree
 
@@ -100,15 +102,13 @@ def test_requests_of_a_round_travel_together(remote, extended):
 
 
 def test_chunks_that_lie_apart_are_asked_for_apart(web, extended, monkeypatch):
-    from lundprobe_zarr.stores import reader as patch
-
-    monkeypatch.setattr(patch, "INDEX_READ_BYTES", 0)
+    monkeypatch.setattr(reading, "INDEX_READ_BYTES", 0)
     reader = StoreReader.open(web.location, extended)
     box = (slice(0, 14), slice(0, 60), slice(0, 60))
     reader.read(VOLUMES[:1], box)
     with web.traffic.counted() as merged:
         whole = reader.read(VOLUMES[:1], box)
-    monkeypatch.setattr(patch, "MERGE_GAP", -1)
+    monkeypatch.setattr(reading, "MERGE_GAP", -1)
     with web.traffic.counted() as single:
         apart = reader.read(VOLUMES[:1], box)
     assert len(merged) == 1 < len(single)
@@ -160,14 +160,100 @@ def test_lasting_failures_are_said(web, extended):
     assert reader.read(VOLUMES, BOX), "a failure is not remembered"
 
 
-@pytest.mark.slow  # counts rounds by time, which other tests beside it disturb
-def test_requests_of_a_graph_travel_together_where_dask_may_wait(web, extended):
-    """Indices, then chunks: with more workers than cores, since each waits for its own answers."""
-    tree = open_tree(web.location, extended)
+def selected(tree):
+    """T2w and four masks, lazy, each selected by itself."""
     box = dict(zip("zyx", BOX, strict=True))
-    image = tree["mri/image"].sel(modality="T2w").isel(box)
-    masks = [tree["mri/clinical/mask"].sel(structure=s).isel(box) for s in MASKS]
-    with web.traffic.slowed(0.4), dask.config.set(num_workers=16):
+    masks = [tree["mri/clinical/mask"].isel(box).sel(structure=s) for s in MASKS]
+    return [tree["mri/image"].sel(modality="T2w").isel(box), *masks]
+
+
+WAYS = {
+    "compute": lambda arrays: dask.compute(*arrays),
+    "values": lambda arrays: [a.values for a in arrays],
+    "one worker": lambda arrays: dask.compute(*arrays, num_workers=1),
+    "reduced": lambda arrays: dask.compute(*((a > 0).sum() for a in arrays)),
+    "crop": lambda arrays: [a.lp.crop(((1, 3, 2), (6, 9, 9))).values for a in arrays],
+}
+
+
+@pytest.fixture
+def as_large(monkeypatch):
+    """Masks come with the indices of their shards and images do not, as at full size."""
+    monkeypatch.setattr(reading, "INDEX_READ_BYTES", 1024)
+
+
+@pytest.mark.parametrize("way", WAYS.values(), ids=list(WAYS))
+def test_a_graph_takes_two_rounds_on_two_workers(web, extended, way, as_large, monkeypatch):
+    """Each read of ranges waits once; so there are no more rounds than reads."""
+    rounds, read = [], Location.read_ranges
+
+    def watched(self, ranges):
+        rounds.append([r.name.rpartition(".zarr/")[2] for r in ranges])
+        return read(self, ranges)
+
+    arrays = selected(open_tree(web.location, extended))
+    monkeypatch.setattr(Location, "read_ranges", watched)
+    with dask.config.set(num_workers=2):
+        way(arrays)
+    indices, chunks = rounds
+    assert len(indices) == len(set(indices)) == len(VOLUMES)
+    assert {name.partition("/c/")[0] for name in chunks} == {"mri/image"}
+
+
+def test_only_what_somebody_holds_is_fetched_ahead(web, extended):
+    tree = open_tree(web.location, extended)
+    masks = tree["mri/clinical/mask"]
+    kept = [masks.sel(structure=s).isel(z=3) for s in MASKS]
+    whole = masks.isel(z=3)  # says of no structure that it is wanted
+    with web.traffic.counted() as asked:
+        tree["mri/image"].isel(modality=0, z=3, y=4).values  # noqa: B018
+    assert len({n for n in names(asked) if n.startswith("mri/clinical/mask")}) == len(kept)
+    del kept
+    other = open_tree(web.location, extended)
+    with web.traffic.counted() as asked:
+        for structure in MASKS:
+            other["mri/clinical/mask"].sel(structure=structure).isel(z=3)
+        other["mri/image"].isel(modality=0, z=3, y=4).values  # noqa: B018
+    assert {n.partition("/c/")[0] for n in names(asked)} == {"mri/image"}
+    assert whole.values.any()
+
+
+@pytest.mark.parametrize("status", [404, 500])
+def test_what_fails_ahead_is_said_to_who_reads_it(web, extended, status):
+    tree = open_tree(web.location, extended)
+    image, *masks = selected(tree)
+    expected = image.values, masks[0].values
+    image, *masks = selected(open_tree(web.location, extended))
+    lost = f"mask/c/{tree['mri/clinical/mask'].get_index('structure').get_loc(MASKS[1])}/"
+    with web.traffic.failing(lambda method, path: status if lost in path else None):
+        np.testing.assert_array_equal(image.values, expected[0])
+        np.testing.assert_array_equal(masks[0].values, expected[1])
+        with pytest.raises(DatasetError, match=lost):
+            masks[1].values  # noqa: B018
+        with pytest.raises(DatasetError, match=lost):
+            dask.compute(*masks)
+    assert masks[1].any(), "a failure is not remembered"
+
+
+def test_a_server_that_fails_is_not_asked_twice_over(web, extended):
+    def requests(arrays):
+        with (
+            web.traffic.failing(lambda method, path: 500),
+            web.traffic.counted() as asked,
+            pytest.raises(DatasetError, match="answered 500"),
+        ):
+            arrays[0].values  # noqa: B018
+        return sum("mri/image" in name for name in (r.path for r in asked))
+
+    alone = requests(selected(open_tree(web.location, extended))[:1])
+    assert requests(selected(open_tree(web.location, extended))) == alone
+
+
+@pytest.mark.slow  # counts rounds by time, which other tests beside it disturb
+@pytest.mark.parametrize("way", WAYS.values(), ids=list(WAYS))
+def test_requests_of_a_graph_travel_together(web, extended, way, as_large):
+    arrays = selected(open_tree(web.location, extended))
+    with web.traffic.slowed(0.4), dask.config.set(num_workers=2):
         before = len(web.traffic.waves)
-        dask.compute(image, *masks)
+        way(arrays)
         assert len(web.traffic.waves) - before <= 2
