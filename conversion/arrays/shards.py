@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lundprobe_zarr.errors import VerificationError
-from lundprobe_zarr.stores.shard import Box, ShardCodec, overlap
+from lundprobe_zarr.stores.shard import Box, Compressed, ShardCodec, overlap
 
 Volume = npt.NDArray[Any]
 
@@ -23,17 +23,21 @@ def digest(values: Volume, dtype: np.dtype[Any]) -> bytes:
 
 
 def put_shard(
-    path: Path, codec: ShardCodec, volume: Volume, within: Box | None
+    path: Path,
+    codec: ShardCodec,
+    volume: Volume,
+    within: Box | None,
+    compressed: Compressed | None = None,
 ) -> tuple[int, str | None]:
     """Write the shard of `volume` (z, y, x) and return its size and SHA-256.
 
-    All voxels outside the box `within` must be zero. For an all-zero volume nothing is written and
-    0 and None are returned.
+    All voxels outside the box `within` must be zero. `compressed` are chunks for `codec.encode`.
+    For an all-zero volume nothing is written and 0 and None are returned.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     sha256, size = hashlib.sha256(), 0
     with path.open("wb") as file:
-        for part in codec.encode(volume, within):
+        for part in codec.encode(volume, within, compressed):
             file.write(part)
             sha256.update(part)
             size += len(part)

@@ -20,12 +20,14 @@ Volume = npt.NDArray[Any]
 class Mask:
     """A two-valued volume: bool (z, y, x), the physical value of its foreground, voxel count.
 
-    `foreground` is None for an all-zero mask, and an int for an unscaled file of integers.
+    `foreground` is None for an all-zero mask, and an int for an unscaled file of integers. `slices`
+    are those from the first to the last with a voxel.
     """
 
     values: npt.NDArray[np.bool_]
     foreground: int | float | None
     voxels: int
+    slices: slice
 
 
 def read_mask(file: NiftiFile, where: str) -> Mask:
@@ -34,24 +36,38 @@ def read_mask(file: NiftiFile, where: str) -> Mask:
     Raises `SourceError` if it has inf, NaN, a third value, or no zero.
     """
     values = scale(file.raw, file.slope, file.inter)
-    is_plain = values.dtype == np.uint8 and int(values.max()) <= 1  # by far the most common case
+    # By far the most common are 0 and 1 as uint8. One pass tells, and which slices have voxels.
+    is_byte = values.dtype == np.uint8
+    most = [int(plane.max()) if is_byte else 2 for plane in values]
+    is_plain = max(most) <= 1
     mask = values.view(np.bool_) if is_plain else values != 0
-    voxels = int(np.count_nonzero(mask))
+    counts = [int(np.count_nonzero(plane)) if n else 0 for plane, n in zip(mask, most, strict=True)]
+    voxels, slices = sum(counts), _extent(counts)
     _require_plain_zeros(file, voxels, where)
-    foreground = values.reshape(-1)[int(mask.argmax())] if voxels else None
-    if foreground is not None and not (is_plain and voxels < mask.size):
-        _require_two_values(values, mask, foreground, where)
+    foreground = None
+    if voxels:
+        first = slices.start
+        foreground = values[first].reshape(-1)[int(mask[first].argmax())]
+        if not (is_plain and voxels < mask.size):
+            _require_two_values(values, mask, foreground, voxels, where)
     if file.is_scaled:
         _require_recoverable_mask(file, mask, 0.0 if foreground is None else foreground, where)
-    return Mask(mask, None if foreground is None else foreground.item(), voxels)
+    return Mask(mask, None if foreground is None else foreground.item(), voxels, slices)
+
+
+def _extent(counts: list[int]) -> slice:
+    """Return the slices from the first to the last that has voxels."""
+    there = np.flatnonzero(counts)
+    return slice(int(there[0]), int(there[-1]) + 1) if len(there) else slice(0, 0)
 
 
 def _require_two_values(
-    values: Volume, mask: npt.NDArray[np.bool_], foreground: Any, where: str
+    values: Volume, mask: npt.NDArray[np.bool_], foreground: Any, voxels: int, where: str
 ) -> None:
-    has_zero = not mask.all()
-    same = int(np.count_nonzero(values == foreground))
-    if has_zero and same == np.count_nonzero(mask) and np.isfinite(foreground):
+    has_zero = voxels < mask.size
+    # Slice by slice: temporary arrays of a whole volume are new pages, which the system zeroes.
+    same = sum(int(np.count_nonzero(plane == foreground)) for plane in values)
+    if has_zero and same == voxels and np.isfinite(foreground):
         return
     others = np.unique(values[mask & (values != foreground)])[:4]
     found = ", ".join(str(v) for v in ([0] if has_zero else []) + [foreground, *others])

@@ -43,7 +43,7 @@ from lundprobe_zarr.schema.encoding import MASK_BLOSC, inner_chunk
 from lundprobe_zarr.schema.precision import Precision, common_type, ladder_of
 from lundprobe_zarr.schema.records import SourceRecord
 from lundprobe_zarr.stores.metadata import shard_key
-from lundprobe_zarr.stores.shard import Box, ShardCodec, with_best_filter
+from lundprobe_zarr.stores.shard import Box, Compressed, ShardCodec, with_best_filter
 
 Volume = npt.NDArray[Any]
 #: Called with the bytes of each source file after it is stored.
@@ -168,7 +168,7 @@ class VolumeWriter:
             self._accept(entry, file)
             if mask.voxels == 0:
                 self._find(entry, "all-zero mask")
-            box = bounding_box(mask.values)
+            box = _box(mask)
             _require_within(mask, box, self._where(entry))
             affine, dose = self.contents.grids[grid].affine, self._dose.get(grid)
             self.measurements.add(entry.record, mask.values, box, affine, dose, planned)
@@ -188,13 +188,13 @@ class VolumeWriter:
         where = f"{self._patient.folder}: array {plan.spec.path}"
         dtype = common_type([q.rounded for _, q in ready], ladder_of(plan.spec.variable), where)
         volumes = [q.rounded.values for _, q in ready]
-        codec = with_best_filter(self._codec(plan, dtype), volumes)
+        codec, samples = with_best_filter(self._codec(plan, dtype), volumes)
         if plan.is_dose:
             self._dose = {plan.spec.grid: volumes[0].astype(dtype, copy=False)}
         if body is not None:
             self._measure_images(plan, ready, body)
         stored = []
-        for entry, (file, quantity) in zip(plan.entries, ready, strict=True):
+        for entry, (file, quantity), sample in zip(plan.entries, ready, samples, strict=True):
             facts: dict[str, Any] = {
                 "exact": quantity.rounded.exact,
                 "max_abs_error": quantity.rounded.max_abs_error,
@@ -203,7 +203,8 @@ class VolumeWriter:
             }
             if file.is_scaled or not quantity.rounded.exact:
                 facts["voxels_sha256"] = voxels_sha256(quantity.rounded.values, dtype)
-            stored.append(self._store(plan, codec, entry, file, quantity.rounded.values, facts))
+            values = quantity.rounded.values
+            stored.append(self._store(plan, codec, entry, file, values, facts, compressed=sample))
         return self._written(plan, codec, stored)
 
     def _body(self, grid: str) -> Body:
@@ -228,7 +229,7 @@ class VolumeWriter:
         if entry.path in self._bodies:
             inside, file, foreground, voxels = self._bodies.pop(entry.path)
             values = inside.mask(self._workspace.take(prod(inside.shape)))
-            return file, Mask(values, foreground, voxels)
+            return file, Mask(values, foreground, voxels, inside.box[0])
         with open_nifti(entry.file, self._where(entry)) as reader:
             file = reader.read(self._workspace, self._patient.strip_headers)
         return file, read_mask(file, self._where(entry))
@@ -291,14 +292,16 @@ class VolumeWriter:
         volume: Volume,
         facts: dict[str, Any],
         within: Box | None = None,
+        compressed: Compressed | None = None,
     ) -> _Stored:
         """Write and verify the shard of one file; `facts` are the record's fields of its values.
 
         `within` is a box around all foreground voxels of a mask, None for an all-zero mask.
+        `compressed` are the chunks that the filter was tried on.
         """
         index = plan.index(entry.record.labels)
         key = shard_key(plan.spec, index)
-        size, sha256 = put_shard(self._folder / key, codec, volume, within)
+        size, sha256 = put_shard(self._folder / key, codec, volume, within, compressed)
         box = compare_shard(self._folder / key, codec, volume, within, key)
         self._progress(entry.bytes)
         witness = None if box is None else Witness((*index, *box), digest(volume[box], codec.dtype))
@@ -327,6 +330,15 @@ class VolumeWriter:
             stored_sha256=sha256,
             **facts,
         )
+
+
+def _box(mask: Mask) -> Box | None:
+    """Return the bounding box of a mask, from the slices that have voxels."""
+    box = bounding_box(mask.values[mask.slices])
+    if box is None:
+        return None
+    z, y, x = box
+    return slice(z.start + mask.slices.start, z.stop + mask.slices.start), y, x
 
 
 def _require_within(mask: Mask, box: Box | None, where: str) -> None:

@@ -8,7 +8,7 @@ Tests read what is written here with zarr-python, and the other way round.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from itertools import product
@@ -25,6 +25,8 @@ from lundprobe_zarr.schema.encoding import FILTER_GAIN, FILTER_SAMPLE, FILTERS, 
 
 Volume = npt.NDArray[Any]
 Box = tuple[slice, slice, slice]
+#: Compressed chunks of a volume, without checksum, by their number in the index.
+Compressed = Mapping[int, bytes]
 #: Fetches `length` bytes of a shard from `offset`.
 ReadRange = Callable[[int, int], bytes]
 
@@ -74,12 +76,16 @@ class ShardCodec:
         """Voxels of each inner chunk, clipped to the volume, in the index's order."""
         return _boxes(self.shape, self.chunk)
 
-    def encode(self, volume: Volume, within: Box | None = None) -> Iterator[bytes]:
+    def encode(
+        self, volume: Volume, within: Box | None = None, compressed: Compressed | None = None
+    ) -> Iterator[bytes]:
         """Parts of the shard of `volume` (z, y, x), in order; none if every voxel is zero.
 
         Values are cast to `dtype`, which must hold them. All-zero chunks are left out; outside of
-        the box `within`, if given, every voxel is known to be zero and is not looked at.
+        the box `within`, if given, every voxel is known to be zero and is not looked at. Chunks
+        in `compressed`, which `sample` of this codec and volume returned, are not compressed again.
         """
+        compressed = compressed or {}
         index = np.full((int(np.prod(self.grid)), 2), EMPTY, dtype="<u8")
         offset = 0
         for number, box in enumerate(self.boxes()):
@@ -89,7 +95,7 @@ class ShardCodec:
             # Bytes, not values: -0.0 equals the fill value and is yet another number.
             if not chunk.view(np.bool_).any():
                 continue
-            payload = self._compressor.encode(chunk)
+            payload = compressed.get(number) or self._compressor.encode(chunk)
             part = payload + crc32c(payload)
             index[number] = offset, len(part)
             offset += len(part)
@@ -98,12 +104,12 @@ class ShardCodec:
             table = index.tobytes()
             yield table + crc32c(table)
 
-    def sample_bytes(self, volume: Volume) -> int:
-        """Encoded size of a sample of the volume's chunks, spread evenly over it."""
+    def sample(self, volume: Volume) -> dict[int, bytes]:
+        """Compress a sample of the volume's chunks, spread evenly over it; by their numbers."""
         boxes = self.boxes()
         step = max(1, len(boxes) // FILTER_SAMPLE)
-        chunks = (self._padded(volume[box]) for box in boxes[step // 2 :: step])
-        return sum(len(self._compressor.encode(chunk)) for chunk in chunks)
+        numbers = range(step // 2, len(boxes), step)
+        return {n: self._compressor.encode(self._padded(volume[boxes[n]])) for n in numbers}
 
     def _padded(self, values: Volume) -> Volume:
         if values.shape == self.chunk:
@@ -193,17 +199,33 @@ def _boxes(shape: tuple[int, int, int], chunk: tuple[int, int, int]) -> tuple[Bo
 
 def overlap(box: Box, within: Box | None) -> bool:
     """Whether two boxes have a voxel in common; any box has one with None, the whole volume."""
-    return within is None or all(
-        a.start < b.stop and b.start < a.stop for a, b in zip(box, within, strict=True)
+    if within is None:
+        return True
+    # Spelled out: asked for every chunk of every mask, a loop over the axes takes longer.
+    (z, y, x), (k, j, i) = box, within
+    return bool(
+        z.start < k.stop
+        and k.start < z.stop
+        and y.start < j.stop
+        and j.start < y.stop
+        and x.start < i.stop
+        and i.start < x.stop
     )
 
 
-def with_best_filter(codec: ShardCodec, volumes: Sequence[Volume]) -> ShardCodec:
-    """`codec` with the filter that serves an array's volumes (z, y, x) best, found by trying."""
-    best, smallest = codec, 0.0
+def with_best_filter(
+    codec: ShardCodec, volumes: Sequence[Volume]
+) -> tuple[ShardCodec, list[dict[int, bytes]]]:
+    """`codec` with the filter that serves an array's volumes (z, y, x) best, found by trying.
+
+    With it come the chunks of each volume that it was tried on, for `encode`.
+    """
+    best: tuple[ShardCodec, list[dict[int, bytes]]] = codec, []
+    smallest = 0.0
     for number, blosc in enumerate(FILTERS):
         candidate = replace(codec, blosc=blosc)
-        size = sum(candidate.sample_bytes(v) for v in volumes)
+        samples = [candidate.sample(v) for v in volumes]
+        size = sum(len(chunk) for sample in samples for chunk in sample.values())
         if number == 0 or size < smallest * FILTER_GAIN:
-            best, smallest = candidate, size
+            best, smallest = (candidate, samples), size
     return best

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -54,6 +55,25 @@ def test_a_mask_is_true_where_it_is_not_zero(dtype: str, foreground: int) -> Non
     np.testing.assert_array_equal(mask.values, raw != 0)
     assert (mask.voxels, mask.foreground) == (3, foreground)
     assert type(mask.foreground) is (float if dtype[0] == "f" else int)
+
+
+@pytest.mark.parametrize("dtype", ["u1", "i2", "f4"])
+@pytest.mark.parametrize(("planes", "slices"), [([1, 2], (1, 3)), ([0, 2], (0, 3)), ([1], (1, 2))])
+def test_a_mask_knows_the_slices_that_have_voxels(
+    dtype: str, planes: list[int], slices: tuple[int, int]
+) -> None:
+    raw = np.zeros(SHAPE, dtype)
+    raw[planes, 1, 1] = 1
+    mask = read_mask(file(raw, dtype), "here")
+    assert mask.slices == slice(*slices)
+    assert mask.voxels == len(planes)
+    assert read_mask(file(np.zeros_like(raw), dtype), "here").slices == slice(0, 0)
+
+
+def test_two_hundred_and_fifty_six_voxels_in_a_slice_are_counted() -> None:
+    raw = np.ones((2, 16, 16), "u1")
+    raw[1] = 0
+    assert read_mask(replace(file(0), raw=raw), "here").voxels == 256
 
 
 @pytest.mark.parametrize("foreground", [-1, -0.25, 1e-30])

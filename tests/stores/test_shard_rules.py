@@ -301,12 +301,13 @@ def test_a_sample_is_spread_evenly_over_the_chunks(monkeypatch: pytest.MonkeyPat
         return original(self, values)
 
     monkeypatch.setattr(ShardCodec, "_padded", padded)
-    size = one.sample_bytes(volume)
+    sample = one.sample(volume)
     assert FILTER_SAMPLE == 12
     assert taken == list(range(4, 100, 8)), "every eighth, from the middle of the first eight on"
-    assert size == 12 * len(one._compressor.encode(np.ones((1, 1, 1), I2)))
+    assert list(sample) == taken, "by their numbers"
+    assert sample[4] == one._compressor.encode(np.full((1, 1, 1), 4, I2))
     taken.clear()
-    codec((10, 1, 1), (1, 1, 1)).sample_bytes(volume[:10])
+    codec((10, 1, 1), (1, 1, 1)).sample(volume[:10])
     assert taken == list(range(10)), "all of fewer"
 
 
@@ -314,8 +315,8 @@ def sizes(monkeypatch: pytest.MonkeyPatch, by_filter: list[list[float]]) -> None
     """Pretend what each filter makes of each of the volumes, which are numbers here."""
     monkeypatch.setattr(
         ShardCodec,
-        "sample_bytes",
-        lambda self, volume: by_filter[FILTERS.index(self.blosc)][volume],
+        "sample",
+        lambda self, volume: {0: bytes(int(by_filter[FILTERS.index(self.blosc)][volume]))},
     )
 
 
@@ -339,9 +340,34 @@ def test_the_best_filter_gains_three_percent(
     volumes: Any = range(len(by_filter[0]))
     for start in FILTERS:
         given_ = ShardCodec((1, 1, 1), (1, 1, 1), I2, start)
-        found = with_best_filter(given_, volumes)
+        found, samples = with_best_filter(given_, volumes)
+        assert [len(s[0]) for s in samples] == by_filter[best], "of the filter that was chosen"
         assert found.blosc == FILTERS[best]
         assert (found.shape, found.chunk, found.dtype) == (given_.shape, given_.chunk, I2)
+
+
+def test_what_was_compressed_for_the_choice_is_not_compressed_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    volume = np.random.default_rng(0).integers(-900, 900, (30, 8, 8)).astype(I2)
+    volume[4:8] = 0  # whole chunks, which were tried too, and are left out nevertheless
+    plain = ShardCodec(volume.shape, (1, 4, 4), np.dtype(I2), FILTERS[0])
+    best, (sample,) = with_best_filter(plain, [volume])
+    whole = b"".join(best.encode(volume))
+    compress = best._compressor.encode
+    compressed: list[bytes] = []
+
+    class Counting:
+        def encode(self, chunk: np.ndarray) -> bytes:
+            compressed.append(chunk.tobytes())
+            return bytes(compress(chunk))
+
+    monkeypatch.setitem(vars(best), "_compressor", Counting())
+    assert b"".join(best.encode(volume, None, sample)) == whole
+    stored = [n for n, box in enumerate(best.boxes()) if volume[box].any()]
+    expected = [volume[best.boxes()[n]].tobytes() for n in stored if n not in sample]
+    assert compressed == expected
+    assert 0 < len(compressed) < len(stored)
 
 
 def test_a_codec_is_a_value() -> None:
