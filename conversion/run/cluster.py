@@ -211,19 +211,22 @@ def local_client(workers: int | None, patients: int) -> Iterator[Client]:
 
 
 def _local_cluster(workers: int | None, patients: int) -> LocalCluster:
+    import dask.config
     from distributed import LocalCluster
 
-    return LocalCluster(
-        n_workers=min(workers or _cpus(), patients),
-        threads_per_worker=1,  # decoding and encoding hold the GIL in between
-        processes=True,
-        dashboard_address=None,
-        # The dashboard's server starts anyway: on a free port, for this machine only.
-        scheduler_kwargs={"dashboard_address": "127.0.0.1:0"},
-        # A worker that ends during a heartbeat logs a traceback as an error. A patient's errors
-        # are in the task's result.
-        silence_logs=logging.CRITICAL,
-    )
+    # Nobody looks at dask's profiler, which stops each worker every 10 ms.
+    with dask.config.set({"distributed.worker.profile.enabled": False}):
+        return LocalCluster(
+            n_workers=min(workers or _cpus(), patients),
+            threads_per_worker=1,  # decoding and encoding hold the GIL in between
+            processes=True,
+            dashboard_address=None,
+            # The dashboard's server starts anyway: on a free port, for this machine only.
+            scheduler_kwargs={"dashboard_address": "127.0.0.1:0"},
+            # A worker that ends during a heartbeat logs a traceback as an error. A patient's errors
+            # are in the task's result.
+            silence_logs=logging.CRITICAL,
+        )
 
 
 @contextmanager

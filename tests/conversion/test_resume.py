@@ -8,6 +8,7 @@ import os
 import shutil
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 from distributed import Client
@@ -326,14 +327,20 @@ def test_a_dataset_is_known_by_its_notes_its_stores_or_its_manifest(work: Workpl
     assert sorted(foreign_files(place)) == sorted([*side, *tables])
 
 
-def test_workers_log_no_errors_of_their_own() -> None:
+def test_workers_log_no_errors_of_their_own_and_are_not_profiled() -> None:
     def shown() -> list[int]:
         return [handler.level for handler in logging.getLogger("distributed").handlers]
 
+    def callbacks(dask_worker: Any) -> list[str]:
+        return list(dask_worker.periodic_callbacks)
+
     with _local_cluster(1, 1) as cluster, Client(cluster) as client:
         (levels,) = client.run(shown).values()
+        (repeated,) = client.run(callbacks).values()
     assert levels
     assert set(levels) == {logging.CRITICAL}
+    assert "heartbeat" in repeated
+    assert "profile" not in repeated
 
 
 def test_a_part_that_fails_leaves_the_store_and_state_of_before(work: Workplace) -> None:
