@@ -318,10 +318,12 @@ class DecodeAlone(Peer):
         from numcodecs.blosc import decompress
 
         data, shape, dtype = chunk
-        kept = vars(self.memory).setdefault(dtype, np.empty(shape, dtype))
+        kept = vars(self.memory)
+        if (shape, dtype) not in kept:
+            kept[shape, dtype] = np.empty(shape, dtype)
         if value(data[:-4]) != int.from_bytes(data[-4:], "little"):
             raise SystemExit("a chunk fails its checksum")
-        decompress(data[:-4], kept)
+        decompress(data[:-4], kept[shape, dtype])
 
     def stream(self, boxes: Sequence[Box], ahead: int) -> int:
         with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:

@@ -45,6 +45,7 @@ class Process:
         asked.flush()
         line = answered.readline()
         if not line:
+            self.close()
             raise SystemExit(f"{self.peer} ended:\n{self.said.read_text()[-2000:]}")
         found: dict[str, Any] = json.loads(line)
         return found
