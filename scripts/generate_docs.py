@@ -132,7 +132,7 @@ def _ms(value: float) -> str:
 
 def figures() -> str:
     """What the format gives that NIfTI does not, each with the command that measured it."""
-    latency = _figures("patches")["latency"]
+    latency = _latency()
     question, converted = _figures("question")["ways"], _figures("conversion")
     first = _figures("remote")["first_patch_untouched_patient"]
     flips, chosen = _figures("damage")["flips"], _figures("cohort")["467_patients"]
@@ -182,25 +182,59 @@ def figures() -> str:
     return _table(("", "`.nii.gz`", "`lundprobe-zarr`", "measured by `python -m`"), rows)
 
 
+def _latency() -> dict[str, Any]:
+    """Milliseconds of a patch from the disk; results before 0.3 had no other place."""
+    found = _figures("patches")
+    latency: dict[str, Any] = found.get("local", found)["latency"]
+    return latency
+
+
+_READERS = {
+    "ours": "Zarr v3, this package",
+    "tensorstore": "the same arrays, tensorstore",
+    "zarrs": "the same arrays, zarr-python with zarrs",
+    "zarr_fused": "the same arrays, zarr-python's newest, fused pipeline",
+    "zarr": "the same arrays, zarr-python's newest",
+    "zarr_oldest": "the same arrays, the oldest zarr-python that serves",
+    "xarray": "the same arrays, xarray without dask",
+    "miao": "the same arrays, miao",
+    "blosc2_nnunet": "Blosc2 chunks fitted to the patch, as nnU-Net makes them",
+    "nibabel": "`.nii.gz`, nibabel",
+    "torchio": "`.nii.gz`, TorchIO",
+    "monai": "`.nii.gz`, MONAI",
+    "webdataset": "patches cut before, uncompressed, WebDataset",
+    "litdata": "patches cut before, uncompressed, LitData",
+}
+
+
 def formats() -> str:
     """The same voxels from other formats and readers."""
-    latency = _figures("patches")["latency"]
-    names = {
-        "ours": "Zarr v3, this package",
-        "tensorstore": "the same arrays, tensorstore",
-        "blosc2_nnunet": "Blosc2 chunks fitted to the patch, as nnU-Net makes them",
-        "nibabel": "`.nii.gz`, nibabel",
-        "torchio": "`.nii.gz`, TorchIO",
-        "monai": "`.nii.gz`, MONAI",
-    }
+    latency = _latency()
+    cut_before = {n: latency[f"precut_{n}"] for n in _READERS if f"precut_{n}" in latency}
+    alone, both = latency["T2w"] | cut_before, latency["T2w_and_masks"]
     rows = [
-        (what, *(_ms(latency[key][name]["median_ms"]) for key in ("T2w", "T2w_and_masks")))
-        for name, what in names.items()
+        (what, *(_ms(found[name]["median_ms"]) if name in found else "" for found in (alone, both)))
+        for name, what in _READERS.items()
+        if name in alone
     ]
-    for name, what in (("webdataset", "WebDataset"), ("litdata", "LitData")):
-        precut = latency[f"precut_{name}"]["median_ms"]
-        rows.append((f"patches cut before, uncompressed, {what}", _ms(precut), ""))
     return _table(("32×192×192 voxels, median", "T2w", "T2w and three masks"), rows)
+
+
+def lines() -> str:
+    """Patches of T2w and three masks over each line, beside the disk."""
+    found = _figures("network")
+    rows = []
+    for line, figures in found.get("lines", {"near": found.get("near")}).items():
+        for place, one in figures["T2w_and_masks"].items():
+            part = f"{100 * one['part_of_line']:.0f} % of the line" if "part_of_line" in one else ""
+            memory = f"{one['memory_mb']:.0f} MB" if "memory_mb" in one else ""
+            times = [f"{one[k]:.2f}" for k in ("cpu_ms_to_local",) if k in one]
+            rate = one.get("per_second_to_local")
+            of_disk = part or (f"{rate:.2f} of the disk's" if rate else "")
+            cells = (_ms(one["cpu_ms"]), *(times or [""]), f"{one['per_second']:.0f}")
+            rows.append((line.replace("_", " "), place, *cells, of_disk, memory))
+    head = ("line", "place", "processor", "to the disk", "patches a second", "which is", "memory")
+    return _table(head, rows)
 
 
 def sizes() -> str:
@@ -223,6 +257,7 @@ SECTIONS: dict[str, Callable[[], str]] = {
     "paper": paper,
     "figures": figures,
     "formats": formats,
+    "lines": lines,
     "sizes": sizes,
 }
 

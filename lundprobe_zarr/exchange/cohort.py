@@ -62,7 +62,7 @@ def export_nifti(
     spacing_mm: float | Sequence[float] | None = None,
     layout: Layout = "source",
     workers: int | None = None,
-    on_patient: Callable[[str], None] = lambda patient_id: None,
+    on_patient: Callable[[str], None] | None = None,
 ) -> CohortExport:
     """Write patients as NIfTI files: those of the source, some of them, or in other shapes.
 
@@ -140,7 +140,7 @@ def export_cohort(
     out: Path,
     shape: Shape,
     workers: int | None = None,
-    on_patient: Callable[[str], None] = lambda patient_id: None,
+    on_patient: Callable[[str], None] | None = None,
 ) -> CohortExport:
     """Write the files of all patients of a cohort below `out`, several patients at once.
 
@@ -190,7 +190,9 @@ def export_cohort(
 
 
 def _collect(
-    running: dict[Future[Written], str], result: CohortExport, on_patient: Callable[[str], None]
+    running: dict[Future[Written], str],
+    result: CohortExport,
+    on_patient: Callable[[str], None] | None,
 ) -> None:
     while running:
         for future in wait(running, return_when=FIRST_COMPLETED).done:
@@ -199,7 +201,8 @@ def _collect(
                 result.written[patient_id] = future.result()
             except LundProbeError as error:
                 result.failed[patient_id] = str(error)
-            on_patient(patient_id)
+            if on_patient is not None:
+                on_patient(patient_id)
 
 
 class _Job:
