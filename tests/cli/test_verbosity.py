@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import io
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
-from conftest import Cli
 
 import lundprobe_zarr as lp
 from lundprobe_zarr.cli.verbosity import set_verbosity
+
+Cli = Callable[..., Any]
 
 
 @pytest.fixture(autouse=True)

@@ -192,8 +192,9 @@ def test_a_runaway_ends_at_its_limit_and_others_are_served(limited, sql):
         started = time.monotonic()
         runaway = threads.submit(ask, limited, sql)
         time.sleep(0.3)
-        others = [ask(limited, COUNTS) for _ in range(3)]
-        meanwhile = time.monotonic() - started
+        others = [ask(limited, COUNTS)]
+        is_first = not runaway.done()
+        others += [ask(limited, COUNTS) for _ in range(2)]
         ended = runaway.result()
         total = time.monotonic() - started
     assert [other.status_code for other in others] == [200] * 3
@@ -202,7 +203,7 @@ def test_a_runaway_ends_at_its_limit_and_others_are_served(limited, sql):
     assert "limit of" in ended.json()["error"]
     assert "--timeout" not in ended.text
     if "list_sum" not in sql:  # that one ends at its memory limit, at once
-        assert meanwhile < 2  # before the other has ended
+        assert is_first  # before the other has ended
     assert total < 10  # the machine may be busy
     assert ask(limited, COUNTS).status_code == 200
 
