@@ -30,6 +30,8 @@ from lundprobe_zarr.stores.opening import open_store
 
 # Google's metadata server is nowhere near; without credentials, its client asks for it for 14 s.
 os.environ["NO_GCE_CHECK"] = "true"
+# gcsfs asks over gRPC what kind of bucket it has, for 60 s as no emulator answers; read at import.
+os.environ["GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT"] = "false"
 # Workers of torch are forked from a server that has imported what each would import for seconds.
 multiprocessing.set_forkserver_preload(["torch", "datasets", "lundprobe_zarr.stream.torch"])
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as for what a shell starts with `&`

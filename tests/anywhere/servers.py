@@ -277,8 +277,6 @@ def executable(name: str) -> str | None:
 @contextmanager
 def gcs_server() -> Iterator[tuple[str, dict[str, Any]]]:
     """Google's emulator with an empty bucket `bucket`; yields its endpoint and other options."""
-    # gcsfs asks over gRPC what kind of bucket it has, which no emulator answers; read at import.
-    os.environ.setdefault("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")
     gcsfs = pytest.importorskip("gcsfs")
     program = _fake_gcs_server()
     if program is None:
