@@ -18,7 +18,7 @@ from lundprobe_zarr.errors import UsageError
 from lundprobe_zarr.patches import Content, Pad, Plan, RawSample, Sample, Sampling, Share
 from lundprobe_zarr.patches.request import Labels
 from lundprobe_zarr.storage.cache import CachedLocation
-from lundprobe_zarr.storage.cores import cores
+from lundprobe_zarr.storage.decode_pool import cores
 from lundprobe_zarr.storage.location import Location
 from lundprobe_zarr.stream.prefetch import Failure, Loader, ahead
 from lundprobe_zarr.stream.progress import DUE, GIVEN, Progress

@@ -18,7 +18,7 @@ import lundprobe_zarr as lp
 from lundprobe_zarr.errors import DamagedStoreError, StreamError, UsageError
 from lundprobe_zarr.patches import UniformSampling
 from lundprobe_zarr.storage.cache import BLOCK, CachedLocation
-from lundprobe_zarr.storage.cores import cores
+from lundprobe_zarr.storage.decode_pool import cores
 from lundprobe_zarr.storage.location import Location, Range
 from lundprobe_zarr.stream import prefetch as stream_reading
 from lundprobe_zarr.stream.stream import SkippedPatchesWarning
