@@ -192,7 +192,7 @@ class LocalFiles:
         """
         buffer = scratch().bytes("file", stop - start)
         try:
-            count = os.preadv(self._descriptor(name), [buffer], start)
+            count = os.preadv(self._descriptor(name), [buffer.data], start)
         except OSError as error:
             raise self._explained(error, name) from None
         return buffer[:count]
