@@ -86,7 +86,7 @@ def measured(options: argparse.Namespace) -> dict[str, Any]:
     for case in CASES:
         if options.only in (None, "local"):
             peers = ["tensorstore"] if case == "T2w" and find_spec("tensorstore") else []
-            ways = [*local, "limit_1", "limit_2", *peers]
+            ways = [*local, "stream_3", "limit_1", "limit_2", *peers]
             figures[f"local_{case}"] = compared(ways, options, options.dataset, case)
         if options.only in (None, "http"):
             with served(Path(options.dataset), LATENCY) as server:

@@ -580,7 +580,7 @@ def _crossed(
     box: tuple[tuple[int, int], ...], chunk: tuple[int, ...], grid: tuple[int, ...]
 ) -> tuple[list[int], list[tuple[tuple[int, int, int], Box, Box]]]:
     """Numbers of the chunks that a box touches, and of each `place`, `of` and `to` of `_Chunk`."""
-    # Plain Python: for some tens of chunks it takes a quarter of what NumPy's calls do.
+    # Plain Python: there are some tens of chunks, too few to gain by NumPy.
     z, y, x = (
         [_cut(p, c, *s) for p in _touched(slice(*s), c)] for s, c in zip(box, chunk, strict=True)
     )
