@@ -4,10 +4,8 @@ The same epoch of patches is read by today's code and by variants that lack one 
 in one process, interleaved: every round runs all of them, each round starting with another one.
 
 - `today_again`: the code unchanged; its ratio to `today` shows the noise.
-- `plain_pool`: `ThreadPoolExecutor(threads)` with a deque of futures; no core lending, no limit
-  on threads that decode, scratch memory per thread.
-- `two_pools`: as `plain_pool`, but reading threads hand the fetched bytes to a pool of one
-  decoding thread per core and wait for it, which bounds the queue between them.
+- `one_pool`: reading threads decode what they fetched, however many they are.
+- `pool_for_disk`: patches of a local disk are decoded by the decoding threads too.
 - `no_buffer_pool`: sample arrays come from `numpy.empty` and `numpy.zeros`.
 - `no_local_files`: local chunks are read as new `bytes` by `Location.read_ranges`, not into
   scratch memory through open descriptors.
@@ -25,12 +23,9 @@ import argparse
 import json
 import os
 import statistics
-import threading
 import time
-from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -42,25 +37,13 @@ from benchmarks.record import write_results
 from lundprobe_zarr import PatchStream, open_cohort
 from lundprobe_zarr.cohort import Cohort
 from lundprobe_zarr.patches import BalancedSampling
-from lundprobe_zarr.storage.cores import Core, cores
 from lundprobe_zarr.stores.reader import StoreReader
-from lundprobe_zarr.stream.prefetch import Loader
 
 SIZE = (16, 128, 128)
 MASKS = ("CTVT_427", "Rectum", "Bladder")
 LATENCY = 0.02
 #: A variant is as good as today's code if its median ratio is at most this.
 WITHIN = 1.05
-#: Modules that call the core lending, by what they import of it.
-_LENDING = {
-    "lundprobe_zarr.stores.reader": ("working", "waiting", "awaited"),
-    "lundprobe_zarr.stores.open_readers": ("awaited",),
-    "lundprobe_zarr.storage.location": ("waiting",),
-    "lundprobe_zarr.storage.retry": ("waiting",),
-    "lundprobe_zarr.stream.forks": ("waiting",),
-    "lundprobe_zarr.stream.prefetch": ("working",),
-}
-_mine = threading.local()
 
 
 def main() -> None:
@@ -138,62 +121,17 @@ def today() -> Iterator[None]:
 
 
 @contextmanager
-def _own_core(_: object = None) -> Iterator[Core]:
-    if not hasattr(_mine, "core"):
-        _mine.core = Core()
-    yield _mine.core
-
-
-@contextmanager
-def _no_wait() -> Iterator[None]:
-    yield
-
-
-def _result(future: Future[Any]) -> Any:
-    return future.result()
-
-
-def _ahead(
-    loader: Loader, epoch: int, indices: Iterable[int], threads: int, prefetch: int
-) -> Generator[tuple[int, Any], None, None]:
-    """Give each index with its patch, in order, from a plain pool of threads."""
-    pool, ordered = ThreadPoolExecutor(threads), deque[tuple[int, Future[Any]]]()
-    try:
-        for index in indices:
-            ordered.append((index, pool.submit(loader.load, epoch, index)))
-            if len(ordered) > prefetch:
-                number, future = ordered.popleft()
-                yield number, future.result()
-        while ordered:
-            number, future = ordered.popleft()
-            yield number, future.result()
-    finally:
-        pool.shutdown(cancel_futures=True)
-
-
-@contextmanager
-def plain_pool() -> Iterator[None]:
-    """Leave out core lending and the worker pool built on it."""
-    plain: dict[str, Any] = {"working": _own_core, "waiting": _no_wait, "awaited": _result}
-    with ExitStack() as stack:
-        for module, names in _LENDING.items():
-            for name in names:
-                stack.enter_context(patch(f"{module}.{name}", plain[name]))
-        stack.enter_context(patch("lundprobe_zarr.stream.stream.ahead", _ahead))
+def one_pool() -> Iterator[None]:
+    """Decode in the threads that read."""
+    with patch.object(StoreReader, "_tasks", lambda self, runs: 0):
         yield
 
 
 @contextmanager
-def two_pools() -> Iterator[None]:
-    """Read in one pool and decode in another."""
-    place_all: Callable[..., None] = StoreReader._place_all
-    with plain_pool(), ThreadPoolExecutor(cores()) as decoders:
-
-        def handed_over(self: StoreReader, *arguments: Any) -> None:
-            decoders.submit(place_all, self, *arguments).result()
-
-        with patch.object(StoreReader, "_place_all", handed_over):
-            yield
+def pool_for_disk() -> Iterator[None]:
+    """Decode in the decoding threads what comes from a disk too."""
+    with patch.object(StoreReader, "_tasks", lambda self, runs: int(bool(runs))):
+        yield
 
 
 @contextmanager
@@ -210,8 +148,8 @@ def no_buffer_pool() -> Iterator[None]:
 def no_local_files() -> Iterator[None]:
     """Leave out scratch memory and open descriptors of local files."""
 
-    def read_local(self: StoreReader, wanted: Any, part: Any, *_: Any) -> memoryview:
-        return memoryview(self._read_ranges([wanted], [part])[0])
+    def read_local(self: StoreReader, wanted: Any, part: Any, *_: Any) -> Any:
+        return np.frombuffer(self._read_ranges([wanted], [part])[0], np.uint8)
 
     with patch.object(StoreReader, "_read_local", read_local):
         yield
@@ -220,8 +158,8 @@ def no_local_files() -> Iterator[None]:
 VARIANTS = {
     "today": today,
     "today_again": today,
-    "plain_pool": plain_pool,
-    "two_pools": two_pools,
+    "one_pool": one_pool,
+    "pool_for_disk": pool_for_disk,
     "no_buffer_pool": no_buffer_pool,
     "no_local_files": no_local_files,
 }

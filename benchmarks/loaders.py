@@ -22,7 +22,7 @@ from torch.utils.data import DataLoader, Dataset
 import lundprobe_zarr as lp
 from benchmarks.record import write_results
 from lundprobe_zarr.patches import UniformSampling
-from lundprobe_zarr.storage.cores import cores
+from lundprobe_zarr.storage.decode_pool import cores
 from lundprobe_zarr.stream.torch import collate
 
 SIZE, BATCH, PATCHES = (16, 128, 128), 4, 200

@@ -105,7 +105,7 @@ def _show(checks: list[Check]) -> None:
 
 def _machine() -> Iterator[Check]:
     from lundprobe_zarr.cli.console import size
-    from lundprobe_zarr.storage.cores import cores
+    from lundprobe_zarr.storage.decode_pool import cores
 
     section = "This machine"
     yield Check(section, "Python", f"{platform.python_version()}, {sys.executable}")

@@ -25,7 +25,7 @@ from lundprobe_zarr.exchange.nnunet_case import Examined, examine, write_case
 from lundprobe_zarr.exchange.nnunet_folder import TEST, TRAINING, NnUNetFolder, Note
 from lundprobe_zarr.exchange.nnunet_settings import LEVEL, Missing, Settings
 from lundprobe_zarr.exchange.output import require_outside
-from lundprobe_zarr.storage.cores import DECODERS, cores
+from lundprobe_zarr.storage.decode_pool import DECODERS, cores
 from lundprobe_zarr.stores.reader import StoreReader
 
 if TYPE_CHECKING:

@@ -127,6 +127,8 @@ class Plan:
         if not len(self.cohort):
             raise UsageError(f"no patients: {self.cohort!r}", expected="at least one")
         self._locations: Locations = locations_of(self.cohort, content.grid, self.sampling)
+        #: By patient, the SHA-256 of the store's metadata and what `_located` made of it.
+        self._located_spaces: dict[str, tuple[str, Space]] = {}
         counts = [self.sampling.draws(self.space(i)) for i in self.cohort.ids]
         self.order: Order = order_of(counts, seed, shuffle, block, window)
 
@@ -172,7 +174,10 @@ class Plan:
 
     def start(self, metadata: StoreMetadata, item: Item) -> tuple[int, int, int]:
         """Return the first voxel (z, y, x) of an item's patch on its patient's lattice."""
-        space = self._located(self.space(item.patient_id), metadata)
+        sha256, space = self._located_spaces.get(item.patient_id, ("", None))
+        if space is None or sha256 != metadata.sha256:
+            space = self._located(self.space(item.patient_id), metadata)
+            self._located_spaces[item.patient_id] = metadata.sha256, space
         return self.sampling.start(space, item.draw, Words(self._key("place", item)))
 
     def content_of(self, metadata: StoreMetadata, item: Item) -> Content:

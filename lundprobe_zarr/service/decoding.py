@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 from starlette.requests import ClientDisconnect, Request
 
 from lundprobe_zarr.service.answers import HttpError
-from lundprobe_zarr.storage.cores import cores
+from lundprobe_zarr.storage.decode_pool import cores
 
 _T = TypeVar("_T")
 #: Decoded bytes that may be waited for in all. A core decodes about 1 GB a second, so who comes

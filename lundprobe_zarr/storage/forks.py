@@ -1,7 +1,7 @@
 """The one place where the package registers calls for a fork.
 
 Registered are: the file systems of the parent, below; connections of libcurl (`storage.transport`);
-cores and decoder threads (`storage.cores`); the lock of reading threads (`stream.forks`); the SQL
+decoder threads (`storage.decode_pool`); the lock of reading threads (`stream.forks`); the SQL
 worker (`sql.worker`); services of notebooks (`service.notebook`). Objects that hold their own locks
 or connections compare process ids instead.
 """

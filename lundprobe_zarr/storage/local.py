@@ -13,14 +13,14 @@ from types import TracebackType
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from lundprobe_zarr.errors import LundProbeError, UsageError
-from lundprobe_zarr.storage.cores import Core
+from lundprobe_zarr.storage.decode_pool import scratch
 from lundprobe_zarr.storage.writers import writer
 
 #: Between the name of a file and that of who is writing it; hidden until it is complete.
 WRITING = ".writing-"
-_BYTE = np.dtype(np.uint8)
 
 
 def absolute(path: str) -> Path:
@@ -184,15 +184,15 @@ class LocalFiles:
             os.close(descriptor)
         self._descriptors.clear()
 
-    def read(self, name: str, start: int, stop: int, core: Core) -> memoryview:
+    def read(self, name: str, start: int, stop: int) -> npt.NDArray[np.uint8]:
         """Return bytes [start, stop) of a file; fewer at its end.
 
-        They are good until this core reads the next ones. Raise what `explained` returns for a
+        They are good until this thread reads the next ones. Raise what `explained` returns for a
         file that is not there or cannot be read.
         """
-        buffer = core.array("bytes", (stop - start,), _BYTE).data
+        buffer = scratch().bytes("file", stop - start)
         try:
-            count = os.preadv(self._descriptor(name), [buffer], start)
+            count = os.preadv(self._descriptor(name), [buffer.data], start)
         except OSError as error:
             raise self._explained(error, name) from None
         return buffer[:count]

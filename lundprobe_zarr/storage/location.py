@@ -23,7 +23,6 @@ from fsspec.spec import AbstractFileSystem
 
 from lundprobe_zarr.errors import DatasetError, UsageError
 from lundprobe_zarr.storage.clients import open_files, read_by_client
-from lundprobe_zarr.storage.cores import waiting
 from lundprobe_zarr.storage.failures import (
     explain,
     failures,
@@ -310,10 +309,9 @@ class Location:
             limit = {"timeout": seconds} if what in vars(self._fs) else {}
             return getattr(self._fs, what)(*args, **more, **limit)
 
-        with waiting():
-            if not often:
-                return attempt(self._requests.allowed(size))
-            return self._requests.request(attempt, size, self._repeats)
+        if not often:
+            return attempt(self._requests.allowed(size))
+        return self._requests.request(attempt, size, self._repeats)
 
     def read(self, relative: str, size: int = UNKNOWN) -> bytes:
         """Return the contents of one object; one request.
@@ -342,10 +340,6 @@ class Location:
         """
         if self.is_local:
             return self._read_local(ranges)
-        with waiting():
-            return self._read_from_afar(ranges)
-
-    def _read_from_afar(self, ranges: Sequence[Range]) -> list[bytes]:
         results: list[Any] = [None] * len(ranges)
         again = list(range(len(ranges)))
         for seconds in self._requests.attempts(sum(r.stop - r.start for r in ranges)):

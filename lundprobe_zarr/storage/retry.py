@@ -14,7 +14,6 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from lundprobe_zarr.errors import UsageError
-from lundprobe_zarr.storage.cores import waiting
 from lundprobe_zarr.storage.failures import failures
 from lundprobe_zarr.storage.urls import AZURE, BY_HTTP, GCS, S3
 
@@ -39,9 +38,8 @@ class Clock:
         return time.monotonic()
 
     def sleep(self, seconds: float) -> None:
-        """Sleep; another thread may use this thread's core during that time."""
-        with waiting():
-            time.sleep(seconds)
+        """Sleep."""
+        time.sleep(seconds)
 
 
 #: The clock of policies that are given no other.

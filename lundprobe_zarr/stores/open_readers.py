@@ -10,7 +10,6 @@ from concurrent.futures import Future
 from typing import Any, Generic, TypeVar
 
 from lundprobe_zarr.errors import LundProbeError
-from lundprobe_zarr.storage.cores import awaited
 from lundprobe_zarr.stores.reader import StoreReader
 
 K = TypeVar("K", bound=Hashable)
@@ -55,7 +54,7 @@ class Readers(Generic[K]):
                 self._opened.popitem(last=False)
         if is_first:
             self._open(key, future)
-        return awaited(future)
+        return future.result()
 
     def _open(self, key: K, future: Future[StoreReader]) -> None:
         try:

@@ -18,6 +18,8 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import CancelledError, Future
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache, partial
+from itertools import product
+from operator import attrgetter
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -33,14 +35,7 @@ from lundprobe_zarr.schema.document import CRC_BYTES, crc32c, sha256_of
 from lundprobe_zarr.schema.layout import LABEL_ORDER
 from lundprobe_zarr.schema.records import SourceRecord
 from lundprobe_zarr.schema.tables import store_path
-from lundprobe_zarr.storage.cores import (
-    DECODERS,
-    Core,
-    awaited,
-    in_threads,
-    waiting,
-    working,
-)
+from lundprobe_zarr.storage.decode_pool import DECODERS, Scratch, decode, scratch
 from lundprobe_zarr.storage.local import LocalFiles
 from lundprobe_zarr.storage.location import Location, Range
 from lundprobe_zarr.storage.reread import read_sound
@@ -61,7 +56,7 @@ MERGE_GAP = 128 * 1024
 #: Bytes fetched first from a shard's end, index included. That is all of most masks, which then
 #: need no other request.
 INDEX_READ_BYTES = 64 * 1024
-#: Chunks per decoding thread that make waking it worthwhile; each takes some 0.1 ms.
+#: Chunks per decoding task that make waking a thread worthwhile; each takes some 0.1 ms.
 _FEW_CHUNKS = 3
 #: Selections that a reader remembers to be expected, the latest.
 _MOST_EXPECTED = 64
@@ -95,29 +90,25 @@ class _Expected(NamedTuple):
 
 
 class _Chunk(NamedTuple):
-    """An inner chunk to fetch: bytes of the shard, which voxels of it, and where they belong.
+    """An inner chunk to fetch: bytes of the shard, its place in the grid, and its voxels.
 
-    `first` and `last` bound its voxels (z, y, x) that lie in the part's box, `to` is where the
-    first of them goes there, `place` is the chunk's in the grid.
+    `of` are its voxels (z, y, x) that lie in the part's box, `to` is where they go there.
     """
 
     start: int
     stop: int
-    place: Sequence[int]
-    first: Sequence[int]
-    last: Sequence[int]
-    to: Sequence[int]
+    place: tuple[int, int, int]
+    of: Box
+    to: Box
 
 
-@dataclass(frozen=True)
-class _Run:
+class _Run(NamedTuple):
     """Chunks of a part, by its number, fetched together: from byte `start` of the shard on."""
 
     part: int
-
     chunks: Sequence[_Chunk]
     start: int
-    data: memoryview | None = None
+    data: bytes | None = None
 
 
 class StoreReader:
@@ -132,7 +123,7 @@ class StoreReader:
     ) -> None:
         self.location = location
         self.metadata = metadata
-        #: Threads that decode one read; use one where many threads read already.
+        #: Tasks that one read is decoded in; use one where many threads read already.
         self.decoders = decoders
         self._expected: deque[_Expected] = deque(maxlen=_MOST_EXPECTED)
         self._forget()
@@ -220,7 +211,7 @@ class StoreReader:
         `ChangedStoreError` if the store was replaced since it was opened: see
         `stores.opening.Unchanged`.
         """
-        with working(), self.unchanged.during():
+        with self.unchanged.during():
             return self._read_parts(parts, into)
 
     def expect(self, selection: object, parts: Sequence[Part]) -> None:
@@ -257,7 +248,7 @@ class StoreReader:
             return self._zeros(part)
         # A byte more than there should be tells a longer object.
         wanted = Range(self._name(part), 0, record.stored_bytes + 1)
-        with working(), self.unchanged.during():
+        with self.unchanged.during():
             return read_sound(
                 self.location,
                 wanted.name,
@@ -273,7 +264,7 @@ class StoreReader:
         index = self._index_of(part, Range(self._name(part), 0, size), shard)
         runs, _ = self._runs([part], {0: index})
         shares = [
-            replace(run, chunks=run.chunks[n :: self.decoders])
+            run._replace(chunks=run.chunks[n :: self.decoders])
             for run in runs
             for n in range(min(self.decoders, len(run.chunks)))
         ]
@@ -390,7 +381,7 @@ class StoreReader:
             if mine:
                 self._fill(futures, mine, ahead)
             try:
-                return [awaited(futures[k]) for k in keys]
+                return [futures[k].result() for k in keys]
             except CancelledError:  # another thread could not fetch ahead what is wanted here
                 continue
 
@@ -490,12 +481,15 @@ class StoreReader:
         """Return the non-empty inner chunks that a part's box touches, in stored order."""
         codec = self._codecs[part.array]
         spans = tuple((s.start, s.stop) for s in part.box)
-        numbers, rows = _crossed(spans, codec.chunk, codec.grid)
-        entries = index.entries[numbers]
-        there = np.flatnonzero(entries[:, 0] != EMPTY)
-        there = there[np.argsort(entries[there, 0])]
-        ends = entries[there].cumsum(axis=1).tolist()
-        return [_Chunk(*e, *rows[n]) for e, n in zip(ends, there.tolist(), strict=True)]
+        numbers, places = _crossed(spans, codec.chunk, codec.grid)
+        entries = index.entries[numbers].tolist()
+        chunks = [
+            _Chunk(offset, offset + length, *place)
+            for (offset, length), place in zip(entries, places, strict=True)
+            if offset != EMPTY
+        ]
+        chunks.sort(key=_start)
+        return chunks
 
     def _runs(
         self, parts: Sequence[Part], indices: Mapping[int, _ShardIndex]
@@ -504,9 +498,9 @@ class StoreReader:
         kept, lacking = [], []
         for number, index in indices.items():
             chunks = self._chunks(parts[number], index)
-            split = bisect_left(chunks, index.start, key=lambda c: c.start)
+            split = bisect_left(chunks, index.start, key=_start)
             if chunks[split:]:
-                kept.append(_Run(number, chunks[split:], index.start, memoryview(index.data)))
+                kept.append(_Run(number, chunks[split:], index.start, index.data))
             gap = -1 if self.location.is_local else MERGE_GAP
             lacking += [_Run(number, run, run[0].start) for run in _merged(chunks[:split], gap)]
         return kept, lacking
@@ -514,73 +508,94 @@ class StoreReader:
     def _fetch(self, runs: Sequence[_Run], parts: Sequence[Part]) -> list[_Run]:
         ranges = [self._range(run, parts) for run in runs]
         found = self._read_ranges(ranges, parts) if ranges else []
-        return [replace(r, data=memoryview(d)) for r, d in zip(runs, found, strict=True)]
+        return [r._replace(data=d) for r, d in zip(runs, found, strict=True)]
 
     def _range(self, run: _Run, parts: Sequence[Part]) -> Range:
         return Range(self._name(parts[run.part]), run.start, run.chunks[-1].stop)
 
     def _place_all(self, parts: Sequence[Part], runs: Sequence[_Run], out: list[Volume]) -> None:
-        """Decode all chunks into `out`, in threads: no two chunks share a voxel."""
-        pending = iter(runs)  # threads may share it: next() is atomic
-        threads = min(self.decoders, len(runs), sum(len(r.chunks) for r in runs) // _FEW_CHUNKS)
+        """Decode all chunks into `out`, in tasks: no two chunks share a voxel."""
+        pending = iter(runs)  # tasks may share it: next() is atomic
+        tasks = self._tasks(runs)
         with LocalFiles(self.location.local, self.location.explained) as files:
-            if threads < 2:
+            if tasks:
+                decode(tasks, partial(self._place_runs, parts, pending, files, out))
+            else:
                 self._place_runs(parts, pending, files, out)
-                return
-            # This thread only waits: in a main thread numcodecs decodes without letting go of the
-            # interpreter.
-            with waiting():
-                in_threads(threads, partial(self._place_runs, parts, pending, files, out))
+
+    def _tasks(self, runs: Sequence[_Run]) -> int:
+        """Return the number of tasks for the decoding threads; 0 is to decode in this thread."""
+        if self.decoders == 1:  # threads that wait for a server may be many, and must not decode
+            return int(bool(runs) and not self.location.is_local)
+        tasks = min(self.decoders, len(runs), sum(len(r.chunks) for r in runs) // _FEW_CHUNKS)
+        return tasks if tasks > 1 else 0
 
     def _place_runs(
         self, parts: Sequence[Part], runs: Iterator[_Run], files: LocalFiles, out: list[Volume]
     ) -> None:
-        with working() as core:
-            for run in runs:
-                part, data = parts[run.part], run.data
-                if data is None:
-                    data = self._read_local(self._range(run, parts), part, files, core)
-                for chunk in run.chunks:
-                    piece = data[chunk.start - run.start : chunk.stop - run.start]
-                    self._place(part, chunk, piece, out[run.part], core)
+        memory = scratch()
+        for run in runs:
+            part = parts[run.part]
+            if run.data is None:
+                data = self._read_local(self._range(run, parts), part, files)
+            else:
+                data = np.frombuffer(run.data, np.uint8)
+            for chunk in run.chunks:
+                piece = data[chunk.start - run.start : chunk.stop - run.start]
+                self._place(part, chunk, piece, out[run.part], memory)
 
-    def _read_local(self, wanted: Range, part: Part, files: LocalFiles, core: Core) -> memoryview:
+    def _read_local(self, wanted: Range, part: Part, files: LocalFiles) -> npt.NDArray[np.uint8]:
         try:
-            return files.read(wanted.name, wanted.start, wanted.stop, core)
+            return files.read(wanted.name, wanted.start, wanted.stop)
         except FileNotFoundError as error:
             raise self._gone(part) from error
 
-    def _place(self, part: Part, chunk: _Chunk, data: memoryview, out: Volume, core: Core) -> None:
+    def _place(
+        self,
+        part: Part,
+        chunk: _Chunk,
+        data: npt.NDArray[np.uint8],
+        out: Volume,
+        memory: Scratch,
+    ) -> None:
         """Decode a chunk and copy its voxels within the part's box into `out`."""
         codec = self._codecs[part.array]
         if len(data) != chunk.stop - chunk.start:
             raise self._place_of(part, chunk.place).damaged(
                 f"{len(data)} bytes: the file is truncated", f"{chunk.stop - chunk.start} bytes"
             )
-        scratch = core.array("chunk", codec.chunk, codec.dtype)
         try:
-            voxels = codec.decode_chunk(data, scratch)
+            voxels = codec.decode_chunk(data, memory.array("chunk", codec.chunk, codec.dtype))
         except DamagedStoreError as error:
             place = self._place_of(part, chunk.place)
             raise place.damaged(error.finding, error.expected) from error
-        (z, y, x), (z1, y1, x1), (k, j, i) = chunk.first, chunk.last, chunk.to
-        inside = voxels[z:z1, y:y1, x:x1]
-        out[k : k + z1 - z, j : j + y1 - y, i : i + x1 - x] = inside
+        out[chunk.to] = voxels[chunk.of]
+
+
+_start = attrgetter("start")
 
 
 @lru_cache(maxsize=64)  # all masks of a patch have chunks in the same places
 def _crossed(
     box: tuple[tuple[int, int], ...], chunk: tuple[int, ...], grid: tuple[int, ...]
-) -> tuple[npt.NDArray[np.int64], list[tuple[list[int], ...]]]:
-    """Numbers of the chunks that a box touches, and of each what `_Chunk` says from `place` on."""
-    touched = [_touched(slice(*span), c) for span, c in zip(box, chunk, strict=True)]
-    places = np.stack(np.meshgrid(*touched, indexing="ij"), -1).reshape(-1, 3)
-    start, stop = np.array(box).T
-    corner = places * chunk
-    first, last = np.maximum(corner, start), np.minimum(corner + chunk, stop)
-    columns = (places, first - corner, last - corner, first - start)
-    rows = list(zip(*(column.tolist() for column in columns), strict=True))
-    return np.ravel_multi_index(tuple(places.T), grid), rows
+) -> tuple[list[int], list[tuple[tuple[int, int, int], Box, Box]]]:
+    """Numbers of the chunks that a box touches, and of each `place`, `of` and `to` of `_Chunk`."""
+    # Plain Python: there are some tens of chunks, too few to gain by NumPy.
+    z, y, x = (
+        [_cut(p, c, *s) for p in _touched(slice(*s), c)] for s, c in zip(box, chunk, strict=True)
+    )
+    numbers, places = [], []
+    for (pz, oz, tz), (py, oy, ty), (px, ox, tx) in product(z, y, x):
+        numbers.append((pz * grid[1] + py) * grid[2] + px)
+        places.append(((pz, py, px), (oz, oy, ox), (tz, ty, tx)))
+    return numbers, places
+
+
+def _cut(place: int, length: int, start: int, stop: int) -> tuple[int, slice, slice]:
+    """Voxels of a chunk within a span along one axis: its place, they in it and in the span."""
+    corner = place * length
+    first, last = max(corner, start), min(corner + length, stop)
+    return place, slice(first - corner, last - corner), slice(first - start, last - start)
 
 
 def _touched(span: slice, length: int) -> range:

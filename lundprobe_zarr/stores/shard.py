@@ -139,7 +139,9 @@ class ShardCodec:
             raise DamagedStoreError(f"the shard's index names a chunk outside its {size} bytes")
         return index
 
-    def decode_chunk(self, data: bytes | memoryview, out: Volume | None = None) -> Volume:
+    def decode_chunk(
+        self, data: bytes | npt.NDArray[np.uint8], out: Volume | None = None
+    ) -> Volume:
         """One inner chunk, in its full shape; `data` is its bytes with the checksum.
 
         `out` is an array of that shape and type to decode into. Raises `DamagedStoreError`,
@@ -147,8 +149,9 @@ class ShardCodec:
         chunk.
         """
         # As an array, which checksum and Blosc both take without a copy.
-        payload = np.frombuffer(data, np.uint8, max(0, len(data) - CRC_BYTES))
-        if len(data) <= CRC_BYTES or crc32c(payload) != data[-CRC_BYTES:]:
+        whole = np.frombuffer(data, np.uint8)
+        payload, checksum = whole[:-CRC_BYTES], whole[-CRC_BYTES:]
+        if len(whole) <= CRC_BYTES or crc32c(payload) != checksum.tobytes():
             raise DamagedStoreError("an inner chunk fails its checksum")
         # Of fewer bytes Blosc would fill a part of the chunk, and leave the rest as it was.
         said = int.from_bytes(payload[_BLOSC_SIZE].tobytes(), "little")

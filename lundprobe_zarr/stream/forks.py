@@ -12,7 +12,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from lundprobe_zarr.errors import UsageError
-from lundprobe_zarr.storage.cores import waiting
 from lundprobe_zarr.storage.forks import on_fork
 
 #: Longest wait of a fork, seconds; a read can hang at a server for longer.
@@ -75,8 +74,7 @@ def reading() -> Iterator[None]:
     entered = False
     try:
         while not (entered := _GATE.enter()):
-            # Release the core: the threads that the fork waits for may need it.
-            with waiting(), _GATE.condition:
+            with _GATE.condition:
                 _GATE.condition.wait_for(lambda: not _GATE.closed)
         yield
     finally:

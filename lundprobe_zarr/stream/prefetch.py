@@ -8,14 +8,14 @@ import sys
 import threading
 from collections import deque
 from collections.abc import Callable, Generator, Iterable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from functools import partial
+from queue import SimpleQueue
 
 from lundprobe_zarr.errors import DamagedStoreError, StreamError, UnknownLabelError, UsageError
 from lundprobe_zarr.patches import Item, Plan, RawSample
 from lundprobe_zarr.schema.tables import store_path
-from lundprobe_zarr.storage.cores import make_way, places, working
 from lundprobe_zarr.storage.location import Location
 from lundprobe_zarr.storage.retry import RetryPolicy
 from lundprobe_zarr.stores.open_readers import Readers
@@ -26,8 +26,9 @@ from lundprobe_zarr.stream.patch import read_item
 #: Longest wait for the threads of a closed stream, seconds.
 _CLOSE_TIMEOUT = 1.0
 
-#: Index of a patch, and the future of its result.
-_Job = tuple[int, "Future[RawSample | Failure]"]
+#: Receives a patch, or the error that was raised. No future, whose lock Ctrl-C may leave locked.
+_Found = SimpleQueue["tuple[RawSample | Failure | None, BaseException | None]"]
+_Ordered = tuple[int, _Found]
 
 
 @dataclass(frozen=True)
@@ -44,7 +45,7 @@ class Loader:
     def __init__(self, plan: Plan, location: Location, retries: int, threads: int) -> None:
         self._plan = plan
         self._location = location
-        # Several threads read patches in parallel, so each decodes its patch alone.
+        # Several threads read patches in parallel, so each patch is decoded as one task.
         self._readers = Readers(partial(_open, location, None if threads < 2 else 1))
         self._retry = RetryPolicy.growing(retries)
 
@@ -61,7 +62,7 @@ class Loader:
         def read() -> RawSample:
             nonlocal attempts
             attempts += 1
-            with reading(), working():
+            with reading():
                 return read_item(self._plan, self._readers.get(item.patient_id), item)
 
         def repeats(error: OSError) -> bool:
@@ -113,100 +114,75 @@ def ahead(
     if not threads:
         yield from ((n, loader.load(epoch, n)) for n in indices)
         return
-    workers = _WorkerPool(loader, epoch, threads)
-    ordered: deque[_Job] = deque()
+    readers = _ReadingThreads(loader, epoch, threads)
+    ordered: deque[_Ordered] = deque()
     try:
         for index in indices:
-            ordered.append((index, Future()))
-            workers.do(ordered[-1])
+            ordered.append(readers.order(index))
             if len(ordered) > prefetch:
                 yield _next(ordered, process)
         while ordered:
             yield _next(ordered, process)
     finally:
         if getpid() == process:
-            workers.close()
+            readers.close()
 
 
-class _WorkerPool:
-    """Threads that read submitted patches in order.
+class _ReadingThreads:
+    """Threads that read the patches that were ordered, first come, first served.
 
-    A thread keeps its core from job to job while it need not wait for a server. The number of
-    running threads that do not wait is bounded by the cores: switching between threads costs as
-    much as decoding some chunks.
+    Each reads one patch at a time. What a server sends is decoded by the threads of
+    `storage.decode_pool`, for which a reading thread waits; so no more patches wait to be decoded
+    than there are reading threads.
     """
 
     def __init__(self, loader: Loader, epoch: int, threads: int) -> None:
-        self._loader, self._epoch, self._threads = loader, epoch, threads
+        self._load = partial(loader.load, epoch, is_over=self._is_over)
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="lundprobe-patches")
-        self._lock = threading.Lock()
-        self._jobs: deque[_Job] = deque()
-        self._at_work, self._waiting = 0, 0
-        self._idle = threading.Condition(self._lock)
+        self._futures: deque[Future[None]] = deque()
         self._closed = threading.Event()
         self._main = threading.main_thread()
 
-    def do(self, job: _Job) -> None:
-        """Submit a patch."""
-        with self._lock:
-            self._jobs.append(job)
-        self._call()
+    def order(self, index: int) -> _Ordered:
+        """Have a patch read."""
+        found: _Found = SimpleQueue()
+        while self._futures and self._futures[0].done():
+            self._futures.popleft()
+        self._futures.append(self._pool.submit(self._read, index, found))
+        return index, found
 
     def close(self) -> None:
-        """Start no more jobs; wait for running ones up to a timeout."""
+        """Start no more patches; wait for running ones up to a timeout."""
         self._closed.set()
-        with self._idle:
-            self._jobs.clear()
-            have_ended = self._idle.wait_for(lambda: not self._at_work, _CLOSE_TIMEOUT)
-        self._pool.shutdown(wait=have_ended)
-
-    def _call(self) -> None:
-        """Start one more thread if there is a job and a core for it."""
-        with self._lock:
-            is_short = self._at_work < self._threads and self._at_work - self._waiting < places()
-            if not (is_short and self._jobs) or self._is_over():
-                return
-            self._at_work += 1
-            self._pool.submit(self._work)
+        self._pool.shutdown(wait=False, cancel_futures=True)
+        started = [future for future in self._futures if not future.cancelled()]
+        _, running = wait(started, _CLOSE_TIMEOUT)
+        self._pool.shutdown(wait=not running)
 
     def _is_over(self) -> bool:
-        """Return whether the pool is closed or the process is ending."""
+        """Return whether these threads are closed or the process is ending."""
         return self._closed.is_set() or not self._main.is_alive()
 
-    def _work(self) -> None:
-        with working(self._lent):
-            while (job := self._taken()) is not None:
-                index, future = job
-                try:
-                    future.set_result(self._loader.load(self._epoch, index, self._is_over))
-                finally:
-                    if not future.done():  # unexpected errors go to the caller
-                        future.set_exception(sys.exception())
-                make_way()
-
-    def _lent(self, is_waiting: bool) -> None:
-        with self._lock:
-            self._waiting += 1 if is_waiting else -1
-        if is_waiting:
-            self._call()
-
-    def _taken(self) -> _Job | None:
-        """Return the next job, or None if this thread should stop."""
-        with self._lock:
-            is_one_too_many = self._at_work - self._waiting > places()
-            if self._jobs and not is_one_too_many and not self._is_over():
-                return self._jobs.popleft()
-            self._at_work -= 1
-            self._idle.notify_all()
-            return None
+    def _read(self, index: int, found: _Found) -> None:
+        if self._is_over():
+            return
+        patch: RawSample | Failure | None = None
+        try:
+            patch = self._load(index)
+        finally:  # unexpected errors go to the caller
+            found.put((patch, sys.exception()))
 
 
-def _next(ordered: deque[_Job], process: int) -> tuple[int, RawSample | Failure]:
+def _next(ordered: deque[_Ordered], process: int) -> tuple[int, RawSample | Failure]:
     if os.getpid() != process:
         raise UsageError(
             "this iteration over the stream began before a fork, and its threads "
             "are in the parent process",
             remedy="start a new iteration in this process: iter(stream)",
         )
-    index, future = ordered.popleft()
-    return index, future.result()
+    index, found = ordered.popleft()
+    patch, error = found.get()
+    if patch is None:
+        assert error is not None
+        raise error
+    return index, patch

@@ -18,7 +18,7 @@ from lundprobe_zarr.errors import UsageError
 from lundprobe_zarr.patches import Content, Pad, Plan, RawSample, Sample, Sampling, Share
 from lundprobe_zarr.patches.request import Labels
 from lundprobe_zarr.storage.cache import CachedLocation
-from lundprobe_zarr.storage.cores import cores
+from lundprobe_zarr.storage.decode_pool import cores
 from lundprobe_zarr.storage.location import Location
 from lundprobe_zarr.stream.prefetch import Failure, Loader, ahead
 from lundprobe_zarr.stream.progress import DUE, GIVEN, Progress
@@ -75,8 +75,8 @@ class PatchStream:
     sampling, pad, complete, seed, shuffle, block, window
         Choice and order of patches; see `lundprobe_zarr.patches.Plan` and `Order`.
     threads
-        Threads that read and decode ahead. Default: the cores for local data, 8 for remote data. 0
-        reads each patch on request.
+        Threads that read ahead. Default: the cores for local data, which they decode too; 8 for
+        remote data, decoded by one more thread per core. 0 reads each patch on request.
     prefetch
         Most patches read ahead. Default: as many as fit in 256 MiB, from `threads` to 64.
     retries

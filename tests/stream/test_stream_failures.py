@@ -18,8 +18,9 @@ import lundprobe_zarr as lp
 from lundprobe_zarr.errors import DamagedStoreError, StreamError, UsageError
 from lundprobe_zarr.patches import UniformSampling
 from lundprobe_zarr.storage.cache import BLOCK, CachedLocation
-from lundprobe_zarr.storage.cores import cores
+from lundprobe_zarr.storage.decode_pool import cores
 from lundprobe_zarr.storage.location import Location, Range
+from lundprobe_zarr.stores.shard import ShardCodec
 from lundprobe_zarr.stream import prefetch as stream_reading
 from lundprobe_zarr.stream.stream import SkippedPatchesWarning
 from tests.altered import rewrite
@@ -267,6 +268,23 @@ def test_who_leaves_a_stream_does_not_wait_for_a_server_that_stalls(web, monkeyp
         begun = time.monotonic()
         iterator.close()
         assert time.monotonic() - begun < 1.0
+
+
+def test_what_a_server_sends_is_decoded_by_the_decoding_threads_alone(web, cohort, monkeypatch):
+    """However many threads wait for the server."""
+    names = set()
+    decode_chunk = ShardCodec.decode_chunk
+
+    def noted(codec, data, out=None):
+        names.add(threading.current_thread().name.rpartition("_")[0])
+        return decode_chunk(codec, data, out)
+
+    monkeypatch.setattr(ShardCodec, "decode_chunk", noted)
+    found = list(make(web.cohort, threads=6))
+    assert names == {"lundprobe-decode"}
+    names.clear()
+    same(found, make(cohort, threads=2))
+    assert names == {"lundprobe-patches"}
 
 
 def test_a_stream_as_fast_as_its_consumer_leaves_others_a_core(cohort):
