@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -48,6 +49,17 @@ def cloud(request: pytest.FixtureRequest, dataset: Path) -> Iterator[Remote]:
 def lines_are_fast(monkeypatch: pytest.MonkeyPatch) -> None:
     """Time limits do not grow with what is asked for."""
     monkeypatch.setattr(retry, "_SLOWEST", 10**9)
+
+
+@pytest.fixture(autouse=True)
+def azure_repeats_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Azure's client repeats a request that failed, after 15 seconds and more."""
+    if find_spec("adlfs") is None:
+        return
+    from azure.storage.blob._shared import policies_async as policies
+
+    for kind in (policies.ExponentialRetry, policies.LinearRetry):
+        monkeypatch.setattr(kind, "get_backoff_time", lambda policy, settings: 0.1)
 
 
 @pytest.mark.parametrize("fault", FAULTS)
