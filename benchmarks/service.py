@@ -35,7 +35,7 @@ import lundprobe_zarr as lp
 from benchmarks.record import write_results
 from benchmarks.remote import held_back
 from lundprobe_zarr.patches import BalancedSampling
-from lundprobe_zarr.service.access import new_token, token_sha256
+from lundprobe_zarr.service.access.callers import new_token, token_sha256
 from lundprobe_zarr.service.settings import Settings
 
 SERVER_CORE, CLIENT_CORE = 0, 1

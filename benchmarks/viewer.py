@@ -31,7 +31,7 @@ import lundprobe_zarr as lp
 from benchmarks.planes import measure_people
 from benchmarks.record import write_results
 from benchmarks.service import NAME, Running, service
-from lundprobe_zarr.service.session import cookie_name
+from lundprobe_zarr.service.access.session import cookie_name
 
 #: Each line: Mbit/s and ms from a request to the first byte of its answer; None is as it comes.
 LINES: dict[str, tuple[float, float] | None] = {

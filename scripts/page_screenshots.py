@@ -21,7 +21,7 @@ from PIL import Image
 from playwright.sync_api import Page, sync_playwright
 
 import lundprobe_zarr as lp
-from lundprobe_zarr.service.access import new_token, token_sha256
+from lundprobe_zarr.service.access.callers import new_token, token_sha256
 from lundprobe_zarr.service.app import make_app
 from lundprobe_zarr.service.run import config, listen
 from lundprobe_zarr.service.settings import Settings

@@ -130,7 +130,7 @@ def openapi() -> dict[str, Any]:
     """The OpenAPI document of a service that serves a tiny phantom."""
     from starlette.testclient import TestClient
 
-    from lundprobe_zarr.service.access import new_token, token_sha256
+    from lundprobe_zarr.service.access.callers import new_token, token_sha256
     from lundprobe_zarr.service.app import make_app
     from lundprobe_zarr.service.settings import Settings
 

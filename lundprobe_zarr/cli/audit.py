@@ -43,7 +43,7 @@ def audit(
     With --sql, the table `audit` has a row a request: time, caller, address, method, route,
     dataset, sha, path, range, sql, status, bytes, ms, patient_id, content, id and event.
     """
-    from lundprobe_zarr.service.audit_log import SUMMARY, read_audit
+    from lundprobe_zarr.service.access.audit_log import SUMMARY, read_audit
     from lundprobe_zarr.sql.worker import limits, worker
 
     chosen = output_form(form, output)
@@ -62,7 +62,7 @@ def audit(
 
 def _checked(text: str) -> str:
     """Return a SELECT over the table `audit`. Raises `QueryError` for anything else."""
-    from lundprobe_zarr.service.audit_log import TABLE
+    from lundprobe_zarr.service.access.audit_log import TABLE
     from lundprobe_zarr.sql.session import parse_select, tables_of
 
     tables_of(parse_select(text, expected="a SELECT of the table audit"), (TABLE,), text)

@@ -61,7 +61,7 @@ def predictions_option(place: str | None, options: Mapping[str, Any]) -> dict[st
     found = open_stored(place, options)
     if found is None:
         return {}
-    from lundprobe_zarr.service.volumes import PREDICTIONS_OPTION
+    from lundprobe_zarr.service.voxels.volumes import PREDICTIONS_OPTION
 
     return {PREDICTIONS_OPTION: found.place.arguments[0]}
 

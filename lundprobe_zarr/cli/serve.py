@@ -26,7 +26,7 @@ from lundprobe_zarr.errors import UsageError
 from lundprobe_zarr.service.packages import require_packages
 
 if TYPE_CHECKING:
-    from lundprobe_zarr.service.exposure import Exposure
+    from lundprobe_zarr.service.access.exposure import Exposure
     from lundprobe_zarr.service.settings import Settings
 
 
@@ -137,9 +137,9 @@ def serve(
     one token for as long as it runs, and prints it.
     """
     require_packages()
-    from lundprobe_zarr.service.exposure import Exposure
+    from lundprobe_zarr.service.access.exposure import Exposure
     from lundprobe_zarr.service.settings import Settings, usual_state
-    from lundprobe_zarr.service.volumes import CACHE_OPTION
+    from lundprobe_zarr.service.voxels.volumes import CACHE_OPTION
 
     exposure = Exposure(host, public_url, certificate, key, tuple(trusted_proxy or ()))
     admission = Admission(access, audit, oidc, public, allow_public)
@@ -181,7 +181,7 @@ def _run(
     settings: Settings, admission: Admission, exposure: Exposure, port: int, workers: int
 ) -> None:
     """Listen, add to the settings who may come in and how, and serve until the end."""
-    from lundprobe_zarr.service.access import new_token, token_sha256
+    from lundprobe_zarr.service.access.callers import new_token, token_sha256
     from lundprobe_zarr.service.logs import log_to_stderr
     from lundprobe_zarr.service.run import listen, run
 
@@ -209,8 +209,8 @@ def named_datasets(
     patients; `DatasetError` for what is no dataset.
     """
     from lundprobe_zarr.dataset.opening import open_manifest
-    from lundprobe_zarr.service.access import DATASET_NAME
-    from lundprobe_zarr.service.published import require_synthetic, usual_name
+    from lundprobe_zarr.service.access.callers import DATASET_NAME
+    from lundprobe_zarr.service.datasets.published import require_synthetic, usual_name
     from lundprobe_zarr.storage.location import Location
 
     if names and len(names) != len(datasets):

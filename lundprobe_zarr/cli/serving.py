@@ -15,7 +15,7 @@ from lundprobe_zarr.cli.verbosity import is_quiet
 from lundprobe_zarr.errors import UsageError
 
 if TYPE_CHECKING:
-    from lundprobe_zarr.service.exposure import Exposure
+    from lundprobe_zarr.service.access.exposure import Exposure
     from lundprobe_zarr.service.settings import Settings
 
 
@@ -101,7 +101,7 @@ def _require_sign_in(oidc: Path | None, access: Path | None, proxies: Sequence[s
     """
     if oidc is None:
         return
-    from lundprobe_zarr.service.oidc import read_oidc
+    from lundprobe_zarr.service.access.oidc import read_oidc
 
     if access is None:
         raise UsageError(

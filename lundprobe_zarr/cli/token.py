@@ -16,7 +16,7 @@ from lundprobe_zarr.errors import UsageError
 from lundprobe_zarr.service.packages import require_packages
 
 if TYPE_CHECKING:
-    from lundprobe_zarr.service.access_file import Grant, SignIn, Token
+    from lundprobe_zarr.service.access.access_file import Grant, SignIn, Token
 
 _SPAN = re.compile(r"(\d{1,5})([hdw])")
 _HOURS = {"h": 1, "d": 24, "w": 168}
@@ -91,7 +91,7 @@ def add(
     none. A running service accepts the token within a second.
     """
     require_packages()
-    from lundprobe_zarr.service.access_file import add_token
+    from lundprobe_zarr.service.access.access_file import add_token
 
     limits = _limits(requests, bytes_per_day, sql_seconds)
     grant = _grant(dataset, kind, expires, terms_accepted, operator, limits)
@@ -118,7 +118,7 @@ def grant(
     Only the entry with a person's e-mail counts; without one, the first entry of their groups.
     """
     require_packages()
-    from lundprobe_zarr.service.access_file import add_sign_in
+    from lundprobe_zarr.service.access.access_file import add_sign_in
 
     limits = _limits(requests, bytes_per_day, sql_seconds)
     given = _grant(dataset, kind, expires, terms_accepted, operator, limits)
@@ -136,7 +136,7 @@ def list_(
     """
     require_packages()
     from lundprobe_zarr.cli.console import say, table
-    from lundprobe_zarr.service.access_file import read_access
+    from lundprobe_zarr.service.access.access_file import read_access
 
     found = read_access(access)
     entries = found.entries
@@ -161,7 +161,7 @@ def revoke(
     """
     require_packages()
     from lundprobe_zarr.cli.console import say
-    from lundprobe_zarr.service import access_file
+    from lundprobe_zarr.service.access import access_file
 
     over = access_file.revoke(access, name)
     say(f"Revoked {over.name}.")
@@ -186,7 +186,7 @@ def _grant(
     limits: dict[str, Any],
 ) -> Grant:
     """Return the grant that the options describe. Raises `UsageError`."""
-    from lundprobe_zarr.service.access_file import Grant, checked, now_utc
+    from lundprobe_zarr.service.access.access_file import Grant, checked, now_utc
 
     now = now_utc()
     fields: dict[str, Any] = {"created": now, "limits": limits}
@@ -242,7 +242,7 @@ def _tell(name: str, grant: Grant) -> None:
 
 
 def _row(entry: Token | SignIn) -> tuple[str, ...]:
-    from lundprobe_zarr.service.access_file import now_utc
+    from lundprobe_zarr.service.access.access_file import now_utc
 
     over = entry.end(now_utc())
     state = "revoked" if entry.revoked else "expired" if over else "in force"

@@ -38,7 +38,7 @@ def try_service(dataset: Path, folder: Path) -> None:
 
     `folder` gets the service's and the client's own files.
     """
-    from lundprobe_zarr.service.access import new_token, token_sha256
+    from lundprobe_zarr.service.access.callers import new_token, token_sha256
     from lundprobe_zarr.service.run import in_background, listen
     from lundprobe_zarr.service.settings import Settings
 

@@ -42,7 +42,7 @@ def view(
     from lundprobe_zarr.cli.console import say
     from lundprobe_zarr.service.own import OwnService
     from lundprobe_zarr.service.run import run
-    from lundprobe_zarr.service.volumes import CACHE_OPTION
+    from lundprobe_zarr.service.voxels.volumes import CACHE_OPTION
 
     options = parse_options(storage_options)
     named = named_datasets([dataset], [], options, refuse_real=False)

@@ -17,31 +17,23 @@ from starlette.routing import BaseRoute, Route
 from starlette.types import ASGIApp
 
 from lundprobe_zarr.errors import DatasetError, LundProbeError, QueryError, UnknownLabelError
-from lundprobe_zarr.service import (
-    entry,
-    hub,
-    openapi,
-    operator,
-    overlays,
-    page,
-    patients,
-    planes,
-    questions,
-    viewer,
-)
-from lundprobe_zarr.service.answers import HttpError
-from lundprobe_zarr.service.audit import Audit
+from lundprobe_zarr.service import entry, openapi, operator, page
+from lundprobe_zarr.service.access.audit import Audit
+from lundprobe_zarr.service.access.entrance import access_of
+from lundprobe_zarr.service.access.limits import LimitKeeper
+from lundprobe_zarr.service.access.proxies import Proxies
 from lundprobe_zarr.service.core import Service
-from lundprobe_zarr.service.entrance import access_of
+from lundprobe_zarr.service.datasets.published import publish
+from lundprobe_zarr.service.datasets.queries import Queries
 from lundprobe_zarr.service.gate import CLIENT_LEFT, Gate
-from lundprobe_zarr.service.limits import LimitKeeper
+from lundprobe_zarr.service.http.answers import HttpError
+from lundprobe_zarr.service.hub import api, viewer
 from lundprobe_zarr.service.logs import AccessLog, log_to_stderr
 from lundprobe_zarr.service.metrics import Metrics
-from lundprobe_zarr.service.proxies import Proxies
-from lundprobe_zarr.service.published import publish
-from lundprobe_zarr.service.queries import Queries
 from lundprobe_zarr.service.settings import Settings
-from lundprobe_zarr.service.volumes import Volumes
+from lundprobe_zarr.service.sql import questions
+from lundprobe_zarr.service.voxels import overlays, patients, planes
+from lundprobe_zarr.service.voxels.volumes import Volumes
 
 _LOG = logging.getLogger("lundprobe_zarr.service")
 
@@ -83,7 +75,7 @@ def application(service: Service) -> ASGIApp:
         routes=[
             *_routes(),
             *operator.routes(),
-            *hub.routes(),
+            *api.routes(),
             *viewer.routes(),
             *questions.routes(),
             *openapi.routes(),

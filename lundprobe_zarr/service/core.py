@@ -7,15 +7,15 @@ from itertools import pairwise
 
 from starlette.requests import Request
 
-from lundprobe_zarr.service.access import Access, Caller, Kind
-from lundprobe_zarr.service.answers import HttpError, gated, no_repository, no_revision
-from lundprobe_zarr.service.audit import Audit, Visit
-from lundprobe_zarr.service.limits import LimitKeeper
+from lundprobe_zarr.service.access.audit import Audit, Visit
+from lundprobe_zarr.service.access.callers import Access, Caller, Kind
+from lundprobe_zarr.service.access.limits import LimitKeeper
+from lundprobe_zarr.service.access.proxies import Proxies
+from lundprobe_zarr.service.datasets.published import Published, Revision
+from lundprobe_zarr.service.datasets.queries import Queries
+from lundprobe_zarr.service.http.answers import HttpError, gated, no_repository, no_revision
 from lundprobe_zarr.service.logs import AccessLog
 from lundprobe_zarr.service.metrics import Metrics
-from lundprobe_zarr.service.proxies import Proxies
-from lundprobe_zarr.service.published import Published, Revision
-from lundprobe_zarr.service.queries import Queries
 from lundprobe_zarr.service.settings import Settings
 
 #: Paths that answer without a token, and leave no line in the audit log; none says anything of a

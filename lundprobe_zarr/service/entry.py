@@ -18,9 +18,9 @@ from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 from starlette.routing import BaseRoute, Route
 
-from lundprobe_zarr.service.answers import HttpError
+from lundprobe_zarr.service.access.session import FRAMES_OPTION, cookie_token, token_cookie
+from lundprobe_zarr.service.http.answers import HttpError
 from lundprobe_zarr.service.page import policy
-from lundprobe_zarr.service.session import FRAMES_OPTION, cookie_token, token_cookie
 from lundprobe_zarr.service.settings import Settings
 
 #: Path of the entry, with the code as the parameter `code`.

@@ -14,13 +14,13 @@ from contextlib import suppress
 from starlette.requests import ClientDisconnect, Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from lundprobe_zarr.service.answers import HttpError
-from lundprobe_zarr.service.audit import Visit
-from lundprobe_zarr.service.content import is_content, send_content
+from lundprobe_zarr.service.access.audit import Visit
+from lundprobe_zarr.service.access.proxies import Proxies
+from lundprobe_zarr.service.access.session import FRAMES_OPTION, with_credentials
 from lundprobe_zarr.service.core import LOG_IN_PATHS, Service, is_open
+from lundprobe_zarr.service.http.answers import HttpError
+from lundprobe_zarr.service.hub.content import is_content, send_content
 from lundprobe_zarr.service.operator import STATUS
-from lundprobe_zarr.service.proxies import Proxies
-from lundprobe_zarr.service.session import FRAMES_OPTION, with_credentials
 
 _LOG = logging.getLogger("lundprobe_zarr.service")
 

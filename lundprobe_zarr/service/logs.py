@@ -7,8 +7,8 @@ import os
 import sys
 import time
 
-from lundprobe_zarr.service.access import without_tokens
-from lundprobe_zarr.service.audit import Visit
+from lundprobe_zarr.service.access.audit import Visit
+from lundprobe_zarr.service.access.callers import without_tokens
 from lundprobe_zarr.vocabulary.text import escaped, size
 
 _FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"

@@ -25,8 +25,8 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
 from prometheus_client.registry import Collector
 
-from lundprobe_zarr.service.audit import Visit
-from lundprobe_zarr.service.published import Published
+from lundprobe_zarr.service.access.audit import Visit
+from lundprobe_zarr.service.datasets.published import Published
 
 #: Where worker processes keep their figures, for all to sum up.
 SHARED = "PROMETHEUS_MULTIPROC_DIR"

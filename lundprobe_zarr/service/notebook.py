@@ -115,7 +115,7 @@ def _fragment(name: str, shown: Cohort | Patient) -> str:
     """
     if isinstance(shown, Patient):
         return f"#/{name}/{quote(shown.patient_id, safe='')}"
-    from lundprobe_zarr.service.operations import MOST_CHARACTERS
+    from lundprobe_zarr.service.http.operations import MOST_CHARACTERS
 
     condition = shown.predicate
     if condition is None:
@@ -163,10 +163,10 @@ def _service(location: Location) -> _Running:
 
 def _start(location: Location) -> _Running:
     from lundprobe_zarr.dataset.opening import open_manifest
+    from lundprobe_zarr.service.access.session import FRAMES_OPTION
+    from lundprobe_zarr.service.datasets.published import usual_name
     from lundprobe_zarr.service.own import OwnService
-    from lundprobe_zarr.service.published import usual_name
     from lundprobe_zarr.service.run import in_background
-    from lundprobe_zarr.service.session import FRAMES_OPTION
 
     base, frames = _base(), [*_FRAMES, *_origins()]
     url, options = location.arguments

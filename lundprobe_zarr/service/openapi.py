@@ -11,11 +11,11 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
-from lundprobe_zarr.service.access import Caller
-from lundprobe_zarr.service.answers import json_answer
+from lundprobe_zarr.service.access.callers import Caller
 from lundprobe_zarr.service.core import OPEN_PATHS, Service, caller_of, service_of
-from lundprobe_zarr.service.operations import Operation, Parameter, operation_of
-from lundprobe_zarr.service.shapes import ERROR
+from lundprobe_zarr.service.http.answers import json_answer
+from lundprobe_zarr.service.http.operations import Operation, Parameter, operation_of
+from lundprobe_zarr.service.http.shapes import ERROR
 from lundprobe_zarr.vocabulary.version import package_version
 
 _PATH = "/api/openapi.json"

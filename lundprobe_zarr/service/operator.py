@@ -13,8 +13,8 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
-from lundprobe_zarr.service.answers import HttpError
 from lundprobe_zarr.service.core import Service, caller_of, service_of
+from lundprobe_zarr.service.http.answers import HttpError
 from lundprobe_zarr.service.metrics import CONTENT_TYPE, Metrics
 from lundprobe_zarr.vocabulary.text import size
 from lundprobe_zarr.vocabulary.version import package_version

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from lundprobe_zarr.service.access import new_token, token_sha256
+from lundprobe_zarr.service.access.callers import new_token, token_sha256
 from lundprobe_zarr.service.entry import ENTRY_OPTION, ENTRY_PATH, new_code
 from lundprobe_zarr.service.run import listen
 from lundprobe_zarr.service.settings import Settings, usual_state

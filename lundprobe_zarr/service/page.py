@@ -20,19 +20,19 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
 from lundprobe_zarr.schema.tables import TABLES
-from lundprobe_zarr.service.access import Kind
-from lundprobe_zarr.service.answers import HttpError, json_answer
-from lundprobe_zarr.service.bodies import read_fields
-from lundprobe_zarr.service.core import LOG_IN, LOG_OUT, PAGE_FILES, caller_of, service_of
-from lundprobe_zarr.service.gate import visit_of
-from lundprobe_zarr.service.operations import Operation
-from lundprobe_zarr.service.published import Published
-from lundprobe_zarr.service.session import (
+from lundprobe_zarr.service.access.callers import Kind
+from lundprobe_zarr.service.access.session import (
     FRAMES_OPTION,
     no_cookies,
     require_own_page,
     token_cookie,
 )
+from lundprobe_zarr.service.core import LOG_IN, LOG_OUT, PAGE_FILES, caller_of, service_of
+from lundprobe_zarr.service.datasets.published import Published
+from lundprobe_zarr.service.gate import visit_of
+from lundprobe_zarr.service.http.answers import HttpError, json_answer
+from lundprobe_zarr.service.http.bodies import read_fields
+from lundprobe_zarr.service.http.operations import Operation
 from lundprobe_zarr.service.settings import Settings
 from lundprobe_zarr.sql.predicate import FIELDS
 from lundprobe_zarr.vocabulary.names import PRESCRIPTION_GY, STRUCTURE_TABLE

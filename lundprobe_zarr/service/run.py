@@ -15,8 +15,8 @@ from uvicorn.supervisors import Multiprocess
 
 from lundprobe_zarr.errors import UsageError
 from lundprobe_zarr.service.app import ENVIRONMENT, make_app
+from lundprobe_zarr.service.http.protocol import BoundedProtocol
 from lundprobe_zarr.service.metrics import SHARED
-from lundprobe_zarr.service.protocol import BoundedProtocol
 from lundprobe_zarr.service.settings import KEEP_ALIVE_SECONDS, Settings
 
 #: Connections that wait to be accepted.

@@ -9,9 +9,9 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from lundprobe_zarr.cli.token import COMMANDS
-from lundprobe_zarr.service.access import token_sha256
-from lundprobe_zarr.service.access_file import read_access
-from lundprobe_zarr.service.audit import Audit, Visit
+from lundprobe_zarr.service.access.access_file import read_access
+from lundprobe_zarr.service.access.audit import Audit, Visit
+from lundprobe_zarr.service.access.callers import token_sha256
 
 PATIENT = "oldAcq_0123456789abcdef"
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import httpx
 
-from lundprobe_zarr.service.access_file import Grant, add_token
+from lundprobe_zarr.service.access.access_file import Grant, add_token
 
 #: Loading those that httpx brings takes longer than a request; nothing here is https.
 _NO_AUTHORITIES = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)

@@ -19,7 +19,7 @@ from oblique import write_oblique
 from lundprobe_zarr.conversion.arrays.patient import convert_patient
 from lundprobe_zarr.conversion.source.inventory import take_inventory
 from lundprobe_zarr.conversion.tables.publish import finalise
-from lundprobe_zarr.service.access import new_token, token_sha256
+from lundprobe_zarr.service.access.callers import new_token, token_sha256
 from lundprobe_zarr.service.app import make_app
 from lundprobe_zarr.service.run import config, listen
 from lundprobe_zarr.service.settings import Settings

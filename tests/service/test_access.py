@@ -14,8 +14,8 @@ import httpx
 import pytest
 
 from lundprobe_zarr.errors import UsageError
-from lundprobe_zarr.service.access import new_token, token_id, without_tokens
-from lundprobe_zarr.service.access_file import read_access, revoke
+from lundprobe_zarr.service.access.access_file import read_access, revoke
+from lundprobe_zarr.service.access.callers import new_token, token_id, without_tokens
 from tests.service.callers import OURS, THEIRS, file_of, get, token_for
 
 BAD = "Invalid credentials in Authorization header"

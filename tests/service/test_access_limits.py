@@ -13,9 +13,9 @@ from contextlib import ExitStack
 import httpx
 import pytest
 
-from lundprobe_zarr.service.access import Caller, Limits
-from lundprobe_zarr.service.answers import HttpError
-from lundprobe_zarr.service.limits import LimitKeeper
+from lundprobe_zarr.service.access.callers import Caller, Limits
+from lundprobe_zarr.service.access.limits import LimitKeeper
+from lundprobe_zarr.service.http.answers import HttpError
 from tests.service.callers import OURS, file_of, get, token_for
 
 TWO = Caller("reader-1", limits=Limits(requests=2), key="k1")
@@ -23,8 +23,8 @@ TWO = Caller("reader-1", limits=Limits(requests=2), key="k1")
 _HOLD = """
 import sys, time
 from pathlib import Path
-from lundprobe_zarr.service.access import Caller, Limits
-from lundprobe_zarr.service.limits import LimitKeeper
+from lundprobe_zarr.service.access.callers import Caller, Limits
+from lundprobe_zarr.service.access.limits import LimitKeeper
 keeper = LimitKeeper(Path(sys.argv[1]))
 with keeper.request(Caller("reader-1", limits=Limits(2, 10**9), key="k1")) as account:
     account.send(1000)

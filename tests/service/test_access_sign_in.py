@@ -16,9 +16,9 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from jwt.algorithms import ECAlgorithm, OKPAlgorithm, RSAAlgorithm
 
 from lundprobe_zarr.errors import UsageError
-from lundprobe_zarr.service.access_file import Grant, add_sign_in, revoke
-from lundprobe_zarr.service.answers import HttpError
-from lundprobe_zarr.service.oidc import JwtIdentity, JwtRules, read_oidc
+from lundprobe_zarr.service.access.access_file import Grant, add_sign_in, revoke
+from lundprobe_zarr.service.access.oidc import JwtIdentity, JwtRules, read_oidc
+from lundprobe_zarr.service.http.answers import HttpError
 from tests.service.callers import OURS, THEIRS, file_of, get, token_for
 
 ISSUER, AUDIENCE = "https://login.example.org", "lund-probe"

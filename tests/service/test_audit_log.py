@@ -19,9 +19,9 @@ import httpx
 import pytest
 
 from lundprobe_zarr.errors import UsageError
-from lundprobe_zarr.service.access import new_token
-from lundprobe_zarr.service.audit import Audit, Visit
-from lundprobe_zarr.service.audit_log import SUMMARY, read_audit
+from lundprobe_zarr.service.access.audit import Audit, Visit
+from lundprobe_zarr.service.access.audit_log import SUMMARY, read_audit
+from lundprobe_zarr.service.access.callers import new_token
 from lundprobe_zarr.sql.session import execute
 from tests.service.callers import OURS, file_of, get, token_for
 

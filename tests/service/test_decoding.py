@@ -12,8 +12,8 @@ import pytest
 from starlette.requests import ClientDisconnect
 
 from lundprobe_zarr.dataset.dataset import Dataset
-from lundprobe_zarr.service.answers import HttpError
-from lundprobe_zarr.service.decoding import Decoding
+from lundprobe_zarr.service.http.answers import HttpError
+from lundprobe_zarr.service.voxels.decoding import Decoding
 from lundprobe_zarr.storage.location import Location
 from lundprobe_zarr.stores.tiles import Tiles
 

@@ -22,7 +22,7 @@ from cryptography.hazmat.primitives.serialization import (
 from cryptography.x509.oid import NameOID
 
 from lundprobe_zarr.errors import UsageError
-from lundprobe_zarr.service.exposure import Exposure
+from lundprobe_zarr.service.access.exposure import Exposure
 from tests.service.callers import OURS, file_of, get, token_for
 
 HTTPS = "https://data.example.org"

@@ -12,8 +12,8 @@ import pytest
 from attacks import Attack, attacks
 
 from lundprobe_zarr.conversion.tables.publish import finalise
-from lundprobe_zarr.service.access import Kind
-from lundprobe_zarr.service.access_file import Grant, add_token
+from lundprobe_zarr.service.access.access_file import Grant, add_token
+from lundprobe_zarr.service.access.callers import Kind
 from lundprobe_zarr.service.core import OPEN_PATHS
 
 MINE, OTHER = "lund-probe/mine", "lund-probe/other"

@@ -13,9 +13,9 @@ import pytest
 
 from lundprobe_zarr import open_cohort
 from lundprobe_zarr.dataset.opening import open_manifest
-from lundprobe_zarr.service.access import Caller, Kind, bad_credentials, bearer
-from lundprobe_zarr.service.index import File, Index, blob_id, pointer_id
-from lundprobe_zarr.service.repository import Repository, front_matter
+from lundprobe_zarr.service.access.callers import Caller, Kind, bad_credentials, bearer
+from lundprobe_zarr.service.datasets.index import File, Index, blob_id, pointer_id
+from lundprobe_zarr.service.datasets.repository import Repository, front_matter
 from lundprobe_zarr.storage.location import Location
 
 API = "/api/datasets/lund-probe/standard"

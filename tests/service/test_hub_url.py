@@ -110,7 +110,7 @@ def test_a_folder_can_be_listed_and_copied_from(hub, dataset, tmp_path):
 
 
 def test_listings_go_on_page_after_page(hub, monkeypatch):
-    from lundprobe_zarr.service import hub as api
+    from lundprobe_zarr.service.hub import api as api
 
     whole = Location(URL).find("")
     monkeypatch.setattr(api, "_MOST_ENTRIES", 60)
@@ -147,8 +147,8 @@ def test_what_is_wrong_is_said(hub, url, options, kind, said):
 
 
 def test_a_service_that_fails_for_a_moment_is_asked_again(hub, monkeypatch):
-    from lundprobe_zarr.service import content
-    from lundprobe_zarr.service.answers import HttpError
+    from lundprobe_zarr.service.http.answers import HttpError
+    from lundprobe_zarr.service.hub import content
 
     failed = []
     read = content._read_cached

@@ -16,7 +16,7 @@ import pytest
 import lundprobe_zarr as lp
 from lundprobe_zarr.errors import MissingPackageError, UsageError
 from lundprobe_zarr.service import notebook
-from lundprobe_zarr.service.session import cookie_name
+from lundprobe_zarr.service.access.session import cookie_name
 from lundprobe_zarr.storage.location import Location
 
 SHOWN = "phantom/standard"

@@ -14,7 +14,7 @@ from schemathesis import GenerationMode
 from schemathesis.checks import not_a_server_error
 from schemathesis.specs.openapi import checks
 
-from lundprobe_zarr.service.access import Caller
+from lundprobe_zarr.service.access.callers import Caller
 from lundprobe_zarr.service.app import application
 from lundprobe_zarr.service.openapi import description
 

@@ -15,8 +15,8 @@ import sys
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from lundprobe_zarr.service.access import new_token
-from lundprobe_zarr.service.audit import Visit
+from lundprobe_zarr.service.access.audit import Visit
+from lundprobe_zarr.service.access.callers import new_token
 from lundprobe_zarr.service.logs import AccessLog, log_to_stderr
 from lundprobe_zarr.service.metrics import _forget_dead
 from tests.service.callers import OURS, file_of, get, token_for

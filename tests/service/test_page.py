@@ -7,9 +7,9 @@ import re
 import httpx
 import pytest
 
-from lundprobe_zarr.service.access import token_sha256
+from lundprobe_zarr.service.access.callers import token_sha256
+from lundprobe_zarr.service.access.session import cookie_name, token_cookie, with_credentials
 from lundprobe_zarr.service.page import page
-from lundprobe_zarr.service.session import cookie_name, token_cookie, with_credentials
 from tests.service.conftest import NAME
 
 SQL = f"/api/datasets/{NAME}/sql"
@@ -211,7 +211,7 @@ def test_a_caller_without_a_grant_is_told_of_no_dataset(start_service, dataset, 
 
 class _Nothing:
     def caller(self, headers, *_more):
-        from lundprobe_zarr.service.access import Caller
+        from lundprobe_zarr.service.access.callers import Caller
 
         assert token_sha256(headers[b"authorization"].decode().removeprefix("Bearer "))
         return Caller("somebody", frozenset())

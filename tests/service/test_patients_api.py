@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from lundprobe_zarr.dataset.dataset import Dataset
-from lundprobe_zarr.service.access import Caller, Kind
+from lundprobe_zarr.service.access.callers import Caller, Kind
 from lundprobe_zarr.storage.location import Location
 from lundprobe_zarr.vocabulary.names import STRUCTURES
 

@@ -10,7 +10,7 @@ from contextlib import suppress
 
 import pytest
 
-from lundprobe_zarr.service import protocol
+from lundprobe_zarr.service.http import protocol
 
 
 @pytest.fixture

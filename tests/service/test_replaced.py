@@ -15,8 +15,8 @@ from lundprobe_zarr.conversion.tables.publish import finalise
 from lundprobe_zarr.dataset.opening import open_manifest
 from lundprobe_zarr.errors import UsageError
 from lundprobe_zarr.schema.document import add_checksum
-from lundprobe_zarr.service.index import Index
-from lundprobe_zarr.service.published import Published
+from lundprobe_zarr.service.datasets.index import Index
+from lundprobe_zarr.service.datasets.published import Published
 from lundprobe_zarr.storage.location import Location
 
 NAME = "lund-probe/changing"
@@ -122,7 +122,7 @@ def test_it_is_noticed_without_being_asked(start_service, copy):
 
 def test_a_look_that_has_begun_ends_before_following_does(dataset, tmp_path, monkeypatch):
     published = Published(NAME, Location(dataset), tmp_path / "state")
-    monkeypatch.setattr("lundprobe_zarr.service.published._LOOK_SECONDS", 0.01)
+    monkeypatch.setattr("lundprobe_zarr.service.datasets.published._LOOK_SECONDS", 0.01)
     begun, looking, ended = threading.Event(), threading.Event(), threading.Event()
 
     def look():

@@ -13,7 +13,7 @@ from lundprobe_zarr.dataset.predictions import whose
 from lundprobe_zarr.errors import DatasetError
 from lundprobe_zarr.figures.contours import mask_polygons
 from lundprobe_zarr.geometry.affine import voxel_volume_cc
-from lundprobe_zarr.service import volumes
+from lundprobe_zarr.service.voxels import volumes
 from lundprobe_zarr.storage.location import Location
 from lundprobe_zarr.stores.prediction import write_prediction_store
 

@@ -22,11 +22,12 @@ from starlette.requests import ClientDisconnect
 from benchmarks.cohort import simulate
 from lundprobe_zarr.cohort import load_cohort, open_cohort
 from lundprobe_zarr.cohort.saved import SavedCohort
-from lundprobe_zarr.service import bodies, questions, results
-from lundprobe_zarr.service.access import Caller, Limits
-from lundprobe_zarr.service.answers import HttpError
-from lundprobe_zarr.service.queries import Queries
-from lundprobe_zarr.service.results import format_of
+from lundprobe_zarr.service.access.callers import Caller, Limits
+from lundprobe_zarr.service.datasets.queries import Queries
+from lundprobe_zarr.service.http import bodies
+from lundprobe_zarr.service.http.answers import HttpError
+from lundprobe_zarr.service.sql import questions, results
+from lundprobe_zarr.service.sql.results import format_of
 
 COUNTS = "SELECT protocol, count(*) AS n FROM patients GROUP BY ALL ORDER BY 1"
 RUNAWAYS = [
@@ -363,8 +364,8 @@ def test_callers_take_turns():
 
 
 def test_too_many_queries_are_refused_and_those_who_leave_make_room(monkeypatch):
-    monkeypatch.setattr("lundprobe_zarr.service.queries._MOST_WAITING", 3)
-    monkeypatch.setattr("lundprobe_zarr.service.queries._MOST_OF_ONE_CALLER", 2)
+    monkeypatch.setattr("lundprobe_zarr.service.datasets.queries._MOST_WAITING", 3)
+    monkeypatch.setattr("lundprobe_zarr.service.datasets.queries._MOST_OF_ONE_CALLER", 2)
 
     async def scenario():
         queries, gate = Queries(workers=1), threading.Event()

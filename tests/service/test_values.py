@@ -14,11 +14,11 @@ from nifti_truth import TO_LPS, files_of, stored
 from numcodecs.zstd import decompress
 
 from lundprobe_zarr.dataset.dataset import Dataset
-from lundprobe_zarr.service.index import Index
-from lundprobe_zarr.service.planes import values_at
-from lundprobe_zarr.service.published import Revision
-from lundprobe_zarr.service.repository import Repository
-from lundprobe_zarr.service.volumes import OpenPatient
+from lundprobe_zarr.service.datasets.index import Index
+from lundprobe_zarr.service.datasets.published import Revision
+from lundprobe_zarr.service.datasets.repository import Repository
+from lundprobe_zarr.service.voxels.planes import values_at
+from lundprobe_zarr.service.voxels.volumes import OpenPatient
 from lundprobe_zarr.storage.location import Location
 from lundprobe_zarr.stores.tiles import Tiles
 

@@ -11,8 +11,8 @@ import httpx
 import pytest
 from test_serve_process import wait
 
+from lundprobe_zarr.service.access.session import cookie_name
 from lundprobe_zarr.service.entry import ENTRY_OPTION
-from lundprobe_zarr.service.session import cookie_name
 from lundprobe_zarr.sql.worker import SqlWorker
 from tests.service.conftest import NAME
 

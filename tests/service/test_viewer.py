@@ -16,9 +16,9 @@ from datasets.utils import _dataset_viewer
 
 from lundprobe_zarr.cohort import open_cohort
 from lundprobe_zarr.schema.tables import TABLES
-from lundprobe_zarr.service import viewer
-from lundprobe_zarr.service.statistics import column_statistics
-from lundprobe_zarr.service.tables import feature
+from lundprobe_zarr.service.datasets.statistics import column_statistics
+from lundprobe_zarr.service.datasets.tables import feature
+from lundprobe_zarr.service.hub import viewer
 
 
 def ask(served, path, expected=200, **query):
