@@ -110,7 +110,7 @@ def test_a_folder_can_be_listed_and_copied_from(hub, dataset, tmp_path):
 
 
 def test_listings_go_on_page_after_page(hub, monkeypatch):
-    from lundprobe_zarr.service.hub import api as api
+    from lundprobe_zarr.service.hub import api
 
     whole = Location(URL).find("")
     monkeypatch.setattr(api, "_MOST_ENTRIES", 60)
