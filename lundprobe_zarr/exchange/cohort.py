@@ -19,6 +19,7 @@ from lundprobe_zarr.exchange.choice import Choice
 from lundprobe_zarr.exchange.output import require_outside
 from lundprobe_zarr.exchange.shaped import Layout, Shape, Written, homes_of, write_patient
 from lundprobe_zarr.patches.frame import Bounds, Frame
+from lundprobe_zarr.storage.failures import explained
 from lundprobe_zarr.storage.local import write_local
 from lundprobe_zarr.stores.reader import StoreReader
 
@@ -111,8 +112,8 @@ def export_nifti(
         or holds an export of another kind.
     UnknownLabelError
         For an unknown array, structure, source or grid.
-    OSError
-        If a file cannot be written, such as on a full disk.
+    DatasetError
+        If a file cannot be written, such as on a full disk; it is an `OSError`.
 
     Examples
     --------
@@ -132,7 +133,8 @@ def export_nifti(
         *(None if g is None else (g,) if isinstance(g, str) else tuple(g) for g in given)
     )
     shape = Shape(choice, Frame(spacing_mm, crop, margin_mm), layout)
-    return export_cohort(patients, Path(out), shape, workers, on_patient)
+    with explained(str(out)):
+        return export_cohort(patients, Path(out), shape, workers, on_patient)
 
 
 def export_cohort(

@@ -207,8 +207,9 @@ def write_prediction(
     Raises
     ------
     UsageError
-        If the masks are of another type, shape or lattice, if a number has no label, if the name
-        cannot be one, if `to` is a dataset, or if the prediction is there already.
+        If the masks are of another type, shape or lattice, or labelled as other structures, if a
+        number has no label, if the name cannot be one, if `to` is a dataset, or if the prediction
+        is there already.
     UnknownLabelError
         For an unknown structure, or if the patient lacks the grid.
     DatasetError
@@ -267,6 +268,8 @@ def _masks(
         _require_lattice(masks, patient, grid)
         masks = masks.values
     if isinstance(masks, Mapping):
+        for name, mask in masks.items():
+            _require_names(mask, name)
         found = {n: _volume(m, n, patient, grid) for n, m in masks.items()}
     else:
         found = _of_array(masks, labels, patient, grid)
@@ -301,9 +304,31 @@ def _volume(mask: Any, name: str, patient: Patient, grid: Grid) -> Mask:
         raise UsageError(
             f"mask of {name}: {values.dtype} {values.shape}",
             expected=f"bool {grid.shape} (z, y, x)",
-            remedy="make a mask of probabilities with `> 0.5`, say",
+            remedy=_mask_remedy(values),
         )
     return values
+
+
+def _mask_remedy(values: npt.NDArray[Any]) -> str:
+    if values.dtype == np.bool_:
+        return "give the axes in the order z, y, x, or grid= if it is of another grid"
+    if np.isin(values, (0, 1)).all():
+        return "make it a mask with `.astype(bool)`"
+    return "make a mask of probabilities with `> 0.5`, say"
+
+
+def _require_names(array: Any, labels: Any) -> None:
+    """Raise `UsageError` if a labelled array is of other structures than it is said to be."""
+    if not isinstance(array, xr.DataArray) or "structure" not in array.coords:
+        return
+    own = [str(s) for s in np.atleast_1d(array.structure.values)]
+    given = [labels] if isinstance(labels, str) else list(labels)
+    if own != given:
+        raise UsageError(
+            f"masks labelled {', '.join(own)} as {', '.join(map(str, given))}",
+            expected="the structures that the labelled array names, in its order",
+            remedy="leave labels out, or give the values alone, without labels",
+        )
 
 
 def _values(array: Any, patient: Patient, grid: Grid) -> npt.NDArray[Any]:
@@ -320,7 +345,8 @@ def _values(array: Any, patient: Patient, grid: Grid) -> npt.NDArray[Any]:
         raise UsageError(
             f"a labelled array of {own.shape} voxels, up to {shift:.3g} mm from the grid's",
             expected=f"all {grid.shape} voxels of the patient's grid",
-            remedy="put it there with `.lp.resample_like`, or give grid=",
+            remedy="put it there with `.lp.resample_like`, sort axes that are reversed with "
+            "`.sortby`, or give grid=",
         )
     return np.asarray(array)
 
@@ -334,6 +360,8 @@ def _of_array(
     if isinstance(masks, xr.DataArray) and "structure" in masks.coords and labels is None:
         masks = masks if "structure" in masks.dims else masks.expand_dims("structure")
         labels = [str(s) for s in masks.structure.values]
+    elif labels is not None and not isinstance(labels, Mapping):
+        _require_names(masks, labels)
     values = _values(masks, patient, grid)
     if values.dtype == np.bool_:
         return _of_masks(values, labels, grid)

@@ -10,9 +10,10 @@ import errno
 import re
 import sys
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
-from lundprobe_zarr.errors import DatasetError
+from lundprobe_zarr.errors import DatasetError, LundProbeError
 from lundprobe_zarr.vocabulary.text import escaped
 
 #: Base classes of what the libraries below fsspec raise; looked up only where they are loaded.
@@ -243,6 +244,17 @@ def redacted(text: str, secrets: Iterable[str] = (), whole: bool = False) -> str
         text = text.replace(secret, "***")
     text = _USER_AND_PASSWORD.sub(lambda m: f"{m[1] or m[2]}***@", text)
     return _QUERY.sub(r"\1?***", text)
+
+
+@contextmanager
+def explained(where: str) -> Iterator[None]:
+    """Within, an error of the operating system becomes a `DatasetError` of a place, with fields."""
+    try:
+        yield
+    except LundProbeError:
+        raise
+    except OSError as error:
+        raise explain(error, where, (), local=True) from error
 
 
 def explain(error: BaseException, where: str, secrets: Iterable[str], local: bool) -> DatasetError:

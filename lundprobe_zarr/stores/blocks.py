@@ -23,6 +23,8 @@ from lundprobe_zarr.stores.lazy import LazyVolumes, SmallArray
 
 #: The volumes that dask arrays are made of, by the arrays' names, as long as their graphs live.
 _VOLUMES: WeakValueDictionary[str, LazyVolumes] = WeakValueDictionary()
+#: The layers of their graphs. What was computed by `persist` has the name, but another layer.
+_LAYERS: WeakValueDictionary[str, Any] = WeakValueDictionary()
 
 
 def lazy_variable(
@@ -47,7 +49,7 @@ class VolumesVariable(xr.Variable):
         """The selection at `key`, as of any variable."""
         # Assigning to voxels changes a dask array in place, but also its name.
         name = str(getattr(self.data, "name", ""))
-        volumes, keys = _VOLUMES.get(name), _keys(key, self.ndim)
+        volumes, keys = _volumes_of(self.data, name), _keys(key, self.ndim)
         if volumes is None or keys is None:
             return super().__getitem__(key)
         try:
@@ -62,10 +64,18 @@ class VolumesVariable(xr.Variable):
 
 def _dask_array(array: Any, chunks: Any, name: str) -> da.Array:
     meta = np.empty((0,) * array.ndim, array.dtype)
+    lazy: da.Array = da.from_array(array, chunks, name, inline_array=True, meta=meta)
     if isinstance(array, LazyVolumes):
         _VOLUMES[name] = array
-    lazy: da.Array = da.from_array(array, chunks, name, inline_array=True, meta=meta)
+        _LAYERS[name] = lazy.dask.layers[name]
     return lazy
+
+
+def _volumes_of(data: Any, name: str) -> LazyVolumes | None:
+    """The stored volumes that an array reads; None if it is made of anything else."""
+    layer = _LAYERS.get(name)
+    is_read = layer is not None and data.dask.layers.get(name) is layer
+    return _VOLUMES.get(name) if is_read else None
 
 
 def _keys(key: Any, ndim: int) -> list[Any] | None:

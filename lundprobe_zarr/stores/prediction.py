@@ -26,7 +26,6 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from lundprobe_zarr.errors import (
     Command,
-    LundProbeError,
     SchemaVersionError,
     VerificationError,
 )
@@ -47,7 +46,7 @@ from lundprobe_zarr.schema.layout import AFFINE_FRAME, CONVENTIONS, ArraySpec
 from lundprobe_zarr.schema.nodes import GroupAttributes
 from lundprobe_zarr.schema.records import SourceRecord
 from lundprobe_zarr.schema.tables import store_path
-from lundprobe_zarr.storage.failures import explain
+from lundprobe_zarr.storage.failures import explained
 from lundprobe_zarr.storage.folders import remove, replace_folder
 from lundprobe_zarr.storage.location import Location
 from lundprobe_zarr.storage.reread import read_sound, write_sound
@@ -247,24 +246,13 @@ def write_prediction_store(
     `VerificationError` if other voxels are read back.
     """
     store = store_path(whose.patient_id)
-    with _explained(place.path(store)), _draft(place, store) as folder:
+    with explained(place.path(store)), _draft(place, store) as folder:
         _write_store(folder / store, whose, name, masks, provenance)
         _verify(Location(folder), whose.patient_id, masks)
         if place.is_local:
             replace_folder(folder / store, place.local(store))
         else:
             _send(folder / store, place, store)
-
-
-@contextmanager
-def _explained(where: str) -> Iterator[None]:
-    """Within, an error of the operating system becomes a `DatasetError` with fields."""
-    try:
-        yield
-    except LundProbeError:
-        raise
-    except OSError as error:
-        raise explain(error, where, (), local=True) from error
 
 
 @contextmanager

@@ -347,3 +347,10 @@ def test_options_of_the_command_line():
     for wrong in ("a", "1,2", ""):
         with pytest.raises(UsageError, match="--resample"):
             _spacing(wrong)
+
+
+def test_a_place_that_cannot_be_written_is_named(cohort):
+    with pytest.raises(lp.LundProbeError) as caught:
+        lp.export_nifti(cohort, "/proc/nothing")
+    assert caught.value.where == "/proc/nothing"
+    assert caught.value.remedy

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import re
 import shutil
 
 import nibabel as nib
@@ -174,7 +175,7 @@ def test_masks_of_the_sct_grid_say_so(patient, tmp_path):
         (lambda m: m.astype(float), {"labels": {1: "Rectum"}}, "argmax"),
         (lambda m: m[1:], {"labels": ["Rectum"]}, "a structure for each"),
         (lambda m: np.stack([m, m]), {"labels": ["Rectum"]}, "a structure for each"),
-        (lambda m: {"Rectum": m.astype(np.uint8)}, {}, "> 0.5"),
+        (lambda m: {"Rectum": m.astype(np.uint8)}, {}, r"astype\(bool\)"),
         (lambda m: {}, {}, "at least one structure"),
         (lambda m: m.astype(np.uint8), {"labels": {"Rectum": "1"}}, "numbers and structures"),
         (lambda m: {"Rectum": m}, {"grid": "dose"}, "'mri' or 'sct'"),
@@ -337,6 +338,35 @@ def test_a_labelled_mask_of_another_patient_is_refused_even_on_the_same_grid(coh
     for given, labels in (({"Rectum": mask}, None), (mask.astype(np.uint8), {1: "Rectum"})):
         with pytest.raises(UsageError, match=f"of patient {other.patient_id}"):
             predictions_module._masks(given, labels, patient, grid_of(mask))
+
+
+def test_a_labelled_mask_is_refused_under_another_structures_name(patient, tmp_path):
+    both = patient.clinical.mask.sel(structure=["Bladder", "Rectum"])
+    for masks, labels in (
+        (both, ["Rectum", "Bladder"]),
+        (both.isel(structure=0), "Rectum"),
+        ({"Bladder": patient.mask("Rectum")}, None),
+    ):
+        with pytest.raises(UsageError, match=r"labelled .* as ") as caught:
+            lp.write_prediction(patient, masks, "unet", {}, to=tmp_path / "p", labels=labels)
+        assert "leave labels out" in str(caught.value.remedy)
+    assert not (tmp_path / "p").exists()
+    lp.write_prediction(patient, both, "unet", {}, to=tmp_path / "p", labels=["Bladder", "Rectum"])
+
+
+@pytest.mark.parametrize(
+    ("change", "remedy"),
+    [
+        (lambda m: m.T, "z, y, x"),
+        (lambda m: m.astype("uint8"), r"astype\(bool\)"),
+        (lambda m: m * 0.7, "> 0.5"),
+    ],
+)
+def test_the_remedy_fits_what_is_wrong_with_a_mask(patient, tmp_path, change, remedy):
+    mask = change(patient.mask("Rectum").values)
+    with pytest.raises(UsageError) as caught:
+        lp.write_prediction(patient, {"Rectum": mask}, "unet", {}, to=tmp_path / "p")
+    assert re.search(remedy, str(caught.value.remedy))
 
 
 @pytest.mark.parametrize("labels", [{0: "Rectum", 1: "Bladder"}, {"Rectum": [0, 1]}])

@@ -152,3 +152,15 @@ def test_volumes_alone_take_new_axes_and_lists(patient):
     whole = volumes[:, :, :, :]
     np.testing.assert_array_equal(volumes[0, None, 3, [2, 2, 4]], whole[0, 3, [2, 2, 4]][None])
     assert volumes[1, 2, 3, 4] == whole[1, 2, 3, 4]
+
+
+def test_what_was_persisted_is_read_no_more(mask, reads):
+    kept = mask.persist()
+    reads.clear()
+    assert (kept.isel(z=1).values == kept.values[..., 1, :, :]).all()
+    assert reads == []
+
+
+def test_other_data_under_the_same_name_are_what_they_are(mask):
+    ones = dask.array.from_array(np.ones(mask.shape, bool), name=mask.data.name)
+    assert mask.copy(data=ones).isel(z=1).values.all()
