@@ -49,7 +49,7 @@ class Reporter(Protocol):
     """Receives the progress of a conversion."""
 
     def started(self, patients: int, source_bytes: int, workers: int) -> None:
-        """Receive the patients and bytes not skipped; `workers` is 0 in this process."""
+        """Receive the patients and bytes not skipped; `workers` is 0 without a cluster."""
 
     def advanced(self, source_bytes: int) -> None:
         """Receive the size of a source file that has been stored."""
