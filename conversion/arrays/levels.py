@@ -1,4 +1,4 @@
-"""Write the coarser levels of a store's volumes, made of its verified shards."""
+"""Write the coarser levels of a store's volumes, computed from its verified shards."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from lundprobe_zarr.vocabulary.names import SPATIAL_DIMS
 
 
 def require_room(shape: tuple[int, int, int], levels: int, where: str) -> None:
-    """Require that a slice of a grid of `shape` (z, y, x) can be halved so often."""
+    """Require that a slice of a grid of `shape` (z, y, x) can be halved `levels` times."""
     y, x = shape[1:]
     if min(y, x) >> levels < 1:
         raise UsageError(
@@ -40,10 +40,10 @@ def require_room(shape: tuple[int, int, int], levels: int, where: str) -> None:
 
 
 def write_levels(folder: Path, root: dict[str, Any], count: int) -> None:
-    """Write `count` coarser levels of all volumes that OME-Zarr can describe; `root` tells of them.
+    """Write `count` coarser levels of all volumes that OME-Zarr can describe; list them in `root`.
 
-    `root` is the store's root metadata, which gets the attribute `levels`. Metadata of groups are
-    left to `write_metadata`. Shards are read back and compared, as those of level 0.
+    `root` is the store's root metadata, which gets the attribute `levels`. `write_metadata` writes
+    the metadata of groups. Shards are read back and compared, like those of level 0.
     """
     said: dict[str, Any] = {"count": count, "shards": {}}
     root["attributes"][LEVELS] = json.dumps(said)
@@ -67,7 +67,7 @@ def write_levels(folder: Path, root: dict[str, Any], count: int) -> None:
 
 
 def _volumes(array: VolumeArray, shard: Path, count: int) -> list[npt.NDArray[Any]]:
-    """Return the levels of a volume, made of some slices of its shard at a time."""
+    """Return the levels of a volume, computed from a few slices of its shard at a time."""
     shape = array.volume_shape
     levels = [np.zeros(coarser_shape(shape, n), array.dtype) for n in range(1, count + 1)]
     for z, slices in _slabs(array.codec, shard):
@@ -97,7 +97,7 @@ def _slabs(codec: ShardCodec, shard: Path) -> Iterator[tuple[slice, npt.NDArray[
 
 
 def _write_node(folder: Path, path: str, node: Mapping[str, Any]) -> None:
-    """Write the metadata of an array of a level; for a small one its values too."""
+    """Write the metadata of an array of a level, and for a small array also its values."""
     if node["node_type"] == "group":
         return
     (folder / path).mkdir(parents=True, exist_ok=True)

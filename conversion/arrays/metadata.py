@@ -44,7 +44,7 @@ def write_metadata(
 ) -> None:
     """Write every group and array of the store in `folder`, and consolidate each group.
 
-    With `levels`, that many coarser levels of its volumes are made of their shards.
+    `levels` coarser levels of its volumes are computed from their shards.
 
     Each group has its own consolidated metadata, so that `xr.open_zarr(store, group="mri")` needs
     no directory listing, which an HTTP server cannot provide.
@@ -57,7 +57,7 @@ def write_metadata(
         _write_group(root, path, contents)
     for path in (*reversed(groups), ""):
         with warnings.catch_warnings():
-            # Not part of the Zarr v3 specification yet, but known to all supported readers.
+            # Not part of the Zarr v3 specification yet, but all supported readers accept it.
             warnings.filterwarnings("ignore", "Consolidated metadata", UserWarning)
             zarr.consolidate_metadata(root.store, path=path)
     document = json.loads((folder / ROOT).read_text())
@@ -68,9 +68,9 @@ def write_metadata(
 
 
 def _write_documents(folder: Path, root: dict[str, Any]) -> None:
-    """Write the metadata of every group as the store's `root` metadata has it, and that last.
+    """Write the metadata of every group from the store's `root` metadata; write `root` last.
 
-    It gets its checksum here, by which readers verify it.
+    `root` gets its checksum here. Readers verify it with this checksum.
     """
     consolidated = whole_metadata(root)
     for path, node in consolidated["metadata"].items():

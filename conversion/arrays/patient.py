@@ -117,8 +117,8 @@ def _convert(
 def _write_store(
     patient: PatientSource, folder: Path, precision: Precision, writer: VolumeWriter
 ) -> tuple[tuple[str, ...], dict[str, list[Row]]]:
-    # Images and uncertainty take most memory: first, before a dose is kept. Then the planned dose,
-    # because masks are measured on its grid.
+    # Images and uncertainty need the most memory, so they come first, before a dose is kept. The
+    # planned dose comes next, because masks are measured on its grid.
     writer.read_fiducials()
     for plan in sorted(plan_store(patient), key=_turn):
         writer.write(plan)
@@ -165,7 +165,7 @@ def _root_attributes(
 
 
 def listed_structures(patient: PatientSource) -> tuple[str, ...] | None:
-    """Return the clinical structures listed with several components, on whichever grid."""
+    """Return the clinical structures listed with several components, on any grid."""
     if patient.multi_component is None:
         return None
     named = {structure_of_name(path.rpartition("/")[2]) for path in patient.multi_component}

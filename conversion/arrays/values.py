@@ -36,7 +36,7 @@ def read_mask(file: NiftiFile, where: str) -> Mask:
     Raises `SourceError` if it has inf, NaN, a third value, or no zero.
     """
     values = scale(file.raw, file.slope, file.inter)
-    # By far the most common are 0 and 1 as uint8. One pass tells, and which slices have voxels.
+    # Most masks have 0 and 1 as uint8. One pass detects this and finds the slices with voxels.
     is_byte = values.dtype == np.uint8
     most = [int(plane.max()) if is_byte else 2 for plane in values]
     is_plain = max(most) <= 1
@@ -56,7 +56,7 @@ def read_mask(file: NiftiFile, where: str) -> Mask:
 
 
 def _extent(counts: list[int]) -> slice:
-    """Return the slices from the first to the last that has voxels."""
+    """Return the slices from the first to the last one with voxels."""
     there = np.flatnonzero(counts)
     return slice(int(there[0]), int(there[-1]) + 1) if len(there) else slice(0, 0)
 
@@ -65,7 +65,7 @@ def _require_two_values(
     values: Volume, mask: npt.NDArray[np.bool_], foreground: Any, voxels: int, where: str
 ) -> None:
     has_zero = voxels < mask.size
-    # Slice by slice: temporary arrays of a whole volume are new pages, which the system zeroes.
+    # Slice by slice: a temporary array of a whole volume needs new pages, which the system zeroes.
     same = sum(int(np.count_nonzero(plane == foreground)) for plane in values)
     if has_zero and same == voxels and np.isfinite(foreground):
         return

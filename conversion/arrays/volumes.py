@@ -210,7 +210,7 @@ class VolumeWriter:
     def _body(self, grid: str) -> Body:
         """Read the BODY of a grid before its images, which are measured inside it.
 
-        It is kept, an eighth of its size, until masks are written.
+        It is kept as bits, an eighth of its size, until masks are written.
         """
         for entry in self._patient.entries:
             record = entry.record
@@ -297,7 +297,7 @@ class VolumeWriter:
         """Write and verify the shard of one file; `facts` are the record's fields of its values.
 
         `within` is a box around all foreground voxels of a mask, None for an all-zero mask.
-        `compressed` are the chunks that the filter was tried on.
+        `compressed` are chunks that were already compressed to choose the filter.
         """
         index = plan.index(entry.record.labels)
         key = shard_key(plan.spec, index)

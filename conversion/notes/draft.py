@@ -163,7 +163,7 @@ def _scratch_root(scratch: Path | None) -> Path:
 
 
 def _make_scratch(scratch: Path | None) -> Path:
-    """Make a new folder that only this user can read, because it is for patient data."""
+    """Make a new folder that only this user can read, because it will contain patient data."""
     root = _scratch_root(scratch)
     root.mkdir(parents=True, exist_ok=True)
     folder = root / f"{_SCRATCH}{writer()}"
@@ -235,7 +235,7 @@ def _remove_abandoned(folder: Path, prefix: str, before: str = "") -> None:
 
 
 def _is_abandoned(left: Path, prefix: str) -> bool:
-    # A live process may have reused the number of a killed one, so "alive" is no proof.
+    # A live process may have reused the number of a killed one, so a live process is no proof.
     if is_alive(left.name.rpartition(prefix)[2]) is False:
         return True
     try:

@@ -26,7 +26,7 @@ from lundprobe_zarr.stores.metadata import StoreMetadata
 from lundprobe_zarr.stores.opening import open_store
 from lundprobe_zarr.vocabulary.names import is_patient_id
 
-#: Patients checked in parallel on remote storage; on a disk one after another is fastest.
+#: Patients checked in parallel on remote storage; on a disk, sequential checks are fastest.
 _REQUESTS = 16
 
 
@@ -47,7 +47,7 @@ def _state(patient: PatientSource, precision: Precision) -> dict[str, Any]:
         "side": side_digest(patient),
         "strip_headers": patient.strip_headers,
         "files": {f"{patient.folder}/{e.path}": [e.bytes, e.mtime_ns] for e in patient.entries},
-        # left out for 0, as notes of earlier versions have it
+        # omitted for 0, as in notes of earlier versions
         **({"levels": patient.levels} if patient.levels else {}),
     }
 
@@ -107,9 +107,9 @@ def is_current(
 ) -> bool:
     """Return whether the patient's store exists and was converted from these source files.
 
-    If all sizes and times match, they decide, unless `checksum` requires comparing contents. A file
-    with another time is hashed, and with `note` the new times are written. Takes at most three
-    requests to the dataset. Raises `SchemaVersionError` for a newer store.
+    If all sizes and times match, the store is current, unless `checksum` requires comparing
+    contents. A file with another time is hashed, and with `note` the new times are written. This
+    makes at most three requests to the dataset. Raises `SchemaVersionError` for a newer store.
     """
     dataset = located(dataset)
     if patient.problem is not None or not _exists(dataset, patient.patient_id):

@@ -25,7 +25,7 @@ from lundprobe_zarr.errors import LundProbeError, UsageError
 from lundprobe_zarr.storage.location import Location
 from lundprobe_zarr.vocabulary.version import package_version
 
-if TYPE_CHECKING:  # takes 0.4 s to import: where it is needed
+if TYPE_CHECKING:  # takes 0.4 s to import: imported where it is needed
     from distributed import Client, LocalCluster
 
 #: Timeout of a connection to a scheduler.
@@ -139,7 +139,7 @@ def keep_memory() -> None:
 def run_client(
     scheduler: str | None, workers: int | None, needs: Needs, patients: int
 ) -> Iterator[Client]:
-    """Connect to the cluster of a run: that at `scheduler`, or a local one of `workers`.
+    """Connect to the cluster of a run: the one at `scheduler`, or a local one of `workers`.
 
     Raises like `remote_client` and `require_fitting`.
     """
@@ -162,7 +162,7 @@ def remote_client(address: str) -> Iterator[Client]:
     from distributed.comm.core import CommClosedError
     from distributed.utils import silence_logging_cmgr
 
-    # distributed logs a traceback when a connection is lost, which is an error of ours below.
+    # distributed logs a traceback when a connection is lost, which is raised as an error below.
     with silence_logging_cmgr(logging.CRITICAL):
         try:
             asyncio.run(asyncio.wait_for(_greet(address), _TIMEOUT_SECONDS))
@@ -214,7 +214,7 @@ def _local_cluster(workers: int | None, patients: int) -> LocalCluster:
     import dask.config
     from distributed import LocalCluster
 
-    # Nobody looks at dask's profiler, which stops each worker every 10 ms.
+    # The output of dask's profiler is not used, and it stops each worker every 10 ms.
     with dask.config.set({"distributed.worker.profile.enabled": False}):
         return LocalCluster(
             n_workers=min(workers or _cpus(), patients),
@@ -233,8 +233,8 @@ def _local_cluster(workers: int | None, patients: int) -> LocalCluster:
 def _signals_held() -> Iterator[None]:
     """Block SIGINT and SIGTERM; threads and processes started within never receive them.
 
-    Ctrl-C goes to every process of a terminal. Workers would end with a traceback each, and a
-    partly started cluster cannot be closed. They end when this process ends them.
+    Ctrl-C sends a signal to every process of a terminal. Each worker would end with a traceback,
+    and a partly started cluster cannot be closed. Workers end when this process ends them.
     """
     if not hasattr(signal, "pthread_sigmask"):  # Windows has neither masks nor process groups
         yield

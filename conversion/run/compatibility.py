@@ -1,7 +1,7 @@
 """Compatibility of a conversion with the existing stores of its destination.
 
 A dataset has one precision, and has either patients or phantoms. A conversion is refused before its
-first patient if the stores that it would keep are of another kind than those that it would write.
+first patient if the stores to be kept and those to be written differ in this.
 """
 
 from __future__ import annotations

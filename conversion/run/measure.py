@@ -33,7 +33,7 @@ from lundprobe_zarr.vocabulary.suggest import suggestion
 from lundprobe_zarr.vocabulary.version import package_version
 
 _LOG = logging.getLogger("lundprobe_zarr.conversion")
-#: Stores in memory at a time while patients are looked for.
+#: Stores in memory at a time during the search for patients.
 _AT_A_TIME = 64
 #: Bytes of segmentations that one process compares in about the time that workers take to start.
 _LITTLE_BYTES = 2 << 20
@@ -71,7 +71,7 @@ class MeasureReport:
 
 @dataclass(frozen=True)
 class Told:
-    """Callables that are told of the progress: patients to measure, then each with its error."""
+    """Callbacks for progress: the number of patients to measure, then each with its error."""
 
     started: Callable[[int], None] = lambda patients: None
     finished: Callable[[str, str | None], None] = lambda patient_id, error: None
@@ -85,8 +85,8 @@ def measure(
     Patients whose contents have not changed since they were measured are skipped, unless
     `options.overwrite`. A failure does not affect other patients; one whose grid is not at right
     angles fails and is left out of the tables. Raises `NotADatasetError` if
-    there is no store, and `UsageError` for options that are invalid, for a patient who is not
-    there or has nothing to compare, or while these patients are being converted.
+    there is no store, and `UsageError` for options that are invalid, for a patient who is not in
+    the dataset or has nothing to compare, or while these patients are being converted.
     """
     options, told = options or MeasureOptions(), told or Told()
     _require_usable(dataset, options)

@@ -35,7 +35,7 @@ from lundprobe_zarr.storage.access import require_private
 from lundprobe_zarr.storage.location import Location
 from lundprobe_zarr.vocabulary.version import package_version
 
-if TYPE_CHECKING:  # takes 0.4 s to import: where it is needed
+if TYPE_CHECKING:  # takes 0.4 s to import: imported where it is needed
     from distributed import Client
 
 _LOG = logging.getLogger("lundprobe_zarr.conversion")
@@ -49,7 +49,7 @@ class Reporter(Protocol):
     """Receives the progress of a conversion."""
 
     def started(self, patients: int, source_bytes: int, workers: int) -> None:
-        """Receive the work to do, patients and bytes that are not skipped; 0 workers: here."""
+        """Receive the patients and bytes not skipped; `workers` is 0 without a cluster."""
 
     def advanced(self, source_bytes: int) -> None:
         """Receive the size of a source file that has been stored."""
@@ -271,7 +271,7 @@ def _convert_all(
         reporter.started(0, 0, 0)
         return
     try:
-        # Closed at once: workers must have ended before what they leave is removed.
+        # Closed immediately: workers must have ended before their leftovers are removed.
         with closing(_results(todo, needs, options, reporter)) as results:
             for result in results:
                 failures.note(result.patient_id, result.error)

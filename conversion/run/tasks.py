@@ -1,4 +1,4 @@
-"""Tasks, one a patient, the largest first: on a cluster, a bounded number at a time, or here."""
+"""Run tasks, one per patient, largest first: a bounded number on a cluster, or in this process."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ if TYPE_CHECKING:  # takes 0.4 s to import: where it is needed
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
-#: Tasks submitted at a time: more than there will ever be workers. Each task takes about 20 kB of
-#: the scheduler's memory, so their number is bounded.
+#: Tasks submitted at a time: more than the workers of any expected cluster. Each task takes about
+#: 20 kB of the scheduler's memory, so their number is bounded.
 _AHEAD = 1000
 
 
@@ -53,18 +53,18 @@ def run_tasks(
 def run_here(
     task: Callable[[Item], Result], items: Sequence[Item], size: Callable[[Item], int]
 ) -> Iterator[tuple[Item, Result | BaseException]]:
-    """Run a task for each item in this process, one after another; else like `run_tasks`."""
+    """Run a task for each item in this process, one after another; otherwise like `run_tasks`."""
     for item in sorted(items, key=lambda item: -size(item)):
         result: Result | BaseException
         try:
             result = task(item)
-        except Exception as error:  # noqa: BLE001 - as a worker does: the others are run
+        except Exception as error:  # noqa: BLE001 - as on a worker: the other tasks still run
             result = error
         yield item, result
 
 
 def _outcome(future: Any) -> Any:
-    """Return the result of a task or its error; raise errors that end the whole run."""
+    """Return the result or the error of a task; raise errors that end the whole run."""
     error = future.exception()
     if isinstance(error, MisfitError):
         raise error

@@ -42,7 +42,7 @@ _EXAMINERS = 8
 
 @dataclass(frozen=True, slots=True)
 class SourceEntry:
-    """One convertible file: path below the patient's folder, what it fills, size and time.
+    """One convertible file: path below the patient's folder, target array, size and time.
 
     There may be millions of entries, so equal texts share one object.
     """
@@ -353,7 +353,7 @@ def _findings(
     unknown: Sequence[str],
     listed: Sequence[str] | None,
 ) -> Iterator[str]:
-    # Part of `side_digest`: other words here would have every patient converted again.
+    # Part of `side_digest`: changing these words would convert every patient again.
     for path, record in expected.items():
         structure = record.labels.get("structure") if record.group.endswith("clinical") else None
         is_listed = listed is not None and structure in listed
@@ -370,9 +370,9 @@ def without_header_text(inventory: Inventory) -> Inventory:
 
 
 def with_coarser_levels(inventory: Inventory, levels: int) -> Inventory:
-    """Return the inventory for a conversion with so many coarser levels for viewers.
+    """Return the inventory for a conversion with `levels` coarser levels for viewers.
 
-    Raises `UsageError` for a number below 0, or one that no slice can be halved so often.
+    Raises `UsageError` for a number below 0, or for more levels than a slice can be halved.
     """
     if not 0 <= levels <= MOST_LEVELS:
         raise UsageError(
@@ -382,7 +382,7 @@ def with_coarser_levels(inventory: Inventory, levels: int) -> Inventory:
 
 
 def _to_convert(inventory: Inventory, **settings: Any) -> Inventory:
-    """Return the inventory with settings of the conversion of every patient."""
+    """Return the inventory with these conversion settings for every patient."""
 
     def changed(patients: tuple[PatientSource, ...]) -> tuple[PatientSource, ...]:
         return tuple(replace(p, **settings) for p in patients)

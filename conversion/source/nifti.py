@@ -153,7 +153,7 @@ class _Uncompressed:
         self.sha256 = hashlib.sha256()
 
     def fill(self, buffer: memoryview) -> int:
-        """Fill `buffer` as far as the file goes, and return the number of bytes."""
+        """Fill `buffer` up to the end of the file, and return the number of bytes."""
         done = 0
         while done < len(buffer):
             piece = buffer[done : done + _PIECE]
@@ -171,7 +171,7 @@ class _Uncompressed:
 
     def _readinto(self, piece: memoryview) -> int:
         try:
-            # Its buffer's `readinto`: until Python 3.14 GzipFile's own copies through bytes.
+            # Uses the buffer's `readinto`: until Python 3.14 that of GzipFile copies through bytes.
             return int(self._gzip._buffer.readinto(piece))
         except EOFError as error:
             raise SourceError(

@@ -1,7 +1,7 @@
-"""Rows of comparisons that a dataset's tables hold, for when the converter's notes are lost.
+"""Rows of comparisons from a dataset's tables, used if the converter's notes are lost.
 
-A copy of a dataset has no notes. Its tables are as good, if their SHA-256 is the manifest's: rows
-of a patient whose contents have not changed since are taken from them.
+A copy of a dataset has no notes. Its tables can replace them if their SHA-256 is that of the
+manifest: rows of a patient whose contents have not changed since are taken from the tables.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from lundprobe_zarr.stores.metadata import StoreMetadata
 
 
 class EarlierRows:
-    """The rows of the tables in `COMPARED` that a dataset has; read when first asked for."""
+    """The rows of a dataset's tables in `COMPARED`; they are read on first use."""
 
     def __init__(self, dataset: Location) -> None:
         self._dataset = dataset
 
     def of(self, store: StoreMetadata) -> dict[str, pa.Table] | None:
-        """Return a patient's rows; None if there are none, or they are of other contents."""
+        """Return a patient's rows; None if there are none, or the patient's contents changed."""
         content = self._content.get(store.patient_id)
         if content is None or content != patient_content(store):
             return None

@@ -86,10 +86,10 @@ def save_compared(dataset: Location, store: StoreMetadata, rows: Mapping[str, li
 def load_compared(
     dataset: Location, stores: Sequence[StoreMetadata]
 ) -> list[dict[str, pa.Table] | None]:
-    """Return each store's rows of the tables in `COMPARED`; None if they are to be measured.
+    """Return each store's rows of the tables in `COMPARED`; None if they must be measured.
 
-    A patient without network and observers, or on a grid that is askew, has none, and needs no
-    fragment.
+    A patient without network and observers, or whose grid is not at right angles, has no rows and
+    needs no fragment.
     """
     wanted = [s for s in stores if comparable(s)]
     names = [_name(s.patient_id, name) for s in wanted for name in COMPARED]
@@ -163,7 +163,7 @@ def measure_store(location: Location, store: StoreMetadata) -> dict[str, list[Ro
     )
     doses: dict[str, Any] = {}
     planned = store.grid("dose")
-    reader = StoreReader(location, store, decoders=1)  # patients are measured side by side
+    reader = StoreReader(location, store, decoders=1)  # patients are measured in parallel
     if store.fiducial_record is not None:
         shape = (store.n_fiducials, 3)
         measurements.fiducials = reader.small_array(FIDUCIAL_PATH, shape, np.dtype(np.float64))
@@ -192,7 +192,7 @@ def _body(reader: StoreReader, grid: str) -> Body:
 
 
 def coverage_of_store(location: Location, store: StoreMetadata) -> list[str]:
-    """List the findings about targets outside the planning dose grid; reads their masks alone.
+    """List the findings about targets outside the planning dose grid; reads only their masks.
 
     Raises `DamagedStoreError` if a byte is missing or wrong.
     """

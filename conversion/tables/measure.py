@@ -35,11 +35,11 @@ from lundprobe_zarr.vocabulary.names import MODALITY_UNITS, STRUCTURES, protocol
 Mask = npt.NDArray[np.bool_]
 Box = tuple[slice, slice, slice]
 Row = dict[str, Any]
-#: The target that is another with a margin, and that other.
+#: The expanded target, and the target that it adds a margin to.
 _EXPANDED, _TARGET = "PTVT_427", "CTVT_427"
-#: Structures that hold another, and that other.
+#: Structures that must contain another one: outer -> inner.
 _HELD_BY = {_EXPANDED: _TARGET, "BODY": _EXPANDED}
-#: Structures whose dose has to be known everywhere.
+#: Structures that the planning dose grid must cover completely.
 COVERED_TARGETS = (_TARGET, _EXPANDED)
 #: The structure inside which image values are measured.
 BODY = "BODY"
@@ -54,7 +54,7 @@ class Body:
 
     @classmethod
     def of(cls, mask: Mask | None, grid: str) -> Body:
-        """Keep a mask (z, y, x); None: the patient has none on the grid."""
+        """Keep a mask (z, y, x); None if the patient has none on the grid."""
         if mask is None:
             return cls(None, f"no clinical BODY on the {grid} grid")
         inside = Inside.of(mask)
@@ -94,7 +94,7 @@ class Measurements:
         `dose` is that of its grid in Gy, `planned` the planning dose grid; None if the patient has
         none. A PTV is compared with the clinical CTV that was measured before, BODY with the PTV.
 
-        Fiducial masks are no structures and are passed over.
+        Fiducial masks are not structures and are skipped.
         """
         source = SEGMENTATION_SOURCES.get(f"{record.group}/{record.variable}")
         if source is None:
@@ -148,7 +148,7 @@ class Measurements:
         return dict(zip(("margin_min_mm", "margin_max_mm"), found, strict=True))
 
     def _hold(self, row: Row, mask: Mask, box: Box | None) -> None:
-        """Complete the row of the structure that this one holds; keep this one's outline."""
+        """Complete the row of the structure inside this one; keep the outline of this one."""
         grid, structure = row["grid"], row["structure"]
         kept = self._outlines.pop((grid, _HELD_BY.get(structure, "")), None)
         if kept is not None:
@@ -177,7 +177,7 @@ class Measurements:
         return most
 
     def coverage_findings(self) -> list[str]:
-        """Which clinical targets reach out of the planning dose grid; see `coverage_findings`."""
+        """Clinical targets partly outside the planning dose grid; see `coverage_findings`."""
         return list(coverage_findings(self._structures))
 
     def rows(self, shape: tuple[int, int, int], affine: FloatArray) -> dict[str, list[Row]]:
@@ -205,26 +205,26 @@ class Measurements:
 def is_listed(record: SourceFile, listed: Collection[str] | None) -> bool | None:
     """Whether the authors list a mask with several components.
 
-    `listed` are paths below the patient's folder, or the name of a file alone where the list does
-    not say in which folder it is. None: it is not known whether this mask is meant, or without
-    list.
+    `listed` are paths below the patient's folder, or only the name of a file where the list does
+    not give its folder. The result is None if it is not known which mask the list refers to, or
+    if there is no list.
     """
     if listed is None:
         return None
     if record in map(parse_path, listed):
         return True
-    # Of a network's or an observer's mask the name alone tells the folder.
+    # The file name of a network's or an observer's mask is enough to determine its folder.
     named = f"mask_{record.labels['structure']}.nii.gz" in listed
     return None if named and record.group.endswith("clinical") else False
 
 
 def slice_counts(mask: Mask) -> npt.NDArray[np.int64]:
-    """Voxels of each slice; one by one, which NumPy counts several times as fast as by axis."""
+    """Voxels of each slice; NumPy counts slice by slice several times as fast as by axis."""
     return np.array([np.count_nonzero(plane) for plane in mask], np.int64)
 
 
 def shape_columns(mask: Mask, box: Box | None, affine: FloatArray) -> Row:
-    """Size and place of a mask: voxels, volume, bounding box, centroid, components, gaps."""
+    """Size and location of a mask: voxels, volume, bounding box, centroid, components, gaps."""
     voxels = int(np.count_nonzero(mask if box is None else mask[box]))
     columns: Row = {"voxels": voxels, "volume_cc": voxels * voxel_volume_cc(affine)}
     if box is None:
@@ -262,12 +262,12 @@ def dose_measures(
     dose: npt.NDArray[Any] | None,
     planned: Grid | None,
 ) -> tuple[Row, Row]:
-    """How much of a mask the planning dose grid covers, and the dose there: its columns.
+    """Columns of the part of a mask that the planning dose grid covers, and of the dose there.
 
-    The first row is of `structures`, the second of `dvh`. Without planning grid (`planned`) it is
-    not known what is covered: None, and the dose is that of the whole mask. See
-    `measures.coverage` for what is covered, `measures.dose_volume` for the statistics, which are
-    None where nothing is, and without `dose`.
+    The first row is for `structures`, the second for `dvh`. Without a planning grid (`planned`) the
+    covered part is not known: it is None, and the dose is that of the whole mask. See
+    `measures.coverage` for the definition of the covered part, and `measures.dose_volume` for the
+    statistics, which are None without `dose` and where nothing is covered.
     """
     share: float | None = None
     values: npt.NDArray[Any] | None = None
@@ -287,7 +287,7 @@ def dose_measures(
 
 
 def coverage_findings(rows: Iterable[Row]) -> Iterable[str]:
-    """Which clinical targets, of rows of `structures`, the planning dose grid does not cover."""
+    """Clinical targets, from rows of `structures`, that the planning dose grid does not cover."""
     for row in rows:
         share = row["dose_covered_pct"]
         of_target = row["source"] == "clinical" and row["structure"] in COVERED_TARGETS
@@ -300,7 +300,7 @@ def coverage_findings(rows: Iterable[Row]) -> Iterable[str]:
 
 
 def foreground_sample(mask: Mask, box: Box | None, seed: str) -> tuple[int, list[list[int]]]:
-    """Number of voxels of `mask`, and up to 1,000 of them as (z, y, x), drawn by `seed`."""
+    """Number of voxels of `mask`, and up to 1,000 of them as (z, y, x), sampled with `seed`."""
     if box is None:
         return 0, []
     part = mask[box]
@@ -334,7 +334,7 @@ def _ranked_voxels(
 
 
 def component_findings(components: Mapping[str, int], listed: tuple[str, ...] | None) -> list[str]:
-    """Where the components found and the authors' list of them disagree; None: no list."""
+    """Disagreements of the components found with the authors' list; None without a list."""
     if listed is None:
         return []
     found = [

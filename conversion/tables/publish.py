@@ -1,4 +1,4 @@
-"""Make a dataset of complete stores: tables, manifest and card, from the stores only."""
+"""Make a dataset from complete stores: tables, manifest and card, from the stores only."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class Published:
 
     `absent` are patients of the source who are not in the dataset; None if none are known.
     `upgraded` are patients whose stores had an older schema. `unmeasured` are patients whose
-    segmentations were not compared yet, for which reason the tables of comparisons are left out.
+    segmentations were not compared yet; the tables of comparisons are therefore left out.
     """
 
     manifest: Manifest
@@ -61,7 +61,7 @@ def finalise(dataset: Location | Path, rebuild: bool = False) -> Published:
     Reads each store's metadata, and voxels only if measured rows are lost or on `rebuild`. Memory
     does not grow with the number of stores. A store that cannot be read is omitted and reported.
     On `rebuild`, stores of an older schema are upgraded. Tables of comparisons are written once
-    `measure` has measured all patients who have any. All files are made before the first is
+    `measure` has measured all patients who have any. All files are prepared before the first is
     written; the manifest is written last. If another conversion is writing tables, this waits for
     it. Raises `NotADatasetError` if there is no store, and `DatasetError` if stores differ in
     precision, have an older schema without `rebuild`, or a file cannot be written. On a local disk

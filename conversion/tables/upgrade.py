@@ -1,9 +1,9 @@
 """Upgrade stores of an older schema in place, from their own metadata, or add `ome` to them.
 
-Voxels are not changed; those of the targets are read, for findings that older versions did not
-look for, and some slices of the T2w image, for the window that `ome` says to show it in. All
-metadata is made from the root, which gets its checksum and is written last. Until then the store
-is as old as it was, and a later upgrade repeats all steps. Readers accept both forms of the other
+Voxels are not changed. The targets are read for findings that older versions did not look for, and
+some slices of the T2w image for its display window in `ome`. All metadata is derived from the root,
+which gets its checksum and is written last. Until then the store has its old schema, and a later
+upgrade repeats all steps. Readers accept both forms of the other
 objects.
 """
 
@@ -60,7 +60,8 @@ def upgrade_stores(dataset: Location, patient_ids: Sequence[str]) -> tuple[str, 
 def _t2w_window(dataset: Location, store: StoreMetadata) -> tuple[float, float] | None:
     """Return the window of the T2w image, as conversion finds it.
 
-    None without such an image, or if it is damaged: `validate` tells, and `ome` shows its range.
+    None without such an image, or if it is damaged: `validate` reports damage, and `ome` then
+    uses the range of the image.
     """
     path, group = "mri/image", "mri"
     if path not in store.arrays or "T2w" not in store.labels(group)["modality"]:
