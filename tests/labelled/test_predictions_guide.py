@@ -8,7 +8,6 @@ from pathlib import Path
 
 from typer.testing import CliRunner
 
-import lundprobe_zarr as lp
 from lundprobe_zarr.cli.app import app
 
 _GUIDE = Path(__file__).parents[2] / "docs" / "predictions.md"
@@ -18,7 +17,6 @@ BLOCKS = _BLOCK.findall(_GUIDE.read_text(encoding="utf-8"))
 
 def test_the_guide_runs(dataset, tmp_path, monkeypatch):
     (tmp_path / "my-dataset").symlink_to(dataset)
-    (tmp_path / "DATASET").symlink_to(dataset)
     monkeypatch.chdir(tmp_path)
     namespace: dict[str, object] = {}
     for language, text in BLOCKS:
@@ -27,14 +25,9 @@ def test_the_guide_runs(dataset, tmp_path, monkeypatch):
     frame = namespace["frame"]
     assert set(frame["b_source"]) == {"unet-v1", "threshold"}
     patient = namespace["patient"].patient_id
-    lp.write_prediction(
-        lp.open_cohort("my-dataset")["newAcq_cba26d19714d0247"],
-        {"Rectum": lp.open_cohort("my-dataset")["newAcq_cba26d19714d0247"].mask("Rectum")},
-        "unet-v1", {}, to="predictions",
-    )  # fmt: skip
     masks = Path("OUT-of-guide") / f"basePart/{patient}/MR_StorT2/predictions/unet-v1"
     CliRunner().invoke(
-        app, ["export", "DATASET", patient, "OUT-of-guide", "--predictions", "predictions"]
+        app, ["export", "my-dataset", patient, "OUT-of-guide", "--predictions", "predictions"]
     )
     home = Path("nnunet/predicted")
     home.mkdir(parents=True)
@@ -42,7 +35,7 @@ def test_the_guide_runs(dataset, tmp_path, monkeypatch):
     lines = [line for language, text in BLOCKS if language == "bash" for line in text.splitlines()]
     assert len(lines) == 4
     for line in lines:
-        program, *words = shlex.split(line)
+        program, *words = shlex.split(line.replace("PATIENT_ID", patient))
         assert program == "lundprobe-zarr"
         if words[0] == "view":  # runs until it is ended
             continue
