@@ -25,7 +25,8 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 INSTALLED_DEV := $(VENV)/.installed-dev
 INSTALLED_DOCS := $(VENV)/.installed-docs
-WORKERS ?= 2
+# More than two cores' worth of tests at once, since many wait for a server or a pause.
+WORKERS ?= 3
 # For the tests of torch datasets, on Python 3.11; with others they run if torch is there already.
 TORCH ?= torch==2.13.0
 MINIMUM := $(VENV)/minimum
@@ -54,7 +55,7 @@ AZURITE ?= azurite@3
   docs tutorials tour changelog
 
 demo: $(INSTALLED)
-	$(BIN)/lundprobe-zarr demo .demo --workers $(WORKERS)
+	$(BIN)/lundprobe-zarr demo .demo
 
 test: $(INSTALLED_DEV)
 	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal $(PYTEST_ARGS)
