@@ -123,8 +123,8 @@ def test_a_turn_ends_with_an_error() -> None:
     decode_pool._new_turns()
 
     def fails() -> None:
-        raise ValueError
+        raise ZeroDivisionError
 
     for _ in range(3):
-        with pytest.raises(ValueError):
+        with pytest.raises(ZeroDivisionError):
             decode_pool.decode_in_turn(fails)
