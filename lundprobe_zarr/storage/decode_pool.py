@@ -1,7 +1,8 @@
-"""Threads that decode: as many as there are cores, shared by all readers of this process.
+"""Who decodes: as many threads as there are cores, of all readers of this process.
 
-Threads that read wait for a server, and hand what they fetched to these. What is submitted here
-waits for nothing but a local disk, so every reader has its turn, whatever it holds or waits for.
+A read that is decoded by several threads hands its chunks to a pool. Threads that read from a
+server may be many: each decodes what it fetched, in turn. What is decoded waits for nothing but
+a local disk, so every reader has its turn, whatever it holds or waits for.
 """
 
 from __future__ import annotations
@@ -61,6 +62,26 @@ _MINE = _Mine()
 #: The pool, once it is needed.
 _POOLS: list[ThreadPoolExecutor] = []
 on_fork(in_child=_POOLS.clear)  # its threads are the parent's
+
+
+#: How many reading threads may decode at a time.
+_TURNS = [threading.BoundedSemaphore(cores())]
+
+
+def _new_turns() -> None:
+    _TURNS[0] = threading.BoundedSemaphore(cores())
+
+
+on_fork(in_child=_new_turns)  # threads of the parent hold some
+
+
+def decode_in_turn(work: Callable[[], None]) -> None:
+    """Run `work` in this thread, as soon as fewer threads than there are cores do so.
+
+    `work` must wait for nothing but a local disk.
+    """
+    with _TURNS[0]:
+        work()
 
 
 def scratch() -> Scratch:

@@ -35,7 +35,7 @@ from lundprobe_zarr.schema.document import CRC_BYTES, crc32c, sha256_of
 from lundprobe_zarr.schema.layout import LABEL_ORDER
 from lundprobe_zarr.schema.records import SourceRecord
 from lundprobe_zarr.schema.tables import store_path
-from lundprobe_zarr.storage.decode_pool import DECODERS, Scratch, decode, scratch
+from lundprobe_zarr.storage.decode_pool import DECODERS, Scratch, decode, decode_in_turn, scratch
 from lundprobe_zarr.storage.local import LocalFiles
 from lundprobe_zarr.storage.location import Location, Range
 from lundprobe_zarr.storage.reread import read_sound
@@ -518,15 +518,16 @@ class StoreReader:
         pending = iter(runs)  # tasks may share it: next() is atomic
         tasks = self._tasks(runs)
         with LocalFiles(self.location.local, self.location.explained) as files:
+            place = partial(self._place_runs, parts, pending, files, out)
             if tasks:
-                decode(tasks, partial(self._place_runs, parts, pending, files, out))
-            else:
-                self._place_runs(parts, pending, files, out)
+                decode(tasks, place)
+            elif self.location.is_local:
+                place()
+            else:  # threads that read from a server may be many
+                decode_in_turn(place)
 
     def _tasks(self, runs: Sequence[_Run]) -> int:
         """Return the number of tasks for the decoding threads; 0 is to decode in this thread."""
-        if self.decoders == 1:  # threads that wait for a server may be many, and must not decode
-            return int(bool(runs) and not self.location.is_local)
         tasks = min(self.decoders, len(runs), sum(len(r.chunks) for r in runs) // _FEW_CHUNKS)
         return tasks if tasks > 1 else 0
 

@@ -131,9 +131,8 @@ def ahead(
 class _ReadingThreads:
     """Threads that read the patches that were ordered, first come, first served.
 
-    Each reads one patch at a time. What a server sends is decoded by the threads of
-    `storage.decode_pool`, for which a reading thread waits; so no more patches wait to be decoded
-    than there are reading threads.
+    Each reads one patch at a time, and decodes it: of what servers send, no more at a time than
+    there are cores (`storage.decode_pool`).
     """
 
     def __init__(self, loader: Loader, epoch: int, threads: int) -> None:

@@ -24,6 +24,8 @@ def two(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     _end()
     yield
     _end()
+    monkeypatch.undo()
+    decode_pool._new_turns()
 
 
 def _end() -> None:
@@ -95,3 +97,34 @@ def test_a_forked_child_decodes_in_threads_of_its_own() -> None:
     done.set()
     reader.join(_LONG)
     assert os.waitstatus_to_exitcode(status) == 2
+
+
+def test_no_more_threads_decode_in_turn_than_there_are_cores() -> None:
+    decode_pool._new_turns()  # two
+    at_work, most, lock = 0, 0, threading.Lock()
+    both = threading.Barrier(2)
+
+    def work() -> None:
+        nonlocal at_work, most
+        with lock:
+            at_work += 1
+            most = max(most, at_work)
+        both.wait(_LONG)  # so that there are two, and never one alone
+        with lock:
+            at_work -= 1
+
+    with ThreadPoolExecutor(8) as readers:
+        for reader in [readers.submit(decode_pool.decode_in_turn, work) for _ in range(8)]:
+            reader.result(_LONG)
+    assert most == 2
+
+
+def test_a_turn_ends_with_an_error() -> None:
+    decode_pool._new_turns()
+
+    def fails() -> None:
+        raise ZeroDivisionError
+
+    for _ in range(3):
+        with pytest.raises(ZeroDivisionError):
+            decode_pool.decode_in_turn(fails)
