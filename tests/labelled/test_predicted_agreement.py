@@ -96,7 +96,7 @@ def test_what_was_not_predicted_is_listed_and_is_in_no_row(cohort, folder):
 
 
 def test_a_structure_that_the_patient_lacks_is_listed(lacking, tmp_path):
-    mask = lacking.mask("Rectum")
+    mask = lacking.mask("Rectum").values
     masks = {"PenileBulb": mask, "Rectum": mask}
     lp.write_prediction(lacking, masks, "unet", {}, to=tmp_path)
     frame = lp.agreement(lacking, predictions=tmp_path)
@@ -108,7 +108,7 @@ def test_a_structure_that_the_patient_lacks_is_listed(lacking, tmp_path):
 def test_a_clinical_mask_without_a_voxel_is_none(undrawn, tmp_path):
     """As in label maps: nobody delineated the structure, so finding it is no mistake."""
     patient = lp.open_cohort(undrawn)[0]
-    masks = {s: patient.mask("Rectum") for s in ("Bladder", "Rectum")}
+    masks = {s: patient.mask("Rectum").values for s in ("Bladder", "Rectum")}
     lp.write_prediction(patient, masks, "unet", {}, to=tmp_path)
     frame = lp.agreement(patient, predictions=tmp_path)
     assert set(frame["structure"]) == {"Rectum"}
