@@ -282,7 +282,7 @@ class _Job:
     def finish(self, result: CohortExport) -> None:
         """Write what describes the whole: the report and, for BIDS, the dataset.
 
-        Another process may have written patients into this folder meanwhile; they count.
+        Patients that another process wrote into this folder during the run count.
         """
         there = self.result().before | result.all
         everything = {i: there[i] for i in self.cohort.dataset.ids if i in there}

@@ -62,8 +62,6 @@ _MINE = _Mine()
 #: The pool, once it is needed.
 _POOLS: list[ThreadPoolExecutor] = []
 on_fork(in_child=_POOLS.clear)  # its threads are the parent's
-
-
 #: How many reading threads may decode at a time.
 _TURNS = [threading.BoundedSemaphore(cores())]
 
@@ -78,7 +76,8 @@ on_fork(in_child=_new_turns)  # threads of the parent hold some
 def decode_in_turn(work: Callable[[], None]) -> None:
     """Run `work` in this thread, as soon as fewer threads than there are cores do so.
 
-    `work` must wait for nothing but a local disk.
+    `work` must wait for nothing but a local disk. Not for a main thread that continues after
+    Ctrl-C, which could lose a turn.
     """
     with _TURNS[0]:
         work()

@@ -105,7 +105,7 @@ def fetch(asked: Sequence[Asked], seconds: float, line: Line) -> list[Answer | O
     idle = _IDLE.setdefault(line, [])
     try:
         connections = idle.pop()
-    except IndexError:  # asked first whether there is one, another thread might take it meanwhile
+    except IndexError:  # a check before would not do: another thread may take the last one
         connections = _Connections(line)
     found = connections.fetch(asked, seconds)
     idle.append(connections)  # after an exception, also Ctrl-C, they are dropped

@@ -521,10 +521,12 @@ class StoreReader:
             place = partial(self._place_runs, parts, pending, files, out)
             if tasks:
                 decode(tasks, place)
-            elif self.location.is_local:
-                place()
-            else:  # threads that read from a server may be many
+            elif self.decoders == 1 and not self.location.is_local:
+                # Threads that read from a server may be many. In a main thread Ctrl-C could lose
+                # a turn; only commands that end by it read so there.
                 decode_in_turn(place)
+            else:
+                place()
 
     def _tasks(self, runs: Sequence[_Run]) -> int:
         """Return the number of tasks for the decoding threads; 0 is to decode in this thread."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
@@ -22,6 +22,7 @@ def two(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Two threads decode, new ones for each test."""
     monkeypatch.setattr(decode_pool, "cores", lambda: 2)
     _end()
+    decode_pool._new_turns()
     yield
     _end()
     monkeypatch.undo()
@@ -33,7 +34,8 @@ def _end() -> None:
         decode_pool._POOLS.pop().shutdown()
 
 
-def test_no_more_tasks_run_than_there_are_cores() -> None:
+@pytest.mark.parametrize("run", [partial(decode, 5), decode_pool.decode_in_turn])
+def test_no_more_tasks_run_than_there_are_cores(run: Callable[[Callable[[], None]], None]) -> None:
     at_work, most, lock = 0, 0, threading.Lock()
     both = threading.Barrier(2)
 
@@ -47,7 +49,7 @@ def test_no_more_tasks_run_than_there_are_cores() -> None:
             at_work -= 1
 
     with ThreadPoolExecutor(8) as readers:
-        for reader in [readers.submit(decode, 5, work) for _ in range(8)]:
+        for reader in [readers.submit(run, work) for _ in range(8)]:
             reader.result(_LONG)
     assert most == 2
 
@@ -99,29 +101,7 @@ def test_a_forked_child_decodes_in_threads_of_its_own() -> None:
     assert os.waitstatus_to_exitcode(status) == 2
 
 
-def test_no_more_threads_decode_in_turn_than_there_are_cores() -> None:
-    decode_pool._new_turns()  # two
-    at_work, most, lock = 0, 0, threading.Lock()
-    both = threading.Barrier(2)
-
-    def work() -> None:
-        nonlocal at_work, most
-        with lock:
-            at_work += 1
-            most = max(most, at_work)
-        both.wait(_LONG)  # so that there are two, and never one alone
-        with lock:
-            at_work -= 1
-
-    with ThreadPoolExecutor(8) as readers:
-        for reader in [readers.submit(decode_pool.decode_in_turn, work) for _ in range(8)]:
-            reader.result(_LONG)
-    assert most == 2
-
-
 def test_a_turn_ends_with_an_error() -> None:
-    decode_pool._new_turns()
-
     def fails() -> None:
         raise ZeroDivisionError
 
