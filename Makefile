@@ -86,7 +86,8 @@ check: $(INSTALLED_DEV) audit-dependencies
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/python scripts/one_tree.py > /dev/null
-	cd build/tree && $(CURDIR)/$(BIN)/mypy --config-file $(CURDIR)/pyproject.toml
+	cd build/tree && $(CURDIR)/$(BIN)/mypy --show-traceback \
+	  --config-file $(CURDIR)/pyproject.toml
 	cd build/tree && $(CURDIR)/$(BIN)/lint-imports $(CURDIR)/pyproject.toml --no-cache
 	$(BIN)/python scripts/check_links.py
 	$(BIN)/codespell
