@@ -14,7 +14,7 @@ import threading
 import weakref
 from bisect import bisect_left
 from collections import Counter, deque
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import CancelledError, Future
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache, partial
@@ -46,6 +46,8 @@ from lundprobe_zarr.stores.shard import EMPTY, Box, ShardCodec
 from lundprobe_zarr.vocabulary.files import Label
 
 Volume = npt.NDArray[Any]
+#: Makes the arrays that are filled.
+Into = Callable[[], Sequence[Volume]]
 #: A volume of a store: its array's path and its index there.
 _Key = tuple[str, tuple[int, ...]]
 
@@ -201,12 +203,11 @@ class StoreReader:
             )
         return UnknownLabelError("unknown", where=text, expected=f"one of {_listed(real)}")
 
-    def read_parts(
-        self, parts: Sequence[Part], into: Sequence[Volume] | None = None
-    ) -> list[Volume]:
+    def read_parts(self, parts: Sequence[Part], into: Into | None = None) -> list[Volume]:
         """Read the voxels (z, y, x) of every part; a volume marked as not present is all zero.
 
-        `into` are arrays to fill, one of each part's shape; their values are overwritten. Raises
+        `into` returns arrays to fill, one of each part's shape; their values are overwritten. It is
+        called once everything is fetched, and again if damaged bytes are fetched again. Raises
         `DamagedStoreError`, naming store, array and chunk, for a byte missing or wrong,
         `ChangedStoreError` if the store was replaced since it was opened: see
         `stores.opening.Unchanged`.
@@ -224,16 +225,14 @@ class StoreReader:
         if not self.location.is_local:
             self._expected.append(_Expected(weakref.ref(selection), parts))
 
-    def _read_parts(self, parts: Sequence[Part], into: Sequence[Volume] | None) -> list[Volume]:
-        out = list(into) if into is not None else [self._zeros(part) for part in parts]
-
+    def _read_parts(self, parts: Sequence[Part], into: Into | None) -> list[Volume]:
         def may_be_spoilt(_: DamagedStoreError) -> bool:
             """Fetch everything again: the bytes may have been damaged in transit."""
             self._doubt(parts)
             return True
 
         return self.location.retry.repeat(
-            lambda: self._read_into(parts, out, into is not None), DamagedStoreError, may_be_spoilt
+            lambda: self._read_into(parts, into), DamagedStoreError, may_be_spoilt
         )
 
     def volume(self, array: VolumeArray, record: SourceRecord, verify: bool = False) -> Volume:
@@ -306,15 +305,27 @@ class StoreReader:
                 self._indices.pop((part.array, part.index), None)
         self.location.forget(f"{store_path(self.metadata.patient_id)}/zarr.json")
 
-    def _read_into(self, parts: Sequence[Part], out: list[Volume], clear: bool) -> list[Volume]:
-        wanted = [(n, p) for n, p in enumerate(parts) if out[n].size and self._stored_bytes(p)]
+    def _read_into(self, parts: Sequence[Part], into: Into | None) -> list[Volume]:
+        wanted = [(n, p) for n, p in enumerate(parts) if _voxels(p) and self._stored_bytes(p)]
         indices = self._fetch_indices([p for _, p in wanted])
         known = {n: index for (n, _), index in zip(wanted, indices, strict=True)}
         kept, lacking = self._runs(parts, known)
         if not self.location.is_local:
             lacking = self._fetch(lacking, parts)  # in one round; else each as it is decoded
         runs = [*kept, *lacking]
-        if clear:
+        if self.decoders == 1 and not self.location.is_local:
+            # Threads that read from a server may be many. In a main thread Ctrl-C could lose a
+            # turn; only commands that end by it read so there.
+            return decode_in_turn(lambda: self._decoded(parts, runs, into))
+        return self._decoded(parts, runs, into)
+
+    def _decoded(
+        self, parts: Sequence[Part], runs: Sequence[_Run], into: Into | None
+    ) -> list[Volume]:
+        if into is None:
+            out = [self._zeros(part) for part in parts]
+        else:
+            out = list(into())
             self._clear(parts, runs, out)
         self._place_all(parts, runs, out)
         return out
@@ -331,8 +342,7 @@ class StoreReader:
                 out[number].fill(0)
 
     def _zeros(self, part: Part) -> Volume:
-        shape = tuple(s.stop - s.start for s in part.box)
-        return np.zeros(shape, self.array(part.array).dtype)
+        return np.zeros(_shape(part), self.array(part.array).dtype)
 
     @cached_property
     def _codecs(self) -> dict[str, ShardCodec]:
@@ -521,10 +531,6 @@ class StoreReader:
             place = partial(self._place_runs, parts, pending, files, out)
             if tasks:
                 decode(tasks, place)
-            elif self.decoders == 1 and not self.location.is_local:
-                # Threads that read from a server may be many. In a main thread Ctrl-C could lose
-                # a turn; only commands that end by it read so there.
-                decode_in_turn(place)
             else:
                 place()
 
@@ -573,6 +579,14 @@ class StoreReader:
             place = self._place_of(part, chunk.place)
             raise place.damaged(error.finding, error.expected) from error
         out[chunk.to] = voxels[chunk.of]
+
+
+def _shape(part: Part) -> tuple[int, ...]:
+    return tuple(s.stop - s.start for s in part.box)
+
+
+def _voxels(part: Part) -> int:
+    return math.prod(_shape(part))
 
 
 _start = attrgetter("start")

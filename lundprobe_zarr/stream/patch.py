@@ -133,26 +133,30 @@ def _arrays(
     """Read all arrays of a patch at once; voxels outside the volume are zero."""
     move = span.move
     box, window = (span.inner, None) if move is None else move.window()
-    sample: dict[str, npt.NDArray[Any]] = {}
-    parts, targets = [], []
+    blocks = [(block, dict(_indices(reader, block))) for block in content.blocks]
+    parts = [Part(block.path, i, box) for block, indices in blocks for i in indices.values()]
     inside = all(s == slice(0, n) for s, n in zip(span.place, size, strict=True))
-    for block in content.blocks:
-        indices = dict(_indices(reader, block))
-        dtype = reader.array(block.path).dtype if indices else np.dtype(bool)
-        # Reading fills the whole array, or the rest has to be zero.
-        whole = inside and len(indices) == prod(block.shape)
-        make = empty if whole else zeros
-        array = make((*block.shape, *size), _sample_type(block, dtype, window))
-        for place, index in indices.items():
-            parts.append(Part(block.path, index, box))
-            targets.append(array[place][span.place])
-        sample[block.name] = array
-        if block.present:
-            sample[block.present] = _flags(block, indices)
+    sample: dict[str, npt.NDArray[Any]] = {}
+
+    def targets() -> list[npt.NDArray[Any]]:
+        """Make the sample's arrays; return what each part fills of them."""
+        found = []
+        for block, indices in blocks:
+            dtype = reader.array(block.path).dtype if indices else np.dtype(bool)
+            # Reading fills the whole array, or the rest has to be zero.
+            make = empty if inside and len(indices) == prod(block.shape) else zeros
+            array = make((*block.shape, *size), _sample_type(block, dtype, window))
+            found += [array[place][span.place] for place in indices]
+            sample[block.name] = array
+            if block.present:
+                sample[block.present] = _flags(block, indices)
+        return found
+
     if window is None:
         reader.read_parts(parts, targets)
     else:
-        for target, volume in zip(targets, reader.read_parts(parts), strict=True):
+        volumes = reader.read_parts(parts)
+        for target, volume in zip(targets(), volumes, strict=True):
             target[...] = resample_volume(volume, window, 1, target.dtype)
     if content.image_dtype and "image" in sample:
         sample["image"] = _as_type(sample["image"], content.image_dtype, reader.metadata)

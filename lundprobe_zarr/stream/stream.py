@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 #: gain: see benchmarks/results/patches.json.
 _REMOTE_THREADS = 8
 #: Default limits of read-ahead: bytes, and number of patches.
-_AHEAD_BYTES, _AHEAD_MOST = 256 * 1024**2, 64
+_AHEAD_BYTES, _AHEAD_MOST = 128 * 1024**2, 64
 #: Default size of a cache folder, bytes.
 CACHE_BYTES = 50 * 10**9
 

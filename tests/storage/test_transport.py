@@ -97,7 +97,7 @@ def served(
 
 
 def get(url: str, silence: float = 5.0, seconds: float = 10.0, **headers: str) -> object:
-    (found,) = fetch([Asked(url, "0-9", headers)], seconds, Line(silence))
+    (found,) = fetch([Asked(url, 0, 10, headers)], seconds, Line(silence))
     return found
 
 
@@ -136,7 +136,7 @@ def hold(handler: Handler) -> bool:
 
 def test_silence_ends_a_request_and_no_other():
     with served(lambda h: h.path == "/still" and hold(h)) as (url, _):
-        asked = [Asked(f"{url}/{name}", "0-9", {}) for name in ("still", "a", "b")]
+        asked = [Asked(f"{url}/{name}", 0, 10, {}) for name in ("still", "a", "b")]
         began = time.monotonic()
         still, *others = fetch(asked, 10, Line(0.2))
         assert time.monotonic() - began < 1.4
@@ -146,7 +146,7 @@ def test_silence_ends_a_request_and_no_other():
 
 def test_a_deadline_ends_all():
     with served(hold) as (url, _):
-        found = fetch([Asked(url, "0-9", {})] * 3, 0.2, Line(30))
+        found = fetch([Asked(url, 0, 10, {})] * 3, 0.2, Line(30))
     assert [type(f) for f in found] == [TimeoutError] * 3
 
 
@@ -172,7 +172,7 @@ def test_a_server_that_is_not_there():
 
 def test_more_ranges_than_are_asked_for_at_once_all_come():
     with served() as (url, kind):
-        asked = [Asked(url, f"{n}-{n + 3}", {}) for n in range(150)]
+        asked = [Asked(url, n, n + 4, {}) for n in range(150)]
         found = fetch(asked, 30, Line(5))
     assert [f.body for f in found if isinstance(f, Answer)] == [DATA[n : n + 4] for n in range(150)]
     assert len(kind.clients) <= 64
@@ -248,7 +248,7 @@ def test_certificates_are_those_that_the_environment_names(encrypted, certificat
 
 
 def _read_in_child(url: str, line: Line) -> None:
-    (found,) = fetch([Asked(url, "0-9", {})], 10, line)
+    (found,) = fetch([Asked(url, 0, 10, {})], 10, line)
     assert isinstance(found, Answer)
 
 
