@@ -12,6 +12,7 @@ import ssl
 import sys
 import threading
 import time
+import tracemalloc
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -338,3 +339,25 @@ def test_environment_proxies_are_used_where_told_to(monkeypatch):
 def test_options_that_only_fsspec_knows_leave_it_to_fsspec(options):
     location = Location("http://127.0.0.1:9", options)
     assert location._current.ranges is None
+
+
+def test_idle_connections_hold_no_answers():
+    size = 4 << 20
+
+    def send(handler: Handler) -> bool:
+        handler.send_response(206)
+        handler.send_header("Content-Length", str(size))
+        handler.send_header("Content-Range", f"bytes 0-{size - 1}/{size}")
+        handler.end_headers()
+        handler.wfile.write(bytes(size))
+        return True
+
+    with served(send) as (url, _):
+        tracemalloc.start()
+        try:
+            found = fetch([Asked(url, 0, size, {})] * 4, 10, Line(5))
+            assert all(isinstance(one, Answer) and len(one.body) == size for one in found)
+            del found
+            assert tracemalloc.get_traced_memory()[0] < size
+        finally:
+            tracemalloc.stop()
