@@ -42,7 +42,7 @@ from benchmarks.cohort import simulate
 from benchmarks.record import write_results
 from lundprobe_zarr.patches import BalancedSampling, Content, Plan
 from lundprobe_zarr.stores.reader import StoreReader
-from lundprobe_zarr.stream.patch import read_item
+from lundprobe_zarr.stream.patch import read_items
 from tests.anywhere.servers import file_server
 
 LATENCY = 0.02
@@ -131,7 +131,7 @@ def own_patches(place: str, options: dict[str, Any], per_patient: int) -> Iterat
     with ThreadPoolExecutor(THREADS) as pool:
         for index in range(len(plan)):
             item = plan.item(0, index)
-            waiting.append(pool.submit(read_item, plan, readers[item.patient_id], item))
+            waiting.append(pool.submit(read_items, plan, readers[item.patient_id], [item]))
             if len(waiting) > THREADS:
                 yield waiting.popleft().result()
         while waiting:

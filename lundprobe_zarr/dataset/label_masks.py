@@ -128,7 +128,7 @@ def read_patterns(
     for bit, structure in enumerate(structures):
         if structure in there:
             part = source.part(reader, structure, box)
-            (mask,) = reader.read_parts([part], into=[scratch])
+            (mask,) = reader.read_parts([part], lambda: [scratch])
             add_mask(patterns, mask, bit)
     return patterns
 

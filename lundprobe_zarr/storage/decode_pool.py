@@ -14,12 +14,14 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from queue import SimpleQueue
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 from lundprobe_zarr.storage.forks import on_fork
+
+_Result = TypeVar("_Result")
 
 
 def cores() -> int:
@@ -73,14 +75,14 @@ def _new_turns() -> None:
 on_fork(in_child=_new_turns)  # threads of the parent hold some
 
 
-def decode_in_turn(work: Callable[[], None]) -> None:
+def decode_in_turn(work: Callable[[], _Result]) -> _Result:
     """Run `work` in this thread, as soon as fewer threads than there are cores do so.
 
     `work` must wait for nothing but a local disk. Not for a main thread that continues after
     Ctrl-C, which could lose a turn.
     """
     with _TURNS[0]:
-        work()
+        return work()
 
 
 def scratch() -> Scratch:

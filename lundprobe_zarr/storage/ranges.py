@@ -168,7 +168,7 @@ def read_ranges(
     """Read a range at every place; record servers that send whole objects instead."""
     spans = list(zip(starts, stops, strict=True))
     asked = [
-        Asked(url, f"{start}-{stop - 1}", headers)
+        Asked(url, start, stop, headers)
         for (url, headers), (start, stop) in zip(places, spans, strict=True)
     ]
     wanted = [n for n, (start, stop) in enumerate(spans) if stop > start]
@@ -176,11 +176,11 @@ def read_ranges(
     for n, answer in zip(wanted, fetch([asked[n] for n in wanted], seconds, line), strict=True):
         found[n] = answer
         if isinstance(answer, Answer):
-            found[n] = _checked(answer, asked[n].bytes, *spans[n], ignoring)
+            found[n] = _checked(answer, asked[n], ignoring)
     return found
 
 
-def _checked(answer: Answer, asked: str, start: int, stop: int, ignoring: set[str]) -> Any:
+def _checked(answer: Answer, asked: Asked, ignoring: set[str]) -> Any:
     """Return the bytes of a range from an answer, or the error."""
     if answer.status not in (WHOLE, 206):
         return StatusError(answer.status, answer.headers)
@@ -191,12 +191,13 @@ def _checked(answer: Answer, asked: str, start: int, stop: int, ignoring: set[st
         )
     sent = answer.headers.get("Content-Range")
     if answer.status == WHOLE and sent is None:  # the server ignores ranges
-        if len(answer.body) > len(answer.body[start:stop]):
+        wanted = answer.body[asked.start : asked.stop]
+        if len(answer.body) > len(wanted):
             parts = urlsplit(answer.url)
             ignoring.add(f"{parts.scheme}://{parts.netloc}")
-        return answer.body[start:stop]
+        return wanted
     try:
-        require_range(f"bytes={asked}", sent, len(answer.body))
+        require_range(asked.bytes, sent, len(answer.body))
     except failures() as error:
         return error
     return answer.body

@@ -12,8 +12,9 @@ import ssl
 import time
 from collections import deque
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
+from io import BytesIO
 from typing import Any
 from urllib.parse import urljoin, urlsplit
 
@@ -79,11 +80,17 @@ class Line:
 
 @dataclass(frozen=True)
 class Asked:
-    """A request: URL, headers to send, and a byte range, e.g. `0-99`."""
+    """A request: URL, headers to send, and the bytes `start` to `stop` - 1."""
 
     url: str
-    bytes: str
+    start: int
+    stop: int
     headers: Headers
+
+    @property
+    def bytes(self) -> str:
+        """The range as HTTP names it, e.g. `bytes=0-99`."""
+        return f"bytes={self.start}-{self.stop - 1}"
 
 
 @dataclass(frozen=True)
@@ -118,14 +125,15 @@ class _Transfer:
     def __init__(self, number: int, asked: Asked, redirects: int) -> None:
         self.number, self.asked, self.redirects = number, asked, redirects
         self.head: list[bytes] = []
-        self.body: list[bytes] = []
-        self.pieces, self.since = 0, time.monotonic()
+        # Room for the whole answer: nothing is joined, or grows, as it arrives.
+        self.body = BytesIO(bytes(asked.stop - asked.start))
+        self.arrived, self.since = 0, time.monotonic()
 
     def is_silent(self, now: float, silence: float) -> bool:
         """Return whether nothing arrived for longer than `silence` seconds."""
-        pieces = len(self.head) + len(self.body)
-        if pieces != self.pieces:
-            self.pieces, self.since = pieces, now
+        arrived = len(self.head) + self.body.tell()
+        if arrived != self.arrived:
+            self.arrived, self.since = arrived, now
         return now - self.since > silence
 
     def answer(self, status: int) -> Answer:
@@ -137,7 +145,10 @@ class _Transfer:
                 continue
             name, _, value = line.decode("latin-1").partition(":")
             headers[_title(name)] = value.strip()
-        return Answer(status, headers, b"".join(self.body), self.asked.url)
+        self.body.truncate()
+        body = self.body.getvalue()
+        self.body.close()  # libcurl refers to it until its next transfer
+        return Answer(status, headers, body, self.asked.url)
 
 
 @lru_cache(maxsize=256)
@@ -195,12 +206,12 @@ class _Connections:
         asked = transfer.asked
         headers = {"accept-encoding": "Accept-Encoding: identity"}
         headers |= {k.lower(): f"{k}: {v}" if v else f"{k};" for k, v in asked.headers.items()}
-        headers["range"] = f"Range: bytes={asked.bytes}"
+        headers["range"] = f"Range: {asked.bytes}"
         curl.setopt(pycurl.URL, asked.url)
         curl.setopt(pycurl.HTTPHEADER, list(headers.values()))
         # Not a Python function: an exception raised there by a signal, as of Ctrl-C, would be lost.
         curl.setopt(pycurl.HEADERFUNCTION, transfer.head.append)
-        curl.setopt(pycurl.WRITEFUNCTION, transfer.body.append)
+        curl.setopt(pycurl.WRITEFUNCTION, transfer.body.write)
         transfer.since = time.monotonic()
         self._multi.add_handle(curl)
         running[curl] = transfer
@@ -280,7 +291,7 @@ def _redirected(transfer: _Transfer, answer: Answer) -> _Transfer | None:
     if urlsplit(url).scheme not in ("http", "https"):
         return None
     headers = transfer.asked.headers if _origin(url) == _origin(transfer.asked.url) else {}
-    asked = Asked(url, transfer.asked.bytes, headers)
+    asked = replace(transfer.asked, url=url, headers=headers)
     return _Transfer(transfer.number, asked, transfer.redirects + 1)
 
 

@@ -14,7 +14,7 @@ import threading
 import weakref
 from bisect import bisect_left
 from collections import Counter, deque
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import CancelledError, Future
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache, partial
@@ -46,6 +46,8 @@ from lundprobe_zarr.stores.shard import EMPTY, Box, ShardCodec
 from lundprobe_zarr.vocabulary.files import Label
 
 Volume = npt.NDArray[Any]
+#: Makes the arrays that are filled.
+Into = Callable[[], Sequence[Volume]]
 #: A volume of a store: its array's path and its index there.
 _Key = tuple[str, tuple[int, ...]]
 
@@ -89,21 +91,28 @@ class _Expected(NamedTuple):
     parts: Sequence[Part]
 
 
-class _Chunk(NamedTuple):
-    """An inner chunk to fetch: bytes of the shard, its place in the grid, and its voxels.
+class _Target(NamedTuple):
+    """Where a chunk's voxels go: those of its box `of` (z, y, x) to the box `to` of a part."""
 
-    `of` are its voxels (z, y, x) that lie in the part's box, `to` is where they go there.
-    """
-
-    start: int
-    stop: int
-    place: tuple[int, int, int]
+    part: int
     of: Box
     to: Box
 
 
+class _Chunk(NamedTuple):
+    """An inner chunk to fetch: bytes of the shard, its place in the grid, and its targets."""
+
+    start: int
+    stop: int
+    place: tuple[int, int, int]
+    targets: Sequence[_Target]
+
+
 class _Run(NamedTuple):
-    """Chunks of a part, by its number, fetched together: from byte `start` of the shard on."""
+    """Chunks of a volume fetched together: from byte `start` of its shard on.
+
+    `part` is the number of the first part of that volume.
+    """
 
     part: int
     chunks: Sequence[_Chunk]
@@ -201,12 +210,13 @@ class StoreReader:
             )
         return UnknownLabelError("unknown", where=text, expected=f"one of {_listed(real)}")
 
-    def read_parts(
-        self, parts: Sequence[Part], into: Sequence[Volume] | None = None
-    ) -> list[Volume]:
+    def read_parts(self, parts: Sequence[Part], into: Into | None = None) -> list[Volume]:
         """Read the voxels (z, y, x) of every part; a volume marked as not present is all zero.
 
-        `into` are arrays to fill, one of each part's shape; their values are overwritten. Raises
+        A chunk that several parts touch is fetched and decoded once.
+
+        `into` returns arrays to fill, one of each part's shape; their values are overwritten. It is
+        called once everything is fetched, and again if damaged bytes are fetched again. Raises
         `DamagedStoreError`, naming store, array and chunk, for a byte missing or wrong,
         `ChangedStoreError` if the store was replaced since it was opened: see
         `stores.opening.Unchanged`.
@@ -224,16 +234,14 @@ class StoreReader:
         if not self.location.is_local:
             self._expected.append(_Expected(weakref.ref(selection), parts))
 
-    def _read_parts(self, parts: Sequence[Part], into: Sequence[Volume] | None) -> list[Volume]:
-        out = list(into) if into is not None else [self._zeros(part) for part in parts]
-
+    def _read_parts(self, parts: Sequence[Part], into: Into | None) -> list[Volume]:
         def may_be_spoilt(_: DamagedStoreError) -> bool:
             """Fetch everything again: the bytes may have been damaged in transit."""
             self._doubt(parts)
             return True
 
         return self.location.retry.repeat(
-            lambda: self._read_into(parts, out, into is not None), DamagedStoreError, may_be_spoilt
+            lambda: self._read_into(parts, into), DamagedStoreError, may_be_spoilt
         )
 
     def volume(self, array: VolumeArray, record: SourceRecord, verify: bool = False) -> Volume:
@@ -306,24 +314,35 @@ class StoreReader:
                 self._indices.pop((part.array, part.index), None)
         self.location.forget(f"{store_path(self.metadata.patient_id)}/zarr.json")
 
-    def _read_into(self, parts: Sequence[Part], out: list[Volume], clear: bool) -> list[Volume]:
-        wanted = [(n, p) for n, p in enumerate(parts) if out[n].size and self._stored_bytes(p)]
+    def _read_into(self, parts: Sequence[Part], into: Into | None) -> list[Volume]:
+        wanted = [(n, p) for n, p in enumerate(parts) if _voxels(p) and self._stored_bytes(p)]
         indices = self._fetch_indices([p for _, p in wanted])
         known = {n: index for (n, _), index in zip(wanted, indices, strict=True)}
         kept, lacking = self._runs(parts, known)
         if not self.location.is_local:
             lacking = self._fetch(lacking, parts)  # in one round; else each as it is decoded
         runs = [*kept, *lacking]
-        if clear:
+        if self.decoders == 1 and not self.location.is_local:
+            # Threads that read from a server may be many. In a main thread Ctrl-C could lose a
+            # turn; only commands that end by it read so there.
+            return decode_in_turn(lambda: self._decoded(parts, runs, into))
+        return self._decoded(parts, runs, into)
+
+    def _decoded(
+        self, parts: Sequence[Part], runs: Sequence[_Run], into: Into | None
+    ) -> list[Volume]:
+        if into is None:
+            out = [self._zeros(part) for part in parts]
+        else:
+            out = list(into())
             self._clear(parts, runs, out)
         self._place_all(parts, runs, out)
         return out
 
     def _clear(self, parts: Sequence[Part], runs: Sequence[_Run], out: Sequence[Volume]) -> None:
         """Set to zero the arrays that chunks do not fill completely."""
-        found: Counter[int] = Counter()
-        for run in runs:
-            found[run.part] += len(run.chunks)
+        chunks = (chunk for run in runs for chunk in run.chunks)
+        found = Counter(target.part for chunk in chunks for target in chunk.targets)
         for number, part in enumerate(parts):
             chunk = self._codecs[part.array].chunk
             touched = (len(_touched(s, c)) for s, c in zip(part.box, chunk, strict=True))
@@ -331,8 +350,7 @@ class StoreReader:
                 out[number].fill(0)
 
     def _zeros(self, part: Part) -> Volume:
-        shape = tuple(s.stop - s.start for s in part.box)
-        return np.zeros(shape, self.array(part.array).dtype)
+        return np.zeros(_shape(part), self.array(part.array).dtype)
 
     @cached_property
     def _codecs(self) -> dict[str, ShardCodec]:
@@ -477,15 +495,23 @@ class StoreReader:
         if sha256_of(data) != expected:
             self.unchanged.require_root()
 
-    def _chunks(self, part: Part, index: _ShardIndex) -> list[_Chunk]:
-        """Return the non-empty inner chunks that a part's box touches, in stored order."""
-        codec = self._codecs[part.array]
-        spans = tuple((s.start, s.stop) for s in part.box)
-        numbers, places = _crossed(spans, codec.chunk, codec.grid)
-        entries = index.entries[numbers].tolist()
+    def _chunks(
+        self, parts: Sequence[Part], numbers: Sequence[int], index: _ShardIndex
+    ) -> list[_Chunk]:
+        """Return the non-empty chunks that parts of one volume touch, each once, in stored order.
+
+        `numbers` are those of the parts.
+        """
+        codec = self._codecs[parts[numbers[0]].array]
+        touched: dict[int, tuple[tuple[int, int, int], list[_Target]]] = {}
+        for number in numbers:
+            spans = tuple((s.start, s.stop) for s in parts[number].box)
+            for chunk, place, of, to in _crossed(spans, codec.chunk, codec.grid):
+                touched.setdefault(chunk, (place, []))[1].append(_Target(number, of, to))
+        entries = index.entries[list(touched)].tolist()
         chunks = [
-            _Chunk(offset, offset + length, *place)
-            for (offset, length), place in zip(entries, places, strict=True)
+            _Chunk(offset, offset + length, place, targets)
+            for (offset, length), (place, targets) in zip(entries, touched.values(), strict=True)
             if offset != EMPTY
         ]
         chunks.sort(key=_start)
@@ -495,14 +521,19 @@ class StoreReader:
         self, parts: Sequence[Part], indices: Mapping[int, _ShardIndex]
     ) -> tuple[list[_Run], list[_Run]]:
         """Return all chunks of the parts in runs: those fetched with the index, those to fetch."""
+        volumes: dict[_Key, list[int]] = {}
+        for number in indices:
+            part = parts[number]
+            volumes.setdefault((part.array, part.index), []).append(number)
         kept, lacking = [], []
-        for number, index in indices.items():
-            chunks = self._chunks(parts[number], index)
+        for numbers in volumes.values():
+            first, index = numbers[0], indices[numbers[0]]
+            chunks = self._chunks(parts, numbers, index)
             split = bisect_left(chunks, index.start, key=_start)
             if chunks[split:]:
-                kept.append(_Run(number, chunks[split:], index.start, index.data))
+                kept.append(_Run(first, chunks[split:], index.start, index.data))
             gap = -1 if self.location.is_local else MERGE_GAP
-            lacking += [_Run(number, run, run[0].start) for run in _merged(chunks[:split], gap)]
+            lacking += [_Run(first, run, run[0].start) for run in _merged(chunks[:split], gap)]
         return kept, lacking
 
     def _fetch(self, runs: Sequence[_Run], parts: Sequence[Part]) -> list[_Run]:
@@ -521,10 +552,6 @@ class StoreReader:
             place = partial(self._place_runs, parts, pending, files, out)
             if tasks:
                 decode(tasks, place)
-            elif self.decoders == 1 and not self.location.is_local:
-                # Threads that read from a server may be many. In a main thread Ctrl-C could lose
-                # a turn; only commands that end by it read so there.
-                decode_in_turn(place)
             else:
                 place()
 
@@ -545,7 +572,7 @@ class StoreReader:
                 data = np.frombuffer(run.data, np.uint8)
             for chunk in run.chunks:
                 piece = data[chunk.start - run.start : chunk.stop - run.start]
-                self._place(part, chunk, piece, out[run.part], memory)
+                self._place(part, chunk, piece, out, memory)
 
     def _read_local(self, wanted: Range, part: Part, files: LocalFiles) -> npt.NDArray[np.uint8]:
         try:
@@ -558,10 +585,10 @@ class StoreReader:
         part: Part,
         chunk: _Chunk,
         data: npt.NDArray[np.uint8],
-        out: Volume,
+        out: Sequence[Volume],
         memory: Scratch,
     ) -> None:
-        """Decode a chunk and copy its voxels within the part's box into `out`."""
+        """Decode a chunk of a part's volume, and copy its voxels to their targets in `out`."""
         codec = self._codecs[part.array]
         if len(data) != chunk.stop - chunk.start:
             raise self._place_of(part, chunk.place).damaged(
@@ -572,7 +599,16 @@ class StoreReader:
         except DamagedStoreError as error:
             place = self._place_of(part, chunk.place)
             raise place.damaged(error.finding, error.expected) from error
-        out[chunk.to] = voxels[chunk.of]
+        for target in chunk.targets:
+            out[target.part][target.to] = voxels[target.of]
+
+
+def _shape(part: Part) -> tuple[int, ...]:
+    return tuple(s.stop - s.start for s in part.box)
+
+
+def _voxels(part: Part) -> int:
+    return math.prod(_shape(part))
 
 
 _start = attrgetter("start")
@@ -581,17 +617,16 @@ _start = attrgetter("start")
 @lru_cache(maxsize=64)  # all masks of a patch have chunks in the same places
 def _crossed(
     box: tuple[tuple[int, int], ...], chunk: tuple[int, ...], grid: tuple[int, ...]
-) -> tuple[list[int], list[tuple[tuple[int, int, int], Box, Box]]]:
-    """Numbers of the chunks that a box touches, and of each `place`, `of` and `to` of `_Chunk`."""
+) -> list[tuple[int, tuple[int, int, int], Box, Box]]:
+    """Of each chunk that a box touches: number, place, and the boxes of a `_Target`."""
     # Plain Python: there are some tens of chunks, too few to gain by NumPy.
     z, y, x = (
         [_cut(p, c, *s) for p in _touched(slice(*s), c)] for s, c in zip(box, chunk, strict=True)
     )
-    numbers, places = [], []
-    for (pz, oz, tz), (py, oy, ty), (px, ox, tx) in product(z, y, x):
-        numbers.append((pz * grid[1] + py) * grid[2] + px)
-        places.append(((pz, py, px), (oz, oy, ox), (tz, ty, tx)))
-    return numbers, places
+    return [
+        ((pz * grid[1] + py) * grid[2] + px, (pz, py, px), (oz, oy, ox), (tz, ty, tx))
+        for (pz, oz, tz), (py, oy, ty), (px, ox, tx) in product(z, y, x)
+    ]
 
 
 def _cut(place: int, length: int, start: int, stop: int) -> tuple[int, slice, slice]:

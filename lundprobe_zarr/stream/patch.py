@@ -1,13 +1,14 @@
 """Reading of one patch of one patient as a dict of NumPy arrays and labels.
 
-All arrays of a patch are requested at once, so remote data take one round of requests (two the
-first time, when the shard indices are not known yet).
+All arrays of a patch, or of several patches of a patient, are requested at once, so remote data
+take one round of requests (two the first time, when the shard indices are not known yet).
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from math import prod
 from typing import Any
 
@@ -86,77 +87,126 @@ def read_patch(
     `MissingStructureError` for a modality or dose that the patient lacks, `DamagedStoreError` for
     missing or wrong bytes.
     """
-    stored = stored_grid(reader.metadata, content.grid)
-    lattice = lattice_of(reader.metadata, content) if content.spacing_mm else stored
-    span = _Span.of(stored, lattice, start, size)
-    _require_inside(span, size, pad, start, reader.metadata.patient_id)
-    sample = _arrays(reader, content, span, size)
-    if pad == "edge":
-        named = [block.name for block in content.blocks]
-        sample |= {name: _edged(sample[name], span, size) for name in named}
-    place = lattice.stepped(np.array(start, np.float64), np.ones(3), (0, 0, 0))
-    about = {
-        "patient_id": reader.metadata.patient_id,
-        "grid": content.grid,
-        "start": np.array(start, np.int64),
-        "affine": place.affine,
-    }
-    return sample | content.labels | about
+    return read_patches(reader, [Request(content, start, size, pad)])[0]
 
 
-def read_item(plan: Plan, reader: StoreReader, item: Item) -> RawSample:
-    """Read the patch of an item as `read_patch` does, with `epoch`, `index`, `draw` and `seed`."""
-    content = plan.content_of(reader.metadata, item)
-    start, size = plan.start(reader.metadata, item), plan.size(item.patient_id)
-    patch = read_patch(reader, content, start, size, plan.pad)
-    about = {"epoch": item.epoch, "index": item.index, "draw": item.draw}
-    return patch | about | {"seed": plan.sample_seed(item)}
+def read_items(plan: Plan, reader: StoreReader, items: Sequence[Item]) -> list[RawSample]:
+    """Read the patches of items of one patient, with `epoch`, `index`, `draw` and `seed`.
+
+    Otherwise as `read_patches` does.
+    """
+    size = plan.size(reader.metadata.patient_id)
+    requests = [
+        Request(
+            plan.content_of(reader.metadata, item),
+            plan.start(reader.metadata, item),
+            size,
+            plan.pad,
+        )
+        for item in items
+    ]
+    return [
+        patch
+        | {"epoch": item.epoch, "index": item.index, "draw": item.draw}
+        | {"seed": plan.sample_seed(item)}
+        for item, patch in zip(items, read_patches(reader, requests), strict=True)
+    ]
 
 
-def _require_inside(
-    span: _Span, size: Sequence[int], pad: Pad, start: Sequence[int], patient_id: str
-) -> None:
+@dataclass(frozen=True)
+class Request:
+    """What `read_patch` is asked for."""
+
+    content: Content
+    start: Sequence[int]
+    size: Sequence[int]
+    pad: Pad = "error"
+
+
+def read_patches(reader: StoreReader, requests: Sequence[Request]) -> list[RawSample]:
+    """Read patches of one patient as `read_patch` does; what they share is read once."""
+    patches = [_Patch(reader, request) for request in requests]
+    parts = [part for patch in patches for part in patch.parts]
+    if all(patch.window is None for patch in patches):
+        reader.read_parts(parts, lambda: [t for patch in patches for t in patch.targets()])
+    else:
+        volumes = iter(reader.read_parts(parts))
+        for patch in patches:
+            patch.resample(islice(volumes, len(patch.parts)))
+    return [patch.sample() for patch in patches]
+
+
+class _Patch:
+    """A patch that is being read: the parts of the store that it needs, and its arrays."""
+
+    def __init__(self, reader: StoreReader, request: Request) -> None:
+        self._reader, self._request = reader, request
+        metadata, content = reader.metadata, request.content
+        stored = stored_grid(metadata, content.grid)
+        self._lattice = lattice_of(metadata, content) if content.spacing_mm else stored
+        self._span = _Span.of(stored, self._lattice, request.start, request.size)
+        _require_inside(self._span, request, metadata.patient_id)
+        move = self._span.move
+        box = self._span.inner
+        self.window: Move | None = None
+        if move is not None:
+            box, self.window = move.window()
+        self._blocks = [(block, dict(_indices(reader, block))) for block in content.blocks]
+        self.parts = [Part(b.path, i, box) for b, indices in self._blocks for i in indices.values()]
+        self._arrays: dict[str, npt.NDArray[Any]] = {}
+
+    def targets(self) -> list[npt.NDArray[Any]]:
+        """Make the arrays; return what each part fills of them. Voxels outside are zero."""
+        size, found = self._request.size, []
+        place = self._span.place
+        inside = all(s == slice(0, n) for s, n in zip(place, size, strict=True))
+        for block, indices in self._blocks:
+            dtype = self._reader.array(block.path).dtype if indices else np.dtype(bool)
+            # Reading fills the whole array, or the rest has to be zero.
+            make = empty if inside and len(indices) == prod(block.shape) else zeros
+            array = make((*block.shape, *size), _sample_type(block, dtype, self.window))
+            found += [array[index][place] for index in indices]
+            self._arrays[block.name] = array
+            if block.present:
+                self._arrays[block.present] = _flags(block, indices)
+        return found
+
+    def resample(self, volumes: Iterable[npt.NDArray[Any]]) -> None:
+        """Make the arrays, and fill them from the voxels of each part."""
+        for target, volume in zip(self.targets(), volumes, strict=True):
+            if self.window is not None:
+                volume = resample_volume(volume, self.window, 1, target.dtype)
+            target[...] = volume
+
+    def sample(self) -> RawSample:
+        """Return the arrays with their labels and place."""
+        reader, sample = self._reader, self._arrays
+        content, start = self._request.content, self._request.start
+        if content.image_dtype and "image" in sample:
+            sample["image"] = _as_type(sample["image"], content.image_dtype, reader.metadata)
+        if self._request.pad == "edge":
+            named = [block.name for block, _ in self._blocks]
+            sample |= {name: _edged(sample[name], self._span, self._request.size) for name in named}
+        place = self._lattice.stepped(np.array(start, np.float64), np.ones(3), (0, 0, 0))
+        about = {
+            "patient_id": reader.metadata.patient_id,
+            "grid": content.grid,
+            "start": np.array(start, np.int64),
+            "affine": place.affine,
+        }
+        return sample | content.labels | about
+
+
+def _require_inside(span: _Span, request: Request, patient_id: str) -> None:
     lengths = [s.stop - s.start for s in span.inner]
-    if all(lengths) and (pad != "error" or lengths == list(size)):
+    if all(lengths) and (request.pad != "error" or lengths == list(request.size)):
         return
     beyond = "reaches beyond" if all(lengths) else "lies outside"
     raise UsageError(
-        f"a patch of {tuple(size)} voxels (z, y, x) from {tuple(start)} on "
+        f"a patch of {tuple(request.size)} voxels (z, y, x) from {tuple(request.start)} on "
         f"{beyond} the volume of patient {patient_id}, {span.lattice.shape}",
         expected="a patch inside the volume, or pad='zero' or pad='edge'",
     )
-
-
-def _arrays(
-    reader: StoreReader, content: Content, span: _Span, size: Sequence[int]
-) -> dict[str, npt.NDArray[Any]]:
-    """Read all arrays of a patch at once; voxels outside the volume are zero."""
-    move = span.move
-    box, window = (span.inner, None) if move is None else move.window()
-    sample: dict[str, npt.NDArray[Any]] = {}
-    parts, targets = [], []
-    inside = all(s == slice(0, n) for s, n in zip(span.place, size, strict=True))
-    for block in content.blocks:
-        indices = dict(_indices(reader, block))
-        dtype = reader.array(block.path).dtype if indices else np.dtype(bool)
-        # Reading fills the whole array, or the rest has to be zero.
-        whole = inside and len(indices) == prod(block.shape)
-        make = empty if whole else zeros
-        array = make((*block.shape, *size), _sample_type(block, dtype, window))
-        for place, index in indices.items():
-            parts.append(Part(block.path, index, box))
-            targets.append(array[place][span.place])
-        sample[block.name] = array
-        if block.present:
-            sample[block.present] = _flags(block, indices)
-    if window is None:
-        reader.read_parts(parts, targets)
-    else:
-        for target, volume in zip(targets, reader.read_parts(parts), strict=True):
-            target[...] = resample_volume(volume, window, 1, target.dtype)
-    if content.image_dtype and "image" in sample:
-        sample["image"] = _as_type(sample["image"], content.image_dtype, reader.metadata)
-    return sample
 
 
 def _as_type(image: npt.NDArray[Any], dtype: str, patient: StoreMetadata) -> npt.NDArray[Any]:

@@ -1,4 +1,8 @@
-"""Read-ahead by threads: patches in order, a bounded number in memory, with retries."""
+"""Read-ahead by threads: patches in order, a bounded number in memory, with retries.
+
+Patches of one patient that are read ahead anyway are read together: many share chunks, which are
+fetched and decoded once.
+"""
 
 from __future__ import annotations
 
@@ -7,10 +11,11 @@ import os
 import sys
 import threading
 from collections import deque
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from functools import partial
+from itertools import islice
 from queue import SimpleQueue
 
 from lundprobe_zarr.errors import DamagedStoreError, StreamError, UnknownLabelError, UsageError
@@ -21,14 +26,16 @@ from lundprobe_zarr.storage.retry import RetryPolicy
 from lundprobe_zarr.stores.open_readers import Readers
 from lundprobe_zarr.stores.reader import StoreReader
 from lundprobe_zarr.stream.forks import reading
-from lundprobe_zarr.stream.patch import read_item
+from lundprobe_zarr.stream.patch import read_items
 
 #: Longest wait for the threads of a closed stream, seconds.
 _CLOSE_TIMEOUT = 1.0
 
 #: Receives a patch, or the error that was raised. No future, whose lock Ctrl-C may leave locked.
 _Found = SimpleQueue["tuple[RawSample | Failure | None, BaseException | None]"]
-_Ordered = tuple[int, _Found]
+
+#: Most patches of a patient that are read together, as many as are in a block of the order.
+_TOGETHER = 4
 
 
 @dataclass(frozen=True)
@@ -49,6 +56,19 @@ class Loader:
         self._readers = Readers(partial(_open, location, None if threads < 2 else 1))
         self._retry = RetryPolicy.growing(retries)
 
+    def patient(self, epoch: int, index: int) -> str:
+        """Return whose patch it is."""
+        return self._plan.item(epoch, index).patient_id
+
+    def load_together(self, epoch: int, indices: Sequence[int]) -> list[RawSample] | None:
+        """Read patches of one patient; None if any cannot be read like that, or at first."""
+        items = [self._plan.item(epoch, index) for index in indices]
+        try:
+            with reading():
+                return read_items(self._plan, self._readers.get(items[0].patient_id), items)
+        except (UnknownLabelError, OSError):
+            return None
+
     def load(
         self, epoch: int, index: int, is_over: Callable[[], bool] = lambda: False
     ) -> RawSample | Failure:
@@ -63,7 +83,7 @@ class Loader:
             nonlocal attempts
             attempts += 1
             with reading():
-                return read_item(self._plan, self._readers.get(item.patient_id), item)
+                return read_items(self._plan, self._readers.get(item.patient_id), [item])[0]
 
         def repeats(error: OSError) -> bool:
             self._drop(item.patient_id)
@@ -115,40 +135,66 @@ def ahead(
         yield from ((n, loader.load(epoch, n)) for n in indices)
         return
     readers = _ReadingThreads(loader, epoch, threads)
-    ordered: deque[_Ordered] = deque()
+    ordered: dict[int, _Found] = {}
+    indices = list(indices)
+    groups = together(indices, partial(loader.patient, epoch), prefetch)
     try:
         for index in indices:
-            ordered.append(readers.order(index))
-            if len(ordered) > prefetch:
-                yield _next(ordered, process)
-        while ordered:
-            yield _next(ordered, process)
+            while index not in ordered or len(ordered) <= prefetch:
+                group = next(groups, None)
+                if group is None:
+                    break
+                ordered |= readers.order(group)
+            yield index, _patch(ordered.pop(index), process)
     finally:
         if getpid() == process:
             readers.close()
 
 
-class _ReadingThreads:
-    """Threads that read the patches that were ordered, first come, first served.
+def together(
+    indices: Sequence[int], patient: Callable[[int], str], reach: int
+) -> Iterator[list[int]]:
+    """Yield the indices in groups of one patient, in the order of each group's first.
 
-    Each reads one patch at a time, and decodes it: of what servers send, no more at a time than
+    A group has at most `_TOGETHER` indices, all of them less than `reach` places after its first.
+    """
+    grouped: set[int] = set()
+    patients: deque[str] = deque()
+    for place, index in enumerate(indices):
+        while place + len(patients) < len(indices) and len(patients) < max(1, reach):
+            patients.append(patient(indices[place + len(patients)]))
+        whose = patients.popleft()
+        if index in grouped:
+            grouped.discard(index)
+            continue
+        later = (indices[place + n] for n, other in enumerate(patients, 1) if other == whose)
+        group = [index, *islice((n for n in later if n not in grouped), _TOGETHER - 1)]
+        grouped.update(group[1:])
+        yield group
+
+
+class _ReadingThreads:
+    """Threads that read the groups of patches that were ordered, first come, first served.
+
+    Each reads one group at a time, and decodes it: of what servers send, no more at a time than
     there are cores (`storage.decode_pool`).
     """
 
     def __init__(self, loader: Loader, epoch: int, threads: int) -> None:
         self._load = partial(loader.load, epoch, is_over=self._is_over)
+        self._load_together = partial(loader.load_together, epoch)
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="lundprobe-patches")
         self._futures: deque[Future[None]] = deque()
         self._closed = threading.Event()
         self._main = threading.main_thread()
 
-    def order(self, index: int) -> _Ordered:
-        """Have a patch read."""
-        found: _Found = SimpleQueue()
+    def order(self, group: Sequence[int]) -> dict[int, _Found]:
+        """Have patches of one patient read; return where each is received."""
+        found: dict[int, _Found] = {index: SimpleQueue() for index in group}
         while self._futures and self._futures[0].done():
             self._futures.popleft()
-        self._futures.append(self._pool.submit(self._read, index, found))
-        return index, found
+        self._futures.append(self._pool.submit(self._read, found))
+        return found
 
     def close(self) -> None:
         """Start no more patches; wait for running ones up to a timeout."""
@@ -162,26 +208,32 @@ class _ReadingThreads:
         """Return whether these threads are closed or the process is ending."""
         return self._closed.is_set() or not self._main.is_alive()
 
-    def _read(self, index: int, found: _Found) -> None:
+    def _read(self, found: dict[int, _Found]) -> None:
         if self._is_over():
             return
-        patch: RawSample | Failure | None = None
+        waiting = deque(found.values())
         try:
-            patch = self._load(index)
+            for patch in self._patches(list(found)):
+                waiting.popleft().put((patch, None))
         finally:  # unexpected errors go to the caller
-            found.put((patch, sys.exception()))
+            for queue in waiting:
+                queue.put((None, sys.exception()))
+
+    def _patches(self, group: Sequence[int]) -> Iterable[RawSample | Failure]:
+        patches = self._load_together(group) if len(group) > 1 else None
+        # Alone each has its own retries and its own error.
+        return map(self._load, group) if patches is None else patches
 
 
-def _next(ordered: deque[_Ordered], process: int) -> tuple[int, RawSample | Failure]:
+def _patch(found: _Found, process: int) -> RawSample | Failure:
     if os.getpid() != process:
         raise UsageError(
             "this iteration over the stream began before a fork, and its threads "
             "are in the parent process",
             remedy="start a new iteration in this process: iter(stream)",
         )
-    index, found = ordered.popleft()
     patch, error = found.get()
     if patch is None:
         assert error is not None
         raise error
-    return index, patch
+    return patch

@@ -172,7 +172,7 @@ def test_a_stream_gives_right_patches_while_servers_fail(web, dataset, patient):
 
     expected = epoch(dataset)
     faults = [f for f in ON_WEB if f not in SILENT]
-    with web.proxy.spoiling(sprinkled(faults, 0.2, 3, ("GET",))) as met:
+    with web.proxy.spoiling(sprinkled(faults, 0.4, 3, ("GET",))) as met:
         assert within(HANGS, lambda: epoch(web.url, web.reach(timeout=5))) == expected
     assert met.total() > 3
 

@@ -11,7 +11,7 @@ import lundprobe_zarr as lp
 from lundprobe_zarr.errors import UsageError
 from lundprobe_zarr.patches import BalancedSampling, Content, GridSampling, Plan
 from lundprobe_zarr.stores.reader import StoreReader
-from lundprobe_zarr.stream.patch import read_item
+from lundprobe_zarr.stream.patch import read_items
 
 CONTENT = {"modalities": ("T2w", "sCT"), "structures": ("CTVT_427", "PenileBulb")}
 SAMPLINGS = {
@@ -31,7 +31,9 @@ def expected(cohort, options):
     rest = {k: v for k, v in options.items() if k not in content}
     plan = Plan(cohort, Content(dose=True, **content), **rest)
     items = [plan.item(0, n) for n in range(len(plan))]
-    return [read_item(plan, StoreReader.open(cohort.location, i.patient_id), i) for i in items]
+    return [
+        read_items(plan, StoreReader.open(cohort.location, i.patient_id), [i])[0] for i in items
+    ]
 
 
 @pytest.mark.parametrize("kind", SAMPLINGS)

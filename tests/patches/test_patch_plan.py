@@ -20,7 +20,7 @@ from lundprobe_zarr.patches import (
     UniformSampling,
     lattice_of,
 )
-from lundprobe_zarr.stream.patch import read_item
+from lundprobe_zarr.stream.patch import read_items
 from lundprobe_zarr.vocabulary.names import OBSERVERS
 
 SIZE = (6, 12, 12)
@@ -28,7 +28,7 @@ SIZE = (6, 12, 12)
 
 def samples(plan: Plan, readers, epoch: int = 0):
     items = [plan.item(epoch, n) for n in range(len(plan))]
-    return [read_item(plan, readers[i.patient_id], i) for i in items]
+    return [read_items(plan, readers[i.patient_id], [i])[0] for i in items]
 
 
 def test_an_epoch_takes_patches_of_everybody(cohort, readers):

@@ -12,6 +12,7 @@ import ssl
 import sys
 import threading
 import time
+import tracemalloc
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -97,7 +98,7 @@ def served(
 
 
 def get(url: str, silence: float = 5.0, seconds: float = 10.0, **headers: str) -> object:
-    (found,) = fetch([Asked(url, "0-9", headers)], seconds, Line(silence))
+    (found,) = fetch([Asked(url, 0, 10, headers)], seconds, Line(silence))
     return found
 
 
@@ -136,7 +137,7 @@ def hold(handler: Handler) -> bool:
 
 def test_silence_ends_a_request_and_no_other():
     with served(lambda h: h.path == "/still" and hold(h)) as (url, _):
-        asked = [Asked(f"{url}/{name}", "0-9", {}) for name in ("still", "a", "b")]
+        asked = [Asked(f"{url}/{name}", 0, 10, {}) for name in ("still", "a", "b")]
         began = time.monotonic()
         still, *others = fetch(asked, 10, Line(0.2))
         assert time.monotonic() - began < 1.4
@@ -146,7 +147,7 @@ def test_silence_ends_a_request_and_no_other():
 
 def test_a_deadline_ends_all():
     with served(hold) as (url, _):
-        found = fetch([Asked(url, "0-9", {})] * 3, 0.2, Line(30))
+        found = fetch([Asked(url, 0, 10, {})] * 3, 0.2, Line(30))
     assert [type(f) for f in found] == [TimeoutError] * 3
 
 
@@ -172,7 +173,7 @@ def test_a_server_that_is_not_there():
 
 def test_more_ranges_than_are_asked_for_at_once_all_come():
     with served() as (url, kind):
-        asked = [Asked(url, f"{n}-{n + 3}", {}) for n in range(150)]
+        asked = [Asked(url, n, n + 4, {}) for n in range(150)]
         found = fetch(asked, 30, Line(5))
     assert [f.body for f in found if isinstance(f, Answer)] == [DATA[n : n + 4] for n in range(150)]
     assert len(kind.clients) <= 64
@@ -248,7 +249,7 @@ def test_certificates_are_those_that_the_environment_names(encrypted, certificat
 
 
 def _read_in_child(url: str, line: Line) -> None:
-    (found,) = fetch([Asked(url, "0-9", {})], 10, line)
+    (found,) = fetch([Asked(url, 0, 10, {})], 10, line)
     assert isinstance(found, Answer)
 
 
@@ -338,3 +339,25 @@ def test_environment_proxies_are_used_where_told_to(monkeypatch):
 def test_options_that_only_fsspec_knows_leave_it_to_fsspec(options):
     location = Location("http://127.0.0.1:9", options)
     assert location._current.ranges is None
+
+
+def test_idle_connections_hold_no_answers():
+    size = 4 << 20
+
+    def send(handler: Handler) -> bool:
+        handler.send_response(206)
+        handler.send_header("Content-Length", str(size))
+        handler.send_header("Content-Range", f"bytes 0-{size - 1}/{size}")
+        handler.end_headers()
+        handler.wfile.write(bytes(size))
+        return True
+
+    with served(send) as (url, _):
+        tracemalloc.start()
+        try:
+            found = fetch([Asked(url, 0, size, {})] * 4, 10, Line(5))
+            assert all(isinstance(one, Answer) and len(one.body) == size for one in found)
+            del found
+            assert tracemalloc.get_traced_memory()[0] < size
+        finally:
+            tracemalloc.stop()

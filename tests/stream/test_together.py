@@ -1,0 +1,106 @@
+"""Patches of one patient that are read together: which, and that nobody notices."""
+
+from __future__ import annotations
+
+import shutil
+from collections import Counter
+from itertools import pairwise
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import lundprobe_zarr as lp
+from lundprobe_zarr.errors import StreamError, UsageError
+from lundprobe_zarr.patches import GridSampling
+from lundprobe_zarr.stores.shard import ShardCodec
+from lundprobe_zarr.stream import prefetch
+from lundprobe_zarr.stream.prefetch import together
+from lundprobe_zarr.stream.stream import SkippedPatchesWarning
+
+SIZE = (6, 12, 12)
+
+
+def stream_of(cohort, **changes) -> lp.PatchStream:
+    arguments = {
+        "structures": ("Rectum",),
+        "sampling": GridSampling((3, 6, 6)),
+        "seed": 3,
+    } | changes
+    return lp.PatchStream(cohort, SIZE, **arguments)
+
+
+@given(st.lists(st.integers(0, 4), max_size=60), st.integers(1, 20))
+def test_groups_hold_every_index_once(patients: list[int], reach: int) -> None:
+    indices = [10 + 3 * n for n in range(len(patients))]
+    whose = dict(zip(indices, map(str, patients), strict=True))
+    groups = list(together(indices, whose.__getitem__, reach))
+    assert sorted(n for group in groups for n in group) == indices
+    assert all(a[0] < b[0] for a, b in pairwise(groups))
+    for group in groups:
+        assert group == sorted(group)
+        assert len({whose[n] for n in group}) == 1
+        assert len(group) <= 4
+        assert (group[-1] - group[0]) // 3 < reach
+
+
+def test_patches_within_reach_are_grouped() -> None:
+    whose = dict(enumerate("abababbbb"))
+    found = list(together(range(9), whose.__getitem__, 9))
+    assert found == [[0, 2, 4], [1, 3, 5, 6], [7, 8]]
+    assert list(together(range(9), whose.__getitem__, 1)) == [[n] for n in range(9)]
+
+
+def test_what_patches_share_is_decoded_once(cohort, monkeypatch) -> None:
+    decoded: Counter[str] = Counter()
+    inner = ShardCodec.decode_chunk
+
+    def count(self, *given):
+        decoded[threads] += 1
+        return inner(self, *given)
+
+    monkeypatch.setattr(ShardCodec, "decode_chunk", count)
+    samples = {}
+    for threads in ("none", "one"):
+        number = 0 if threads == "none" else 1
+        samples[threads] = list(stream_of(cohort, threads=number, prefetch=32))
+    assert decoded["one"] < 0.7 * decoded["none"]
+    for one, other in zip(samples["one"], samples["none"], strict=True):
+        assert one.keys() == other.keys()
+        for name, value in one.items():
+            np.testing.assert_array_equal(value, other[name])
+
+
+def damaged(cohort, dataset, tmp_path) -> lp.Cohort:
+    """The cohort with one wrong byte in an image, and nothing else wrong."""
+    copy = tmp_path / "copy"
+    shutil.copytree(dataset, copy)
+    shards = (copy / "patients" / f"{cohort.ids[0]}.zarr/mri/image/c").rglob("*")
+    shard = next(path for path in sorted(shards) if path.is_file())
+    data = bytearray(shard.read_bytes())
+    data[len(data) // 3] ^= 1
+    shard.write_bytes(data)
+    return lp.open_cohort(copy)
+
+
+def test_a_patch_that_fails_takes_no_other_with_it(cohort, dataset, tmp_path) -> None:
+    copy = damaged(cohort, dataset, tmp_path)
+    skipped = {}
+    for threads in (0, 2):
+        stream = stream_of(copy, threads=threads, retries=0, on_error="skip", prefetch=32)
+        with pytest.warns(SkippedPatchesWarning):
+            skipped[threads] = [s["index"] for s in stream]
+        assert 0 < stream.skipped.total() < len(stream) / 2
+    assert skipped[0] == skipped[2]
+    with pytest.raises(StreamError, match=f"of patient {cohort.ids[0]}"):
+        list(stream_of(copy, threads=2, retries=0, prefetch=32))
+
+
+def test_an_unexpected_error_reaches_the_caller(cohort, monkeypatch) -> None:
+    def fail(*given):
+        raise UsageError("that should not happen")
+
+    monkeypatch.setattr(prefetch, "read_items", fail)
+    with pytest.raises(UsageError, match="that should not happen"):
+        list(stream_of(cohort, threads=2))
