@@ -161,7 +161,9 @@ def compiled(folder: Path) -> Path:
 def _rclone(program: str, root: Path) -> list[str]:
     command = [program, "serve", "s3", str(root), "--copy-links", "--no-modtime", "--read-only"]
     address = ["--addr", f"{HOST}:{RCLONE}", "--auth-key", ",".join(KEYS.values())]
-    return [*command, *address, "--config", os.devnull, "--log-level", "ERROR"]
+    # It would read 16 MB ahead of every range, of which nothing is asked for.
+    options = ["--buffer-size", "0", "--config", os.devnull, "--log-level", "ERROR"]
+    return [*command, *address, *options]
 
 
 def _join(stack: ExitStack) -> None:
