@@ -1,11 +1,12 @@
 """What each part of the training read path is worth, by leaving it out.
 
-The same epoch of patches is read by today's code and by variants that lack one part. Variants run
-in one process, interleaved: every round runs all of them, each round starting with another one.
+The same epoch of patches is read by today's code and by variants that lack one part. Patches are
+of full size, 32×192×192 voxels of T2w with three masks. Variants run in one process, interleaved:
+every round runs all of them, each round starting with another one.
 
 - `today_again`: the code unchanged; its ratio to `today` shows the noise.
-- `one_pool`: reading threads decode what they fetched, however many they are.
-- `pool_for_disk`: patches of a local disk are decoded by the decoding threads too.
+- `alone`: every patch is read alone, not with others of its patient.
+- `all_at_once`: reading threads decode what a server sent, however many they are.
 - `no_buffer_pool`: sample arrays come from `numpy.empty` and `numpy.zeros`.
 - `no_local_files`: local chunks are read as new `bytes` by `Location.read_ranges`, not into
   scratch memory through open descriptors.
@@ -39,7 +40,7 @@ from lundprobe_zarr.cohort import Cohort
 from lundprobe_zarr.patches import BalancedSampling
 from lundprobe_zarr.stores.reader import StoreReader
 
-SIZE = (16, 128, 128)
+SIZE = (32, 192, 192)
 MASKS = ("CTVT_427", "Rectum", "Bladder")
 LATENCY = 0.02
 #: A variant is as good as today's code if its median ratio is at most this.
@@ -121,16 +122,16 @@ def today() -> Iterator[None]:
 
 
 @contextmanager
-def one_pool() -> Iterator[None]:
-    """Decode in the threads that read."""
-    with patch.object(StoreReader, "_tasks", lambda self, runs: 0):
+def alone() -> Iterator[None]:
+    """Read every patch alone."""
+    with patch("lundprobe_zarr.stream.prefetch._TOGETHER", 1):
         yield
 
 
 @contextmanager
-def pool_for_disk() -> Iterator[None]:
-    """Decode in the decoding threads what comes from a disk too."""
-    with patch.object(StoreReader, "_tasks", lambda self, runs: int(bool(runs))):
+def all_at_once() -> Iterator[None]:
+    """Decode what a server sent in as many threads as there are."""
+    with patch("lundprobe_zarr.stores.reader.decode_in_turn", lambda work: work()):
         yield
 
 
@@ -158,8 +159,8 @@ def no_local_files() -> Iterator[None]:
 VARIANTS = {
     "today": today,
     "today_again": today,
-    "one_pool": one_pool,
-    "pool_for_disk": pool_for_disk,
+    "alone": alone,
+    "all_at_once": all_at_once,
     "no_buffer_pool": no_buffer_pool,
     "no_local_files": no_local_files,
 }
