@@ -38,8 +38,9 @@ NAMES = [
     "a&b=c;d@e",
     "'\"",
 ]
-#: All of them in fewer places, for ways in that take long. Those that make a path a chain of URLs or
-#: a pattern are by themselves, as all of such a path may go another way. Slow tests take each alone.
+#: All of them in fewer places, for ways in that take long. Those that make of a path a chain of
+#: URLs or a pattern are apart, since all of such a path may be taken otherwise. Slow tests take
+#: each name alone.
 PLACES = [
     "run::7",
     "s3::x",
