@@ -85,6 +85,7 @@ def _remove(file: str) -> None:
     if not os.path.lexists(file):  # gone with its folder
         return
     if stat.S_ISDIR(os.lstat(file).st_mode):
+        Path(file).chmod(0o700)
         shutil.rmtree(file)
     else:
         Path(file).unlink()
