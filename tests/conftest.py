@@ -27,6 +27,7 @@ from lundprobe_zarr.dataset.compared import compare_store
 from lundprobe_zarr.phantom import write_phantom
 from lundprobe_zarr.storage.location import Location
 from lundprobe_zarr.stores.opening import open_store
+from tests.spare import Spare
 
 # Google's metadata server is nowhere near; without credentials, its client asks for it for 14 s.
 os.environ["NO_GCE_CHECK"] = "true"
@@ -34,6 +35,8 @@ os.environ["NO_GCE_CHECK"] = "true"
 os.environ["GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT"] = "false"
 # Workers of torch are forked from a server that has imported what each would import for seconds.
 multiprocessing.set_forkserver_preload(["torch", "datasets", "lundprobe_zarr.stream.torch"])
+# Waits for the disk, milliseconds a file. It makes a difference where power fails, to no test.
+os.fsync = os.fstat  # type: ignore[assignment]  # which too refuses what is not open
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as for what a shell starts with `&`
     signal.signal(signal.SIGINT, signal.default_int_handler)
 settings.register_profile("busy", deadline=None)  # a machine may have more to do than our tests
@@ -88,6 +91,19 @@ def dataset(phantom_source: Path, tmp_path_factory: pytest.TempPathFactory) -> P
         if not home.exists():
             _convert(phantom_source, folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def spare(dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Spare:
+    """A copy of `dataset` that tests change one after another, each finding it as it was."""
+    return Spare(dataset, tmp_path_factory.mktemp("spare"))
+
+
+@pytest.fixture
+def copied(spare: Spare, tmp_path: Path) -> Iterator[Path]:
+    """The phantom's dataset, to be changed: `copy` in the test's own folder."""
+    with spare.lent(tmp_path / "copy") as place:
+        yield place
 
 
 @pytest.fixture(scope="session")

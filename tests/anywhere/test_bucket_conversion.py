@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -357,25 +358,51 @@ def test_changed_patient_is_hidden_while_it_is_replaced(changed, tmp_path, scrat
 _BEFORE_ROOT = 3 + len(MEASURED)
 
 
+@dataclass(frozen=True)
+class Replacement:
+    """A source tree of one patient before a change, and after it; what each makes."""
+
+    before: Path
+    after: Path
+    patient: str
+    objects: dict[str, bytes]
+    old: dict[str, str]
+    new: dict[str, str]
+
+
+@pytest.fixture(scope="module")
+def replacement(phantom_source: Path, tmp_path_factory: pytest.TempPathFactory) -> Replacement:
+    """A patient who changes; neither tree may be altered."""
+    home = tmp_path_factory.mktemp("replacement")
+    patient = next((phantom_source / "basePart").iterdir())
+    before, after = home / "before", home / "after"
+    for source in (before, after):
+        shutil.copytree(patient, source / "basePart" / patient.name)
+    change(after, patient.name)
+    first, second = Location(f"memory://{home}/first"), Location(f"memory://{home}/second")
+    convert_all(before, first, home / "scratch")
+    convert_all(after, second, home / "scratch")
+    objects = {name: first.read(name) for name in first.find("")}
+    return Replacement(before, after, patient.name, objects, contents(first), contents(second))
+
+
 @pytest.mark.parametrize("kill_at", [1, *(_BEFORE_ROOT + n for n in (0, 1, 5, 9, 13))])
 def test_replacement_killed_anywhere_shows_the_old_or_the_new_or_nothing(
-    changed, tmp_path, scratch, monkeypatch, kill_at
+    replacement, tmp_path, scratch, monkeypatch, kill_at
 ):
-    source, patient = changed
+    source, patient = replacement.after, replacement.patient
     place = Watched(f"memory://{tmp_path}/d")
-    convert_all(source, place, scratch)
+    for name, data in replacement.objects.items():
+        place.write(name, data)
+    assert convert_all(replacement.before, place, scratch) == []
     # A claim of this process, which lives, is watched for a while before it is taken for dead.
     monkeypatch.setattr("lundprobe_zarr.conversion.notes.lease._DEAD_SECONDS", 0.2)
-    old = contents(place)
-    change(source, patient)
+    old, new = replacement.old, replacement.new
     place.log.clear()
     place.kill_at = kill_at
     with pytest.raises(Killed):
         convert_all(source, place, scratch)
     place.kill_at = -1
-    fresh = tmp_path / "fresh"
-    assert convert_patient(patients(source)[0], fresh, "standard").error is None
-    new = contents(Location(fresh))
     if place.exists(f"{store_path(patient)}/zarr.json"):
         seen = contents(place)
         assert seen == (old if kill_at <= _BEFORE_ROOT else new)

@@ -54,12 +54,6 @@ def flip(place: int) -> Callable[[Path], None]:
 DAMAGES = [missing, empty, truncated, halved, flip(7), flip(-10)]
 
 
-@pytest.fixture
-def copied(dataset: Path, tmp_path: Path) -> Path:
-    """The dataset, to be damaged."""
-    return Path(shutil.copytree(dataset, tmp_path / "copy"))
-
-
 @pytest.fixture(params=["disk", "web", "memory"])
 def reach(request: pytest.FixtureRequest, copied: Path):
     """The damaged copy's location in one place or another, once it is damaged."""

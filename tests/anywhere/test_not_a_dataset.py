@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
-from pathlib import Path
-
 import pytest
 
 from lundprobe_zarr import open_cohort
@@ -19,12 +16,6 @@ from lundprobe_zarr.errors import (
 from tests.altered import rewrite
 
 NEWER = r"schema version 99; this version of lundprobe-zarr reads up to 2; upgrade with `pip"
-
-
-@pytest.fixture
-def copied(dataset: Path, tmp_path: Path) -> Path:
-    """The dataset, to be damaged."""
-    return Path(shutil.copytree(dataset, tmp_path / "copy"))
 
 
 @pytest.mark.parametrize("place", ["", "nowhere", "patients", "metadata/patients.parquet"])

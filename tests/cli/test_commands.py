@@ -28,10 +28,6 @@ def extended(dataset: Path) -> str:
     return open_cohort(dataset).where("part = 'extended'")[0].patient_id
 
 
-def copy_of(dataset: Path, folder: Path) -> Path:
-    return Path(shutil.copytree(dataset, folder / "copy"))
-
-
 def test_version(cli):
     assert cli("--version").out == f"lundprobe-zarr {package_version()}\n"
 
@@ -89,12 +85,11 @@ def test_info_quotes_the_commands_it_names(cli, dataset, tmp_path):
     assert f"info '{place}' --columns" in cli("info", place).out
 
 
-def test_a_stray_file_beside_the_stores_is_no_store(cli, dataset, tmp_path):
-    place = Path(shutil.copytree(dataset, tmp_path / "copy"))
-    (place / "patients" / "notes.txt").write_text("mine")
-    assert cli("validate", place).status == 0
-    shutil.copytree(place / "metadata", place / "patients" / "oldAcq_0123456789abcdef.zarr")
-    ran = cli("validate", place)
+def test_a_stray_file_beside_the_stores_is_no_store(cli, copied):
+    (copied / "patients" / "notes.txt").write_text("mine")
+    assert cli("validate", copied).status == 0
+    shutil.copytree(copied / "metadata", copied / "patients" / "oldAcq_0123456789abcdef.zarr")
+    ran = cli("validate", copied)
     assert ran.status == 3
     assert "oldAcq_0123456789abcdef.zarr: no store of patient oldAcq_0123456789abcdef" in ran.out
 
@@ -261,8 +256,8 @@ def test_validate_a_sound_dataset(cli, dataset, tmp_path):
     assert json.loads(report.read_text())["sound"] is True
 
 
-def test_validate_reports_what_cannot_be_read_at_all_too(cli, dataset, tmp_path):
-    report, copy = tmp_path / "report.json", copy_of(dataset, tmp_path)
+def test_validate_reports_what_cannot_be_read_at_all_too(cli, copied, tmp_path):
+    report, copy = tmp_path / "report.json", copied
     (copy / "metadata/arrays/base-00000.parquet").write_bytes(b"PAR1 no more")
     ran = cli("validate", copy, "--report", report)
     assert ran.status == 3
@@ -280,8 +275,8 @@ def test_validate_reports_what_cannot_be_read_at_all_too(cli, dataset, tmp_path)
         "metadata/slices/extended-00000.parquet",
     ],
 )
-def test_validate_goes_on_past_a_lost_table(cli, dataset, extended, tmp_path, table):
-    report, copy = tmp_path / "report.json", copy_of(dataset, tmp_path)
+def test_validate_goes_on_past_a_lost_table(cli, copied, dataset, extended, tmp_path, table):
+    report, copy = tmp_path / "report.json", copied
     (copy / table).unlink()
     shard = f"patients/{extended}.zarr/mri/image/c/0/0/0/0"
     (copy / shard).unlink()
@@ -297,8 +292,8 @@ def test_validate_goes_on_past_a_lost_table(cli, dataset, extended, tmp_path, ta
     assert cli("validate", copy, "--deep").status == 0
 
 
-def test_validate_says_of_whom_a_problem_is_and_what_helps(cli, dataset, extended, tmp_path):
-    report, damaged = tmp_path / "report.json", copy_of(dataset, tmp_path)
+def test_validate_says_of_whom_a_problem_is_and_what_helps(cli, copied, extended, tmp_path):
+    report, damaged = tmp_path / "report.json", copied
     (damaged / "patients" / f"{extended}.zarr" / "mri/image/c/0/0/0/0").unlink()
     assert cli("validate", damaged, "--report", report, "--workers", "3").status == 3
     said = json.loads(report.read_text())
@@ -339,88 +334,82 @@ def _set_first(column: str, value: Any) -> Callable[[pa.Table], pa.Table]:
     ],
 )
 def test_validate_names_a_table_that_does_not_match_its_stores(
-    cli, dataset, tmp_path, table, change, deep, said
+    copied, cli, table, change, deep, said
 ):
-    copy = copy_of(dataset, tmp_path)
-    _alter(copy / "metadata" / table / "base-00000.parquet", change)
+    _alter(copied / "metadata" / table / "base-00000.parquet", change)
     if table == "patients":
-        _alter(copy / "metadata" / "patients.parquet", change)
-    found = cli("validate", copy)
+        _alter(copied / "metadata" / "patients.parquet", change)
+    found = cli("validate", copied)
     assert "another SHA-256 than in the manifest" in found.out + found.err
-    forget_hashes(copy)
-    ran = cli("validate", copy, *(["--deep"] if deep else []))
+    forget_hashes(copied)
+    ran = cli("validate", copied, *(["--deep"] if deep else []))
     assert ran.status == 3
     assert said in ran.out + ran.err
     if deep:
-        quick = cli("validate", copy).out  # which reads no voxel, but knows the tables' hashes
+        quick = cli("validate", copied).out  # which reads no voxel, but knows the tables' hashes
         assert "structures table, base: content" in quick
         assert said not in quick
 
 
-def test_validate_names_what_is_damaged(cli, dataset, extended, tmp_path):
-    damaged = copy_of(dataset, tmp_path)
-    shard = damaged / "patients" / f"{extended}.zarr" / "mri/image/c/0/0/0/0"
+def test_validate_names_what_is_damaged(cli, copied, extended):
+    shard = copied / "patients" / f"{extended}.zarr" / "mri/image/c/0/0/0/0"
     data = bytearray(shard.read_bytes())
     data[len(data) // 2] ^= 0xFF
     shard.write_bytes(data)
-    assert cli("validate", damaged).status == 0  # a quick look reads no voxel
-    ran = cli("validate", damaged, "--deep")
+    assert cli("validate", copied).status == 0  # a quick look reads no voxel
+    ran = cli("validate", copied, "--deep")
     assert ran.status == 3
     where = f"  patients/{extended}.zarr/mri/image/c/0/0/0/0"
     assert f"Damaged: 1 problem in 4 stores, 136 volumes:\n{where}: array mri/image" in ran.out
     assert ": an inner chunk fails" in ran.out
     assert ran.out.count(f"{extended}.zarr") == 1, "its place is said once"
     shard.unlink()
-    command = f"lundprobe-zarr convert SOURCE {damaged} --patients {extended} --overwrite"
+    command = f"lundprobe-zarr convert SOURCE {copied} --patients {extended} --overwrite"
     for options in ((), ("--deep",)):
-        ran = cli("validate", damaged, *options)
+        ran = cli("validate", copied, *options)
         assert ran.status == 3
         lost = ran.out.partition("Damaged: ")[2]
         assert lost.startswith(f"1 problem in 4 stores, 136 volumes:\n{where}: not there; expected")
         assert f"copy their stores again:\n  {command}\n" in lost
-        mending = " ".join(("lundprobe-zarr repair SOURCE", str(damaged), *options))
+        mending = " ".join(("lundprobe-zarr repair SOURCE", str(copied), *options))
         assert lost.endswith(f"\n  {mending}\n")
 
 
-def test_validate_a_lost_object_that_is_no_shard_is_one_problem(cli, dataset, extended, tmp_path):
-    damaged = copy_of(dataset, tmp_path)
-    (damaged / "patients" / f"{extended}.zarr" / "mri/observers/present/c/0/0/0").unlink()
-    ran = cli("validate", damaged)
+def test_validate_a_lost_object_that_is_no_shard_is_one_problem(cli, copied, extended):
+    (copied / "patients" / f"{extended}.zarr" / "mri/observers/present/c/0/0/0").unlink()
+    ran = cli("validate", copied)
     assert "Damaged: 1 problem" in ran.out
     assert "mri/observers/present/c/0/0/0: not there" in ran.out
-    assert "Damaged: 1 problem" in cli("validate", damaged, "--deep").out
+    assert "Damaged: 1 problem" in cli("validate", copied, "--deep").out
 
 
-def test_a_missing_store_names_the_command_that_mends_it(cli, dataset, extended, tmp_path):
-    damaged = copy_of(dataset, tmp_path)
-    shutil.rmtree(damaged / "patients" / f"{extended}.zarr")
-    command = f"lundprobe-zarr convert SOURCE {damaged} --patients {extended} --overwrite"
-    ran = cli("validate", damaged)
+def test_a_missing_store_names_the_command_that_mends_it(cli, copied, extended, tmp_path):
+    shutil.rmtree(copied / "patients" / f"{extended}.zarr")
+    command = f"lundprobe-zarr convert SOURCE {copied} --patients {extended} --overwrite"
+    ran = cli("validate", copied)
     assert f"  patients/{extended}.zarr: no store of patient {extended} there; expected one\n" in (
         ran.out
     )
     assert f"\n  {command}\n" in ran.out
-    assert f"(`{command}`)" in cli("export", damaged, extended, tmp_path / "out").err
+    assert f"(`{command}`)" in cli("export", copied, extended, tmp_path / "out").err
 
 
-def test_finalise_rebuilds_lost_tables(cli, dataset, tmp_path):
-    copy = copy_of(dataset, tmp_path)
-    shutil.rmtree(copy / "metadata")
-    (copy / "lundprobe.json").unlink()
-    assert cli("info", copy).status == 3
-    ran = cli("finalise", copy)
+def test_finalise_rebuilds_lost_tables(cli, copied):
+    shutil.rmtree(copied / "metadata")
+    (copied / "lundprobe.json").unlink()
+    assert cli("info", copied).status == 3
+    ran = cli("finalise", copied)
     assert ran.status == 0
     assert "3 base and 1 extended patients" in ran.out
-    assert cli("validate", copy, "--deep").status == 0
+    assert cli("validate", copied, "--deep").status == 0
 
 
-def test_finalise_names_a_store_that_cannot_be_read(cli, dataset, extended, tmp_path):
-    copy = copy_of(dataset, tmp_path)
-    (copy / "patients" / f"{extended}.zarr" / "zarr.json").write_text("{")
-    ran = cli("finalise", copy)
+def test_finalise_names_a_store_that_cannot_be_read(cli, copied, extended):
+    (copied / "patients" / f"{extended}.zarr" / "zarr.json").write_text("{")
+    ran = cli("finalise", copied)
     assert ran.status == 3
     assert f"{extended}.zarr" in ran.out
-    command = f"lundprobe-zarr convert SOURCE {copy} --patients {extended} --overwrite"
+    command = f"lundprobe-zarr convert SOURCE {copied} --patients {extended} --overwrite"
     assert f"Convert these again: {command}\n" in ran.out
 
 
@@ -532,10 +521,9 @@ def test_what_is_no_dataset_says_so(cli, tmp_path, arguments):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_damaged_table_is_named(cli, dataset, tmp_path):
-    copy = copy_of(dataset, tmp_path)
-    (copy / "metadata" / "arrays" / "base-00000.parquet").write_bytes(b"nonsense")
-    ran = cli("info", copy)
+def test_a_damaged_table_is_named(cli, copied):
+    (copied / "metadata" / "arrays" / "base-00000.parquet").write_bytes(b"nonsense")
+    ran = cli("info", copied)
     assert ran.status == 3
     assert "arrays/base-00000.parquet" in ran.err
 
@@ -560,17 +548,16 @@ def test_a_file_where_a_folder_goes_is_named(cli, dataset, tmp_path, command, ot
 
 
 def test_nothing_is_written_into_a_source_tree_or_a_dataset(
-    cli, dataset, extended, phantom_source, tmp_path
+    copied, cli, dataset, extended, phantom_source, tmp_path
 ):
     ran = cli("copy", dataset, phantom_source)
     assert ran.status == 2
     assert "is a LUND-PROBE source tree" in ran.err
     assert not (phantom_source / "patients").exists()
-    home = copy_of(dataset, tmp_path)
-    ran = cli("export", home, extended, home / "nifti")
+    ran = cli("export", copied, extended, copied / "nifti")
     assert ran.status == 2
-    assert f"is within the dataset {home}" in ran.err
-    assert not (home / "nifti").exists()
+    assert f"is within the dataset {copied}" in ran.err
+    assert not (copied / "nifti").exists()
 
 
 def test_what_stands_in_place_of_a_dataset_is_said(cli, dataset, extended, phantom_source):

@@ -100,13 +100,12 @@ def test_dry_run_writes_nothing(cli, source, tmp_path):
         assert said in ran.out
 
 
-def test_dry_run_knows_what_was_converted_and_touches_nothing(cli, dataset, source, tmp_path):
-    copy = Path(shutil.copytree(dataset, tmp_path / "copy"))
+def test_dry_run_knows_what_was_converted_and_touches_nothing(cli, copied, source):
     os.utime(next((source / "basePart").rglob("image.nii.gz")))  # same contents, another time
-    before = tree(copy)
-    ran = cli("convert", source, copy, "--dry-run")
+    before = tree(copied)
+    ran = cli("convert", source, copied, "--dry-run")
     assert "4 patients skipped: converted before and unchanged" in ran.out
-    assert tree(copy) == before
+    assert tree(copied) == before
 
 
 @pytest.mark.parametrize(
@@ -158,13 +157,12 @@ def web_port() -> Iterator[int]:
         thread.join()
 
 
-def test_who_left_the_source_and_what_was_passed_over_are_said(cli, dataset, source, tmp_path):
-    copy = Path(shutil.copytree(dataset, tmp_path / "copy"))
+def test_who_left_the_source_and_what_was_passed_over_are_said(cli, copied, source):
     gone = sorted((source / "basePart").iterdir())[0]
     shutil.rmtree(gone)
     (source / "basePart" / "Patient7").mkdir()
     for options in ((), ("--dry-run",)):
-        ran = cli("convert", source, copy, *options)
+        ran = cli("convert", source, copied, *options)
         assert ran.status == 0
         absent = "1 patient in the dataset is not in this source; it stays as it is:"
         assert f"{absent}\n  {gone.name}\n" in ran.out
@@ -173,8 +171,8 @@ def test_who_left_the_source_and_what_was_passed_over_are_said(cli, dataset, sou
         assert named in passed
         assert named not in ran.out.partition("Skipped, not converted")[0]
     others = sorted(p.name for p in (source / "basePart").glob("*Acq_*"))
-    assert absent not in cli("convert", source, copy, "--patients", others[0]).out
-    ran = cli("convert", source, copy, "--dry-run", "--overwrite", "--precision", "compact")
+    assert absent not in cli("convert", source, copied, "--patients", others[0]).out
+    ran = cli("convert", source, copied, "--dry-run", "--overwrite", "--precision", "compact")
     assert ran.status == 2
     assert f"{gone.name} (standard): not in the source" in ran.err
 

@@ -12,6 +12,7 @@ import pytest
 
 from lundprobe_zarr.cli.app import COMMANDS
 from lundprobe_zarr.cli.audit import audit
+from lundprobe_zarr.cli.demo import demo
 from lundprobe_zarr.cli.serve import serve
 from lundprobe_zarr.cli.view import view
 
@@ -119,9 +120,10 @@ def run_line(cli, line: str) -> None:
 
 def test_examples_of_help_run_in_order(cli, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("lundprobe_zarr.cli.demo._SIZE", "tiny")
     for command, example in COMMANDS:
         if command in (serve, view):  # do not end by themselves: tests/service runs it
+            continue
+        if command is demo:  # needs nothing of the others, and takes as long as all of them
             continue
         if command is audit:  # of a log that only `serve` writes
             (tmp_path / "audit.jsonl").touch()
@@ -129,6 +131,13 @@ def test_examples_of_help_run_in_order(cli, tmp_path, monkeypatch):
         assert name == command.__name__.replace("_", "-")
         ran = cli(name, *arguments)
         assert ran.status == 0, f"{example}: {ran.err}"
+
+
+def test_the_example_of_demo_runs_and_runs_again(cli, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("lundprobe_zarr.cli.demo._SIZE", "tiny")
+    ran = cli(*shlex.split(dict(COMMANDS)[demo]))
+    assert ran.status == 0, ran.err
     assert len(list((tmp_path / "DEMO" / "pictures").glob("*.png"))) == 2
     assert "Quality report" in (tmp_path / "DEMO" / "qc.html").read_text()
     again = cli("demo", "DEMO")

@@ -37,20 +37,20 @@ def test_of_an_unmeasured_dataset_finalise_says_what_to_run(cli, dataset, tmp_pa
     assert f"lundprobe-zarr measure {out}" in ran.err
 
 
-def test_mistakes_and_their_status(cli, dataset, tmp_path):
-    out = shutil.copytree(dataset, tmp_path / "out")
-    base = open_cohort(out).where("part = 'base'").ids[0]
+def test_mistakes_and_their_status(cli, copied, tmp_path):
+    base = open_cohort(copied).where("part = 'base'").ids[0]
+    unknown = "newAcq_00000000000000ff"
     for arguments, status, said in (
         ((tmp_path / "none",), 3, "no patient's store"),
-        ((out, "--part", "3/2"), 2, "part 3/2"),
-        ((out, "--part", "x"), 2, "expected i/N"),
-        ((out, "--patients", base), 2, "no segmentations of network or observers"),
-        ((out, "--patients", "newAcq_00000000000000ff"), 2, "no patient newAcq_00000000000000ff"),
-        ((out, "--workers", 0), 2, "--workers 0"),
+        ((copied, "--part", "3/2"), 2, "part 3/2"),
+        ((copied, "--part", "x"), 2, "expected i/N"),
+        ((copied, "--patients", base), 2, "no segmentations of network or observers"),
+        ((copied, "--patients", unknown), 2, f"no patient {unknown}"),
+        ((copied, "--workers", 0), 2, "--workers 0"),
     ):
         ran = cli("measure", *arguments)
         assert ran.status == status, ran.err
         assert said in ran.err
-    ran = cli("measure", out, "--part", "2/2")
+    ran = cli("measure", copied, "--part", "2/2")
     assert ran.status == 0
     assert "Next, once every share is done: lundprobe-zarr finalise" in ran.out

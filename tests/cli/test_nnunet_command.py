@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from pathlib import Path
 
 import pytest
@@ -62,12 +61,10 @@ def test_saved_splits_and_cohorts_say_who(cli, dataset, tmp_path):
     assert (ran.status, "cannot be read" in ran.err) == (2, True)
 
 
-def test_a_patient_who_fails_makes_status_1(cli, dataset, tmp_path):
-    copy = tmp_path / "dataset"
-    shutil.copytree(dataset, copy)
-    victim = lp.open_cohort(copy).ids[0]
-    (copy / "patients" / f"{victim}.zarr" / "zarr.json").unlink()
-    ran = cli("export-nnunet", copy, tmp_path / "raw", *HOW, "--folds", "2")
+def test_a_patient_who_fails_makes_status_1(cli, copied, tmp_path):
+    victim = lp.open_cohort(copied).ids[0]
+    (copied / "patients" / f"{victim}.zarr" / "zarr.json").unlink()
+    ran = cli("export-nnunet", copied, tmp_path / "raw", *HOW, "--folds", "2")
     assert ran.status == 1
     assert "Failed: 1 patient" in ran.out
     assert "writes only what is missing" in ran.out

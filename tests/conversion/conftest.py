@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,8 @@ from trees import (
     write_side_files,
 )
 
+from tests.spare import Spare
+
 
 @pytest.fixture(scope="session")
 def sound(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -32,12 +35,22 @@ def sound(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return home
 
 
+@pytest.fixture(scope="session")
+def spare_source(sound: Path, tmp_path_factory: pytest.TempPathFactory) -> Spare:
+    return Spare(sound / "source", tmp_path_factory.mktemp("spare-source"))
+
+
+@pytest.fixture(scope="session")
+def spare_dataset(sound: Path, tmp_path_factory: pytest.TempPathFactory) -> Spare:
+    return Spare(sound / "dataset", tmp_path_factory.mktemp("spare-dataset"))
+
+
 @pytest.fixture
-def work(sound: Path, tmp_path: Path) -> Workplace:
+def work(spare_source: Spare, spare_dataset: Spare, tmp_path: Path) -> Iterator[Workplace]:
     """A copy of `sound` to damage; times are kept, so the copy is current."""
-    shutil.copytree(sound / "source", tmp_path / "source")
-    shutil.copytree(sound / "dataset", tmp_path / "dataset")
-    return Workplace(tmp_path / "source", tmp_path / "dataset")
+    source, dataset = tmp_path / "source", tmp_path / "dataset"
+    with spare_source.lent(source), spare_dataset.lent(dataset):
+        yield Workplace(source, dataset)
 
 
 @pytest.fixture(scope="session")

@@ -51,17 +51,29 @@ BAD_MASKS = [
 ]
 
 
-def expect_failure(work: Workplace, path: str, finding: str, remedy: str, **how: object) -> None:
-    """The patient fails with that message; its earlier store and the other patient do not."""
+def expect_failure(
+    work: Workplace, path: str, finding: str, remedy: str, precision: Precision = "standard"
+) -> None:
+    """The patient fails with that message, and its earlier store stays."""
     before = snapshot(work.store)
-    results = work.convert(**how)  # type: ignore[arg-type]
-    error = results[NEW].error or ""
-    assert results[NEW].status == "failed"
+    result = work.convert_one(precision)
+    error = result.error or ""
+    assert result.status == "failed"
     assert error.startswith(f"basePart/{NEW}/{path}: "), error
     assert re.search(finding, error), error
     assert re.search(remedy, error), error
-    assert results[OLD].status == "converted"
     assert snapshot(work.store) == before
+
+
+@pytest.mark.parametrize("path", [MASK, DOSE, FIDUCIAL_TEXT])
+def test_a_patient_who_fails_does_not_hinder_the_next(work: Workplace, path: str) -> None:
+    if path == FIDUCIAL_TEXT:
+        (work.folder / path).write_bytes(b"x,y,z\n1,2,3\n")
+    else:
+        voxels = mask_of("f8", 0, 1, 2) if path == MASK else mask_of("f8", 0, 1e300)
+        write_nifti(work.folder / path, voxels, AFFINES["mri"])
+    results = work.convert()
+    assert {p: r.status for p, r in results.items()} == {NEW: "failed", OLD: "converted"}
 
 
 @pytest.mark.parametrize("bad", BAD_MASKS, ids=lambda b: b.name.replace(" ", "-"))

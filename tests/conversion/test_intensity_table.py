@@ -88,16 +88,14 @@ def test_without_body_there_is_a_reason_and_no_number(tmp_path):
 _ALWAYS = ("patient_id", "part", "protocol", "grid", "modality", "unit", "reason")
 
 
-def test_a_dataset_of_an_earlier_version_says_how_to_get_the_table(dataset, tmp_path):
-    copy = tmp_path / "dataset"
-    shutil.copytree(dataset, copy)
-    _forget_table(copy)
-    cohort = lp.open_cohort(copy)
+def test_a_dataset_of_an_earlier_version_says_how_to_get_the_table(copied):
+    _forget_table(copied)
+    cohort = lp.open_cohort(copied)
     assert len(cohort) == 4
     with pytest.raises(lp.LundProbeError, match=r"no table intensity.*finalise.*--rebuild"):
         cohort.sql("SELECT * FROM intensity")
-    finalise(copy, rebuild=True)
-    assert len(lp.open_cohort(copy).sql("SELECT * FROM intensity")) == 12
+    finalise(copied, rebuild=True)
+    assert len(lp.open_cohort(copied).sql("SELECT * FROM intensity")) == 12
 
 
 def _forget_table(dataset):

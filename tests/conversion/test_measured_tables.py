@@ -198,51 +198,45 @@ def test_components_that_the_authors_do_not_list_are_found_and_the_reverse():
     assert component_findings({"Bladder": 2}, None) == []
 
 
-def test_tables_rebuilt_from_the_stores_alone_are_the_same(dataset, tmp_path):
-    copy = tmp_path / "dataset"
-    shutil.copytree(dataset, copy)
-    shutil.rmtree(copy / "metadata")
-    shutil.rmtree(copy / ".conversion", ignore_errors=True)
-    (copy / "lundprobe.json").unlink()
-    finalise(copy)
+def test_tables_rebuilt_from_the_stores_alone_are_the_same(dataset, copied):
+    shutil.rmtree(copied / "metadata")
+    shutil.rmtree(copied / ".conversion", ignore_errors=True)
+    (copied / "lundprobe.json").unlink()
+    finalise(copied)
     written = set(TABLES).difference(COMPARED)  # those `measure` makes
     for table in written:
-        assert _read(copy, table) == _read(dataset, table)
-    manifest = json.loads((copy / "lundprobe.json").read_text())
+        assert _read(copied, table) == _read(dataset, table)
+    manifest = json.loads((copied / "lundprobe.json").read_text())
     assert set(manifest["tables"]) == written
 
 
-def test_rows_of_another_store_are_not_trusted(dataset, tmp_path):
-    copy = tmp_path / "dataset"
-    shutil.copytree(dataset, copy)
-    patient = next((copy / "patients").iterdir()).name.removesuffix(".zarr")
-    store = open_store(Location(copy), patient)
-    first = load_fragments(copy, [store])[0]
-    kept = copy / ".conversion" / "structures" / f"{patient}.parquet"
+def test_rows_of_another_store_are_not_trusted(copied):
+    patient = next((copied / "patients").iterdir()).name.removesuffix(".zarr")
+    store = open_store(Location(copied), patient)
+    first = load_fragments(copied, [store])[0]
+    kept = copied / ".conversion" / "structures" / f"{patient}.parquet"
     table = pq.read_table(kept)
     wrong = table.set_column(
         table.column_names.index("voxels"), table.schema.field("voxels"), [[0] * table.num_rows]
     )
     metadata = {**table.schema.metadata, b"store_sha256": b"of another store"}
     pq.write_table(wrong.replace_schema_metadata(metadata), kept)
-    again = load_fragments(copy, [store])[0]
+    again = load_fragments(copied, [store])[0]
     assert again["structures"].to_pylist() == first["structures"].to_pylist()
 
 
-def test_kept_rows_that_changed_in_their_last_bit_are_measured_anew(dataset, tmp_path):
-    copy = tmp_path / "dataset"
-    shutil.copytree(dataset, copy)
-    patient = next((copy / "patients").iterdir()).name.removesuffix(".zarr")
-    store = open_store(Location(copy), patient)
-    first = load_fragments(copy, [store])[0]["structures"]
-    kept = copy / ".conversion" / "structures" / f"{patient}.parquet"
+def test_kept_rows_that_changed_in_their_last_bit_are_measured_anew(copied):
+    patient = next((copied / "patients").iterdir()).name.removesuffix(".zarr")
+    store = open_store(Location(copied), patient)
+    first = load_fragments(copied, [store])[0]["structures"]
+    kept = copied / ".conversion" / "structures" / f"{patient}.parquet"
     table = pq.read_table(kept)
     volumes = [np.nextafter(v, np.inf) for v in table["volume_cc"].to_pylist()]
     place = table.column_names.index("volume_cc")
     wrong = table.set_column(place, table.schema.field("volume_cc"), [volumes])
     assert wrong.schema.equals(table.schema, check_metadata=True)
     pq.write_table(wrong, kept)
-    assert load_fragments(copy, [store])[0]["structures"].equals(first)
+    assert load_fragments(copied, [store])[0]["structures"].equals(first)
 
 
 @pytest.mark.parametrize("name", TABLES)

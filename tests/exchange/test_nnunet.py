@@ -350,28 +350,24 @@ def test_it_reads_from_the_web(dataset, exported, tmp_path):
             assert (report.folder / file).read_bytes() == (exported.folder / file).read_bytes()
 
 
-def test_a_damaged_patient_fails_alone(dataset, cohort, tmp_path):
-    copy = tmp_path / "dataset"
-    shutil.copytree(dataset, copy)
+def test_a_damaged_patient_fails_alone(dataset, copied, cohort, tmp_path):
     victim = cohort.ids[1]
-    shard = copy / "patients" / f"{victim}.zarr" / "mri/clinical/mask/c/0/0/0/0"
+    shard = copied / "patients" / f"{victim}.zarr" / "mri/clinical/mask/c/0/0/0/0"
     shard.write_bytes(shard.read_bytes()[:-8])
-    report = export(lp.open_cohort(copy), tmp_path / "raw")
+    report = export(lp.open_cohort(copied), tmp_path / "raw")
     assert list(report.failed) == [victim]
     assert document(report)["numTraining"] == 3
     assert not list(report.folder.glob(f"*/{victim}*"))
     assert all(victim not in f["train"] + f["val"] for f in report.folds)
-    shutil.copy(dataset / shard.relative_to(copy), shard)
-    mended = export(lp.open_cohort(copy), tmp_path / "raw")
+    shutil.copy(dataset / shard.relative_to(copied), shard)
+    mended = export(lp.open_cohort(copied), tmp_path / "raw")
     assert (mended.kept, len(mended.notes), mended.failed) == (3, 4, {})
 
 
-def test_a_patient_who_cannot_be_looked_at_keeps_its_files(dataset, cohort, tmp_path):
-    copy = tmp_path / "dataset"
-    shutil.copytree(dataset, copy)
-    export(lp.open_cohort(copy), tmp_path / "raw")
-    (copy / "patients" / f"{cohort.ids[0]}.zarr" / "zarr.json").unlink()
-    report = export(lp.open_cohort(copy), tmp_path / "raw")
+def test_a_patient_who_cannot_be_looked_at_keeps_its_files(copied, cohort, tmp_path):
+    export(lp.open_cohort(copied), tmp_path / "raw")
+    (copied / "patients" / f"{cohort.ids[0]}.zarr" / "zarr.json").unlink()
+    report = export(lp.open_cohort(copied), tmp_path / "raw")
     assert list(report.failed) == [cohort.ids[0]]
     assert document(report)["numTraining"] == report.kept == 4
 

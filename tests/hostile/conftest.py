@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,12 +19,6 @@ def material(
 ) -> Material:
     """The phantom and its conversion, and a folder to work in."""
     return Material(phantom_source, dataset, tmp_path_factory.mktemp("hostile"))
-
-
-@pytest.fixture
-def copied(dataset: Path, tmp_path: Path) -> Path:
-    """The dataset, to be spoilt."""
-    return Path(shutil.copytree(dataset, tmp_path / "copy"))
 
 
 Edit = Callable[[Path, Callable[[Any], None]], None]

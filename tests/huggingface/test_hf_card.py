@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import shutil
 
 import datasets
 import pyarrow.parquet as pq
@@ -107,12 +106,11 @@ def test_croissant_gives_the_rows_of_the_tables(dataset, read_croissant, name):
         assert column.description in str(fields[column.name].description)
 
 
-def test_finalise_writes_croissant_anew(dataset, tmp_path):
-    copy = tmp_path / "copy"
-    shutil.copytree(dataset, copy)
-    (copy / "croissant.json").unlink()
-    finalise(copy)
-    again = json.loads((copy / "croissant.json").read_text())
+def test_finalise_writes_croissant_anew(dataset, copied):
+    (copied / "croissant.json").unlink()
+    finalise(copied)
+    again = json.loads((copied / "croissant.json").read_text())
     assert again["recordSet"] == json.loads((dataset / "croissant.json").read_text())["recordSet"]
     (manifest,) = [f for f in again["distribution"] if f["@id"] == "manifest"]
-    assert manifest["sha256"] == hashlib.sha256((copy / "lundprobe.json").read_bytes()).hexdigest()
+    content = (copied / "lundprobe.json").read_bytes()
+    assert manifest["sha256"] == hashlib.sha256(content).hexdigest()

@@ -213,13 +213,11 @@ def test_a_second_load_from_the_cache_reads_no_table(dataset, reads):
     np.testing.assert_array_equal(np.asarray(second[0]["dose"]), np.asarray(first[0]["dose"]))
 
 
-def test_what_was_converted_anew_is_not_taken_from_the_cache(dataset, tmp_path):
-    copy = tmp_path / "converted"
-    shutil.copytree(dataset, copy)
-    before = load(copy, "patients", streaming=False)
-    shutil.rmtree(copy / "patients" / f"{before[0]['patient_id']}.zarr")
-    finalise(copy)
-    after = load(copy, "patients", streaming=False)
+def test_what_was_converted_anew_is_not_taken_from_the_cache(copied):
+    before = load(copied, "patients", streaming=False)
+    shutil.rmtree(copied / "patients" / f"{before[0]['patient_id']}.zarr")
+    finalise(copied)
+    after = load(copied, "patients", streaming=False)
     assert list(after["patient_id"]) == list(before["patient_id"])[1:]
 
 

@@ -105,14 +105,12 @@ def test_reading_ahead_overlaps_the_waiting(web):
     assert waves[6] < waves[0] / 2, waves
 
 
-def test_two_endpoints_in_one_process(dataset, bucket, fill_bucket, tmp_path):
+def test_two_endpoints_in_one_process(dataset, copied, bucket, fill_bucket, tmp_path):
     """Two buckets of the same name on two servers, the second dataset with other values."""
     url, options, _ = bucket
-    changed = tmp_path / "changed"
-    shutil.copytree(dataset, changed)
     kept = lp.open_cohort(dataset)[0].patient_id
     with s3_server() as (endpoint, traffic):
-        other = fill_bucket(endpoint, changed)
+        other = fill_bucket(endpoint, copied)
         streams = [
             lp.load_dataset(
                 url, "volumes", split="base", streaming=True, storage_options=o, where=where
@@ -137,13 +135,11 @@ def test_two_endpoints_in_one_process(dataset, bucket, fill_bucket, tmp_path):
 
 
 @pytest.fixture
-def damaged(dataset, tmp_path):
+def damaged(copied):
     """A copy of the dataset of which one patient's dose is lost; and that patient."""
-    copy = tmp_path / "damaged"
-    shutil.copytree(dataset, copy)
-    patient_id = lp.open_cohort(copy)[1].patient_id
-    (copy / f"patients/{patient_id}.zarr/mri/dose/c/0/0/0").unlink()
-    return copy, patient_id
+    patient_id = lp.open_cohort(copied)[1].patient_id
+    (copied / f"patients/{patient_id}.zarr/mri/dose/c/0/0/0").unlink()
+    return copied, patient_id
 
 
 @pytest.mark.parametrize("config", ["volumes", "slices", "patches"])

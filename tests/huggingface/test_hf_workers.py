@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import subprocess
 import sys
 
@@ -125,14 +124,12 @@ def test_torch_may_be_imported_before_or_after(order):
     assert done.stdout == "True\n"
 
 
-def test_workers_tell_of_what_they_skip(dataset, tmp_path):
-    copy = tmp_path / "damaged"
-    shutil.copytree(dataset, copy)
-    patient_id = lp.open_cohort(copy)[1].patient_id
-    (copy / f"patients/{patient_id}.zarr/mri/image/c/0/0/0/0").unlink()
+def test_workers_tell_of_what_they_skip(copied):
+    patient_id = lp.open_cohort(copied)[1].patient_id
+    (copied / f"patients/{patient_id}.zarr/mri/image/c/0/0/0/0").unlink()
     code = (  # in a process of its own: pytest keeps warnings for itself
         "import lundprobe_zarr as lp, torch.utils.data as data\n"
-        f"rows = lp.load_dataset({str(copy)!r}, 'volumes', split='base', streaming=True,\n"
+        f"rows = lp.load_dataset({str(copied)!r}, 'volumes', split='base', streaming=True,\n"
         "    on_error='skip', columns=['image']).with_format('torch')\n"
         "loader = data.DataLoader(rows, batch_size=None, num_workers=2)\n"
         "print(sum(1 for _ in loader))"

@@ -397,16 +397,14 @@ def test_constraints_are_named_or_filed(cohort: lp.Cohort, tmp_path: Path) -> No
         lp.plan_check(cohort, file)
 
 
-def test_a_table_of_another_conversion_is_said(dataset: Path, tmp_path: Path) -> None:
+def test_a_table_of_another_conversion_is_said(copied: Path) -> None:
     """Its bins do not tell, and the store has no such structure."""
-    copy = tmp_path / "copy"
-    shutil.copytree(dataset, copy)
-    cohort = lp.open_cohort(copy)
+    cohort = lp.open_cohort(copied)
     lacking = cohort.where("missing_PenileBulb")[0]
     other = next(
         p for p in cohort if p.patient_id != lacking.patient_id and p.row["part"] == "base"
     )
-    file = copy / "metadata/dvh/base-00000.parquet"
+    file = copied / "metadata/dvh/base-00000.parquet"
     table = pq.read_table(file)
     rows = table.to_pylist()
     bulb = next(
@@ -419,9 +417,9 @@ def test_a_table_of_another_conversion_is_said(dataset: Path, tmp_path: Path) ->
     at = next(n for n, r in enumerate(rows) if r["patient_id"] == lacking.patient_id)
     rows.insert(at, bulb | {"patient_id": lacking.patient_id})
     pq.write_table(pa.Table.from_pylist(rows, schema=table.schema), file)
-    forget_hashes(copy)
-    rewrite(copy / "lundprobe.json", lambda m: None)
-    again = lp.open_cohort(copy)[lacking.patient_id]
+    forget_hashes(copied)
+    rewrite(copied / "lundprobe.json", lambda m: None)
+    again = lp.open_cohort(copied)[lacking.patient_id]
     near = lp.dvh(again, "PenileBulb", metrics="max", method="table")["max"][0]
     with pytest.raises(UsageError, match="which the store lacks"):
         check(again, constraint("max", f"<= {near:.2f} Gy", "PenileBulb"))

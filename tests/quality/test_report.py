@@ -125,13 +125,11 @@ def test_without_pictures_no_voxel_is_read(tables: Copy, tmp_path: Path) -> None
     assert "Flagged patients" in found.text
 
 
-def test_a_damaged_store_costs_its_picture_alone(dataset: Path, tmp_path: Path) -> None:
-    copy = tmp_path / "copy"
-    shutil.copytree(dataset, copy)
-    report = lp.qc(lp.open_cohort(copy))
+def test_a_damaged_store_costs_its_picture_alone(copied: Path, tmp_path: Path) -> None:
+    report = lp.qc(lp.open_cohort(copied))
     table = report.table
     first, *_ = sorted(set(table[table.severity == "warning"].patient_id))
-    shutil.rmtree(copy / "patients" / f"{first}.zarr")
+    shutil.rmtree(copied / "patients" / f"{first}.zarr")
     drawn: list[str] = []
     found = page_of(report, tmp_path, progress=drawn.append)
     assert "No picture: the store cannot be read" in found.text

@@ -174,11 +174,10 @@ def test_a_slice_outside_is_not_the_nearest_one(dataset: Path, at: float) -> Non
         volume.lp.plot(at=at)
 
 
-def test_a_lost_shard_is_an_error_and_not_zeros(dataset: Path, tmp_path: Path) -> None:
+def test_a_lost_shard_is_an_error_and_not_zeros(copied: Path) -> None:
     """zarr-developers/zarr-python#486, pydata/xarray#5197."""
-    home = shutil.copytree(dataset, tmp_path / "d")
-    patient = lp.open_cohort(home)[0]
-    store = home / "patients" / f"{patient.patient_id}.zarr"
+    patient = lp.open_cohort(copied)[0]
+    store = copied / "patients" / f"{patient.patient_id}.zarr"
     next(p for p in (store / "mri/image/c").rglob("*") if p.is_file()).unlink()
     with pytest.raises(DatasetError, match="not there"):
         patient.mri.image.compute()

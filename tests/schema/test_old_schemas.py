@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import tarfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -19,17 +20,28 @@ from lundprobe_zarr.integrity.validate import validate
 from lundprobe_zarr.schema.layout import SCHEMA_VERSION
 from lundprobe_zarr.storage.location import Location
 from lundprobe_zarr.stores.opening import open_store
+from tests.spare import Spare
 
 KEPT = sorted((Path(__file__).parents[1] / "data").glob("schema-*.tar.xz"))
 BASE, EXTENDED = "oldAcq_00000000000000b2", "newAcq_00000000000000a1"
 
 
-@pytest.fixture(params=KEPT, ids=lambda archive: archive.name.removesuffix(".tar.xz"))
-def old(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
-    """A kept dataset, unpacked."""
+@pytest.fixture(
+    scope="module", params=KEPT, ids=lambda archive: archive.name.removesuffix(".tar.xz")
+)
+def unpacked(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Spare:
+    """A kept dataset."""
+    home = tmp_path_factory.mktemp("unpacked")
     with tarfile.open(request.param) as archive:
-        archive.extractall(tmp_path / "d", filter="data")
-    return tmp_path / "d"
+        archive.extractall(home / "d", filter="data")
+    return Spare(home / "d", home)
+
+
+@pytest.fixture
+def old(unpacked: Spare, tmp_path: Path) -> Iterator[Path]:
+    """A kept dataset, to be changed."""
+    with unpacked.lent(tmp_path / "d") as place:
+        yield place
 
 
 def test_one_of_every_version_is_kept() -> None:

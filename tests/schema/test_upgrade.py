@@ -150,18 +150,19 @@ def ome_of(dataset: Path) -> dict[str, Any]:
     return found
 
 
-@pytest.mark.parametrize("version", [1, 2])
-def test_ome_is_added_to_stores_that_came_before_it(version: int, tmp_path: Path) -> None:
-    dataset = unpacked(version, tmp_path / "d")
+def test_ome_is_added_to_stores_that_came_before_it(tmp_path: Path) -> None:
+    assert _upgraded_ome(1, tmp_path / "1") == _upgraded_ome(2, tmp_path / "2")
+
+
+def _upgraded_ome(version: int, folder: Path) -> dict[str, Any]:
+    """What an upgrade adds to stores of a version, once it is known that it adds nothing else."""
+    dataset = unpacked(version, folder)
     assert ome_of(dataset) == {}
     before = {f: f.read_bytes() for f in dataset.glob("patients/**/c/**/*") if f.is_file()}
     content = open_manifest(Location(dataset)).content
     assert finalise(dataset, rebuild=True).upgraded == (EXTENDED, BASE)
     ome = ome_of(dataset)
     assert {p.partition(".zarr/")[2] for p in ome} >= {"mri", "mri/clinical", "sct", "dose"}
-    other = unpacked(3 - version, tmp_path / "other")
-    finalise(other, rebuild=True)
-    assert ome_of(other) == ome
     assert all(f.read_bytes() == data for f, data in before.items())
     now = open_manifest(Location(dataset)).content
     assert content is not None
@@ -169,6 +170,7 @@ def test_ome_is_added_to_stores_that_came_before_it(version: int, tmp_path: Path
     assert now.patients == content.patients
     assert validate(Location(dataset), deep=True).problems == ()
     assert finalise(dataset, rebuild=True).upgraded == ()
+    return ome
 
 
 def test_a_damaged_image_does_not_hinder_it(tmp_path: Path) -> None:

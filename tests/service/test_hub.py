@@ -5,7 +5,6 @@ from __future__ import annotations
 import gzip
 import json
 import re
-import shutil
 from collections.abc import Mapping
 
 import httpx
@@ -368,19 +367,17 @@ def test_times_that_are_none(manifest):
     assert repository(local, []).time == "2026-01-02T01:04:05.000000Z"
 
 
-def test_a_service_follows_what_is_replaced(start_service, dataset, tmp_path):
+def test_a_service_follows_what_is_replaced(copied, start_service):
     """The old revision is then unknown; nothing is mixed."""
-    copy = tmp_path / "copy"
-    shutil.copytree(dataset, copy)
-    found = start_service({"lund-probe/standard": copy})
+    found = start_service({"lund-probe/standard": copied})
     with found.client as client:
         before = client.get(API).json()
-        manifest = open_manifest(Location(copy))
+        manifest = open_manifest(Location(copied))
         renamed = manifest.model_copy(update={"name": "Another"})
-        (copy / "lundprobe.json").write_text(renamed.dump())
+        (copied / "lundprobe.json").write_text(renamed.dump())
         found.app._service.published["lund-probe/standard"].refresh()
         after = client.get(API).json()
         assert after["sha"] != before["sha"]
-        assert open_cohort(copy).manifest.name == "Another"
+        assert open_cohort(copied).manifest.name == "Another"
         gone = client.get(f"{API}/tree/{before['sha']}?recursive=true&cursor=1")
         assert code(gone) == (404, "RevisionNotFound")

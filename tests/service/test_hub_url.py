@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import multiprocessing
 import pickle
-import shutil
 import threading
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -194,17 +193,15 @@ def test_other_readers_by_plain_http(by_address, served, dataset):
 
 
 @pytest.fixture
-def replaceable(start_service, dataset, tmp_path, monkeypatch):
+def replaceable(copied, start_service, monkeypatch):
     """A service of a copy of the dataset, and a function that replaces it."""
-    copy = tmp_path / "copy"
-    shutil.copytree(dataset, copy)
-    found = start_service({"lund-probe/standard": copy})
+    found = start_service({"lund-probe/standard": copied})
     monkeypatch.setenv("HF_ENDPOINT", found.url)
     monkeypatch.setenv("HF_TOKEN", found.token)
 
     def replace() -> None:
-        manifest = open_manifest(Location(copy))
-        (copy / "lundprobe.json").write_text(manifest.model_copy(update={"name": "New"}).dump())
+        manifest = open_manifest(Location(copied))
+        (copied / "lundprobe.json").write_text(manifest.model_copy(update={"name": "New"}).dump())
         found.app._service.published["lund-probe/standard"].refresh()
 
     return found, replace

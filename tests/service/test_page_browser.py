@@ -509,15 +509,13 @@ def test_a_dataset_that_is_replaced_is_shown_anew(visitor, extended):
     page.wait_for_selector(READY)
 
 
-def test_a_damaged_image_is_named_and_the_rest_is_drawn(chromium, start_service, dataset, tmp_path):
-    copy = tmp_path / "damaged"
-    shutil.copytree(dataset, copy)
-    patient = lp.open_cohort(copy).ids[0]
-    for shard in _shards(copy / f"patients/{patient}.zarr/mri/dose"):
+def test_a_damaged_image_is_named_and_the_rest_is_drawn(chromium, copied, start_service):
+    patient = lp.open_cohort(copied).ids[0]
+    for shard in _shards(copied / f"patients/{patient}.zarr/mri/dose"):
         content = bytearray(shard.read_bytes())
         content[: len(content) // 2] = bytes(len(content) // 2)
         shard.write_bytes(content)
-    window = Visitor(chromium, start_service({NAME: copy}))
+    window = Visitor(chromium, start_service({NAME: copied}))
     try:
         window.page.goto(f"{window.url}/#/{NAME}/{patient}")
         window.page.wait_for_selector(".damage:not([hidden])")

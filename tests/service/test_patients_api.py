@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import shutil
 
 import httpx
 import numpy as np
@@ -255,22 +254,21 @@ def test_every_request_is_in_the_audit_log(served, ask, extended):
 
 
 @pytest.fixture
-def damaged(start_service, dataset, extended, tmp_path):
+def damaged(copied, start_service, extended):
     """A service of a dataset with a damaged T2w image and a damaged Rectum."""
-    copy = shutil.copytree(dataset, tmp_path / "copy")
     for shard in ("mri/image/c/0/0/0/0", "mri/clinical/mask/c/2/0/0/0"):
-        file = copy / "patients" / f"{extended}.zarr" / shard
+        file = copied / "patients" / f"{extended}.zarr" / shard
         data = bytearray(file.read_bytes())
         for place in range(40, max(41, len(data) - 400), 100):  # every chunk; the index stays
             data[place] ^= 255
         file.write_bytes(data)
-    served = start_service({NAME: copy})
+    served = start_service({NAME: copied})
     with httpx.Client(
         base_url=f"{served.url}/api/v1/datasets/{NAME}/patients/{extended}",
         headers=served.headers,
         timeout=30,
     ) as client:
-        yield client, str(copy)
+        yield client, str(copied)
 
 
 def test_damage_is_named_and_the_rest_works(damaged):
@@ -302,13 +300,12 @@ def test_damage_is_named_and_the_rest_works(damaged):
     assert place not in json.dumps([values, curves, whole])
 
 
-def test_a_replaced_store_is_refused_until_it_is_known(start_service, dataset, extended, tmp_path):
-    copy = shutil.copytree(dataset, tmp_path / "copy")
-    served = start_service({NAME: copy})
+def test_a_replaced_store_is_refused_until_it_is_known(copied, start_service, extended):
+    served = start_service({NAME: copied})
     url = f"/api/v1/datasets/{NAME}/patients/{extended}/plane"
     with served.client as client:
         assert client.get(url, params={"array": "mri/dose", "n": 3}).status_code == 200
-        root = copy / "patients" / f"{extended}.zarr" / "zarr.json"
+        root = copied / "patients" / f"{extended}.zarr" / "zarr.json"
         root.write_text(root.read_text() + "\n")
         answer = client.get(url, params={"array": "sct/dose", "n": 3})
         assert answer.status_code == 503

@@ -22,11 +22,6 @@ from lundprobe_zarr.storage.location import Location
 NAME = "lund-probe/changing"
 
 
-@pytest.fixture
-def copy(dataset, tmp_path):
-    return shutil.copytree(dataset, tmp_path / "copy")
-
-
 def resolve(served, revision, path):
     with served.client as client:
         return client.get(f"/datasets/{NAME}/resolve/{revision}/{path}")
@@ -41,10 +36,10 @@ def largest(folder):
     return max(files, key=lambda p: p.stat().st_size)
 
 
-def test_a_replaced_file_is_refused_before_the_dataset_is_read_again(start_service, copy):
-    served = start_service({NAME: copy})
-    shard = largest(copy)
-    path = shard.relative_to(copy).as_posix()
+def test_a_replaced_file_is_refused_before_the_dataset_is_read_again(copied, start_service):
+    served = start_service({NAME: copied})
+    shard = largest(copied)
+    path = shard.relative_to(copied).as_posix()
     assert resolve(served, "main", path).status_code == 200
     contents = shard.read_bytes()
     shard.with_name("new").write_bytes(contents[:-1] + b"x")
@@ -56,13 +51,13 @@ def test_a_replaced_file_is_refused_before_the_dataset_is_read_again(start_servi
     assert resolve(served, "main", path).status_code == 503
 
 
-def test_the_log_says_once_that_a_file_was_replaced(start_service, copy, caplog):
-    served = start_service({NAME: copy})
-    shard = largest(copy)
-    path = shard.relative_to(copy).as_posix()
+def test_the_log_says_once_that_a_file_was_replaced(copied, start_service, caplog):
+    served = start_service({NAME: copied})
+    shard = largest(copied)
+    path = shard.relative_to(copied).as_posix()
     first = sha(served)
     shard.write_bytes(shard.read_bytes()[:-1])
-    other = copy / "README.md"
+    other = copied / "README.md"
     other.write_bytes(other.read_bytes() + b"!")
     for _ in range(3):
         assert resolve(served, first, path).status_code == 503
@@ -70,50 +65,50 @@ def test_the_log_says_once_that_a_file_was_replaced(start_service, copy, caplog)
     said = [r.message for r in caplog.records if "being replaced" in r.message]
     assert [m for m in said if path in m] == said[:1]
     assert len(said) == 2
-    shutil.rmtree(next(f for f in (copy / "patients").iterdir() if f not in shard.parents))
-    shutil.rmtree(next(f for f in (copy / "patients").iterdir() if f in shard.parents))
-    finalise(copy, rebuild=True)
+    shutil.rmtree(next(f for f in (copied / "patients").iterdir() if f not in shard.parents))
+    shutil.rmtree(next(f for f in (copied / "patients").iterdir() if f in shard.parents))
+    finalise(copied, rebuild=True)
     served.app._service.published[NAME].refresh()
     other.write_bytes(b"!")
     assert resolve(served, sha(served), "README.md").status_code == 503
     assert sum("being replaced" in r.message for r in caplog.records) == 3
 
 
-def test_real_patients_do_not_become_public_by_replacing_a_phantom(start_service, copy, tmp_path):
-    served = start_service({NAME: copy}, public=True, synthetic_only=True, token_sha256=None)
+def test_real_patients_do_not_become_public_by_replacing_a_phantom(copied, start_service, tmp_path):
+    served = start_service({NAME: copied}, public=True, synthetic_only=True, token_sha256=None)
     before = sha(served)
-    manifest = json.loads((copy / "lundprobe.json").read_bytes())
+    manifest = json.loads((copied / "lundprobe.json").read_bytes())
     manifest["synthetic"] = False
     add_checksum(manifest, manifest)
-    (copy / "lundprobe.json").write_text(json.dumps(manifest))
+    (copied / "lundprobe.json").write_text(json.dumps(manifest))
     with pytest.raises(UsageError, match="real patients"):
         served.app._service.published[NAME].refresh()
     assert sha(served) == before
     assert httpx.get(f"{served.url}/datasets/{NAME}/resolve/main/lundprobe.json").status_code == 503
     with pytest.raises(UsageError, match="real patients"):
-        Published(NAME, Location(str(copy)), tmp_path / "state", synthetic_only=True)
+        Published(NAME, Location(str(copied)), tmp_path / "state", synthetic_only=True)
 
 
-def test_a_new_manifest_is_a_new_revision_and_the_old_one_is_gone(start_service, copy):
-    served = start_service({NAME: copy})
+def test_a_new_manifest_is_a_new_revision_and_the_old_one_is_gone(copied, start_service):
+    served = start_service({NAME: copied})
     before = sha(served)
-    shutil.rmtree(next((copy / "patients").iterdir()))
-    finalise(copy, rebuild=True)
+    shutil.rmtree(next((copied / "patients").iterdir()))
+    finalise(copied, rebuild=True)
     served.app._service.published[NAME].refresh()
     after = sha(served)
     assert after != before
     old = resolve(served, before, "lundprobe.json")
     assert (old.status_code, old.headers["x-error-code"]) == (404, "RevisionNotFound")
     new = resolve(served, after, "lundprobe.json")
-    assert new.content == (copy / "lundprobe.json").read_bytes()
-    assert open_manifest(Location(copy)).patients["base"] == 2
+    assert new.content == (copied / "lundprobe.json").read_bytes()
+    assert open_manifest(Location(copied)).patients["base"] == 2
 
 
-def test_it_is_noticed_without_being_asked(start_service, copy):
-    served = start_service({NAME: copy})
+def test_it_is_noticed_without_being_asked(copied, start_service):
+    served = start_service({NAME: copied})
     before = sha(served)
-    shutil.rmtree(next((copy / "patients").iterdir()))
-    finalise(copy, rebuild=True)
+    shutil.rmtree(next((copied / "patients").iterdir()))
+    finalise(copied, rebuild=True)
     until = time.monotonic() + 20
     while sha(served) == before and time.monotonic() < until:
         time.sleep(0.1)
@@ -171,11 +166,11 @@ def test_a_damaged_index_is_made_again(start_service, dataset, tmp_path):
     assert Index.load(kept.read_bytes()) is not None
 
 
-def test_many_stores_that_are_not_there_are_one_line(start_service, copy, caplog):
-    gone = sorted((copy / "patients").iterdir())
+def test_many_stores_that_are_not_there_are_one_line(copied, start_service, caplog):
+    gone = sorted((copied / "patients").iterdir())
     for store in gone:
         shutil.rmtree(store)
-    served = start_service({NAME: copy})
+    served = start_service({NAME: copied})
     assert resolve(served, "main", "lundprobe.json").status_code == 200
     (said,) = [r.message for r in caplog.records if r.levelname == "WARNING"]
     assert "the stores of 4 of 4 patients are not served" in said
@@ -183,10 +178,10 @@ def test_many_stores_that_are_not_there_are_one_line(start_service, copy, caplog
     assert said.endswith("; and 1 more")
 
 
-def test_a_damaged_store_is_left_out(start_service, copy, caplog):
-    root = next((copy / "patients").iterdir()) / "zarr.json"
+def test_a_damaged_store_is_left_out(copied, start_service, caplog):
+    root = next((copied / "patients").iterdir()) / "zarr.json"
     root.write_text("{")
-    served = start_service({NAME: copy})
-    path = root.relative_to(copy).as_posix()
+    served = start_service({NAME: copied})
+    path = root.relative_to(copied).as_posix()
     assert resolve(served, "main", path).status_code == 404
     assert root.parent.stem in caplog.text

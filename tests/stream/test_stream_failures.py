@@ -81,22 +81,18 @@ def test_skipping_is_counted_and_said(web, cohort, impatient):
     assert stream.epoch == 1
 
 
-def test_a_store_that_is_damaged_is_named(cohort, dataset, tmp_path, impatient):
-    copy = tmp_path / "copy"
-    shutil.copytree(dataset, copy)
+def test_a_store_that_is_damaged_is_named(cohort, copied, impatient):
     victim = cohort.ids[0]
-    shutil.rmtree(copy / "patients" / f"{victim}.zarr" / "mri" / "image" / "c")
-    stream = make(lp.open_cohort(copy), retries=1)
+    shutil.rmtree(copied / "patients" / f"{victim}.zarr" / "mri" / "image" / "c")
+    stream = make(lp.open_cohort(copied), retries=1)
     with pytest.raises(StreamError, match=f"{victim}.zarr/mri/image/c/0.*not there") as raised:
         list(stream)
     assert isinstance(raised.value.__cause__, DamagedStoreError)
 
 
-def test_a_patient_without_the_dose_is_skipped_without_trying_again(dataset, tmp_path):
-    copy = tmp_path / "copy"
-    shutil.copytree(dataset, copy)
-    cohort = lp.open_cohort(copy)
-    metadata = copy / "patients" / f"{cohort.ids[0]}.zarr" / "zarr.json"
+def test_a_patient_without_the_dose_is_skipped_without_trying_again(copied):
+    cohort = lp.open_cohort(copied)
+    metadata = copied / "patients" / f"{cohort.ids[0]}.zarr" / "zarr.json"
 
     def lose(document):
         nodes = document["consolidated_metadata"]["metadata"]
