@@ -29,6 +29,8 @@ _REDIRECTS = 10
 _MOVED = (301, 302, 303, 307, 308)
 #: Bytes that libcurl passes per call: larger pieces, fewer calls.
 _PIECE = 128 * 1024
+#: Most bytes of an answer to make room for before any arrives: metadata may name any size.
+_MOST_ROOM = 64 * 1024**2
 #: Most seconds between checks for silent servers, and the pause when there is no socket to wait
 #: for, as during a DNS lookup.
 _LOOK, _NAP = 0.25, 0.001
@@ -126,7 +128,7 @@ class _Transfer:
         self.number, self.asked, self.redirects = number, asked, redirects
         self.head: list[bytes] = []
         # Room for the whole answer: nothing is joined, or grows, as it arrives.
-        self.body = BytesIO(bytes(asked.stop - asked.start))
+        self.body = BytesIO(bytes(min(asked.stop - asked.start, _MOST_ROOM)))
         self.arrived, self.since = 0, time.monotonic()
 
     def is_silent(self, now: float, silence: float) -> bool:
@@ -146,9 +148,7 @@ class _Transfer:
             name, _, value = line.decode("latin-1").partition(":")
             headers[_title(name)] = value.strip()
         self.body.truncate()
-        body = self.body.getvalue()
-        self.body.close()  # libcurl refers to it until its next transfer
-        return Answer(status, headers, body, self.asked.url)
+        return Answer(status, headers, self.body.getvalue(), self.asked.url)
 
 
 @lru_cache(maxsize=256)
@@ -250,7 +250,7 @@ class _Connections:
                 found[running[curl].number] = kind(f"libcurl says: {said or code}")
             for curl in (*done, *(one[0] for one in failed)):
                 self._multi.remove_handle(curl)
-                del running[curl]
+                running.pop(curl).body.close()  # libcurl refers to it until its next transfer
                 self._idle.append(curl)
         return moved
 

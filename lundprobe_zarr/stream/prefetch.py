@@ -18,9 +18,16 @@ from functools import partial
 from itertools import islice
 from queue import SimpleQueue
 
-from lundprobe_zarr.errors import DamagedStoreError, StreamError, UnknownLabelError, UsageError
+from lundprobe_zarr.errors import (
+    DamagedStoreError,
+    LundProbeError,
+    StreamError,
+    UnknownLabelError,
+    UsageError,
+)
 from lundprobe_zarr.patches import Item, Plan, RawSample
 from lundprobe_zarr.schema.tables import store_path
+from lundprobe_zarr.storage.decode_pool import cores
 from lundprobe_zarr.storage.location import Location
 from lundprobe_zarr.storage.retry import RetryPolicy
 from lundprobe_zarr.stores.open_readers import Readers
@@ -61,12 +68,12 @@ class Loader:
         return self._plan.item(epoch, index).patient_id
 
     def load_together(self, epoch: int, indices: Sequence[int]) -> list[RawSample] | None:
-        """Read patches of one patient; None if any cannot be read like that, or at first."""
+        """Read patches of one patient; None if any of them cannot be read, or not at first."""
         items = [self._plan.item(epoch, index) for index in indices]
         try:
             with reading():
                 return read_items(self._plan, self._readers.get(items[0].patient_id), items)
-        except (UnknownLabelError, OSError):
+        except (LundProbeError, OSError):
             return None
 
     def load(
@@ -137,14 +144,15 @@ def ahead(
     readers = _ReadingThreads(loader, epoch, threads)
     ordered: dict[int, _Found] = {}
     indices = list(indices)
-    groups = together(indices, partial(loader.patient, epoch), prefetch)
+    # A group for each thread that can decode, and one whose patches are being consumed.
+    most = max(1, min(_TOGETHER, prefetch // (min(threads, cores()) + 1)))
+    groups = together(indices, partial(loader.patient, epoch), prefetch, most)
+    group = next(groups, None)
     try:
         for index in indices:
-            while index not in ordered or len(ordered) <= prefetch:
-                group = next(groups, None)
-                if group is None:
-                    break
+            while group and (index not in ordered or len(ordered) + len(group) <= prefetch + 1):
                 ordered |= readers.order(group)
+                group = next(groups, None)
             yield index, _patch(ordered.pop(index), process)
     finally:
         if getpid() == process:
@@ -152,11 +160,11 @@ def ahead(
 
 
 def together(
-    indices: Sequence[int], patient: Callable[[int], str], reach: int
+    indices: Sequence[int], patient: Callable[[int], str], reach: int, most: int
 ) -> Iterator[list[int]]:
     """Yield the indices in groups of one patient, in the order of each group's first.
 
-    A group has at most `_TOGETHER` indices, all of them less than `reach` places after its first.
+    A group has at most `most` indices, all of them less than `reach` places after its first.
     """
     grouped: set[int] = set()
     patients: deque[str] = deque()
@@ -168,7 +176,7 @@ def together(
             grouped.discard(index)
             continue
         later = (indices[place + n] for n, other in enumerate(patients, 1) if other == whose)
-        group = [index, *islice((n for n in later if n not in grouped), _TOGETHER - 1)]
+        group = [index, *islice((n for n in later if n not in grouped), most - 1)]
         grouped.update(group[1:])
         yield group
 

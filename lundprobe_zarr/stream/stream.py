@@ -79,7 +79,8 @@ class PatchStream:
         remote data, decoded by one more thread per core. 0 reads each patch on request.
     prefetch
         Most patches read ahead. Default: as many as fit in 128 MiB, from `threads` to 64. Up to
-        four of them of one patient are read together, and what they share once.
+        four of them of one patient are read together, and what they share once; fewer where
+        cores would wait for work.
     retries
         Retries of a failed patch, after pauses of 0.2, 0.6, 1.8 … s.
     on_error

@@ -341,7 +341,15 @@ def test_options_that_only_fsspec_knows_leave_it_to_fsspec(options):
     assert location._current.ranges is None
 
 
-def test_idle_connections_hold_no_answers():
+def test_an_object_shorter_than_anyone_has_memory_for():
+    with served() as (url, _):
+        (found,) = fetch([Asked(url, 0, 10**15, {})], 10, Line(5))
+    assert isinstance(found, Answer)
+    assert found.body == DATA
+
+
+@pytest.mark.parametrize("part", [1.0, 0.9], ids=["whole", "cut short"])
+def test_idle_connections_hold_no_answers(part: float) -> None:
     size = 4 << 20
 
     def send(handler: Handler) -> bool:
@@ -349,14 +357,17 @@ def test_idle_connections_hold_no_answers():
         handler.send_header("Content-Length", str(size))
         handler.send_header("Content-Range", f"bytes 0-{size - 1}/{size}")
         handler.end_headers()
-        handler.wfile.write(bytes(size))
+        handler.wfile.write(bytes(int(part * size)))
+        handler.close_connection = part < 1
         return True
 
     with served(send) as (url, _):
         tracemalloc.start()
         try:
             found = fetch([Asked(url, 0, size, {})] * 4, 10, Line(5))
-            assert all(isinstance(one, Answer) and len(one.body) == size for one in found)
+            kind = Answer if part == 1 else IncompleteReadError
+            assert all(isinstance(one, kind) for one in found)
+            assert all(len(one.body) == size for one in found if isinstance(one, Answer))
             del found
             assert tracemalloc.get_traced_memory()[0] < size
         finally:
