@@ -8,6 +8,7 @@ conversion removes its leftovers.
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import tempfile
@@ -23,12 +24,15 @@ from lundprobe_zarr.errors import DatasetError, UsageError
 from lundprobe_zarr.integrity.copy import send_store
 from lundprobe_zarr.integrity.foreign import foreign_files
 from lundprobe_zarr.schema.tables import store_path
+from lundprobe_zarr.storage.failures import meaning
 from lundprobe_zarr.storage.folders import REPLACED, remove, replace_folder
-from lundprobe_zarr.storage.local import WRITING, require_folder
+from lundprobe_zarr.storage.local import WRITING, require_folder, write_local
 from lundprobe_zarr.storage.location import Location
 from lundprobe_zarr.storage.writers import is_alive, writer
 
 _PARTIAL = ".partial-"
+#: Errors for a place where this user may not write, which is no fault of the place.
+_NOT_ALLOWED = (errno.EACCES, errno.EPERM, errno.EROFS)
 _SCRATCH, _PROBE = "lundprobe-zarr-", "probe-"
 #: Folders with single files of a dataset, such as notes and leases.
 _FOLDERS = ("metadata", "metadata/*", NOTES, f"{NOTES}/*", f"{NOTES}/claims/*")
@@ -97,7 +101,7 @@ def _require_apart(source: Path, destination: Path) -> None:
 def _require_allowed(dataset: Location) -> None:
     name, contents = f"{_PROBE}{writer()}", b"may objects be written here?"
     probe = f"{NOTES}/{name}"
-    dataset.write(probe, contents)
+    _write_probe(dataset, probe, contents)
     try:
         listed = dataset.is_local or name in dataset.children(NOTES)
         if dataset.read(probe) != contents or not listed:
@@ -109,6 +113,25 @@ def _require_allowed(dataset: Location) -> None:
             )
     finally:
         dataset.delete(probe)
+
+
+def _write_probe(dataset: Location, probe: str, contents: bytes) -> None:
+    """Write the object. An error is about the dataset's folder, whose name the user knows.
+
+    Raises `UsageError` for a local folder that this user may not write to, else `DatasetError`.
+    """
+    try:
+        if dataset.is_local:
+            write_local(dataset.local(probe), contents)
+        else:
+            dataset.write(probe, contents)
+    except DatasetError as error:
+        error.where = dataset.url
+        raise
+    except OSError as error:
+        finding, remedy = meaning(error)
+        kind = UsageError if error.errno in _NOT_ALLOWED else DatasetError
+        raise kind(f"cannot be written: {finding}", where=dataset.url, remedy=remedy) from error
 
 
 @dataclass(frozen=True)

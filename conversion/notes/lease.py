@@ -30,7 +30,7 @@ _DEAD_SECONDS = 90.0
 #: Folders of leases in the converter's notes: on all patients of a run, on one patient, on tables.
 LEASES = ("runs", "claims", "publishing")
 #: States in a lease's object: requested or granted.
-_WAITING, _RUNNING = "waits", "goes on"
+_REQUESTED, _GRANTED = "waits", "granted"
 
 
 @contextmanager
@@ -125,7 +125,7 @@ def _renewing(
     Another conversion either lists the leases after this one was written, and sees it, or before,
     and is then seen as granted. So two conversions never start at once.
     """
-    ended, writing, state = threading.Event(), threading.Lock(), [_WAITING]
+    ended, writing, state = threading.Event(), threading.Lock(), [_REQUESTED]
 
     def write() -> None:
         with writing:
@@ -138,7 +138,7 @@ def _renewing(
                 write()
 
     def begin() -> None:
-        state[0] = _RUNNING
+        state[0] = _GRANTED
         write()
 
     write()
@@ -171,7 +171,7 @@ def _conflicting(dataset: Location, mine: str, leases: Iterable[str]) -> str | N
                 dataset.delete(lease)
                 del watched[lease]
             elif now != last:
-                if lease < mine or _parsed(now).get("state") != _WAITING:
+                if lease < mine or _parsed(now).get("state") != _REQUESTED:
                     return lease
                 watched[lease] = now, time.monotonic()
         if watched:

@@ -70,7 +70,7 @@ class MeasureReport:
 
 
 @dataclass(frozen=True)
-class Told:
+class MeasureProgress:
     """Callbacks for progress: the number of patients to measure, then each with its error."""
 
     started: Callable[[int], None] = lambda patients: None
@@ -78,7 +78,9 @@ class Told:
 
 
 def measure(
-    dataset: Location, options: MeasureOptions | None = None, told: Told | None = None
+    dataset: Location,
+    options: MeasureOptions | None = None,
+    progress: MeasureProgress | None = None,
 ) -> MeasureReport:
     """Compare the segmentations of the patients of `dataset`, and write its tables.
 
@@ -88,7 +90,7 @@ def measure(
     there is no store, and `UsageError` for options that are invalid, for a patient who is not in
     the dataset or has nothing to compare, or while these patients are being converted.
     """
-    options, told = options or MeasureOptions(), told or Told()
+    options, progress = options or MeasureOptions(), progress or MeasureProgress()
     _require_usable(dataset, options)
     looked = _look(dataset)
     chosen = _chosen(dataset, looked.sizes, options)
@@ -98,9 +100,9 @@ def measure(
     todo = [i for i in chosen if i not in {*report.skipped, *report.failed}]
     with lease_patients(dataset, todo) as lease:
         remove_unfinished(dataset)
-        told.started(len(todo))
+        progress.started(len(todo))
         if todo:
-            _measure_all(todo, looked.sizes, dataset, lease, options, report, told)
+            _measure_all(todo, looked.sizes, dataset, lease, options, report, progress)
     if options.publish and not report.interrupted:
         report.published = finalise(dataset)
     return report
@@ -199,7 +201,7 @@ def _measure_all(
     lease: str,
     options: MeasureOptions,
     report: MeasureReport,
-    told: Told,
+    progress: MeasureProgress,
 ) -> None:
     needs = Needs(package_version(), None, dataset, lease)
     try:
@@ -210,7 +212,7 @@ def _measure_all(
                     report.measured.append(patient_id)
                 else:
                     report.failed[patient_id] = error
-                told.finished(patient_id, error)
+                progress.finished(patient_id, error)
                 _LOG.info("%s %s", patient_id, "measured" if error is None else "failed")
     except KeyboardInterrupt:
         report.interrupted = True

@@ -29,7 +29,7 @@ from lundprobe_zarr.schema.layout import SCHEMA_VERSION
 from lundprobe_zarr.schema.manifest import ACCESS, ACCESS_SYNTHETIC, MANIFEST_NAME, Manifest
 from lundprobe_zarr.schema.tables import COHORT_FILE, TABLES, store_path
 from lundprobe_zarr.storage.location import Location
-from lundprobe_zarr.storage.reread import write_sound
+from lundprobe_zarr.storage.reread import write_verified
 from lundprobe_zarr.stores.metadata import HOLDS_ANOTHER, StoreMetadata, parse_store
 from lundprobe_zarr.stores.place import StorePlace, convert_again
 from lundprobe_zarr.vocabulary.names import PARTS, is_patient_id
@@ -271,7 +271,7 @@ def _write(dataset: Location, objects: Mapping[str, Path | bytes]) -> None:
     _forget_hashes(dataset)
     for name, contents in objects.items():
         data = contents.read_bytes() if isinstance(contents, Path) else contents
-        write_sound(dataset, name, data)
+        write_verified(dataset, name, data)
 
 
 def _forget_hashes(dataset: Location) -> None:

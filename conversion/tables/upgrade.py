@@ -26,9 +26,9 @@ from lundprobe_zarr.schema.levels import whole_metadata
 from lundprobe_zarr.schema.ome import OME_MARK, with_ome
 from lundprobe_zarr.schema.tables import store_path
 from lundprobe_zarr.storage.location import Location
-from lundprobe_zarr.storage.reread import write_sound
+from lundprobe_zarr.storage.reread import write_verified
 from lundprobe_zarr.stores.metadata import StoreMetadata
-from lundprobe_zarr.stores.opening import read_sound_store
+from lundprobe_zarr.stores.opening import read_verified_store
 from lundprobe_zarr.stores.reader import Part, StoreReader
 
 
@@ -41,7 +41,7 @@ def upgrade_stores(dataset: Location, patient_ids: Sequence[str]) -> tuple[str, 
     old: dict[str, dict[str, Any]] = {}
     for patient_id in patient_ids:
         with suppress(DamagedStoreError):
-            store, text = read_sound_store(dataset, patient_id)
+            store, text = read_verified_store(dataset, patient_id)
             root = json.loads(text)
             if store.attributes["schema_version"] < SCHEMA_VERSION:
                 root["attributes"]["findings"] += coverage_of_store(dataset, store)
@@ -79,9 +79,9 @@ def _write(dataset: Location, store: str, root: dict[str, Any]) -> None:
     """Write the metadata of every node, then the root with the consolidated metadata."""
     consolidated = whole_metadata(root)
     for path in consolidated["metadata"]:
-        write_sound(dataset, f"{store}/{path}/{ROOT}", _text(node_document(path, consolidated)))
+        write_verified(dataset, f"{store}/{path}/{ROOT}", _text(node_document(path, consolidated)))
     add_checksum(root, root["attributes"])
-    write_sound(dataset, f"{store}/{ROOT}", _text(root))
+    write_verified(dataset, f"{store}/{ROOT}", _text(root))
 
 
 def _text(document: Mapping[str, Any]) -> bytes:

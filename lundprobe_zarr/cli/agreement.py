@@ -9,7 +9,7 @@ import typer
 
 from lundprobe_zarr.cli.choosing import Structures, Where, cohort_where, names
 from lundprobe_zarr.cli.dvh import Grid
-from lundprobe_zarr.cli.place import Dataset, StorageOptions
+from lundprobe_zarr.cli.place import Dataset, StorageOptions, parse_options
 from lundprobe_zarr.cli.query import (
     Format,
     FormOption,
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from lundprobe_zarr.cohort import Cohort
+    from lundprobe_zarr.dataset.predictions import MaskSource
 
 _MEASURES = ("dice", "surface_dice_1mm", "surface_dice_2mm", "hd95_mm", "assd_mm", "difference_cc")
 
@@ -62,6 +63,14 @@ def agreement(
     form: FormOption = None,
     output: OutputFile = None,
     storage_options: StorageOptions = None,
+    predictions_options: Annotated[
+        str | None,
+        typer.Option(
+            metavar="JSON|@FILE",
+            help="The same for --predictions, if they are somewhere else than the dataset "
+            "[default: those of --storage-options].",
+        ),
+    ] = None,
 ) -> None:
     """Compare segmentations: Dice, surface Dice, distances, volumes, edits.
 
@@ -72,8 +81,8 @@ def agreement(
     """
     from lundprobe_zarr.cli.console import count
 
-    if predictions is None and (labels or name or grid is not Grid.mri):
-        raise UsageError("--labels, --name or --grid without --predictions")
+    if predictions is None and (labels or name or predictions_options or grid is not Grid.mri):
+        raise UsageError("--labels, --name, --grid or --predictions-options without --predictions")
     kind = output_form(form, output)
     chosen = names("--structures", structures), names("--pairs", pairs)
     patients = cohort_where(dataset, where, storage_options)
@@ -82,8 +91,12 @@ def agreement(
 
         found = agreement_of(patients, *chosen)
     else:
+        from lundprobe_zarr.labelled.predictions import mask_source
+
         source = {name: predictions} if name else predictions
-        found = _predicted(patients, source, _labels(labels), *chosen, grid.value)
+        own = _options_of(predictions_options, storage_options)
+        masks = mask_source(source, _labels(labels), own)
+        found = _predicted(patients, masks, *chosen, grid.value)
     _tell_left_out(found)
     table = _medians(found) if kind is Format.table else found
     write_rows(arrow_table(table), kind, output, count(len(found), "pair"))
@@ -91,20 +104,24 @@ def agreement(
 
 def _predicted(
     patients: Cohort,
-    source: Any,
-    labels: dict[int, str] | None,
+    masks: MaskSource,
     structures: Sequence[str] | None,
     pairs: Sequence[str] | None,
     grid: str,
 ) -> pd.DataFrame:
     from lundprobe_zarr.cli.steps import steps_on_terminal
     from lundprobe_zarr.labelled.agreement import predicted_agreement, predictions_wanted
-    from lundprobe_zarr.labelled.predictions import mask_source
 
     wanted = predictions_wanted(patients, structures, pairs, grid)
-    masks = mask_source(source, labels)
     with steps_on_terminal("Comparing", len(patients)) as step:
         return predicted_agreement(patients, masks, wanted, step)
+
+
+def _options_of(given: str | None, storage_options: str | None) -> dict[str, Any]:
+    """Return the storage options of the predictions: their own, or the dataset's."""
+    if given is None:
+        return parse_options(storage_options)
+    return parse_options(given, "--predictions-options")
 
 
 def _labels(text: str | None) -> dict[int, str] | None:

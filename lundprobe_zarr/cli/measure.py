@@ -55,7 +55,7 @@ def run_measure(location: Location, how: MeasureOptions) -> int:
     from lundprobe_zarr.cli.console import count, say
     from lundprobe_zarr.cli.interrupt import interruptible
     from lundprobe_zarr.cli.steps import steps
-    from lundprobe_zarr.conversion.run.measure import Told
+    from lundprobe_zarr.conversion.run.measure import MeasureProgress
     from lundprobe_zarr.conversion.run.measure import measure as measure_patients
 
     report: MeasureReport | None = None
@@ -70,7 +70,7 @@ def run_measure(location: Location, how: MeasureOptions) -> int:
             step[0](f"{patient_id} {'measured' if error is None else f'failed: {error}'}")
 
         with suppress(KeyboardInterrupt):  # before the first patient or after the last
-            report = measure_patients(location, how, Told(started, finished))
+            report = measure_patients(location, how, MeasureProgress(started, finished))
     if report is None or report.interrupted:
         done = 0 if report is None else len(report.measured) + len(report.skipped)
         say(f"Stopped: {count(done, 'patient')} measured. The same command continues.")

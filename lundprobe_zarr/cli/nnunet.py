@@ -136,17 +136,17 @@ def export_nnunet(
             progress=progress,
         )
 
-    raise typer.Exit(_run(write, out))
+    raise typer.Exit(_run(write, out, regions))
 
 
-def _run(write: Callable[[Progress], NnUNetReport], out: Path) -> int:
+def _run(write: Callable[[Progress], NnUNetReport], out: Path, regions: bool) -> int:
     """Export with progress, print the outcome and return the exit status."""
     from lundprobe_zarr.cli.console import say
     from lundprobe_zarr.cli.interrupt import interruptible
 
     with interruptible(lambda: None) as interrupt, ExitStack() as stack:
         try:
-            report = write(_progress(stack))
+            report = write(_progress(stack, regions))
         except KeyboardInterrupt:
             stack.close()
             say("Stopped. What is written stays; the same command continues.")
@@ -188,25 +188,30 @@ def _test(cohort: Cohort, test: str) -> Cohort:
     return cohort.where(f"part = '{test}'" if test in PARTS else test)
 
 
-def _progress(stack: ExitStack) -> Progress:
-    """Return what shows progress: a bar or lines for each of the two rounds."""
+def _progress(stack: ExitStack, regions: bool) -> Progress:
+    """Return what shows progress: a bar or lines for each of the two rounds.
+
+    Masks are read in the first one only for `regions`. Else it is short, and has no lines.
+    """
     from lundprobe_zarr.cli.console import count, say
-    from lundprobe_zarr.cli.steps import steps
-    from lundprobe_zarr.exchange.nnunet import Progress
+    from lundprobe_zarr.cli.steps import steps, steps_on_terminal
+    from lundprobe_zarr.exchange.nnunet import LOOKING, Progress
 
     step: list[Callable[[str], None]] = []
+    done: list[str] = []
 
     def started(what: str, patients: int) -> None:
         stack.close()
-        step.clear()
-        if what == "Looking at":
-            return
-        say(f"{count(patients, 'patient')} to write." if patients else "Nothing to write.")
-        step.append(stack.enter_context(steps(what, patients)))
+        looks = what == LOOKING
+        if not looks:
+            say(f"{count(patients, 'patient')} to write." if patients else "Nothing to write.")
+        shown = steps_on_terminal if looks and not regions else steps
+        step[:] = [stack.enter_context(shown(what, patients))]
+        done[:] = ["looked at" if looks else "written"]
 
     def finished(patient_id: str, error: str | None) -> None:
         for show in step:
-            show(f"{patient_id} {'written' if error is None else f'failed: {error}'}")
+            show(f"{patient_id} {done[0] if error is None else f'failed: {error}'}")
 
     return Progress(started, finished)
 

@@ -26,7 +26,7 @@ from lundprobe_zarr.schema.manifest import MANIFEST_NAME, Manifest, parse_manife
 from lundprobe_zarr.schema.tables import COMPARED, PATIENTS, TABLES
 from lundprobe_zarr.storage.local import open_local
 from lundprobe_zarr.storage.location import Location, Range
-from lundprobe_zarr.storage.reread import read_object, read_sound
+from lundprobe_zarr.storage.reread import read_object, read_verified
 from lundprobe_zarr.vocabulary.files import PART_FOLDERS
 from lundprobe_zarr.vocabulary.names import PATIENT_ID_FORM, PATIENT_ID_PATTERN, is_patient_id
 
@@ -53,7 +53,7 @@ def read_manifest(location: Location) -> tuple[Manifest, bytes]:
     """
     where = location.path(MANIFEST_NAME)
     try:
-        return read_sound(
+        return read_verified(
             location,
             MANIFEST_NAME,
             lambda: location.read(MANIFEST_NAME),
@@ -267,7 +267,7 @@ class _Wanted:
 
 def _read_file(location: Location, manifest: Manifest, wanted: _Wanted, file: str) -> pa.Table:
     where, sha256 = location.path(file), manifest.table_sha256.get(file)
-    return read_sound(
+    return read_verified(
         location,
         file,
         lambda: read_object(location, file, "a table of the dataset", remedy=_REMEDY),

@@ -6,7 +6,7 @@ Predictions are kept beside a dataset, in a folder or bucket of their own: see `
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import cached_property
@@ -17,7 +17,12 @@ import numpy.typing as npt
 
 from lundprobe_zarr.dataset.content import patient_content
 from lundprobe_zarr.dataset.opening import dataset_around
-from lundprobe_zarr.errors import DatasetError, UnknownLabelError, UsageError
+from lundprobe_zarr.errors import (
+    DatasetError,
+    NotADatasetError,
+    UnknownLabelError,
+    UsageError,
+)
 from lundprobe_zarr.geometry.lattice import Grid
 from lundprobe_zarr.schema.manifest import MANIFEST_NAME
 from lundprobe_zarr.storage.location import Location
@@ -34,6 +39,8 @@ _TAKEN = (
     *("clinical", "nnunet", "nnunet_fold", "observer", "prediction", "patients"),
     *("consensus_majority", "consensus_staple"),
 )
+#: The folder of a prediction, or of a dataset, that holds the patients' stores.
+_PATIENTS = "patients"
 #: Stores whose metadata is read at a time.
 _AT_ONCE = 16
 
@@ -64,6 +71,38 @@ def require_apart(place: Location) -> None:
         where=place.url,
         expected="a folder or bucket for predictions, beside the dataset",
         remedy="predictions never change a dataset: choose another place",
+    )
+
+
+def require_predictions(place: Location) -> None:
+    """Require that a place holds predictions, or is an empty folder or bucket.
+
+    Raises `NotADatasetError` if not, `DatasetError` if it cannot be listed.
+    """
+    there = [n for n in place.children("") if not n.startswith(".")]
+    names = () if MANIFEST_NAME in there else filter(_NAME.fullmatch, there)
+    if any(_PATIENTS in place.children(n) for n in names) or (not there and place.is_folder("")):
+        return
+    finding, remedy = _instead(there)
+    raise NotADatasetError(
+        finding,
+        where=place.url,
+        expected="a folder or bucket that lp.write_prediction wrote to, or an empty one",
+        remedy=remedy,
+    )
+
+
+def _instead(there: Collection[str]) -> tuple[str, str]:
+    """Return finding and remedy for a place without predictions, by the names that it holds."""
+    if not there:
+        return "not there", "check the path or URL; lp.write_prediction makes it"
+    if MANIFEST_NAME in there:
+        return "a converted dataset", "give the place of the predictions, which is beside it"
+    if _PATIENTS in there:
+        return "one prediction", "leave out the last part of the path, which is its name"
+    return (
+        "no predictions",
+        "files of other programs are compared by lp.agreement(patient, predictions=FOLDER)",
     )
 
 
@@ -134,7 +173,7 @@ class StoredPredictions:
 
     def patients(self, name: str) -> list[str]:
         """Ids of the patients of a prediction, in order."""
-        found = (n.removesuffix(".zarr") for n in self.place.children(f"{name}/patients"))
+        found = (n.removesuffix(".zarr") for n in self.place.children(f"{name}/{_PATIENTS}"))
         return [i for i in found if is_patient_id(i)]
 
     def all(self) -> list[StoredPrediction]:

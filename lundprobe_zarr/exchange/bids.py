@@ -117,7 +117,9 @@ def sidecar(
     elif file.variable in ("image", "dose"):
         units = {"T2w": "arbitrary", "sCT": "HU"}
         fields["Units"] = units.get(str(file.labels.get("modality")), "Gy")
-    if file.variable == "fiducial_mask" and store.fiducial_record is not None:
+    shows_fiducials = file.variable == "fiducial_mask" or file.labels.get("modality") == "T2w"
+    if shows_fiducials and store.fiducial_record is not None:
+        # Of the T2w image too: a patient may have positions without a mask.
         fields["FiducialPositionsLPS"] = _positions(store.fiducial_record.text or "")
     if not raw and file.grid in _SPACES:
         fields["SpatialReference"] = _SPACES[file.grid]

@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 
 #: Default number of folds; as many as nnU-Net makes itself.
 FOLDS = 5
+#: The two rounds of an export, as `Progress.started` is told them.
+LOOKING, WRITING = "Looking at", "Writing"
 _T = TypeVar("_T")
 Folds = list[dict[str, list[str]]]
 
@@ -288,7 +290,7 @@ class _Export:
 
     def examined(self, subsets: Mapping[str, str]) -> list[Examined]:
         """Look at all patients. Raises `UsageError` if there is none to train with."""
-        self._progress.started("Looking at", len(subsets))
+        self._progress.started(LOOKING, len(subsets))
         found = self._each(
             list(subsets), lambda patient_id: examine(self._reader(patient_id), self._settings)
         )
@@ -320,7 +322,7 @@ class _Export:
         new = [i for i in chosen if i not in kept]
         self._folder.open(dict.fromkeys(subsets[i] for i in chosen))
         self._folder.remove(i for i in self._cohort.dataset.ids if i not in kept)
-        self._progress.started("Writing", len(new))
+        self._progress.started(WRITING, len(new))
         made = self._each(new, lambda i: self._write(chosen[i], subsets[i]))
         notes = {i: (kept | made)[i] for i in subsets if i in kept or i in made}
         report = NnUNetReport(

@@ -208,7 +208,7 @@ class PatientFiles:
         self, file: SourceFile, record: SourceRecord, draft: Path, out: Path, written: Written
     ) -> None:
         """Write the text of fiducial positions, mm, LPS, which no shape changes."""
-        if self._shape.layout == "bids":  # in the sidecar of the fiducials' mask
+        if self._shape.layout == "bids":  # in sidecars of the T2w image and of the mask
             return
         path = self._path(file, record, written)
         target = _made(draft, out, path)

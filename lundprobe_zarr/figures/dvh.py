@@ -312,20 +312,20 @@ def _caption(
     patients, about = _patients(curves), curves.attrs
     grid = {"sct": "sCT", "mri": "MRI"}.get(str(about.get("grid")), "unknown")
     if patients == 1 and by is None:
-        said = [f"Patient {_column(curves, 'patient_id')[0]}, n = 1."]
+        sentences = [f"Patient {_column(curves, 'patient_id')[0]}, n = 1."]
     else:
         low, high = (f"{q:g}" for q in quantiles)
-        said = [
+        sentences = [
             f"Line: median of the volume at each dose; band: percentiles {low} to {high}; "
             f"n = {patients} {'patient' if patients == 1 else 'patients'}."
         ]
-    said.append(f"Cumulative, {_sources(curves)}, {grid} grid, from {_origin(about)}.")
-    said.append(_inside(curves, volume))
+    sentences.append(f"Cumulative, {_sources(curves)}, {grid} grid, from {_origin(about)}.")
+    sentences.append(_inside(curves, volume))
     if dropped:
         are = "segmentation without dose is" if dropped == 1 else "segmentations without dose are"
-        said.append(f"{dropped} {are} not drawn.")
-    said.append(f"Dotted: the prescription, {PRESCRIPTION_GY} Gy.")
-    return " ".join(said)
+        sentences.append(f"{dropped} {are} not drawn.")
+    sentences.append(f"Dotted: the prescription, {PRESCRIPTION_GY} Gy.")
+    return " ".join(sentences)
 
 
 def _sources(curves: xr.Dataset) -> str:

@@ -80,9 +80,9 @@ def _volumes(rows: Iterable[Row], volumes: Mapping[tuple[str, Segmentation], Row
     """Yield volumes that differ from the structures table; a consensus is not in that table."""
     for row, side in ((row, side) for row in rows for side in "ab"):
         key = row["structure"], _side(row, side)
-        said = volumes[key]["volume_cc"] if key in volumes else None
-        if said is not None and not isclose(row[f"{side}_cc"], said, rel_tol=1e-6):
-            yield f"{side}_cc is {row[f'{side}_cc']}; structures has {said}; {_REMEDY}"
+        recorded = volumes[key]["volume_cc"] if key in volumes else None
+        if recorded is not None and not isclose(row[f"{side}_cc"], recorded, rel_tol=1e-6):
+            yield f"{side}_cc is {row[f'{side}_cc']}; structures has {recorded}; {_REMEDY}"
 
 
 def _inside(rows: Iterable[Row], volumes: Mapping[tuple[str, Segmentation], Row]) -> Iterator[str]:
@@ -93,6 +93,7 @@ def _inside(rows: Iterable[Row], volumes: Mapping[tuple[str, Segmentation], Row]
             who = Segmentation("observer", row["observer"], row["step"])
             total[row["structure"], who] += row["inside_voxels"]
     for key, voxels in total.items():
-        said = volumes[key]["voxels"] if key in volumes else None
-        if said not in (None, voxels):
-            yield f"{voxels} voxels of {key[0]} {key[1].observer}; structures has {said}; {_REMEDY}"
+        recorded = volumes[key]["voxels"] if key in volumes else None
+        if recorded not in (None, voxels):
+            finding = f"{voxels} voxels of {key[0]} {key[1].observer}"
+            yield f"{finding}; structures has {recorded}; {_REMEDY}"

@@ -37,9 +37,9 @@ from lundprobe_zarr.schema.tables import store_path
 from lundprobe_zarr.storage.access import require_private
 from lundprobe_zarr.storage.local import require_folder
 from lundprobe_zarr.storage.location import Entry, Location, Range, md5
-from lundprobe_zarr.storage.reread import read_object, read_sound
+from lundprobe_zarr.storage.reread import read_object, read_verified
 from lundprobe_zarr.storage.retry import UNKNOWN
-from lundprobe_zarr.stores.opening import read_sound_store
+from lundprobe_zarr.stores.opening import read_verified_store
 from lundprobe_zarr.stores.place import StorePlace
 
 #: Objects up to this size are compared whole with those at the destination: a request costs more.
@@ -269,7 +269,7 @@ class _Copier:
     def send(self, patient_id: str) -> CopiedStore:
         """Copy one store: data, then metadata, then its root. Each is verified before the next."""
         place = store_path(patient_id)
-        metadata, text = read_sound_store(self._source, patient_id)
+        metadata, text = read_verified_store(self._source, patient_id)
         objects = store_objects(text, metadata.where)
         there = self._destination.listing(place)
         self._clear(place, text, {o.name: o for o in objects}, there)
@@ -360,7 +360,7 @@ class _Copier:
         """Read an object of the source. Raises `DatasetError` if it is damaged."""
         _require_within(self._source, name)
         size = UNKNOWN if item.size is None else item.size
-        data = read_sound(
+        data = read_verified(
             self._source,
             name,
             lambda: read_object(self._source, name, "an object of the dataset", size),

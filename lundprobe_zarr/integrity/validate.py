@@ -102,12 +102,12 @@ def validate(
     arrays, measured = _others(location, manifest, lost)
 
     def look(patient_id: str) -> tuple[int, list[Problem]]:
-        said = _Said(
+        recorded = _Recorded(
             rows.of(patient_id)[0],
             None if arrays is None else arrays.of(patient_id),
             None if measured is None else measured.of(patient_id),
         )
-        found = _look(location, manifest, patient_id, said, deep)
+        found = _look(location, manifest, patient_id, recorded, deep)
         _LOG.info("%s: %d problems", patient_id, len(found[1]))
         on_store(patient_id)
         return found
@@ -167,7 +167,7 @@ def _lost_table(error: DatasetError) -> Problem:
 
 
 @dataclass(frozen=True)
-class _Said:
+class _Recorded:
     """The rows of one patient; None for tables that cannot be read."""
 
     row: Row
@@ -203,27 +203,28 @@ def _without_row(location: Location, patient_id: str) -> Problem:
 
 def _content(location: Location, manifest: Manifest, patients: pa.Table) -> Iterator[Problem]:
     """Compare the manifest's content hashes with those of the data: see `dataset.content`."""
-    said = manifest.content
-    if said is None:  # written by an early version
+    recorded = manifest.content
+    if recorded is None:  # written by an early version
         return
     hashes = [name for name in ("patient_id", CONTENT) if name in patients.column_names]
     found = read_content(location, manifest, patients.select(hashes).to_pylist())
     for name, parts in found.tables.items():
         for part, sha256 in parts.items():
-            if said.tables.get(name, {}).get(part) != sha256:
+            in_manifest = recorded.tables.get(name, {}).get(part)
+            if in_manifest != sha256:
                 yield Problem(
                     f"{name} table, {part}",
-                    f"content {sha256}; the manifest says {said.tables.get(name, {}).get(part)}; "
+                    f"content {sha256}; the manifest says {in_manifest}; "
                     "run finalise, with --rebuild if that does not help",
                 )
-    if (found.sha256, found.patients) != (said.sha256, said.patients):
+    if (found.sha256, found.patients) != (recorded.sha256, recorded.patients):
         yield Problem(
-            "manifest", f"content {said.sha256}; what is there has {found.sha256}; run finalise"
+            "manifest", f"content {recorded.sha256}; what is there has {found.sha256}; run finalise"
         )
 
 
 def _look(
-    location: Location, manifest: Manifest, patient_id: str, said: _Said, deep: bool
+    location: Location, manifest: Manifest, patient_id: str, recorded: _Recorded, deep: bool
 ) -> tuple[int, list[Problem]]:
     try:
         store = open_store(location, patient_id)
@@ -232,21 +233,23 @@ def _look(
     there = object_sizes(location, patient_id)
     damaged = _small_objects(location, store, there, deep) | _shards(store, there)
     problems = [*_attributes(store, manifest), *damaged.values()]
-    problems += _tables(store, said.row, said.arrays)
+    problems += _tables(store, recorded.row, recorded.arrays)
     problems += [
         Problem(f"{table} table, {patient_id}", finding, measured=patient_id)
-        for table, finding in (table_findings(store, said.measured) if said.measured else ())
+        for table, finding in (
+            table_findings(store, recorded.measured) if recorded.measured else ()
+        )
     ]
     shards, level_shards = list(store.shards()), list(store.level_shards())
     small = list(_small_arrays(location, store, damaged)) if deep else []
     reader = StoreReader(location, store, decoders=1)  # stores are checked in threads
     for array, record, key in shards if deep else []:
         if key not in damaged:
-            row = said.measured.row(array, record) if said.measured else None
+            row = recorded.measured.row(array, record) if recorded.measured else None
             levels = [s for s in level_shards if s.record is record and s.key not in damaged]
             problems += _voxels(reader, array, record, key, row, levels)
     if not damaged and not small:  # the sum would repeat this problem
-        problems += _sum(store, there, said.row)
+        problems += _sum(store, there, recorded.row)
     return len(shards), [*problems, *small]
 
 
@@ -264,9 +267,9 @@ def _attributes(store: StoreMetadata, manifest: Manifest) -> Iterator[Problem]:
         return
     kinds = [(n, store.attributes.get(n, False)) for n in _KINDS]
     for name, found in (*kinds, ("levels", store.level_count)):
-        said = getattr(manifest, name)
-        if found != said:
-            yield Problem(where, f"{name} is {found}; the manifest says {said}; run finalise")
+        recorded = getattr(manifest, name)
+        if found != recorded:
+            yield Problem(where, f"{name} is {found}; the manifest says {recorded}; run finalise")
 
 
 def _small_objects(

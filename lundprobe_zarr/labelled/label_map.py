@@ -104,6 +104,8 @@ def label_map(
         `ignore` writes the label `ignore` wherever it could be: in each voxel that no other
         structure holds, and in each that only `PTVT_427` or `BODY` hold, if the missing structure
         precedes them. A missing `PTVT_427` or `BODY` could be in any voxel whose label it precedes.
+        The column `missing_<S>` is false for an empty mask; `cohort.where("Rectum.volume_cc > 0")`
+        selects patients whose mask has a voxel.
     ignore : int, optional
         The ignore label. Default: the one after the last.
     source : {'clinical', 'nnunet', 'nnunet_fold', 'observer'}

@@ -22,6 +22,7 @@ from lundprobe_zarr.dataset.predictions import (
     provenance_table,
     require_apart,
     require_prediction_name,
+    require_predictions,
     whose,
 )
 from lundprobe_zarr.errors import MissingStructureError, UsageError
@@ -151,7 +152,14 @@ def open_predictions(
     Returns
     -------
     Predictions
-        Names, patients, structures, and the masks. A place without any has no names.
+        Names, patients, structures, and the masks. An empty folder or bucket has no names.
+
+    Raises
+    ------
+    NotADatasetError
+        If the place does not exist, or holds something else than predictions.
+    DatasetError
+        If it cannot be listed.
 
     Examples
     --------
@@ -159,7 +167,9 @@ def open_predictions(
         predictions.table
         predictions.mask(patient, "Rectum", "unet")
     """
-    return Predictions(Location(location, storage_options))
+    place = Location(location, storage_options)
+    require_predictions(place)
+    return Predictions(place)
 
 
 def write_prediction(

@@ -67,7 +67,8 @@ class Content:
     modalities
         Channels of `image (modality, z, y, x)`. None is T2w on the MRI grid, sCT on the sCT grid.
     structures
-        Clinical masks: `mask (structure, z, y, x)` bool, with `present (structure)`.
+        Clinical masks: `mask (structure, z, y, x)` bool, with `present (structure)`. A mask file
+        without a voxel counts as present; `cohort.where("Rectum.volume_cc > 0")` leaves it out.
     dose
         Add `dose (z, y, x)`, Gy.
     nnunet, folds, uncertainty, observers

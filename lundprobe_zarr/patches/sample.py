@@ -15,8 +15,8 @@ RawSample = dict[str, Any]
 class Sample(TypedDict, total=False):
     """One patch with its labels. Required keys are always present, the others on request.
 
-    Arrays end in (z, y, x). `…present` flags which of their labels the patient has. A transform
-    may add keys of its own.
+    Arrays end in (z, y, x). `…present` flags which of their labels the patient has, by the source
+    files: a mask file without a voxel counts. A transform may add keys of its own.
 
     Attributes
     ----------

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import errno
 import os
+import signal
 import socket
+import sys
 import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from typing import Any
 
 import uvicorn
 from uvicorn.supervisors import Multiprocess
@@ -76,6 +79,31 @@ def run(
             Multiprocess(shared, [listening]).run()
 
 
+class _WorkerConfig(uvicorn.Config):
+    """Configuration of worker processes, which a signal ends as Python ends, and does not kill.
+
+    uvicorn sends itself the signal again after the last answer. That would kill the process, and
+    leave what libraries made for multiprocessing: numcodecs makes a semaphore when a process
+    decodes first. Python would warn of each.
+    """
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        # A worker is given this by pickle, before uvicorn handles signals.
+        self.__dict__.update(state)
+        _handle(_end)
+
+
+def _handle(handler: Any) -> None:
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, handler)
+
+
+def _end(*_: object) -> None:
+    """End this process; more signals, such as Ctrl-C to a group, do not disturb its end."""
+    _handle(signal.SIG_IGN)
+    sys.exit()
+
+
 @contextmanager
 def in_background(settings: Settings, listening: socket.socket) -> Iterator[None]:
     """Serve in a thread of this process. Raises like `run`."""
@@ -96,7 +124,7 @@ def config(
 
     `tls` is the files of the certificate and of its key.
     """
-    return uvicorn.Config(
+    return (uvicorn.Config if workers == 1 else _WorkerConfig)(
         app,  # type: ignore[arg-type]
         factory=isinstance(app, str),
         workers=workers,

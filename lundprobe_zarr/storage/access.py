@@ -23,10 +23,10 @@ def require_private(location: Location) -> None:
     public = location.anonymous()
     if public is None:
         return
-    name, said = f"{_PROBE}{writer()}", uuid.uuid4().bytes
-    location.write(name, said)
+    name, contents = f"{_PROBE}{writer()}", uuid.uuid4().bytes
+    location.write(name, contents)
     try:
-        if _read(public, name) == said:
+        if _read(public, name) == contents:
             raise UsageError(
                 "anyone can read what is written there: a test object was read without credentials",
                 where=location.url,

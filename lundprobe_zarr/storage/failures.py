@@ -154,7 +154,7 @@ def http_status(error: BaseException) -> int | None:
     return next((s for s in map(_status_of, _chain(error)) if s is not None), None)
 
 
-def _said(error: BaseException, header: str) -> str | None:
+def _header_text(error: BaseException, header: str) -> str | None:
     """Return the text of a header of a Hub's answer; None without it."""
     for one in _chain(error):
         for answer in (one, getattr(one, "response", None)):
@@ -171,7 +171,7 @@ def is_gone(answer: Any) -> bool:
 
 def is_missing(error: BaseException) -> bool:
     """Return whether an error means only that there is no such object."""
-    if _said(error, ERROR_CODE) in _GONE:
+    if _header_text(error, ERROR_CODE) in _GONE:
         return False
     status = http_status(error)
     if status is not None:
@@ -263,7 +263,7 @@ def explain(error: BaseException, where: str, secrets: Iterable[str], local: boo
         finding, remedy = meaning(error)
         return DatasetError(f"cannot be read or written: {finding}", where=where, remedy=remedy)
     finding, remedy = _finding(error, where)
-    message = _said(error, _ERROR_MESSAGE)
+    message = _header_text(error, _ERROR_MESSAGE)
     said = " ".join(redacted(message or str(error), secrets).split())
     speaker = "the server says" if message else type(error).__name__
     detail = f"{speaker}: {said}" if said else speaker
@@ -271,7 +271,7 @@ def explain(error: BaseException, where: str, secrets: Iterable[str], local: boo
 
 
 def _finding(error: BaseException, where: str) -> tuple[str, str]:
-    if gone := _GONE.get(_said(error, ERROR_CODE) or ""):
+    if gone := _GONE.get(_header_text(error, ERROR_CODE) or ""):
         return gone
     if problem := _of_credentials(error):
         return problem, (

@@ -443,6 +443,17 @@ class Location:
         paths = (str(name).rstrip("/") for name in found)
         return sorted({name.rpartition("/")[2] for name in paths if name != base})
 
+    def is_folder(self, relative: str) -> bool:
+        """Return whether there is a folder of this name, or a bucket. One request.
+
+        A folder of a bucket is there only if it holds objects. Raises `DatasetError` if it cannot
+        be looked up.
+        """
+        try:
+            return str(self._info(relative).get("type")) == "directory"
+        except FileNotFoundError:
+            return False
+
     def sizes(self, names: Iterable[str]) -> dict[str, int]:
         """Return the sizes of the objects `names` that exist; one request per object."""
         wanted = list(names)

@@ -35,7 +35,7 @@ def read_object(
         ) from error
 
 
-def read_sound(
+def read_verified(
     location: Location, relative: str, fetch: Callable[[], bytes], parse: Callable[[bytes], _T]
 ) -> _T:
     """Fetch an object and return its parsed bytes.
@@ -59,7 +59,7 @@ def read_sound(
     return location.retry.repeat(attempt, DatasetError, may_be_spoilt)
 
 
-def write_sound(location: Location, relative: str, data: bytes) -> None:
+def write_verified(location: Location, relative: str, data: bytes) -> None:
     """Write an object and verify it, by the server's MD5 or by reading it back.
 
     It is written once more if other bytes arrived. Raises `VerificationError` if that happens

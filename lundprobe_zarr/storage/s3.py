@@ -17,10 +17,10 @@ _MAY_SPLIT = "max_concurrency" in signature(S3FileSystem._cat_file).parameters
 _IN_ONE_REQUEST = {"max_concurrency": 1} if _MAY_SPLIT else {}
 
 
-def require_range_of_s3(asked: Mapping[str, Any], answer: Mapping[str, Any]) -> None:
+def require_range_of_s3(requested: Mapping[str, Any], answer: Mapping[str, Any]) -> None:
     """Check the answer of boto as `require_range` does."""
-    if "Range" in asked:
-        require_range(asked["Range"], answer.get("ContentRange"), answer["ContentLength"])
+    if "Range" in requested:
+        require_range(requested["Range"], answer.get("ContentRange"), answer["ContentLength"])
 
 
 class BucketFiles(S3FileSystem):  # type: ignore[misc]

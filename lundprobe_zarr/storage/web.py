@@ -15,22 +15,22 @@ from fsspec.implementations.http import HTTPFileSystem
 
 from lundprobe_zarr.storage.failures import is_gone
 
-_ASKED = re.compile(r"bytes=(\d*)-(\d*)")
+_REQUESTED = re.compile(r"bytes=(\d*)-(\d*)")
 _SENT = re.compile(r"bytes (\d+)-(\d+)/(\d+|\*)")
 WHOLE = 200
 
 
-def require_range(asked: str, sent: str | None, length: int) -> None:
+def require_range(requested: str, sent: str | None, length: int) -> None:
     """Require that an answer's `Content-Range` and length are those of the `Range` header.
 
     Fewer bytes are right at the end of the object. Raises aiohttp's `ClientPayloadError`, as for
     an answer damaged in transit: the request is repeated.
     """
-    wanted, found = _ASKED.fullmatch(asked), _SENT.fullmatch(sent or "")
+    wanted, found = _REQUESTED.fullmatch(requested), _SENT.fullmatch(sent or "")
     if wanted is None:
         return
     if found is None or (found[3] == "*" and not (wanted[1] and wanted[2])):
-        raise aiohttp.ClientPayloadError(f"{sent!r} was sent; {asked!r} was requested")
+        raise aiohttp.ClientPayloadError(f"{sent!r} was sent; {requested!r} was requested")
     size = None if found[3] == "*" else int(found[3])
     if size is None:
         start, last = int(wanted[1]), int(wanted[2])
@@ -40,7 +40,7 @@ def require_range(asked: str, sent: str | None, length: int) -> None:
         start, last = max(0, size - int(wanted[2])), size - 1
     if (int(found[1]), int(found[2]), length) != (start, last, last + 1 - start):
         raise aiohttp.ClientPayloadError(
-            f"{sent!r} and {length} bytes were sent; {asked!r} was requested"
+            f"{sent!r} and {length} bytes were sent; {requested!r} was requested"
         )
 
 
@@ -95,8 +95,8 @@ class WebFiles(HTTPFileSystem):  # type: ignore[misc]
         if (start is None and end is None) or start == end:
             return bytes(await super()._cat_file(url, start, end, **kwargs))
         options = {**self.kwargs, **kwargs}
-        asked = str(await self._process_limits(url, start, end))
-        headers = {**options.pop("headers", {}), "Range": asked}
+        requested = str(await self._process_limits(url, start, end))
+        headers = {**options.pop("headers", {}), "Range": requested}
         session = await self.set_session()
         async with session.get(self.encode_url(url), headers=headers, **options) as answer:
             data = bytes(await answer.read())
@@ -106,5 +106,5 @@ class WebFiles(HTTPFileSystem):  # type: ignore[misc]
             if len(data) > len(data[start:end]):
                 self.ignoring.add(str(answer.url.origin()))
             return data[start:end]
-        require_range(asked, sent, len(data))  # some servers send one with the wrong status
+        require_range(requested, sent, len(data))  # some servers send one with the wrong status
         return data

@@ -10,7 +10,7 @@ from lundprobe_zarr.errors import ChangedStoreError, DamagedStoreError, DatasetE
 from lundprobe_zarr.schema.document import sha256_of
 from lundprobe_zarr.schema.tables import store_path
 from lundprobe_zarr.storage.location import Location
-from lundprobe_zarr.storage.reread import read_sound
+from lundprobe_zarr.storage.reread import read_verified
 from lundprobe_zarr.stores.metadata import StoreMetadata, parse_store_of
 from lundprobe_zarr.stores.place import StorePlace
 
@@ -20,13 +20,13 @@ _Stamp = tuple[int, int, int]
 
 def open_store(location: Location, patient_id: str) -> StoreMetadata:
     """Metadata of one patient's store; one request. Raises `DamagedStoreError` if it is unsound."""
-    return read_sound_store(location, patient_id)[0]
+    return read_verified_store(location, patient_id)[0]
 
 
-def read_sound_store(location: Location, patient_id: str) -> tuple[StoreMetadata, bytes]:
+def read_verified_store(location: Location, patient_id: str) -> tuple[StoreMetadata, bytes]:
     """Metadata of one patient's store and its text; raises as `open_store` does."""
     place = store_path(patient_id)
-    return read_sound(
+    return read_verified(
         location,
         f"{place}/zarr.json",
         lambda: read_store(location, patient_id)[0],

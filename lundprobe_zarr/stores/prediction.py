@@ -49,7 +49,7 @@ from lundprobe_zarr.schema.tables import store_path
 from lundprobe_zarr.storage.failures import explained
 from lundprobe_zarr.storage.folders import remove, replace_folder
 from lundprobe_zarr.storage.location import Location
-from lundprobe_zarr.storage.reread import read_sound, write_sound
+from lundprobe_zarr.storage.reread import read_verified, write_verified
 from lundprobe_zarr.storage.writers import is_alive, writer
 from lundprobe_zarr.stores.metadata import UNSOUND, StoreMetadata, VolumeArray
 from lundprobe_zarr.stores.place import StorePlace
@@ -146,7 +146,7 @@ def read_prediction(place: Location, patient_id: str) -> StoredPrediction | None
     name = f"{store_path(patient_id)}/{_ROOT}"
     where = PredictionPlace(place.url, patient_id)
     try:
-        return read_sound(
+        return read_verified(
             place, name, lambda: place.read(name), lambda text: parse_prediction(text, where)
         )
     except (FileNotFoundError, NotADirectoryError):
@@ -394,7 +394,7 @@ def _send(folder: Path, place: Location, store: str) -> None:
     files = sorted(p for p in folder.rglob("*") if p.is_file() and p != folder / _ROOT)
     for file in (*files, folder / _ROOT):
         name = file.relative_to(folder).as_posix()
-        write_sound(place, f"{store}/{name}", file.read_bytes())
+        write_verified(place, f"{store}/{name}", file.read_bytes())
         old.discard(name)
     for name in sorted(old):
         place.delete(f"{store}/{name}")

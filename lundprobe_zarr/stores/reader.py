@@ -38,7 +38,7 @@ from lundprobe_zarr.schema.tables import store_path
 from lundprobe_zarr.storage.decode_pool import DECODERS, Scratch, decode, decode_in_turn, scratch
 from lundprobe_zarr.storage.local import LocalFiles
 from lundprobe_zarr.storage.location import Location, Range
-from lundprobe_zarr.storage.reread import read_sound
+from lundprobe_zarr.storage.reread import read_verified
 from lundprobe_zarr.stores.metadata import StoreMetadata, VolumeArray, shard_key
 from lundprobe_zarr.stores.opening import Unchanged, open_store
 from lundprobe_zarr.stores.place import StorePlace
@@ -257,7 +257,7 @@ class StoreReader:
         # A byte more than there should be tells a longer object.
         wanted = Range(self._name(part), 0, record.stored_bytes + 1)
         with self.unchanged.during():
-            return read_sound(
+            return read_verified(
                 self.location,
                 wanted.name,
                 lambda: self._read_ranges([wanted], [part])[0],
@@ -303,7 +303,7 @@ class StoreReader:
 
         with self.unchanged.during():
             try:
-                return read_sound(self.location, name, lambda: self.location.read(name), decoded)
+                return read_verified(self.location, name, lambda: self.location.read(name), decoded)
             except FileNotFoundError as error:
                 raise place.damaged("not there") from error
 

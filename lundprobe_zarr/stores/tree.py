@@ -23,7 +23,7 @@ from lundprobe_zarr.stores.blocks import lazy_variable
 from lundprobe_zarr.stores.extensions import load_extensions
 from lundprobe_zarr.stores.lazy import LazyVolumes, SmallArray
 from lundprobe_zarr.stores.metadata import UNSOUND, StoreMetadata, unsound
-from lundprobe_zarr.stores.opening import read_sound_store
+from lundprobe_zarr.stores.opening import read_verified_store
 from lundprobe_zarr.stores.reader import StoreReader
 from lundprobe_zarr.vocabulary.names import AXES, MODALITY_UNITS
 
@@ -49,7 +49,7 @@ def open_tree(location: Location, patient_id: str) -> xr.DataTree:
     so does whatever reads voxels from the tree later, for a shard that is missing or damaged.
     """
     load_extensions()
-    metadata, text = read_sound_store(location, patient_id)
+    metadata, text = read_verified_store(location, patient_id)
     where = metadata.where
     reader = StoreReader(location, metadata)
     try:

@@ -17,6 +17,7 @@ def test_it_says_who_is_there_and_who_is_not(cli, dataset, tmp_path):
     cohort = lp.open_cohort(dataset)
     lacking = cohort.where("missing_PenileBulb")
     assert ran.status == 0
+    assert "looked at" not in ran.out, "that is short without regions"
     assert "3 patients to write." in ran.out
     assert f"{cohort.ids[-1]} written" in ran.out
     assert "CTVT_427   PTVT_427    CTVT_427" in ran.out
@@ -38,6 +39,7 @@ def test_ignored_patients_and_regions_are_named(cli, dataset, tmp_path):
         *("--where", "missing_PenileBulb", "--priority", "PenileBulb", "--workers", "1"),
     )
     assert ran.status == 0
+    assert ran.out.index("looked at") < ran.out.index("1 patient to write.")
     assert "With the ignore label: 1 patient" in ran.out
     assert "both" in ran.out
     assert "Folds: none, too few patients" in ran.out

@@ -22,7 +22,7 @@ import lundprobe_zarr as lp
 from lundprobe_zarr.cohort import open_cohort
 from lundprobe_zarr.conversion.arrays.patient import convert_patient
 from lundprobe_zarr.conversion.notes.lease import lease_patients
-from lundprobe_zarr.conversion.run.measure import MeasureOptions, Told, measure
+from lundprobe_zarr.conversion.run.measure import MeasureOptions, MeasureProgress, measure
 from lundprobe_zarr.conversion.source.inventory import select, take_inventory
 from lundprobe_zarr.conversion.tables.fragments import save_compared
 from lundprobe_zarr.conversion.tables.publish import finalise
@@ -100,13 +100,13 @@ def test_a_patient_who_cannot_be_read_fails_alone_and_is_measured_when_mended(
     shard = next(dataset.local(f"patients/{NEW}.zarr/mri/observers/mask").rglob("c/*/*/*/*/*/0"))
     sound = shard.read_bytes()
     shard.write_bytes(sound[:-3])
-    told: list[Any] = []
-    listen = Told(lambda n: told.append(n), lambda i, error: told.append((i, error)))
+    heard: list[Any] = []
+    listen = MeasureProgress(lambda n: heard.append(n), lambda i, error: heard.append((i, error)))
     report = measure(dataset, MeasureOptions(workers=1), listen)
     assert (report.measured, list(report.failed)) == ([OTHER], [NEW])
     assert "mri/observers/mask" in report.failed[NEW]
-    assert told[0] == 2
-    assert sorted(told[1:]) == [(NEW, report.failed[NEW]), (OTHER, None)]
+    assert heard[0] == 2
+    assert sorted(heard[1:]) == [(NEW, report.failed[NEW]), (OTHER, None)]
     assert report.published is not None
     assert report.published.unmeasured == (NEW,)
     assert not open_manifest(dataset).tables.keys() & set(COMPARED)

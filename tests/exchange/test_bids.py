@@ -12,6 +12,10 @@ import nibabel as nib
 import numpy as np
 import pytest
 
+from lundprobe_zarr.cohort import open_cohort
+from lundprobe_zarr.conversion.arrays.patient import convert_patient
+from lundprobe_zarr.conversion.source.inventory import take_inventory
+from lundprobe_zarr.conversion.tables.publish import finalise
 from lundprobe_zarr.exchange import bids
 from lundprobe_zarr.exchange.choice import Choice
 from lundprobe_zarr.exchange.cohort import export_cohort
@@ -114,6 +118,23 @@ def test_fiducials_are_told_in_millimetres(cohort, whole):
     told = json.loads((whole / bids.DERIVATIVES / name / "anat" / side).read_bytes())
     found = np.array(told["FiducialPositionsLPS"])
     np.testing.assert_array_equal(found, patient.clinical.fiducial_position.values)
+
+
+def test_fiducials_without_a_mask_are_told_beside_the_image(one_patient, tmp_path):
+    source = Path(shutil.copytree(one_patient / "source", tmp_path / "source"))
+    [mask] = source.rglob("mask_MRI_T2_coords_fiducials.nii.gz")
+    mask.unlink()
+    [files] = take_inventory(source).patients
+    assert convert_patient(files, tmp_path / "dataset", "standard").error is None
+    finalise(tmp_path / "dataset")
+    cohort = open_cohort(tmp_path / "dataset")
+    shape = Shape(Choice(arrays=("T2w", "fiducials")), layout="bids")
+    assert not export_cohort(cohort, tmp_path / "out", shape).failed
+    name = bids.subject(cohort.ids[0])
+    told = json.loads((tmp_path / "out" / name / "anat" / f"{name}_T2w.json").read_bytes())
+    found = np.array(told["FiducialPositionsLPS"])
+    assert len(found)
+    np.testing.assert_array_equal(found, cohort[0].clinical.fiducial_position.values)
 
 
 def test_fiducials_are_told_whatever_blanks_and_marks_their_text_has():

@@ -185,10 +185,10 @@ def test_a_place_that_is_read_only_is_refused_before_any_work(
     (begun / store_path(take_inventory(old.source).patients[0].patient_id) / "zarr.json").unlink()
     with disk.read_only():
         for status, *command in (
-            (3, "convert", old.source, begun),
-            (3, "convert", old.source, disk.folder / "new"),
+            (2, "convert", old.source, begun),
+            (2, "convert", old.source, disk.folder / "new"),
             (3, "finalise", begun),
-            (3, "repair", old.source, begun),
+            (2, "repair", old.source, begun),
             (3, "copy", old.dataset, disk.folder / "copy"),
             (1, "phantom", disk.folder / "source"),
         ):
@@ -204,6 +204,21 @@ def without_rights_of_root() -> list[str]:
     if shutil.which("setpriv") is None:
         pytest.skip("permissions do not count for root, and there is no setpriv")
     return ["setpriv", "--bounding-set=-dac_override,-dac_read_search,-fowner"]
+
+
+@pytest.mark.parametrize("name", ["locked", "locked/new"])
+def test_a_folder_that_may_not_be_written_is_wrong_usage(
+    old: Converted, tmp_path: Path, name: str
+) -> None:
+    (tmp_path / "locked").mkdir(mode=0o555)
+    place = tmp_path / name
+    process = start(old.source, Target(str(place), tmp_path), by=without_rights_of_root())
+    printed, _ = process.communicate(timeout=60)
+    assert process.returncode == 2, printed
+    assert f"{place}: cannot be written: permission denied" in printed
+    assert "choose another place" in printed
+    assert "probe" not in printed
+    assert list((tmp_path / "locked").iterdir()) == []
 
 
 def test_permission_that_is_lost_midway_costs_nothing_that_was_converted(

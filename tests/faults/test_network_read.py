@@ -14,7 +14,7 @@ from lundprobe_zarr.errors import DamagedStoreError, DatasetError, UsageError
 from lundprobe_zarr.integrity.copy import copy_dataset
 from lundprobe_zarr.storage import retry
 from lundprobe_zarr.storage.location import Location, Range
-from lundprobe_zarr.storage.reread import read_sound
+from lundprobe_zarr.storage.reread import read_verified
 from lundprobe_zarr.storage.web import require_range
 from lundprobe_zarr.stores.reader import StoreReader
 from tests.faults.flips import cohort_digest, patient_digest
@@ -160,7 +160,7 @@ def test_damage_at_its_place_is_asked_for_twice():
         raise DatasetError("damaged")
 
     with pytest.raises(DatasetError, match="damaged"):
-        read_sound(Location("memory://x"), "y", fetch, parse)
+        read_verified(Location("memory://x"), "y", fetch, parse)
     assert len(fetched) == 2
 
 

@@ -17,6 +17,7 @@ from lundprobe_zarr.errors import (
     DamagedStoreError,
     DatasetError,
     MissingStructureError,
+    NotADatasetError,
     UnknownLabelError,
     UsageError,
 )
@@ -395,13 +396,46 @@ def test_damage_is_found_and_named(patient, tmp_path):
 
 
 def test_what_is_not_there_is_named(patient, tmp_path):
-    assert lp.open_predictions(tmp_path / "nowhere").names == []
     lp.write_prediction(patient, {"Rectum": _moved(patient)}, "unet", {}, to=tmp_path)
     predictions = lp.open_predictions(tmp_path)
     with pytest.raises(UnknownLabelError, match="nearest: unet"):
         predictions.open(patient, "unett")
     with pytest.raises(MissingStructureError, match="has no Bladder"):
         predictions.mask(patient, "Bladder", "unet")
+
+
+@pytest.mark.parametrize("place", ["FOLDER/nope", "memory://nope-of-tests", "FOLDER/file"])
+def test_a_place_that_is_not_there_is_an_error(tmp_path, place):
+    (tmp_path / "file").write_text("x")
+    place = place.replace("FOLDER", str(tmp_path))
+    with pytest.raises(NotADatasetError) as raised:
+        lp.open_predictions(place)
+    assert (raised.value.where, raised.value.finding) == (place, "not there")
+    assert "lp.write_prediction" in raised.value.expected
+    assert raised.value.remedy is not None
+    with pytest.raises(FileNotFoundError):
+        lp.open_predictions(place)
+
+
+def test_an_empty_place_has_no_predictions(patient, tmp_path):
+    (tmp_path / ".DS_Store").write_bytes(b"")
+    predictions = lp.open_predictions(tmp_path)
+    assert predictions.names == []
+    lp.write_prediction(patient, {"Rectum": _moved(patient)}, "unet", {}, to=tmp_path)
+    shutil.rmtree(tmp_path / "unet/patients" / f"{patient.patient_id}.zarr")
+    assert lp.open_predictions(tmp_path).names == []
+
+
+def test_a_folder_without_predictions_says_what_it_is(dataset, patient, tmp_path):
+    with pytest.raises(NotADatasetError, match=r"a converted dataset; .*beside it"):
+        lp.open_predictions(dataset)
+    lp.write_prediction(patient, {"Rectum": _moved(patient)}, "unet", {}, to=tmp_path / "p")
+    with pytest.raises(NotADatasetError, match=r"one prediction; .*last part of the path"):
+        lp.open_predictions(tmp_path / "p/unet")
+    (tmp_path / "files").mkdir()
+    (tmp_path / "files/x.nii.gz").write_bytes(b"")
+    with pytest.raises(NotADatasetError, match=r"no predictions; .*lp\.agreement"):
+        lp.open_predictions(tmp_path / "files")
 
 
 def test_a_place_in_memory_serves_as_a_bucket(patient):

@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import httpx
+import psutil
 import pytest
 
 NAME = "phantom/standard"
@@ -20,14 +21,14 @@ NAME = "phantom/standard"
 
 @contextmanager
 def serving(
-    dataset: Path, folder: Path, *options: str
+    dataset: Path, folder: Path, *options: str, stderr: int | None = None
 ) -> Iterator[tuple[str, str, subprocess.Popen]]:
     """URL, token and process of a service; ends it."""
     command = [
         sys.executable, "-m", "lundprobe_zarr", "serve", str(dataset), "--port", "0",
         "--state", str(folder / "state"), "--audit", str(folder / "audit.jsonl"), *options,
     ]  # fmt: skip
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=stderr, text=True) as process:
         assert process.stdout is not None
         said = ""
         while "HF_TOKEN" not in said:
@@ -84,6 +85,24 @@ def test_workers_share_the_work_and_the_log(dataset, tmp_path, shard):
         assert process.wait(30) == 0
     lines = [x for x in (tmp_path / "audit.jsonl").read_text().splitlines() if shard in x]
     assert len(lines) == 20
+
+
+@pytest.mark.parametrize("who", ["the first process", "all of them"])
+def test_workers_that_decoded_end_without_a_warning(dataset, tmp_path, who):
+    patient = min(p.stem for p in Path(dataset, "patients").iterdir())
+    with serving(dataset, tmp_path, "--workers", "2", stderr=subprocess.PIPE) as service:
+        url, token, process = service
+        for n in range(16):  # a connection each, so that both decode
+            plane = f"{url}/api/v1/datasets/{NAME}/patients/{patient}/plane?array=mri/dose&n={n}"
+            answer = httpx.get(plane, headers={"Authorization": f"Bearer {token}"})
+            assert answer.status_code == 200, answer.text
+        if who == "all of them":  # as when a terminal's group ends
+            for worker in psutil.Process(process.pid).children():
+                worker.terminate()
+        process.terminate()
+        _, printed = process.communicate(timeout=30)  # of multiprocessing's tracker too
+        assert process.returncode == 0
+    assert printed == ""
 
 
 def test_a_request_may_end_after_sigterm(dataset, tmp_path):

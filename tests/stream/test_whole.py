@@ -19,3 +19,16 @@ def test_a_clinical_mask_without_a_voxel_is_lacking_and_never_given(undrawn):
     with pytest.raises(MissingStructureError, match="Bladder"):
         _volumes(undrawn, "Rectum", "Bladder")
     assert _volumes(undrawn, "Rectum").ids == _volumes(undrawn, "Bladder", grid="sct").ids
+
+
+def test_a_stream_takes_a_mask_without_a_voxel_for_present_and_sql_leaves_it_out(undrawn):
+    cohort = lp.open_cohort(undrawn)
+    assert not cohort[0].row["missing_Bladder"]
+    stream = lp.PatchStream(cohort, (4, 8, 8), structures=("Bladder",), sampling="uniform")
+    sample = next(iter(stream))
+    assert sample["present"].tolist() == [True]
+    assert not sample["mask"].any()
+    label_map = lp.label_map(cohort[0], ["BODY", "Bladder"], missing="ignore")
+    assert list(label_map.absent) == ["Bladder"]
+    assert len(cohort.where("Bladder.volume_cc > 0")) == 0
+    assert len(cohort.where("BODY.volume_cc > 0")) == 1

@@ -78,7 +78,7 @@ class Visit:
 
     def line(self, event: str | None = None) -> bytes:
         """Return the line of the log: what is not known is left out."""
-        said: dict[str, Any] = {
+        fields: dict[str, Any] = {
             "time": _utc(self.began),
             "event": event,
             "id": self.id,
@@ -95,7 +95,7 @@ class Visit:
             "bytes": self.sent,
             "ms": round(self.seconds * 1000, 3),
         }
-        return json.dumps({k: v for k, v in said.items() if v is not None}).encode() + b"\n"
+        return json.dumps({k: v for k, v in fields.items() if v is not None}).encode() + b"\n"
 
 
 def _bounded(text: str | None, most: int = _MOST_CHARACTERS) -> str | None:

@@ -96,7 +96,7 @@ async def _harnesses(request: Request) -> Response:
 
 
 @dataclass(frozen=True)
-class _Asked:
+class _PathRequest:
     """What a path names: a dataset, a revision, and a path in it, each unquoted."""
 
     name: str
@@ -104,22 +104,24 @@ class _Asked:
     path: str = ""
 
 
-def _asked(request: Request) -> _Asked:
+def _requested(request: Request) -> _PathRequest:
     """Parse a request's path as it was sent: a revision and a path may hold quoted slashes."""
     parts = request.scope["raw_path"].decode("latin-1").split("/", 7)[3:]
     owner, name, _, revision, path = [unquote(part) for part in parts] + [""] * (5 - len(parts))
-    return _Asked(f"{owner}/{name}", revision or MAIN, path.strip("/"))
+    return _PathRequest(f"{owner}/{name}", revision or MAIN, path.strip("/"))
 
 
-def _revision(request: Request, asked: _Asked) -> Revision:
+def _revision(request: Request, requested: _PathRequest) -> Revision:
     """Return the revision that a request is for, and note it for the audit log.
 
     Lists of files go by the grant for tables. Raises `HttpError` as `Service.named_revision`.
     """
     visit: Visit = request.scope["visit"]
-    visit.dataset, visit.path = asked.name, asked.path or None
+    visit.dataset, visit.path = requested.name, requested.path or None
     service = service_of(request)
-    now = service.named_revision(caller_of(request), asked.name, Kind.TABLES, asked.revision)
+    now = service.named_revision(
+        caller_of(request), requested.name, Kind.TABLES, requested.revision
+    )
     visit.sha = now.sha
     return now
 
@@ -184,7 +186,7 @@ def _chosen(repository: Repository, fields: Iterable[str]) -> dict[str, Any]:
 
 async def _info(request: Request) -> Response:
     """Describe a dataset and name its files, with sizes and hashes if asked for `blobs`."""
-    repository = _revision(request, _asked(request)).repository
+    repository = _revision(request, _requested(request)).repository
     if fields := _several(request, "expand"):
         return json_answer(request, await asyncio.to_thread(_chosen, repository, fields))
     sizes = _flag(request, "blobs")
@@ -195,21 +197,21 @@ async def _info(request: Request) -> Response:
 
 async def _tree(request: Request) -> Response:
     """List a folder, or all below it, a thousand entries at a time."""
-    asked = _asked(request)
-    repository = _revision(request, asked).repository
+    requested = _requested(request)
+    repository = _revision(request, requested).repository
     recursive, expand = _flag(request, "recursive"), _flag(request, "expand")
     start = _whole(request, "cursor", 0)
     most = max(1, min(_MOST_ENTRIES, _whole(request, "limit", _MOST_ENTRIES)))
-    list_it = partial(repository.listing, asked.path, recursive, expand, start, most)
+    list_it = partial(repository.listing, requested.path, recursive, expand, start, most)
     page = await asyncio.to_thread(list_it)
     if page is None:
-        raise no_entry(asked.name, asked.path, repository.sha)
+        raise no_entry(requested.name, requested.path, repository.sha)
     headers = {"X-Repo-Commit": repository.sha}
     if page.rest is not None:
         # Of this revision, so that the parts of a listing are of one. Never of the request's Host:
         # clients send their token there.
-        base = f"{service_of(request).settings.public_url}{_API}/{asked.name}/tree/"
-        path = f"{repository.sha}/{quote(asked.path, safe='')}".rstrip("/")
+        base = f"{service_of(request).settings.public_url}{_API}/{requested.name}/tree/"
+        path = f"{repository.sha}/{quote(requested.path, safe='')}".rstrip("/")
         given = {"recursive": recursive, "expand": expand, "limit": most, "cursor": page.rest}
         query = urlencode({k: str(v).lower() for k, v in given.items()})
         headers["Link"] = f'<{base}{path}?{query}>; rel="next"'
@@ -218,7 +220,7 @@ async def _tree(request: Request) -> Response:
 
 async def _paths_info(request: Request) -> Response:
     """Describe the files and folders that the body names; others are left out."""
-    repository = _revision(request, _asked(request)).repository
+    repository = _revision(request, _requested(request)).repository
     paths, expand = await _paths_of(request)
     found = await asyncio.to_thread(_entries, repository, paths, expand)
     return json_answer(request, found, {"X-Repo-Commit": repository.sha})
@@ -261,7 +263,7 @@ async def _body(request: Request) -> bytes:
 
 async def _refs(request: Request) -> Response:
     """Name the one branch there is."""
-    now = _revision(request, _asked(request))
+    now = _revision(request, _requested(request))
     branch = {"name": MAIN, "ref": f"refs/heads/{MAIN}", "targetCommit": now.sha}
     return json_answer(
         request, {"branches": [branch], "converts": [], "tags": [], "pullRequests": []}
@@ -270,7 +272,7 @@ async def _refs(request: Request) -> Response:
 
 async def _commits(request: Request) -> Response:
     """Name the one commit there is: what was before is not kept."""
-    repository = _revision(request, _asked(request)).repository
+    repository = _revision(request, _requested(request)).repository
     author = repository.about["author"]
     commit = repository.last_commit | {"message": "", "authors": [{"user": author}]}
     return json_answer(request, [commit])
@@ -278,7 +280,7 @@ async def _commits(request: Request) -> Response:
 
 async def _auth_check(request: Request) -> Response:
     """Say that the caller may have this dataset; if not, an error did."""
-    _revision(request, _asked(request))
+    _revision(request, _requested(request))
     return json_answer(request, {})
 
 

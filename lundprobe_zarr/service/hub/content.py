@@ -61,7 +61,7 @@ def is_content(path: str) -> bool:
 
 
 @dataclass(frozen=True, slots=True)
-class _Asked:
+class _FileRequest:
     """A file as asked for: dataset, revision and path, unquoted."""
 
     name: str
@@ -69,29 +69,31 @@ class _Asked:
     path: str
 
 
-def _parse(raw_path: bytes) -> _Asked:
+def _parse(raw_path: bytes) -> _FileRequest:
     parts = raw_path.decode("latin-1").split("/", 6)
     if len(parts) != 7 or parts[4] != _RESOLVE:
         raise HttpError(404, "expected /datasets/OWNER/NAME/resolve/REVISION/PATH", "EntryNotFound")
     owner, name, revision, path = (unquote(parts[n]) for n in (2, 3, 5, 6))
-    return _Asked(f"{owner}/{name}", revision, path)
+    return _FileRequest(f"{owner}/{name}", revision, path)
 
 
 async def send_content(service: Service, scope: Scope, send: Send) -> None:
     """Answer a request for a file's bytes. Raises `HttpError`."""
     if scope["method"] not in ("GET", "HEAD"):
         raise HttpError(405, "Files can only be read: GET or HEAD.", headers={"Allow": "GET, HEAD"})
-    asked = _parse(scope["raw_path"])
+    requested = _parse(scope["raw_path"])
     visit: Visit = scope["visit"]
     caller: Caller = scope["caller"]
-    visit.dataset, visit.path = asked.name, asked.path
-    now = service.named_revision(caller, asked.name, kind_of(asked.path), asked.revision)
+    visit.dataset, visit.path = requested.name, requested.path
+    now = service.named_revision(
+        caller, requested.name, kind_of(requested.path), requested.revision
+    )
     visit.sha = now.sha
-    file = now.file(asked.path)
+    file = now.file(requested.path)
     if file is None:
-        raise no_entry(asked.name, asked.path, now.sha)
+        raise no_entry(requested.name, requested.path, now.sha)
     given = dict(scope["headers"])
-    headers = _headers(now, file, asked.revision, service.settings.public)
+    headers = _headers(now, file, requested.revision, service.settings.public)
     if (status := _precondition(given, file)) is not None:
         await _send_head(send, status, headers)
         return
@@ -100,12 +102,12 @@ async def send_content(service: Service, scope: Scope, send: Send) -> None:
         visit.range = f"{span.start}-{span.stop - 1}"
     if scope["method"] == "HEAD":
         await _send_head(send, span.status, headers + _span_headers(span, file))
-    elif elsewhere := await _elsewhere(service, asked.name, file):
+    elif elsewhere := await _elsewhere(service, requested.name, file):
         # Sent by another server: the log has the bytes that it was asked to send.
         visit.sent = span.stop - span.start
         await _send_head(send, elsewhere.status, [*headers, *elsewhere.headers])
     else:
-        published = service.published[asked.name]
+        published = service.published[requested.name]
         sending = _send_far if published.root is None else _send_local
         await sending(published, file, span, send, headers + _span_headers(span, file))
 
@@ -188,19 +190,19 @@ def _span(given: dict[bytes, bytes], file: File, sha: str) -> _Span:
     Raises `HttpError` (416) for a range outside the file.
     """
     whole = _Span(0, file.size, False)
-    asked = _RANGE.fullmatch(given.get(b"range", b"").decode("latin-1").strip())
-    if asked is None or not (asked[1] or asked[2]):
+    matched = _RANGE.fullmatch(given.get(b"range", b"").decode("latin-1").strip())
+    if matched is None or not (matched[1] or matched[2]):
         return whole
     if (unless := given.get(b"if-range")) is not None and unless.decode("latin-1") != (
         f'"{file.etag}"'
     ):
         return whole
-    if not asked[1]:  # the last bytes
-        start, stop = max(0, file.size - int(asked[2])), file.size
+    if not matched[1]:  # the last bytes
+        start, stop = max(0, file.size - int(matched[2])), file.size
     else:
-        start = int(asked[1])
-        stop = min(file.size, int(asked[2]) + 1) if asked[2] else file.size
-        if asked[2] and int(asked[2]) < start:
+        start = int(matched[1])
+        stop = min(file.size, int(matched[2]) + 1) if matched[2] else file.size
+        if matched[2] and int(matched[2]) < start:
             return whole
     if start >= stop:
         raise HttpError(

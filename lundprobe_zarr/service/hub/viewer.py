@@ -113,7 +113,7 @@ def routes() -> list[BaseRoute]:
     ]
 
 
-def _asked(request: Request, operation: Operation) -> tuple[Revision, dict[str, Any]]:
+def _requested(request: Request, operation: Operation) -> tuple[Revision, dict[str, Any]]:
     """Return the dataset that a request names, and its parameters. Raises `HttpError`."""
     given = operation.read_query(request)
     visit = visit_of(request)
@@ -136,7 +136,7 @@ async def _answer(request: Request, now: Revision, make: Callable[[], Any]) -> R
 @_is_valid
 async def is_valid(request: Request) -> Response:
     """Say that every endpoint works."""
-    now, _ = _asked(request, _is_valid)
+    now, _ = _requested(request, _is_valid)
     works = ("viewer", "preview", "search", "filter", "statistics")
     return await _answer(request, now, lambda: dict.fromkeys(works, True))
 
@@ -155,7 +155,7 @@ def _complete(**contents: Any) -> dict[str, Any]:
 @_splits
 async def splits(request: Request) -> Response:
     """List the splits of each configuration."""
-    now, given = _asked(request, _splits)
+    now, given = _requested(request, _splits)
     found = [
         {"dataset": now.name, "config": config, "split": split}
         for config, split in _pairs(now, given["config"])
@@ -166,7 +166,7 @@ async def splits(request: Request) -> Response:
 @_info
 async def info(request: Request) -> Response:
     """Describe one configuration, or each by its name."""
-    now, given = _asked(request, _info)
+    now, given = _requested(request, _info)
     config = given["config"]
 
     def make() -> dict[str, Any]:
@@ -221,7 +221,7 @@ def _stored(now: Revision, config: str, split: str) -> int:
 @_size
 async def size(request: Request) -> Response:
     """Count rows and bytes of the dataset, or of one configuration."""
-    now, given = _asked(request, _size)
+    now, given = _requested(request, _size)
     return await _answer(request, now, lambda: _sizes(now, given["config"]))
 
 
@@ -261,7 +261,7 @@ def _total(found: list[dict[str, Any]], of: dict[str, Any]) -> dict[str, Any]:
 @_parquet
 async def parquet(request: Request) -> Response:
     """List the Parquet files; their URLs name the revision, so they never change."""
-    now, given = _asked(request, _parquet)
+    now, given = _requested(request, _parquet)
     base = f"{service_of(request).settings.public_url}/datasets/{now.name}/resolve/{now.sha}"
     found = [
         {
@@ -282,7 +282,7 @@ async def parquet(request: Request) -> Response:
 @_first_rows
 async def first_rows(request: Request) -> Response:
     """Return the first hundred rows, or as many of them as 1 MB holds."""
-    now, given = _asked(request, _first_rows)
+    now, given = _requested(request, _first_rows)
     config, split = given["config"], given["split"]
 
     def make() -> dict[str, Any]:
@@ -310,7 +310,7 @@ async def first_rows(request: Request) -> Response:
 @_rows
 async def rows(request: Request) -> Response:
     """Return a page of a split's rows."""
-    now, given = _asked(request, _rows)
+    now, given = _requested(request, _rows)
     config, split = given["config"], given["split"]
 
     def make() -> dict[str, Any]:
@@ -323,7 +323,7 @@ async def rows(request: Request) -> Response:
 @_filter
 async def filter_rows(request: Request) -> Response:
     """Return a page of the rows where a condition holds."""
-    now, given = _asked(request, _filter)
+    now, given = _requested(request, _filter)
     config, condition = given["config"], given["where"]
     visit_of(request).sql = condition
     order = await service_of(request).queries.aside(_order, now, config, given["orderby"])
@@ -368,14 +368,14 @@ def _order(now: Revision, config: str, text: str | None) -> tuple[str, bool] | N
     """Return the column to sort by, and whether the largest comes first. Raises `HttpError`."""
     if text is None:
         return None
-    asked = _ORDER.fullmatch(text)
-    name = text if asked is None else asked[1] or asked[2]
+    matched = _ORDER.fullmatch(text)
+    name = text if matched is None else matched[1] or matched[2]
     known = now.tables.features(config)
-    if asked is None or name not in known:
+    if matched is None or name not in known:
         raise invalid(f"orderby: no column {name[:80]!r} in {config}; {suggestion(name, known)}.")
     if known[name]["_type"] != "Value":
         raise invalid(f"orderby: {name} is a list, which has no order.")
-    return name, (asked[3] or "").lower() == "desc"
+    return name, (matched[3] or "").lower() == "desc"
 
 
 def _sorted(
@@ -394,7 +394,7 @@ def _sorted(
 @_search
 async def search(request: Request) -> Response:
     """Return a page of the rows whose texts contain all words."""
-    now, given = _asked(request, _search)
+    now, given = _requested(request, _search)
     words = given["query"].split()
     if len(words) > _MOST_WORDS:
         raise invalid(f"Parameter 'query' has {len(words)} words; expected at most {_MOST_WORDS}.")
@@ -412,7 +412,7 @@ async def search(request: Request) -> Response:
 @_statistics
 async def statistics(request: Request) -> Response:
     """Describe each column of a split."""
-    now, given = _asked(request, _statistics)
+    now, given = _requested(request, _statistics)
     config, split = given["config"], given["split"]
     return await _answer(
         request,
@@ -428,7 +428,7 @@ async def statistics(request: Request) -> Response:
 @_croissant
 async def croissant(request: Request) -> Response:
     """Return the dataset's own Croissant document."""
-    now, _ = _asked(request, _croissant)
+    now, _ = _requested(request, _croissant)
     file = now.file(CROISSANT_NAME)
     if file is None:
         raise no_entry(now.name, CROISSANT_NAME, now.sha)

@@ -161,7 +161,7 @@ def routes() -> list[BaseRoute]:
     ]
 
 
-async def _asked(
+async def _requested(
     request: Request, operation: Operation, most_bytes: int = MOST_BYTES
 ) -> tuple[Revision, dict[str, Any], dict[str, Any]]:
     """Return the dataset, the parameters and the fields of a request. Raises `HttpError`."""
@@ -181,7 +181,7 @@ async def _asked(
 @_sql
 async def sql(request: Request) -> Response:
     """Answer a SELECT over the tables."""
-    now, given, fields = await _asked(request, _sql)
+    now, given, fields = await _requested(request, _sql)
     predicate = fields["where"]
     visit_of(request).sql = (
         fields["sql"] if predicate is None else f"{fields['sql']}\n-- {predicate}"
@@ -232,7 +232,7 @@ def _result(
 @_cohort
 async def cohort(request: Request) -> Response:
     """Answer a predicate with the ids of its patients, and with a saved cohort."""
-    now, given, fields = await _asked(request, _cohort)
+    now, given, fields = await _requested(request, _cohort)
     predicate = fields["where"]
     visit_of(request).sql = predicate
     rows = await rows_where(request, now, PATIENTS.name, predicate)
@@ -261,7 +261,7 @@ def _chosen(request: Request, now: Revision, predicate: str, rows: Rows, is_file
 @_saved
 async def saved(request: Request) -> Response:
     """Answer the text of a saved file with its lists of patients, if it was not changed."""
-    now, _, fields = await _asked(request, _saved, _MOST_SAVED_BYTES)
+    now, _, fields = await _requested(request, _saved, _MOST_SAVED_BYTES)
     return await service_of(request).queries.aside(_read_back, request, now, fields["text"])
 
 

@@ -21,13 +21,13 @@ from lundprobe_zarr.service.voxels.planes import PLACE_PARAMETERS, plane_place
 from lundprobe_zarr.service.voxels.volumes import (
     SEGMENTATION_LABELS,
     SOURCES,
-    Asked,
     OpenPatient,
+    PatientRequest,
     Segmentation,
     about_patient,
     damage,
-    plane_asked_for,
-    segmentations_asked_for,
+    requested_plane,
+    requested_segmentations,
 )
 from lundprobe_zarr.vocabulary.names import PRESCRIPTION_GY
 
@@ -53,14 +53,14 @@ def routes() -> list[BaseRoute]:
     ]
 
 
-async def _contours(asked: Asked) -> Response:
+async def _contours(request: PatientRequest) -> Response:
     """Return outlines of structures in a plane, with holes: mm, LPS."""
-    patient, query = asked.patient, asked.query
+    patient, query = request.patient, request.query
     name = query.choice("grid", get_args(MaskGrid), "mri")
     grid = patient.grid(name)
-    axis, index = plane_asked_for(query, grid)
+    axis, index = requested_plane(query, grid)
     # In a thread: the first time it reads a table.
-    chosen = await asked.run(lambda: segmentations_asked_for(query, patient, name))
+    chosen = await request.run(lambda: requested_segmentations(query, patient, name))
     cut = [(s, box) for s in chosen if (box := _cut(s, axis, index)) is not None]
     cost = sum(patient.cost(s.array, s.labels, box) for s, box in cut)
 
@@ -74,9 +74,9 @@ async def _contours(asked: Asked) -> Response:
             "missing": _missing(query.words("structures"), chosen),
             "damaged": damaged,
         }
-        return asked.kept.json(content, is_whole=not damaged)
+        return request.kept.json(content, is_whole=not damaged)
 
-    return await asked.run(work, cost)
+    return await request.run(work, cost)
 
 
 def _cut(segmentation: Segmentation, axis: int, index: int) -> Box | None:
@@ -125,12 +125,12 @@ def _flat(plane: Plane, places: npt.NDArray[np.float64]) -> list[float]:
     return found
 
 
-async def _isodoses(asked: Asked) -> Response:
+async def _isodoses(request: PatientRequest) -> Response:
     """Return the lines of equal dose in a plane: mm, LPS."""
-    patient, query = asked.patient, asked.query
+    patient, query = request.patient, request.query
     name = query.choice("grid", get_args(DoseGrid), "mri")
     grid = patient.grid(name)
-    axis, index = plane_asked_for(query, grid)
+    axis, index = requested_plane(query, grid)
     unit: Unit = query.choice("unit", get_args(Unit), "pct")
     levels = query.numbers("levels")
     if levels is None:
@@ -153,9 +153,9 @@ async def _isodoses(asked: Asked) -> Response:
             "unit": unit,
             "isodoses": list(isodoses(dose, plane_of(grid, axis, index), levels, unit)),
         }
-        return asked.kept.json(content)
+        return request.kept.json(content)
 
-    return await asked.run(work, patient.cost(path, {}, (z, y, x)))
+    return await request.run(work, patient.cost(path, {}, (z, y, x)))
 
 
 def isodoses(
@@ -171,12 +171,12 @@ def isodoses(
         yield {"level": level, "gy": gy, "lines": lines}
 
 
-async def _dvh(asked: Asked) -> Response:
+async def _dvh(request: PatientRequest) -> Response:
     """Return cumulative dose-volume histograms of structures."""
-    patient, query = asked.patient, asked.query
+    patient, query = request.patient, request.query
     name = query.choice("grid", get_args(MaskGrid), "sct")
     patient.grid(name)
-    chosen = await asked.run(lambda: segmentations_asked_for(query, patient, name))
+    chosen = await request.run(lambda: requested_segmentations(query, patient, name))
     others = [s for s in SOURCES if s != "clinical"]
     if name == "sct" and any(s in others for s in query.words("source") or ()):
         raise HttpError(404, "The sct grid has clinical masks only; ask for grid=mri.")
@@ -196,9 +196,9 @@ async def _dvh(asked: Asked) -> Response:
             "missing": _missing(query.words("structures"), chosen),
             "damaged": damaged,
         }
-        return asked.kept.json(content, is_whole=not damaged)
+        return request.kept.json(content, is_whole=not damaged)
 
-    return await asked.run(work, _cost(chosen))
+    return await request.run(work, _cost(chosen))
 
 
 def _cost(chosen: Sequence[Segmentation]) -> int:

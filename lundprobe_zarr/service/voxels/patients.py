@@ -19,8 +19,8 @@ from lundprobe_zarr.schema.layout import SEGMENTATION_SOURCES
 from lundprobe_zarr.schema.records import SourceRecord
 from lundprobe_zarr.service.voxels.planes import unit_of
 from lundprobe_zarr.service.voxels.volumes import (
-    Asked,
     OpenPatient,
+    PatientRequest,
     Segmentation,
     about_patient,
     damage,
@@ -50,11 +50,11 @@ def routes() -> list[BaseRoute]:
     ]
 
 
-async def _patient(asked: Asked) -> Response:
+async def _patient(request: PatientRequest) -> Response:
     """Describe a patient: grids, arrays, structures, what is missing, rows of the tables."""
-    patient = asked.patient
+    patient = request.patient
     known = sorted(patient.revision.dataset.manifest.tables)
-    tables = asked.query.words("tables")
+    tables = request.query.words("tables")
     for name in tables or ():
         require_name("tables", name, known)
     wanted = _TABLES if tables is None else tables
@@ -62,14 +62,14 @@ async def _patient(asked: Asked) -> Response:
     def work() -> Response:
         patient.look_for_predictions()
         found = described(patient)
-        if asked.may_have_tables:
+        if request.may_have_tables:
             found["tables"] = {name: rows_of(patient, name) for name in wanted}
             found["qc"] = rows_of(patient, _QC) if _QC in known else None
         else:
             found["tables"] = found["qc"] = None
-        return asked.kept.json(found, is_whole=not found["damaged"])
+        return request.kept.json(found, is_whole=not found["damaged"])
 
-    return await asked.run(work, await asked.run(lambda: _cost(patient)))
+    return await request.run(work, await request.run(lambda: _cost(patient)))
 
 
 def _cost(patient: OpenPatient) -> int:
@@ -239,15 +239,15 @@ def _plain(value: Any) -> Any:
     return value if isinstance(value, str | int | bool | None) else str(value)
 
 
-async def _thumbnail(asked: Asked) -> Response:
+async def _thumbnail(request: PatientRequest) -> Response:
     """Return a small PNG of the axial T2w slice at which the patient is first shown."""
-    patient = asked.patient
+    patient = request.patient
     patient.volume("mri/image", {"modality": "T2w"})
 
     def work() -> Response:
-        return asked.kept.data(_drawn(patient), "image/png", is_packed=True)
+        return request.kept.data(_drawn(patient), "image/png", is_packed=True)
 
-    return await asked.run(work, await asked.run(lambda: t2w_sample(patient)))
+    return await request.run(work, await request.run(lambda: t2w_sample(patient)))
 
 
 def _drawn(patient: OpenPatient) -> bytes:

@@ -26,13 +26,13 @@ from lundprobe_zarr.geometry.plane import (
 from lundprobe_zarr.schema.layout import LABEL_ORDER, SEGMENTATION_SOURCES, ArraySpec
 from lundprobe_zarr.service.http.query import Query, invalid
 from lundprobe_zarr.service.voxels.volumes import (
-    Asked,
     Labels,
     OpenPatient,
+    PatientRequest,
     Voxels,
     about_patient,
     damage,
-    plane_asked_for,
+    requested_plane,
 )
 from lundprobe_zarr.service.voxels.windows import window_of
 from lundprobe_zarr.vocabulary.files import Label
@@ -81,9 +81,9 @@ class _Wanted:
         return voxels.squeeze(self.axis)[:: self.stride, :: self.stride]
 
 
-async def _plane(asked: Asked) -> Response:
+async def _plane(request: PatientRequest) -> Response:
     """Return a plane of one volume: voxels, or a picture of them."""
-    query, patient = asked.query, asked.patient
+    query, patient = request.query, request.patient
     wanted = _wanted(query, patient)
     form: Form = query.choice("format", get_args(Form), "raw")
     values: Values = query.choice("values", get_args(Values), "exact")
@@ -94,15 +94,15 @@ async def _plane(asked: Asked) -> Response:
     def work() -> Response:
         voxels = wanted.cut(patient.read(wanted.path, wanted.labels, wanted.box))
         if form == "raw":
-            return _raw(asked, wanted, voxels, values)
+            return _raw(request, wanted, voxels, values)
         low, high = window or window_of(patient, wanted.path, wanted.labels)
         drawn = picture(voxels, wanted.plane(patient.grid(_grid_of(wanted.path))), low, high)
-        said = _said(wanted, patient, drawn.plane, drawn.pixels.shape)
-        said |= {"dtype": "uint8", "window": [low, high]}
-        headers = {PLANE_HEADER: json.dumps(said)}
-        return asked.kept.data(drawn.encoded(form), f"image/{form}", headers, is_packed=True)
+        attributes = _plane_attributes(wanted, patient, drawn.plane, drawn.pixels.shape)
+        attributes |= {"dtype": "uint8", "window": [low, high]}
+        headers = {PLANE_HEADER: json.dumps(attributes)}
+        return request.kept.data(drawn.encoded(form), f"image/{form}", headers, is_packed=True)
 
-    return await asked.run(work, patient.cost(wanted.path, wanted.labels, wanted.box))
+    return await request.run(work, patient.cost(wanted.path, wanted.labels, wanted.box))
 
 
 def _grid_of(path: str) -> str:
@@ -116,7 +116,7 @@ def _wanted(query: Query, patient: OpenPatient) -> _Wanted:
     spec = patient.store.arrays[path].spec if path in patient.store.arrays else None
     labels = {} if spec is None else _labels(query, spec)
     array, _ = patient.volume(path, labels)
-    axis, index = plane_asked_for(query, patient.grid(array.spec.grid))
+    axis, index = requested_plane(query, patient.grid(array.spec.grid))
     box = _box(query, array.volume_shape, axis, index)
     return _Wanted(path, labels, axis, index, box, int(query.choice("stride", _STRIDES, "1")))
 
@@ -154,12 +154,12 @@ def _box(query: Query, shape: tuple[int, int, int], axis: int, index: int) -> Bo
     return z, y, x
 
 
-def _raw(asked: Asked, wanted: _Wanted, voxels: Voxels, values: Values) -> Response:
+def _raw(request: PatientRequest, wanted: _Wanted, voxels: Voxels, values: Values) -> Response:
     """Answer with the bytes of voxels, shuffled: first all first bytes, then all second ones …"""
     scaled = Scaled.of(voxels, values)
-    patient = asked.patient
+    patient = request.patient
     plane = wanted.plane(patient.grid(_grid_of(wanted.path)))
-    said = _said(wanted, patient, plane, voxels.shape) | {
+    attributes = _plane_attributes(wanted, patient, plane, voxels.shape) | {
         "dtype": scaled.stored.dtype.name,
         "slope": scaled.slope,
         "intercept": scaled.intercept,
@@ -167,7 +167,9 @@ def _raw(asked: Asked, wanted: _Wanted, voxels: Voxels, values: Values) -> Respo
         "shuffled": True,
     }
     content = shuffled(scaled.stored)
-    return asked.kept.data(content, "application/octet-stream", {PLANE_HEADER: json.dumps(said)})
+    return request.kept.data(
+        content, "application/octet-stream", {PLANE_HEADER: json.dumps(attributes)}
+    )
 
 
 @dataclass(frozen=True)
@@ -208,7 +210,7 @@ def shuffled(values: npt.NDArray[Any]) -> bytes:
     return plain.view(np.uint8).reshape(-1, values.itemsize).T.tobytes()
 
 
-def _said(
+def _plane_attributes(
     wanted: _Wanted, patient: OpenPatient, plane: Plane, shape: tuple[int, ...]
 ) -> dict[str, Any]:
     spec = patient.store.arrays[wanted.path].spec
@@ -233,23 +235,23 @@ def unit_of(spec: ArraySpec, labels: Labels) -> str:
     return spec.units or MODALITY_UNITS[str(labels["modality"])]
 
 
-async def _values(asked: Asked) -> Response:
+async def _values(request: PatientRequest) -> Response:
     """Return every array's value at a point, and the structures that contain it."""
     point = []
     for name in ("x", "y", "z"):
-        given = asked.query.numbers(name, (1,))
+        given = request.query.numbers(name, (1,))
         if given is None:
             raise invalid("Give the point as 'x', 'y' and 'z', in mm, LPS.")
         point += given
-    patient = asked.patient
+    patient = request.patient
 
     def work() -> Response:
         patient.look_again()
         found = values_at(patient, point)
-        return asked.kept.json(found, is_whole=not found["damaged"])
+        return request.kept.json(found, is_whole=not found["damaged"])
 
     # At most a chunk of each volume; of most masks none, as the point is outside their boxes.
-    return await asked.run(work)
+    return await request.run(work)
 
 
 def values_at(patient: OpenPatient, point: list[float]) -> dict[str, Any]:

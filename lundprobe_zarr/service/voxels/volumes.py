@@ -327,7 +327,7 @@ def volumes_of(request: Request) -> Volumes:
 
 
 @dataclass(frozen=True)
-class Asked:
+class PatientRequest:
     """A request about a patient: who asks is allowed to, and the store is open."""
 
     request: Request
@@ -341,7 +341,7 @@ class Asked:
         return await volumes_of(self.request).decoding.run(self.request, work, cost)
 
 
-Handler = Callable[[Asked], Awaitable[Response]]
+Handler = Callable[[PatientRequest], Awaitable[Response]]
 
 
 def about_patient(path: str, parameters: Sequence[str], handler: Handler) -> Route:
@@ -353,7 +353,7 @@ def about_patient(path: str, parameters: Sequence[str], handler: Handler) -> Rou
 
     @functools.wraps(handler)
     async def endpoint(request: Request) -> Response:
-        revision, patient_id = _patient_asked_for(request)
+        revision, patient_id = _requested_patient(request)
         query = Query(request, parameters)
         settings = service_of(request).settings
         may_have_tables = caller_of(request).may(revision.name, Kind.TABLES)
@@ -368,7 +368,7 @@ def about_patient(path: str, parameters: Sequence[str], handler: Handler) -> Rou
                 patient = await volumes.decoding.run(
                     request, lambda: volumes.open(revision, patient_id)
                 )
-            return await handler(Asked(request, query, patient, kept, may_have_tables))
+            return await handler(PatientRequest(request, query, patient, kept, may_have_tables))
         except (UnknownLabelError, UsageError, DamagedStoreError) as error:
             if isinstance(error, ChangedStoreError) and patient is not None:
                 volumes.forget(patient)
@@ -382,7 +382,7 @@ def _tells_of_predictions(path: str, request: Request) -> bool:
     return path in ("", "/values") or PREDICTED in request.query_params.get("source", "")
 
 
-def _patient_asked_for(request: Request) -> tuple[Revision, str]:
+def _requested_patient(request: Request) -> tuple[Revision, str]:
     """Return the revision and the patient of a request; its line in the audit log says both."""
     service, given = service_of(request), request.path_params
     name, patient_id = f"{given['owner']}/{given['name']}", given["patient"]
@@ -436,7 +436,7 @@ def _unreadable(error: DamagedStoreError, patient_id: str) -> HttpError:
     )
 
 
-def plane_asked_for(query: Query, grid: Grid) -> tuple[int, int]:
+def requested_plane(query: Query, grid: Grid) -> tuple[int, int]:
     """Return the axis and index of the plane that `axis` with `n` or `at_mm` names.
 
     Raises `HttpError` (422) for a plane outside the grid.
@@ -454,7 +454,7 @@ def plane_asked_for(query: Query, grid: Grid) -> tuple[int, int]:
     return axis, n
 
 
-def segmentations_asked_for(query: Query, patient: OpenPatient, grid: str) -> list[Segmentation]:
+def requested_segmentations(query: Query, patient: OpenPatient, grid: str) -> list[Segmentation]:
     """Return those that `source`, `structures`, `fold`, `step` and `observer` choose.
 
     Predictions are those that are there now: this reads their metadata. Raises `HttpError` (404)
