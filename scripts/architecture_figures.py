@@ -17,6 +17,7 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 PLACES = ("lundprobe_zarr", "conversion")
+sys.path.insert(0, str(ROOT))  # before the environment's link, whose paths are not below ROOT
 
 
 def modules() -> dict[str, Path]:
