@@ -63,6 +63,11 @@ class Loader:
         self._readers = Readers(partial(_open, location, None if threads < 2 else 1))
         self._retry = RetryPolicy.growing(retries)
 
+    @property
+    def together(self) -> int:
+        """Most patches that are read together: one if stored voxels, often many, are resampled."""
+        return 1 if self._plan.content.spacing_mm else _TOGETHER
+
     def patient(self, epoch: int, index: int) -> str:
         """Return whose patch it is."""
         return self._plan.item(epoch, index).patient_id
@@ -145,7 +150,7 @@ def ahead(
     ordered: dict[int, _Found] = {}
     indices = list(indices)
     # A group for each thread that can decode, and one whose patches are being consumed.
-    most = max(1, min(_TOGETHER, prefetch // (min(threads, cores()) + 1)))
+    most = max(1, min(loader.together, prefetch // (min(threads, cores()) + 1)))
     groups = together(indices, partial(loader.patient, epoch), prefetch, most)
     group = next(groups, None)
     try:

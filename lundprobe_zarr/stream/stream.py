@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 #: gain: see benchmarks/results/patches.json.
 _REMOTE_THREADS = 8
 #: Default limits of read-ahead: bytes, and number of patches.
-_AHEAD_BYTES, _AHEAD_MOST = 128 * 1024**2, 64
+_AHEAD_BYTES, _AHEAD_MOST = 96 * 1024**2, 64
 #: Default size of a cache folder, bytes.
 CACHE_BYTES = 50 * 10**9
 
@@ -78,9 +78,9 @@ class PatchStream:
         Threads that read ahead. Default: the cores for local data, which they decode too; 8 for
         remote data, decoded by one more thread per core. 0 reads each patch on request.
     prefetch
-        Most patches read ahead. Default: as many as fit in 128 MiB, from `threads` to 64. Up to
+        Most patches read ahead. Default: as many as fit in 96 MiB, from `threads` to 64. Up to
         four of them of one patient are read together, and what they share once; fewer where
-        cores would wait for work.
+        cores would wait for work, each alone with `spacing_mm`.
     retries
         Retries of a failed patch, after pauses of 0.2, 0.6, 1.8 … s.
     on_error

@@ -156,3 +156,18 @@ def test_an_unexpected_error_reaches_the_caller(cohort, monkeypatch) -> None:
     monkeypatch.setattr(prefetch, "read_items", fail)
     with pytest.raises(UsageError, match="that should not happen"):
         list(stream_of(cohort, threads=2))
+
+
+def test_patches_that_are_resampled_are_read_one_by_one(cohort, monkeypatch) -> None:
+    sizes = []
+    inner = prefetch.read_items
+
+    def note(plan, reader, items):
+        sizes.append(len(items))
+        return inner(plan, reader, items)
+
+    monkeypatch.setattr(prefetch, "read_items", note)
+    for spacing in (None, 12.0):
+        sizes.clear()
+        list(stream_of(cohort, threads=1, prefetch=32, spacing_mm=spacing))
+        assert max(sizes) == (1 if spacing else 4)
