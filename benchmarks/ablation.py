@@ -54,6 +54,7 @@ def main() -> None:
     parser.add_argument("--dataset", type=Path, default=work / "standard")
     parser.add_argument("--rounds", type=int, default=11)
     parser.add_argument("--per-patient", type=int, default=24)
+    parser.add_argument("--threads", type=int, default=None, help="default: as streams have")
     options = parser.parse_args()
     figures: dict[str, Any] = {
         "patch": "×".join(map(str, SIZE)),
@@ -62,34 +63,34 @@ def main() -> None:
         "load_average_before": [round(load, 1) for load in os.getloadavg()],
     }
     cohort = open_cohort(options.dataset)
-    figures["disk"] = measured(cohort, options.rounds, options.per_patient)
+    figures["disk"] = measured(cohort, options)
     with remote.served(options.dataset, LATENCY) as server:
         cohort = open_cohort(server.url)
-        figures["http_20_ms"] = measured(cohort, options.rounds, options.per_patient)
+        figures["http_20_ms"] = measured(cohort, options)
     figures["load_average_after"] = [round(load, 1) for load in os.getloadavg()]
     print(write_results("ablation", figures))
     print(json.dumps(figures, indent=2))
 
 
-def measured(cohort: Cohort, rounds: int, per_patient: int) -> dict[str, Any]:
+def measured(cohort: Cohort, options: argparse.Namespace) -> dict[str, Any]:
     """Time all variants in turn, `rounds` times; the round before is not counted."""
     names = list(VARIANTS)
     seconds: dict[str, list[tuple[float, float]]] = {name: [] for name in names}
-    for number in range(rounds + 1):
+    for number in range(options.rounds + 1):
         first = number % len(names)
         for name in names[first:] + names[:first]:
             with VARIANTS[name]():
-                found = epoch(cohort, per_patient)
+                found = epoch(cohort, options.per_patient, options.threads)
             if number:
                 seconds[name].append(found)
     today = seconds["today"]
     return {name: compared(found, today) for name, found in seconds.items()}
 
 
-def epoch(cohort: Cohort, per_patient: int) -> tuple[float, float]:
+def epoch(cohort: Cohort, per_patient: int, threads: int | None) -> tuple[float, float]:
     """Seconds of wall time and of processor time per patch of one epoch."""
     sampling = BalancedSampling(MASKS, per_patient=per_patient)
-    stream = PatchStream(cohort, SIZE, structures=MASKS, sampling=sampling, seed=3)
+    stream = PatchStream(cohort, SIZE, structures=MASKS, sampling=sampling, seed=3, threads=threads)
     wall, processor = time.perf_counter(), time.process_time()
     count = sum(sample["image"].size > 0 for sample in stream)
     spent = time.perf_counter() - wall, time.process_time() - processor

@@ -115,7 +115,7 @@ def read_items(plan: Plan, reader: StoreReader, items: Sequence[Item]) -> list[R
 
 @dataclass(frozen=True)
 class Request:
-    """What `read_patch` is asked for."""
+    """The arguments of `read_patch`, beside the reader."""
 
     content: Content
     start: Sequence[int]

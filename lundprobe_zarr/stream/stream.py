@@ -75,8 +75,8 @@ class PatchStream:
     sampling, pad, complete, seed, shuffle, block, window
         Choice and order of patches; see `lundprobe_zarr.patches.Plan` and `Order`.
     threads
-        Threads that read ahead. Default: the cores for local data, which they decode too; 8 for
-        remote data, decoded by one more thread per core. 0 reads each patch on request.
+        Threads that read ahead and decode. Default: one per core for local data, 8 for remote
+        data, of which as many decode at a time as there are cores. 0 reads each patch on request.
     prefetch
         Most patches read ahead. Default: as many as fit in 96 MiB, from `threads` to 64. Up to
         four of them of one patient are read together, and what they share once; fewer where
