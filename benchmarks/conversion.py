@@ -3,7 +3,10 @@
 The floor is what no converter can do without: gunzip every file with the fastest decoder
 available and Blosc-encode every array with the codec and chunks the store has, on as many
 worker processes, and nothing else: no hashing, checking, writing, reading back or describing.
-Floor and conversion alternate in one run; the ratio quoted is the median of the pairs.
+A second floor also hashes what every verified conversion has to: each file as it is stored and
+uncompressed, by SHA-256, once each. Floors and conversion alternate in one run; the ratios quoted
+are the medians over its rounds. With few patients, the end of a run, when one core waits for the
+last patient, weighs much.
 
     python -m benchmarks.conversion --work /tmp/lundprobe-bench
 """
@@ -11,6 +14,7 @@ Floor and conversion alternate in one run; the ratio quoted is the median of the
 from __future__ import annotations
 
 import argparse
+import hashlib
 import multiprocessing
 import os
 import shutil
@@ -20,6 +24,7 @@ import sys
 import threading
 import time
 from concurrent.futures import ProcessPoolExecutor
+from operator import truediv
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +45,7 @@ def main() -> None:
     """Measure; write results/conversion.json and, of looking, conversion_looking.json."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--work", type=Path, default=Path(__file__).parent / "work")
-    parser.add_argument("--patients", type=int, default=4)
+    parser.add_argument("--patients", type=int, default=10)
     parser.add_argument("--extended", type=int, default=2)
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--repeats", type=int, default=2)
@@ -73,19 +78,26 @@ def report(figures: dict[str, Any], part: str) -> None:
 
 def measure(source: Path, options: argparse.Namespace) -> dict[str, Any]:
     """All figures of one run."""
-    pairs, peaks = [], []
+    rounds: dict[str, list[float]] = {"conversion": [], "floor": [], "floor_with_sha256": []}
+    peaks = []
     for _ in range(options.repeats):
         converted = convert(source, options.work / "standard", "standard", options.workers)
         stores = open_stores(options.work / "standard")
-        pairs.append((converted["seconds"], floor(source, stores, options.workers)))
+        rounds["conversion"].append(converted["seconds"])
+        rounds["floor"].append(floor(source, stores, options.workers, hashed=False))
+        rounds["floor_with_sha256"].append(floor(source, stores, options.workers, hashed=True))
         peaks.append(converted["peak_worker_mib"])
     figures: dict[str, Any] = {
         "patients": len(stores),
         "workers": options.workers,
         "floor_decoder": fastest_decoder(source).__module__,
-        "seconds_conversion": [round(c, 2) for c, _ in pairs],
-        "seconds_floor": [round(f, 2) for _, f in pairs],
-        "ratio_to_floor_median": round(statistics.median(c / f for c, f in pairs), 3),
+        **{f"seconds_{name}": [round(s, 2) for s in found] for name, found in rounds.items()},
+        **{
+            f"ratio_to_{name}_median": round(
+                statistics.median(map(truediv, rounds["conversion"], rounds[name])), 3
+            )
+            for name in ("floor", "floor_with_sha256")
+        },
         "peak_worker_mib": max(peaks),
         "standard": sizes(options.work / "standard"),
     }
@@ -204,24 +216,27 @@ def fastest_decoder(source: Path) -> Any:
     return min((stdlib_open, isal_open, zlib_ng_open), key=seconds)
 
 
-def floor(source: Path, stores: list[StoreMetadata], workers: int) -> float:
-    """Wall seconds of the floor, on a pool of fresh processes, largest patient first."""
+def floor(source: Path, stores: list[StoreMetadata], workers: int, hashed: bool) -> float:
+    """Wall seconds of a floor, on a pool of fresh processes, largest patient first."""
     ordered = sorted(stores, key=lambda s: -sum(r.bytes for _, r in s.records))
     opener = fastest_decoder(source)
     context = multiprocessing.get_context("spawn")
     started = time.perf_counter()
     with ProcessPoolExecutor(workers, mp_context=context) as pool:
-        for future in [pool.submit(floor_of_patient, source, s, opener) for s in ordered]:
+        for future in [pool.submit(floor_of_patient, source, s, opener, hashed) for s in ordered]:
             future.result()
     return time.perf_counter() - started
 
 
-def floor_of_patient(source: Path, store: StoreMetadata, opener: Any) -> None:
-    """Gunzip and encode every volume of one patient."""
+def floor_of_patient(source: Path, store: StoreMetadata, opener: Any, hashed: bool) -> None:
+    """Gunzip and encode every volume of one patient, and hash its files if `hashed`."""
     for array in store.arrays.values():
         for record in array.sources:
             with opener(source / record.path) as stream:
                 data = stream.read()
+            if hashed:
+                hashlib.sha256((source / record.path).read_bytes()).hexdigest()
+                hashlib.sha256(data).hexdigest()
             dtype, count = np.dtype(record.dtype), int(np.prod(array.volume_shape))
             volume = np.frombuffer(data, dtype, count, len(data) - count * dtype.itemsize)
             volume = volume.reshape(array.volume_shape)

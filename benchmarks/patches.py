@@ -61,7 +61,7 @@ LATE = Line(latency=0.02)
 
 
 def main() -> None:
-    """Measure and write benchmarks/results/patches.json."""
+    """Measure and write benchmarks/results/patches.json, or of one place patches_<place>.json."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     work = Path(__file__).parent / "work"
     parser.add_argument("--dataset", type=Path, default=work / "standard")
@@ -83,7 +83,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         measure(options, Path(folder), figures)
     figures["load_average_after"] = [round(load, 1) for load in os.getloadavg()]
-    print(write_results("patches", figures))
+    print(write_results("patches", figures, f"_{options.only}" if options.only else ""))
     print(json.dumps(figures, indent=2))
 
 

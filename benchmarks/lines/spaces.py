@@ -37,7 +37,11 @@ http {{
   sendfile on; tcp_nodelay on; keepalive_requests 1000000; keepalive_timeout 300;
   client_body_temp_path {folder}/a; proxy_temp_path {folder}/b; fastcgi_temp_path {folder}/c;
   uwsgi_temp_path {folder}/d; scgi_temp_path {folder}/e;
-  server {{ listen {host}:{port}; root {folder}/root; }}
+  server {{
+    listen {host}:{port}; root {folder}/root;
+    # A folder is nothing in a bucket; clients take a refusal for one of the credentials.
+    error_page 403 =404 @none; location @none {{ return 404; }}
+  }}
 }}
 """
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import errno
+import os
+
 import numpy as np
 import pytest
 
@@ -69,3 +72,23 @@ def test_empty_memory_is_used_again_as_it_is() -> None:
     again = empty(_SHAPE, np.dtype("int32"))
     assert _address(again) == address
     assert empty((3,), np.dtype("float32")).base is None
+
+
+def test_says_that_there_is_no_memory_as_numpy_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(*_: object) -> None:
+        raise OSError(errno.ENOMEM, "Cannot allocate memory")
+
+    monkeypatch.setattr(memory.mmap, "mmap", refused)
+    with pytest.raises(MemoryError, match=f"{2 * 1024**2} bytes for a patch: Cannot allocate"):
+        empty((2, 1024, 1024), np.dtype(np.uint8))
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no forks here")
+def test_a_child_does_not_share_memory_with_its_parent() -> None:
+    array = zeros((1024, 1024), np.dtype(np.uint8))
+    child = os.fork()
+    if not child:
+        array.fill(1)
+        os._exit(0)
+    os.waitpid(child, 0)
+    assert not array.any()
