@@ -46,7 +46,7 @@ import numpy as np
 from benchmarks.lines.spaces import Line, client, network, places
 from benchmarks.peers.environments import OF, interpreter
 from benchmarks.peers.reader import MASKS, Place
-from benchmarks.peers.rounds import Settings, compared
+from benchmarks.peers.rounds import SLOW_AFAR, Settings, compared
 from benchmarks.record import write_results
 from lundprobe_zarr import open_cohort
 from lundprobe_zarr.cohort import Cohort
@@ -103,7 +103,7 @@ def measure(options: argparse.Namespace, folder: Path, figures: dict[str, Any]) 
     if options.only == "local":
         return
     afar = {name: [*client(), *commands[name]] for name in REMOTE if name in commands}
-    settings = replace(settings, tries=1, ahead=16)
+    settings = replace(settings, tries=1, ahead=16, slow=SLOW_AFAR)
     with network(options.dataset) as net, net.line(LATE) as ports:
         for name, key in (("http", "http"), ("s3", "s3_unsigned")):
             if options.only in (None, name):

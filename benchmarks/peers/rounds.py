@@ -15,8 +15,9 @@ from typing import Any
 
 from benchmarks.peers.reader import Box, Place
 
-#: Decompress whole volumes: two boxes are enough.
+#: Decompress whole volumes, or take seconds a patch from afar: two boxes are enough.
 SLOW = ("nibabel", "torchio", "monai")
+SLOW_AFAR = ("zarrs",)
 #: Read in order: each box once.
 IN_ORDER = ("webdataset", "litdata")
 #: Reads no patch.
@@ -61,13 +62,15 @@ class Settings:
     """How often things are done.
 
     Of each box the fastest of `tries` counts, in each of which all peers take their turn. `ahead`
-    patches are read at a time in a stream, of which there are `rounds`.
+    patches are read at a time in a stream, of which there are `rounds`. Peers in `slow` read two
+    boxes, once.
     """
 
     repeats: int
     tries: int
     rounds: int
     ahead: int
+    slow: tuple[str, ...] = SLOW
 
 
 def rotated(names: Sequence[str], number: int) -> list[str]:
@@ -109,7 +112,8 @@ def latency(peers: dict[str, Process], boxes: Sequence[Box], settings: Settings)
         tries: dict[str, list[dict[str, float]]] = {name: [] for name in found}
         for attempt in range(settings.tries):
             for name in rotated(list(found), number + attempt):
-                if name in SLOW + IN_ORDER and (attempt or (name in SLOW and number > 1)):
+                slow = name in settings.slow
+                if (slow and (attempt or number > 1)) or (name in IN_ORDER and attempt):
                     continue
                 tries[name].append(peers[name].ask({"read": box}))
         for name, answers in tries.items():
@@ -137,9 +141,9 @@ def sustained(peers: dict[str, Process], boxes: Sequence[Box], settings: Setting
     rounds: dict[str, list[dict[str, float]]] = {name: [] for name in peers}
     for number in range(settings.rounds):
         for name in rotated(list(peers), number):
-            if name in SLOW and number:
+            if name in settings.slow and number:
                 continue
-            asked = boxes[:2] if name in SLOW else boxes
+            asked = boxes[:2] if name in settings.slow else boxes
             rounds[name].append(peers[name].ask({"stream": asked, "ahead": settings.ahead}))
     rates = {n: [r["patches"] / r["seconds"] for r in found] for n, found in rounds.items()}
     figures = {}
