@@ -85,7 +85,7 @@ def test_says_that_there_is_no_memory_as_numpy_does(monkeypatch: pytest.MonkeyPa
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no forks here")
 def test_a_child_does_not_share_memory_with_its_parent() -> None:
-    array = zeros((1024, 1024), np.dtype(np.uint8))
+    array = zeros((2, 1024, 1024), np.dtype(np.uint8))
     child = os.fork()
     if not child:
         array.fill(1)
