@@ -71,6 +71,6 @@ def _client(url: str, token: str, home: Path) -> str:
         check=False,
     )
     if done.returncode:
-        said = (done.stderr.strip().splitlines() or ["nothing"])[-1]
-        raise DatasetError(f"the client ended with {done.returncode}: {said}", where=url)
+        message = (done.stderr.strip().splitlines() or ["nothing"])[-1]
+        raise DatasetError(f"the client ended with {done.returncode}: {message}", where=url)
     return done.stdout.strip()

@@ -170,10 +170,10 @@ def predicted_agreement(
     left_out = [*predictions.left_out, *strangers, *found.left_out]
     if not found.rows:
         who = f"patient {of.patient_id}" if isinstance(of, Patient) else f"{len(patients)} patients"
-        said = "; ".join(f"{n.patient_id or n.structure}: {n.reason}" for n in left_out[:3])
+        reasons = "; ".join(f"{n.patient_id or n.structure}: {n.reason}" for n in left_out[:3])
         raise UnknownLabelError(
             f"nothing of predictions {', '.join(predictions.names)} compares with {who}",
-            remedy=said,
+            remedy=reasons,
         )
     frame = pd.DataFrame(found.rows).astype(dict.fromkeys(_LABELS, "Int64"))
     frame.attrs["not_compared"] = [n._asdict() for n in left_out]

@@ -249,7 +249,7 @@ def _require_columns(found: pa.Table) -> None:
 
 def _finding(rule: Rule, row: dict[str, Any]) -> Finding:
     try:
-        message = rule.said(row)
+        message = rule.message_about(row)
     except ValueError as error:
         raise _WrongRuleError(str(error)) from error
     return Finding(row["patient_id"], message, _number(row, "value"), _number(row, "limit"))

@@ -126,7 +126,7 @@ def _limit(scale: _Scale, limit: float) -> str:
 def _caption(outcome: Outcome, limits: Sequence[float]) -> str:
     broken = sum(flag for _, flag in outcome.values)
     patients = f"{outcome.checked} patient{'' if outcome.checked == 1 else 's'}"
-    said = f"n = {len(outcome.values)} values of {patients}, {broken} flagged"
-    said += " (outlined)" if broken else ""
+    caption = f"n = {len(outcome.values)} values of {patients}, {broken} flagged"
+    caption += " (outlined)" if broken else ""
     dashed = ", ".join(_text(limit) for limit in limits)
-    return escape(f"{said}; dashed: {dashed}." if limits else f"{said}.")
+    return escape(f"{caption}; dashed: {dashed}." if limits else f"{caption}.")

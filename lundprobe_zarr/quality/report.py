@@ -217,13 +217,13 @@ def _patients(
     centres = _centres(cohort) if pictures else {}
     cards = []
     for patient_id in sorted(broken, key=lambda i: _gravity(broken[i])):
-        said = broken[patient_id]
+        findings = broken[patient_id]
         picture = ""
-        if pictures and any(severity in _PICTURED for severity, _ in said):
+        if pictures and any(severity in _PICTURED for severity, _ in findings):
             picture = _picture(cohort, patient_id, centres.get(patient_id))
             if progress is not None:
                 progress(patient_id)
-        cards.append(_card(patient_id, said, picture))
+        cards.append(_card(patient_id, findings, picture))
     yield _grid(cards[:_OPEN_PATIENTS])
     rest = len(cards) - _OPEN_PATIENTS
     yield _folded(_grid(cards[_OPEN_PATIENTS:]), f"{rest} more patients, with fewer findings")
@@ -233,15 +233,15 @@ def _grid(cards: Sequence[str]) -> str:
     return f'<div class="patients">{"".join(cards)}</div>' if cards else ""
 
 
-def _gravity(said: Sequence[tuple[Severity, Finding]]) -> tuple[int, ...]:
-    counts = Counter(severity for severity, _ in said)
+def _gravity(findings: Sequence[tuple[Severity, Finding]]) -> tuple[int, ...]:
+    counts = Counter(severity for severity, _ in findings)
     return tuple(-counts[severity] for severity in SEVERITIES)
 
 
-def _card(patient_id: str, said: Sequence[tuple[Severity, Finding]], picture: str) -> str:
+def _card(patient_id: str, findings: Sequence[tuple[Severity, Finding]], picture: str) -> str:
     items = [
         f'<li><span class="{severity}">{severity}:</span> {escape(finding.message)}</li>'
-        for severity, finding in said
+        for severity, finding in findings
     ]
     return (
         f'<article id="{escape(patient_id)}">{picture}<div class="said">'

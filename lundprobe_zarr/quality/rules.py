@@ -77,7 +77,7 @@ class Rule(BaseModel):
     quantity: str = ""
     unit: str = ""
 
-    def said(self, row: Mapping[str, Any]) -> str:
+    def message_about(self, row: Mapping[str, Any]) -> str:
         """Return the message about a row. Raises `ValueError` if it does not fit the columns."""
         return "".join(_parts(self.message, row))
 

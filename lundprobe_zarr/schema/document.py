@@ -57,12 +57,12 @@ def fails_checksum(document: dict[str, Any], holder: dict[str, Any]) -> bool:
 
     A document without a checksum is of an early version, and does not fail.
     """
-    said = holder.pop(CHECKSUM, None)
-    if said is None:
+    recorded = holder.pop(CHECKSUM, None)
+    if recorded is None:
         return False
     found = json_sha256(document)
-    holder[CHECKSUM] = said
-    return bool(said != found)
+    holder[CHECKSUM] = recorded
+    return bool(recorded != found)
 
 
 def parse_json(text: str | bytes) -> Any:
@@ -84,6 +84,6 @@ def parse_json(text: str | bytes) -> Any:
 def reasons(error: ValidationError) -> str:
     """Return which fields are wrong and why, on one line, without their values."""
     found = error.errors(include_url=False, include_input=False)
-    said = [f"{'.'.join(map(str, e['loc']))}: {e['msg']}".removeprefix(": ") for e in found]
-    more = f" and {len(said) - _NAMED} more" if len(said) > _NAMED else ""
-    return ", ".join(said[:_NAMED]) + more
+    texts = [f"{'.'.join(map(str, e['loc']))}: {e['msg']}".removeprefix(": ") for e in found]
+    more = f" and {len(texts) - _NAMED} more" if len(texts) > _NAMED else ""
+    return ", ".join(texts[:_NAMED]) + more

@@ -47,8 +47,8 @@ class Levels(BaseModel):
 
 def levels_of(attributes: Mapping[str, Any]) -> Levels | None:
     """Return the levels of a store from the structured attributes of its root; None without."""
-    said = attributes.get(LEVELS)
-    return None if said is None else Levels.model_validate(said)
+    attribute = attributes.get(LEVELS)
+    return None if attribute is None else Levels.model_validate(attribute)
 
 
 def level_grid(affine: Any, shape: Sequence[int], level: int) -> Grid:

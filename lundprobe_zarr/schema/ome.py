@@ -196,10 +196,10 @@ def ome_attributes(root: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     Raises as `schema.nodes.require_sound` does for metadata that is not of this schema.
     """
     known = structured_nodes(root)
-    said, nodes = known["attributes"], known["consolidated_metadata"]["metadata"]
-    if said.get(OME_MARK) != OME_VERSION:
+    attributes, nodes = known["attributes"], known["consolidated_metadata"]["metadata"]
+    if attributes.get(OME_MARK) != OME_VERSION:
         return {}
-    levels, window = (said.get(LEVELS) or {}).get("count", 0), said.get(_WINDOW)
+    levels, window = (attributes.get(LEVELS) or {}).get("count", 0), attributes.get(_WINDOW)
     groups = [path for path, node in nodes.items() if node["node_type"] == "group"]
     found = {path: ome_attribute(path, nodes, levels, window) for path in groups}
     return {path: ome for path, ome in found.items() if ome is not None}

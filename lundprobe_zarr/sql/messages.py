@@ -54,8 +54,8 @@ def reason(message: str) -> str:
     words = _KIND.sub("", " ".join(message.split("\nLINE ")[0].split()))
     for pattern, phrase in _PHRASES:
         found = pattern.match(words)
-        if found and (said := phrase(found)):
-            return said
+        if found and (text := phrase(found)):
+            return text
     cut = re.sub(r"STRUCT\([^()]*\)", "STRUCT(…)", words)
     return cut if len(cut) <= _SHOWN_CHARACTERS else f"{cut[:_SHOWN_CHARACTERS]} …"
 

@@ -269,8 +269,8 @@ def _unknown(prefix: str, path: list[str], text: str) -> str:
         return f"{name!r} is a structure's field: write e.g. Rectum.{name.lower()}"
     if name.lower() in _ELSEWHERE:
         return f"{name!r} has no single value per patient; use cohort.sql(...), then select by id"
-    if said := unquoted(name):
-        return said
+    if found := unquoted(name):
+        return found
     close = nearest(name, STRUCTURES if len(path) > 1 else [*_COLUMNS.values(), *STRUCTURES])
     if f'"{name}"' in text and not close:
         return f"no column {name!r}; a text takes single quotes: '{name}'"

@@ -264,9 +264,9 @@ def explain(error: BaseException, where: str, secrets: Iterable[str], local: boo
         return DatasetError(f"cannot be read or written: {finding}", where=where, remedy=remedy)
     finding, remedy = _finding(error, where)
     message = _header_text(error, _ERROR_MESSAGE)
-    said = " ".join(redacted(message or str(error), secrets).split())
+    text = " ".join(redacted(message or str(error), secrets).split())
     speaker = "the server says" if message else type(error).__name__
-    detail = f"{speaker}: {said}" if said else speaker
+    detail = f"{speaker}: {text}" if text else speaker
     return DatasetError(f"{finding} ({detail})", where=where, remedy=remedy)
 
 

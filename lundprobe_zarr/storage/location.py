@@ -135,7 +135,7 @@ class Location:
             fs, root = open_files(self._target, self._limited)
             return _Opened(os.getpid(), fs, root, self._range_reader(fs))
         except (ValueError, ImportError) as error:
-            said = redacted(str(error), self._secrets)
+            finding = redacted(str(error), self._secrets)
         except OSError as error:  # ftp and the like connect at once
             raise DatasetError(
                 str(redacted(error.strerror or str(error), self._secrets)),
@@ -144,7 +144,7 @@ class Location:
                 remedy="check the address and the network",
             ) from None
         raise UsageError(
-            str(said),
+            str(finding),
             where=self.url,
             expected=(
                 f"a path, or a URL whose protocol is installed, e.g. {with_extra(self._extra)}"

@@ -21,10 +21,10 @@ from lundprobe_zarr.storage.clients import read_by_client
 from lundprobe_zarr.storage.failures import failures, is_spoilt
 from lundprobe_zarr.storage.transport import (
     Answer,
-    Asked,
     Headers,
     IncompleteReadError,
     Line,
+    RangeRequest,
     StatusError,
     fetch,
 )
@@ -167,20 +167,20 @@ def read_ranges(
 ) -> list[Any]:
     """Read a range at every place; record servers that send whole objects instead."""
     spans = list(zip(starts, stops, strict=True))
-    asked = [
-        Asked(url, start, stop, headers)
+    requests = [
+        RangeRequest(url, start, stop, headers)
         for (url, headers), (start, stop) in zip(places, spans, strict=True)
     ]
     wanted = [n for n, (start, stop) in enumerate(spans) if stop > start]
     found: list[Any] = [b""] * len(spans)
-    for n, answer in zip(wanted, fetch([asked[n] for n in wanted], seconds, line), strict=True):
+    for n, answer in zip(wanted, fetch([requests[n] for n in wanted], seconds, line), strict=True):
         found[n] = answer
         if isinstance(answer, Answer):
-            found[n] = _checked(answer, asked[n], ignoring)
+            found[n] = _checked(answer, requests[n], ignoring)
     return found
 
 
-def _checked(answer: Answer, asked: Asked, ignoring: set[str]) -> Any:
+def _checked(answer: Answer, request: RangeRequest, ignoring: set[str]) -> Any:
     """Return the bytes of a range from an answer, or the error."""
     if answer.status not in (WHOLE, 206):
         return StatusError(answer.status, answer.headers)
@@ -191,13 +191,13 @@ def _checked(answer: Answer, asked: Asked, ignoring: set[str]) -> Any:
         )
     sent = answer.headers.get("Content-Range")
     if answer.status == WHOLE and sent is None:  # the server ignores ranges
-        wanted = answer.body[asked.start : asked.stop]
+        wanted = answer.body[request.start : request.stop]
         if len(answer.body) > len(wanted):
             parts = urlsplit(answer.url)
             ignoring.add(f"{parts.scheme}://{parts.netloc}")
         return wanted
     try:
-        require_range(asked.bytes, sent, len(answer.body))
+        require_range(request.bytes, sent, len(answer.body))
     except failures() as error:
         return error
     return answer.body

@@ -81,7 +81,7 @@ class Line:
 
 
 @dataclass(frozen=True)
-class Asked:
+class RangeRequest:
     """A request: URL, headers to send, and the bytes `start` to `stop` - 1."""
 
     url: str
@@ -105,7 +105,7 @@ class Answer:
     url: str
 
 
-def fetch(asked: Sequence[Asked], seconds: float, line: Line) -> list[Answer | OSError]:
+def fetch(requests: Sequence[RangeRequest], seconds: float, line: Line) -> list[Answer | OSError]:
     """Return the answer to every request, or its error, within `seconds`.
 
     Errors are `UnreachableServerError`, `IncompleteReadError` and `TimeoutError`; an
@@ -116,7 +116,7 @@ def fetch(asked: Sequence[Asked], seconds: float, line: Line) -> list[Answer | O
         connections = idle.pop()
     except IndexError:  # a check before would not do: another thread may take the last one
         connections = _Connections(line)
-    found = connections.fetch(asked, seconds)
+    found = connections.fetch(requests, seconds)
     idle.append(connections)  # after an exception, also Ctrl-C, they are dropped
     return found
 
@@ -124,11 +124,11 @@ def fetch(asked: Sequence[Asked], seconds: float, line: Line) -> list[Answer | O
 class _Transfer:
     """A running request: what has arrived, and when the last byte did."""
 
-    def __init__(self, number: int, asked: Asked, redirects: int) -> None:
-        self.number, self.asked, self.redirects = number, asked, redirects
+    def __init__(self, number: int, request: RangeRequest, redirects: int) -> None:
+        self.number, self.request, self.redirects = number, request, redirects
         self.head: list[bytes] = []
         # Room for the whole answer: nothing is joined, or grows, as it arrives.
-        self.body = BytesIO(bytes(min(asked.stop - asked.start, _MOST_ROOM)))
+        self.body = BytesIO(bytes(min(request.stop - request.start, _MOST_ROOM)))
         self.arrived, self.since = 0, time.monotonic()
 
     def is_silent(self, now: float, silence: float) -> bool:
@@ -148,7 +148,7 @@ class _Transfer:
             name, _, value = line.decode("latin-1").partition(":")
             headers[_title(name)] = value.strip()
         self.body.truncate()
-        return Answer(status, headers, self.body.getvalue(), self.asked.url)
+        return Answer(status, headers, self.body.getvalue(), self.request.url)
 
 
 @lru_cache(maxsize=256)
@@ -166,11 +166,11 @@ class _Connections:
         self._idle: list[Any] = []
         self._crowded = False
 
-    def fetch(self, asked: Sequence[Asked], seconds: float) -> list[Answer | OSError]:
+    def fetch(self, requests: Sequence[RangeRequest], seconds: float) -> list[Answer | OSError]:
         """Send requests at the same time; return an answer or error for each, in their order."""
         self._crowded |= _are_descriptors_many()
-        found: list[Answer | OSError] = [TimeoutError(f"not within {seconds:g} s")] * len(asked)
-        queue = deque(_Transfer(number, one, 0) for number, one in enumerate(asked))
+        found: list[Answer | OSError] = [TimeoutError(f"not within {seconds:g} s")] * len(requests)
+        queue = deque(_Transfer(number, one, 0) for number, one in enumerate(requests))
         running: dict[Any, _Transfer] = {}
         try:
             self._run(queue, running, found, time.monotonic() + seconds)
@@ -203,11 +203,11 @@ class _Connections:
 
     def _begin(self, transfer: _Transfer, running: dict[Any, _Transfer]) -> None:
         curl = self._idle.pop() if self._idle else self._made()
-        asked = transfer.asked
+        request = transfer.request
         headers = {"accept-encoding": "Accept-Encoding: identity"}
-        headers |= {k.lower(): f"{k}: {v}" if v else f"{k};" for k, v in asked.headers.items()}
-        headers["range"] = f"Range: {asked.bytes}"
-        curl.setopt(pycurl.URL, asked.url)
+        headers |= {k.lower(): f"{k}: {v}" if v else f"{k};" for k, v in request.headers.items()}
+        headers["range"] = f"Range: {request.bytes}"
+        curl.setopt(pycurl.URL, request.url)
         curl.setopt(pycurl.HTTPHEADER, list(headers.values()))
         # Not a Python function: an exception raised there by a signal, as of Ctrl-C, would be lost.
         curl.setopt(pycurl.HEADERFUNCTION, transfer.head.append)
@@ -245,9 +245,9 @@ class _Connections:
                     moved.append(further)
                 else:
                     found[transfer.number] = answer
-            for curl, code, said in failed:
+            for curl, code, message in failed:
                 kind = IncompleteReadError if code in _SPOILT else UnreachableServerError
-                found[running[curl].number] = kind(f"libcurl says: {said or code}")
+                found[running[curl].number] = kind(f"libcurl says: {message or code}")
             for curl in (*done, *(one[0] for one in failed)):
                 self._multi.remove_handle(curl)
                 running.pop(curl).body.close()  # libcurl refers to it until its next transfer
@@ -287,12 +287,12 @@ def _redirected(transfer: _Transfer, answer: Answer) -> _Transfer | None:
     place = answer.headers.get("Location")
     if answer.status not in _MOVED or not place or transfer.redirects >= _REDIRECTS:
         return None
-    url = urljoin(transfer.asked.url, place)
+    url = urljoin(transfer.request.url, place)
     if urlsplit(url).scheme not in ("http", "https"):
         return None
-    headers = transfer.asked.headers if _origin(url) == _origin(transfer.asked.url) else {}
-    asked = replace(transfer.asked, url=url, headers=headers)
-    return _Transfer(transfer.number, asked, transfer.redirects + 1)
+    headers = transfer.request.headers if _origin(url) == _origin(transfer.request.url) else {}
+    request = replace(transfer.request, url=url, headers=headers)
+    return _Transfer(transfer.number, request, transfer.redirects + 1)
 
 
 def _origin(url: str) -> tuple[str, str]:

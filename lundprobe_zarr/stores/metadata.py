@@ -195,8 +195,8 @@ UNSOUND = (ValueError, KeyError, TypeError, IndexError, AttributeError, Overflow
 
 def unsound(where: StorePlace, error: Exception) -> DamagedStoreError:
     """The error that says of the store at `where` what is wrong with its metadata."""
-    said = reasons(error) if isinstance(error, ValidationError) else str(error)
-    return where.damaged(f"not the metadata of a complete store ({type(error).__name__}: {said})")
+    detail = reasons(error) if isinstance(error, ValidationError) else str(error)
+    return where.damaged(f"not the metadata of a complete store ({type(error).__name__}: {detail})")
 
 
 def _require_shards(store: StoreMetadata) -> None:

@@ -173,8 +173,8 @@ def parse_prediction(text: bytes, where: StorePlace) -> StoredPrediction:
             raise ValueError(f"it is of patient {about.patient_id}")
         return StoredPrediction(about, _metadata(raw, about, where, sha256_of(text)))
     except UNSOUND as error:
-        said = reasons(error) if isinstance(error, ValidationError) else str(error)
-        raise where.damaged(f"not the metadata of a prediction ({said})") from error
+        detail = reasons(error) if isinstance(error, ValidationError) else str(error)
+        raise where.damaged(f"not the metadata of a prediction ({detail})") from error
 
 
 def _metadata(raw: dict[str, Any], about: About, where: StorePlace, sha256: str) -> StoreMetadata:

@@ -154,10 +154,10 @@ class ShardCodec:
         if len(whole) <= CRC_BYTES or crc32c(payload) != checksum.tobytes():
             raise DamagedStoreError("an inner chunk fails its checksum")
         # Of fewer bytes Blosc would fill a part of the chunk, and leave the rest as it was.
-        said = int.from_bytes(payload[_BLOSC_SIZE].tobytes(), "little")
-        if len(payload) < _BLOSC_HEADER or said != self.chunk_bytes:
+        claimed = int.from_bytes(payload[_BLOSC_SIZE].tobytes(), "little")
+        if len(payload) < _BLOSC_HEADER or claimed != self.chunk_bytes:
             raise DamagedStoreError(
-                f"an inner chunk of {said} bytes by its Blosc header",
+                f"an inner chunk of {claimed} bytes by its Blosc header",
                 expected=f"{self.chunk_bytes} bytes",
             )
         chunk = np.empty(self.chunk, self.dtype) if out is None else out

@@ -25,9 +25,9 @@ from lundprobe_zarr.storage import transport
 from lundprobe_zarr.storage.location import Location, Range
 from lundprobe_zarr.storage.transport import (
     Answer,
-    Asked,
     IncompleteReadError,
     Line,
+    RangeRequest,
     UnreachableServerError,
     fetch,
 )
@@ -98,7 +98,7 @@ def served(
 
 
 def get(url: str, silence: float = 5.0, seconds: float = 10.0, **headers: str) -> object:
-    (found,) = fetch([Asked(url, 0, 10, headers)], seconds, Line(silence))
+    (found,) = fetch([RangeRequest(url, 0, 10, headers)], seconds, Line(silence))
     return found
 
 
@@ -137,7 +137,7 @@ def hold(handler: Handler) -> bool:
 
 def test_silence_ends_a_request_and_no_other():
     with served(lambda h: h.path == "/still" and hold(h)) as (url, _):
-        asked = [Asked(f"{url}/{name}", 0, 10, {}) for name in ("still", "a", "b")]
+        asked = [RangeRequest(f"{url}/{name}", 0, 10, {}) for name in ("still", "a", "b")]
         began = time.monotonic()
         still, *others = fetch(asked, 10, Line(0.2))
         assert time.monotonic() - began < 1.4
@@ -147,7 +147,7 @@ def test_silence_ends_a_request_and_no_other():
 
 def test_a_deadline_ends_all():
     with served(hold) as (url, _):
-        found = fetch([Asked(url, 0, 10, {})] * 3, 0.2, Line(30))
+        found = fetch([RangeRequest(url, 0, 10, {})] * 3, 0.2, Line(30))
     assert [type(f) for f in found] == [TimeoutError] * 3
 
 
@@ -173,7 +173,7 @@ def test_a_server_that_is_not_there():
 
 def test_more_ranges_than_are_asked_for_at_once_all_come():
     with served() as (url, kind):
-        asked = [Asked(url, n, n + 4, {}) for n in range(150)]
+        asked = [RangeRequest(url, n, n + 4, {}) for n in range(150)]
         found = fetch(asked, 30, Line(5))
     assert [f.body for f in found if isinstance(f, Answer)] == [DATA[n : n + 4] for n in range(150)]
     assert len(kind.clients) <= 64
@@ -249,7 +249,7 @@ def test_certificates_are_those_that_the_environment_names(encrypted, certificat
 
 
 def _read_in_child(url: str, line: Line) -> None:
-    (found,) = fetch([Asked(url, 0, 10, {})], 10, line)
+    (found,) = fetch([RangeRequest(url, 0, 10, {})], 10, line)
     assert isinstance(found, Answer)
 
 
@@ -343,7 +343,7 @@ def test_options_that_only_fsspec_knows_leave_it_to_fsspec(options):
 
 def test_an_object_shorter_than_anyone_has_memory_for():
     with served() as (url, _):
-        (found,) = fetch([Asked(url, 0, 10**15, {})], 10, Line(5))
+        (found,) = fetch([RangeRequest(url, 0, 10**15, {})], 10, Line(5))
     assert isinstance(found, Answer)
     assert found.body == DATA
 
@@ -364,7 +364,7 @@ def test_idle_connections_hold_no_answers(part: float) -> None:
     with served(send) as (url, _):
         tracemalloc.start()
         try:
-            found = fetch([Asked(url, 0, size, {})] * 4, 10, Line(5))
+            found = fetch([RangeRequest(url, 0, size, {})] * 4, 10, Line(5))
             kind = Answer if part == 1 else IncompleteReadError
             assert all(isinstance(one, kind) for one in found)
             assert all(len(one.body) == size for one in found if isinstance(one, Answer))

@@ -46,11 +46,11 @@ def is_written(location: Location, patient_id: str, out: Path, options: DicomOpt
     One request. Raises `DamagedStoreError`.
     """
     try:
-        said = parse_json((out / patient_id / REPORT).read_text(encoding="utf-8"))
+        written = parse_json((out / patient_id / REPORT).read_text(encoding="utf-8"))
     except (FileNotFoundError, NotADirectoryError, ValueError):
         return False
     wanted = report_head(open_store(location, patient_id), options)
-    return isinstance(said, dict) and all(said.get(k) == v for k, v in wanted.items())
+    return isinstance(written, dict) and all(written.get(k) == v for k, v in wanted.items())
 
 
 def volumes_read(location: Location, patient_id: str, options: DicomOptions) -> int:

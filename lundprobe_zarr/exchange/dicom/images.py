@@ -85,8 +85,8 @@ def _series_uid(study: Study, kind: ImageKind, planes: Planes, stored: Stored) -
     digest = digest_of(stored.integers, planes.positions, np.array(planes.orientation))
     sizes = texts([planes.row_mm, planes.column_mm, planes.step_mm])
     scale = stored.slope, str(stored.intercept), stored.integers.dtype.str
-    said = study.position, str(study.precision)  # other headers need other UIDs, too
-    return uid("series", study.patient_id, kind.name, digest, *sizes, *scale, *said)
+    header = study.position, str(study.precision)  # other headers need other UIDs, too
+    return uid("series", study.patient_id, kind.name, digest, *sizes, *scale, *header)
 
 
 def _instance(study: Study, found: ImageSeries, stored: Stored, plane: int) -> Dataset:
