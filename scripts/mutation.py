@@ -59,7 +59,10 @@ CORES: dict[str, tuple[str, ...]] = {
     "conversion/arrays/values.py": ("conversion/test_values_rules.py",),
     "conversion/tables/measure.py": ("conversion/test_measure_rules.py",),
     "lundprobe_zarr/measures/dose_volume.py": ("measures/test_measures.py",),
-    "lundprobe_zarr/measures/masks.py": ("measures/test_measures.py",),
+    "lundprobe_zarr/measures/masks.py": (
+        "measures/test_masks_rules.py",
+        "measures/test_measures.py",
+    ),
     "lundprobe_zarr/measures/coverage.py": ("measures/test_measures.py",),
     "lundprobe_zarr/stores/shard.py": ("stores/test_shard_rules.py", "stores/test_shard.py"),
     "lundprobe_zarr/geometry/affine.py": (

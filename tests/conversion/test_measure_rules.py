@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+from dataclasses import FrozenInstanceError
 
 import numpy as np
 import pytest
@@ -13,14 +14,18 @@ from hypothesis.extra.numpy import arrays
 from scipy import ndimage
 
 from lundprobe_zarr.conversion.tables.measure import (
+    Body,
     Measurements,
     component_findings,
+    coverage_findings,
+    dose_measures,
     foreground_sample,
     is_listed,
     shape_columns,
     slice_counts,
 )
 from lundprobe_zarr.geometry.affine import index_to_lps
+from lundprobe_zarr.geometry.lattice import Grid
 from lundprobe_zarr.measures.masks import bounding_box
 from lundprobe_zarr.schema.tables import FOREGROUND_SAMPLE
 from lundprobe_zarr.vocabulary.files import SourceFile
@@ -44,14 +49,7 @@ def mask_of(*voxels: tuple[int, int, int], shape: tuple[int, int, int] = SHAPE) 
 
 @FEW
 @given(MASKS)
-def test_a_box_is_the_smallest_that_holds_every_voxel(mask: np.ndarray) -> None:
-    box = bounding_box(mask)
-    if not mask.any():
-        assert box is None
-        return
-    places = np.argwhere(mask)
-    expected = zip(places.min(axis=0), places.max(axis=0) + 1, strict=True)
-    assert box == tuple(slice(int(a), int(b)) for a, b in expected)
+def test_slices_are_counted_one_by_one(mask: np.ndarray) -> None:
     assert slice_counts(mask).tolist() == mask.sum(axis=(1, 2)).tolist()
 
 
@@ -167,6 +165,36 @@ def test_a_list_of_components_is_compared_both_ways(
     found = component_findings(components, listed)
     assert len(found) == len(said)
     assert all(re.match(pattern, one) for pattern, one in zip(said, found, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("source", "structure", "share", "inside"),
+    [
+        ("clinical", "CTVT_427", 62.5, 5),
+        ("clinical", "PTVT_427", 99.5, 8),
+        ("clinical", "CTVT_427", 0.0, 0),
+        ("clinical", "CTVT_427", 100.0, None),
+        ("clinical", "CTVT_427", None, None),
+        ("clinical", "Rectum", 62.5, None),
+        ("nnunet", "CTVT_427", 62.5, None),
+    ],
+)
+def test_a_clinical_target_partly_outside_the_dose_grid_is_a_finding(
+    source: str, structure: str, share: float | None, inside: int | None
+) -> None:
+    row = {"source": source, "structure": structure, "grid": "mri", "voxels": 8}
+    found = list(coverage_findings([row | {"dose_covered_pct": share}]))
+    assert [f"({structure})" for _ in found] == ([] if inside is None else [f"({structure})"])
+    assert all(one.startswith(f"{structure} (mri grid): {inside} of 8 voxels") for one in found)
+
+
+def test_the_covered_part_is_in_percent() -> None:
+    """The dose grid has two of the eight slices, and a quarter of the mask."""
+    mask = np.ones((8, 5, 6), bool)
+    planned = Grid(AFFINE, (2, 5, 6))
+    dose = np.full(mask.shape, 40, np.float32)
+    statistics, histogram = dose_measures(mask, bounding_box(mask), AFFINE, dose, planned)
+    assert statistics["dose_covered_pct"] == histogram["covered_pct"] == 25.0
 
 
 # A patient
@@ -312,3 +340,41 @@ def test_a_mask_is_listed_by_its_grid(
 def test_a_network_of_a_structure_that_it_does_not_segment_is_not_listed() -> None:
     foreign = SourceFile("mri/nnunet", "mask", {"structure": "Bladder"})
     assert is_listed(foreign, ("mask_Bladder.nii.gz",)) is False
+
+
+def test_images_are_measured_inside_body_or_the_reason_is_said() -> None:
+    measurements = Measurements("oldAcq_00000000000000b2", "base")
+    t2w = SourceFile("mri", "image", {"modality": "T2w"})
+    image = np.arange(120, dtype=np.float32).reshape(SHAPE)
+    mask = mask_of((1, 1, 1), (1, 1, 3))
+    for body in (Body.of(mask, "mri"), Body.of(np.zeros(SHAPE, bool), "mri"), Body.of(None, "mri")):
+        measurements.add_image(t2w, image, body)
+    spoilt = image.copy()
+    spoilt[1, 1, 1] = np.nan
+    measurements.add_image(t2w, spoilt, Body.of(mask, "mri"))
+    rows = measurements.rows(SHAPE, AFFINE)["intensity"]
+    assert [row["reason"] for row in rows] == [
+        None,
+        "BODY has no voxel",
+        "no clinical BODY on the mri grid",
+        "values inside BODY are inf or NaN",
+    ]
+    assert [row["mean"] for row in rows] == [image[mask].mean(), None, None, None]
+    for row in rows:
+        assert (row["patient_id"], row["protocol"]) == ("oldAcq_00000000000000b2", "oldAcq")
+        assert (row["part"], row["grid"], row["modality"]) == ("base", "mri", "T2w")
+
+
+def test_a_body_does_not_change() -> None:
+    body = Body(None, "why")
+    with pytest.raises(FrozenInstanceError):
+        body.reason = "because"  # type: ignore[misc]
+
+
+def test_a_margin_is_of_the_expanded_target_alone() -> None:
+    measurements = Measurements("oldAcq_00000000000000b2", "base")
+    target, expanded = mask_of((1, 2, 2)), mask_of((1, 2, 1), (1, 2, 2), (1, 2, 3))
+    for structure, mask in (("CTVT_427", target), ("Rectum", expanded), ("PTVT_427", expanded)):
+        measurements.add(clinical(structure), mask, bounding_box(mask), AFFINE, None, None)
+    rows = measurements.rows(SHAPE, AFFINE)["structures"]
+    assert [row["margin_max_mm"] for row in rows] == [None, None, 2.0]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import FrozenInstanceError
+
 import numpy as np
 import pytest
 
@@ -235,3 +237,35 @@ def test_compact_dose_is_bounded() -> None:
 def test_whole_types_are_always_finite() -> None:
     found = round_volume(np.full((3, 1, 1), 5, "i2"), "compact", "image", "T2w", "here")
     assert (found.exact, found.holders[0]) == (True, "int16")
+
+
+def test_a_rounded_volume_does_not_change() -> None:
+    rounded = round_volume(volume(1, "f4"), "standard", "image", "sCT", "here")
+    with pytest.raises(FrozenInstanceError):
+        rounded.exact = False  # type: ignore[misc]
+
+
+@pytest.mark.parametrize("kind", ["int16", "int32", "uint8"])
+def test_floats_fit_integers_up_to_both_ends(kind: str) -> None:
+    info = np.iinfo(kind)
+    for value in (info.min, info.max):
+        assert fits(volume(value, "f8"), kind)
+    for value in (info.min - 1, info.max + 1, info.max + 0.5, np.nan, np.inf, -np.inf):
+        assert not fits(volume(value, "f8"), kind)
+    # In single precision the end of int32 is one too many.
+    assert fits(volume(2.0**31, "f4"), "int32") is False
+    assert fits(volume(-(2.0**31), "f4"), "int32") is True
+
+
+def test_the_first_bad_voxel_and_the_value_too_low_are_named() -> None:
+    spoilt = volume(np.nan, "f4")
+    spoilt[-1, 0, 1] = np.inf
+    with pytest.raises(PrecisionError, match=rf"value inf at voxel .* \({LENGTH - 1}, 0, 1\)"):
+        round_volume(spoilt, "compact", "dose", None, "here")
+    for value in (-(2.0**33), 2.0**33):
+        with pytest.raises(PrecisionError, match=rf"value {value!r} does not fit int32"):
+            round_volume(volume(value, "f8"), "compact", "image", "sCT", "here")
+    over = volume(1e39, "f8", 0)
+    over[0, 0, 1] = 2e39
+    with pytest.raises(PrecisionError, match=r"value 2e\+39 does not fit float32"):
+        round_volume(over, "standard", "dose", None, "here")
