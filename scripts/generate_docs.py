@@ -166,7 +166,7 @@ def figures() -> str:
             "`benchmarks.cohort`",
         ),
         (
-            "six patients on disk",
+            f"{_figures('conversion')['patients']} patients on disk",
             f"{converted['standard']['source_mb']:,.0f} MB",
             f"{converted['standard']['store_mb']:,.0f} MB; `compact` "
             f"{converted['compact']['store_mb']:,.0f} MB",
@@ -238,14 +238,14 @@ def lines() -> str:
 
 
 def sizes() -> str:
-    """What six patients take on disk, by precision."""
+    """What patients take on disk, by precision."""
     converted = _figures("conversion")
     source = converted["standard"]["source_mb"]
     rows = [("`.nii.gz`, as published", f"{source:,.0f} MB", "1")]
     for precision in ("lossless", "standard", "compact"):
         found = converted[precision]
         rows.append((f"`{precision}`", f"{found['store_mb']:,.0f} MB", f"{found['ratio']:.2f}"))
-    return _table(("six patients of full size", "on disk", "share"), rows)
+    return _table((f"{converted['patients']} patients of full size", "on disk", "share"), rows)
 
 
 SECTIONS: dict[str, Callable[[], str]] = {
